@@ -1,0 +1,43 @@
+"""Installs vt_fairseq; exact versions that are tested stand in constraints.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "vt_fairseq/__init__.py").read_text())[1]
+
+setup(
+    name="vt_fairseq",
+    version=VERSION,
+    description="Video understanding as machine translation: a fairseq plugin",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11,<3.13",
+    packages=find_packages(include=["vt_fairseq", "vt_fairseq.*"]),
+    install_requires=[
+        "torch>=2.10",  # weights_only=True of older releases is not safe
+        # fairseq's main branch with Python 3.11+ dataclasses: fairseq 0.12.2 does not import there.
+        "ve-fairseq==0.12.3",
+        "hydra-core>=1.3.4",  # CVE-2026-68508
+        "omegaconf>=2.3",
+        "sentencepiece",
+        "av>=14",
+        "numpy",
+        "pyarrow",
+        "sacrebleu>=2.3",
+        "tqdm",
+    ],
+    extras_require={
+        "deepspeed": ["deepspeed"],
+        "test": ["pytest", "pytest-timeout", "ruff", "transformers", "safetensors"],
+    },
+    entry_points={
+        "console_scripts": [
+            "vt-prepare = vt_fairseq.cli.prepare:main",
+            "vt-score = vt_fairseq.cli.score:main",
+            "vt-evaluate = vt_fairseq.cli.evaluate:main",
+        ]
+    },
+)

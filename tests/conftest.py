@@ -1,0 +1,40 @@
+"""Shared fixtures: the real test material, and a small MiniWorld with its data directory."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Folder of real material, named by VT_TEST_DATA; tests that want it skip without."""
+    folder = os.environ.get("VT_TEST_DATA")
+    if not folder:
+        pytest.skip("VT_TEST_DATA is not set: no real material to test with")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def data_directory(tmp_path_factory) -> Path:
+    """A prepared data directory of the smallest MiniWorld."""
+    out = tmp_path_factory.mktemp("miniworld") / "data"
+    run_main(
+        "vt_fairseq.cli.prepare",
+        *["miniworld", "--size", "tiny", "--out", str(out), "--train-vocabulary", "200"],
+    )
+    return out
+
+
+def run_main(module: str, *arguments: str) -> None:
+    """Call a command's ``main()`` in this process, as its console script does."""
+    import importlib
+
+    old, sys.argv = sys.argv, [module, *arguments]
+    try:
+        importlib.import_module(module).main()
+    finally:
+        sys.argv = old

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Installs the project and passes its tests. Arguments go to pytest; --slow adds the slow tests.
+#   bash tests/run.sh [--slow] [pytest arguments]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. examples/environment.sh
+install_project "[test]"
+
+marks="not slow"
+if [ "${1:-}" = "--slow" ]; then
+  marks="slow or not slow"
+  shift
+fi
+ruff check .
+ruff format --check .
+python -m pytest -m "$marks" "$@"

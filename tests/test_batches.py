@@ -1,0 +1,89 @@
+import pytest
+import torch
+from fairseq.data.iterators import CountingIterator, GroupedIterator
+
+from vt_fairseq.data.batches import ReusedBatchIterator, in_action_order
+
+
+class Rows(torch.utils.data.Dataset):
+    supports_fetch_outside_dataloader = False
+
+    def __init__(self):
+        self.epoch = None
+        self.decoded = []
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __getitem__(self, i):
+        self.decoded.append(i)
+        return i
+
+    def __len__(self):
+        return 14
+
+    def collater(self, rows):
+        return [{"rows": rows, "action": a, "epoch": self.epoch} for a in "AB"] if rows else {}
+
+
+def iterator(group: int = 1, **options) -> ReusedBatchIterator:
+    rows = Rows()
+    batches = [[i, i + 1] for i in range(0, 14, 2)]
+    return ReusedBatchIterator(
+        dataset=rows,
+        collate_fn=rows.collater,
+        batch_sampler=batches,
+        uses=2,
+        group=group,
+        **options,
+    )
+
+
+def test_every_batch_is_decoded_once_and_used_once_for_each_action_in_a_row():
+    made = iterator()
+    samples = list(made.next_epoch_itr(shuffle=True))
+    assert len(samples) == len(made) == 14
+    for first, second in zip(samples[::2], samples[1::2], strict=True):
+        assert first["rows"] == second["rows"]
+        assert (first["action"], second["action"]) == ("A", "B")
+    assert sorted(made.dataset.decoded) == list(range(14))
+
+
+@pytest.mark.parametrize("group", [1, 2, 3])
+@pytest.mark.parametrize("stop", range(1, 14))
+def test_resuming_anywhere_even_between_the_halves_of_a_pair_gives_the_rest(group, stop):
+    whole = list(iterator(group).next_epoch_itr(shuffle=True))
+    first = iterator(group)
+    running = first.next_epoch_itr(shuffle=True)
+    for _ in range(stop):
+        next(running)
+    resumed = iterator(group)
+    resumed.load_state_dict(first.state_dict())
+    assert list(resumed.next_epoch_itr(shuffle=True)) == whole[stop:]
+
+
+def test_with_an_update_frequency_each_update_has_one_action():
+    grouped = GroupedIterator(iterator(group=2).next_epoch_itr(), 2)
+    actions = [{s["action"] for s in samples} for samples in grouped]
+    # Seven batches: three groups of two, then a rest of one for both actions.
+    assert actions[:6] == [{"A"}, {"B"}] * 3
+
+
+def test_workers_started_on_resume_already_know_the_epoch():
+    made = iterator(num_workers=1)
+    made.load_state_dict({"epoch": 5, "iterations_in_epoch": 3, "shuffle": True})
+    assert {s["epoch"] for s in made.next_epoch_itr()} == {5}
+
+
+def test_processes_with_fewer_batches_get_empty_samples_for_every_action():
+    lengths = set()
+    for shard in range(2):
+        samples = list(iterator(num_shards=2, shard_id=shard).next_epoch_itr())
+        lengths.add(len(samples))
+    assert lengths == {8}
+    assert samples[-2:] == [{}, {}]
+
+
+def test_an_unfinished_group_at_the_end_is_not_lost():
+    batches = CountingIterator([[f"{i}A", f"{i}B"] for i in range(3)])
+    assert list(in_action_order(batches, 2, 2)) == ["0A", "1A", "0B", "1B", "2A", "2B"]

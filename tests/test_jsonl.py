@@ -1,0 +1,151 @@
+"""The jsonl manifest: one row's mistake is that row's, a misspelled key is the file's."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vt_fairseq.corpora import jsonl
+from vt_fairseq.corpora.rows import Entry, Rejected, local_video
+from vt_fairseq.data.manifest import ClipRow
+from vt_fairseq.errors import UserError
+
+
+def row(**more) -> dict:
+    return {"id": "x", "video": "a.mp4", "caption": "a red circle"} | more
+
+
+def write(path: Path, *rows: dict | str | bytes) -> Path:
+    lines = [
+        r if isinstance(r, bytes) else (r if isinstance(r, str) else json.dumps(r)).encode()
+        for r in rows
+    ]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return path
+
+
+def read(tmp_path: Path, *rows) -> list[Entry | Rejected]:
+    return list(jsonl.read(write(tmp_path / "clips.jsonl", *rows)))
+
+
+# --- the jsonl manifest --------------------------------------------------------------------------
+
+
+def test_every_key_of_a_row_is_read(tmp_path):
+    [entry] = read(
+        tmp_path,
+        row(
+            start=1, end=2.5, caption=["one", "two"], label="l", verb="v", noun="n", question="q ?",
+            candidates=["x", "y"], answer=1, context="c", group="g", split="val",
+        ),
+    )  # fmt: skip
+    assert entry.split == "val"
+    assert entry.where == "clips.jsonl line 1"
+    assert entry.row == ClipRow(
+        "x", "a.mp4", 1.0, 2.5, ("one", "two"), "l", "v", "n", "q ?", ("x", "y"), 1, "c", "g"
+    )
+
+
+def test_a_row_may_have_nothing_but_its_video(tmp_path):
+    [entry] = read(tmp_path, {"id": "x", "video": "a.mp4", "start": None})
+    assert (entry.split, entry.row) == ("train", ClipRow("x", "a.mp4"))
+
+
+@pytest.mark.parametrize("text", ["two\u2028lines", "next\x85line", "😀", "naïve 日本語", 'a"b\\c'])
+def test_unicode_stays_in_its_row(tmp_path, text):
+    line = json.dumps(row(caption=text), ensure_ascii=False)
+    entries = read(tmp_path, line, row(id="y"))
+    assert [e.row.captions for e in entries] == [(text,), ("a red circle",)]
+
+
+def test_a_byte_order_mark_blank_lines_and_carriage_returns_are_no_mistakes(tmp_path):
+    entries = read(tmp_path, b"\xef\xbb\xbf" + json.dumps(row()).encode() + b"\r", "", "  ")
+    assert [e.row.id for e in entries] == ["x"]
+
+
+def test_a_misspelled_key_stops_with_file_line_key_and_the_known_ones(tmp_path):
+    with pytest.raises(
+        UserError,
+        match=r"clips.jsonl line 2: unknown key 'captoin' \(did you mean 'caption'\?\); known .*id",
+    ):
+        read(tmp_path, row(), row(id="y", captoin="typo"))
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("{", "bad JSON"),
+        ("[1]", "bad JSON: expected an object, found list"),
+        ("[" * 100_000, "bad JSON"),
+        (b'{"id": "\xff"}', "bad JSON"),
+        ('{"id": "y", "video": "a.mp4", "start": NaN}', "bad JSON: NaN is not a number"),
+        ('{"id": "y", "video": "a.mp4", "end": 1e999}', "bad times: end is inf"),
+        ('{"id": "y", "video": "a.mp4", "end": 1%s}' % ("0" * 400), "bad times"),
+        ('{"id": "y", "video": "a.mp4", "label": "\\ud800"}', "bad text: label has half a char"),
+        ({"video": "a.mp4"}, "missing id"),
+        ({"id": "y"}, "missing video"),
+        (row(id=7), "wrong type: id must be text, found 7 (int)"),
+        (row(id=""), "empty text: id"),
+        (row(id="y", caption=" "), "empty text: caption"),
+        (row(id="y", caption=["a", 1]), "wrong type: caption"),
+        (row(id="y", caption={"a": 1}), "wrong type: caption must be a list"),
+        (row(id="y", start="1"), "wrong type: start must be a number"),
+        (row(id="y", start=True), "wrong type: start"),
+        (row(id="y", answer=True, candidates=["a", "b"]), "wrong type: answer"),
+        (row(id="y", answer=1.0, candidates=["a", "b"]), "wrong type: answer"),
+        (row(id="y", split=3), "wrong type: split"),
+        (row(), "duplicate id: 'x' is also on line 1"),
+    ],
+)
+def test_a_mistake_in_one_row_is_rejected_with_its_reason(tmp_path, bad, reason):
+    good, found, after = read(tmp_path, row(), bad, row(id="z"))
+    assert isinstance(good, Entry)
+    assert isinstance(after, Entry)
+    assert isinstance(found, Rejected)
+    assert found.reason.startswith(reason)
+    assert found.where == "clips.jsonl line 2"
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no jsonl manifest at .*gone.jsonl"):
+        list(jsonl.read(tmp_path / "gone.jsonl"))
+
+
+def test_a_long_manifest_is_read_line_by_line(tmp_path):
+    path = tmp_path / "clips.jsonl"
+    write(path, *(row(id=str(i)) for i in range(1000)))
+    rows = jsonl.read(path)
+    assert next(rows).row.id == "0"
+    rows.close()
+
+
+# --- paths ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("video", "expected"),
+    [
+        ("a.mp4", "a.mp4"),
+        ("./deep//b.mp4", "deep/b.mp4"),
+        ("deep/../a.mp4", "a.mp4"),
+        ("/root/a b.mp4", "a b.mp4"),
+        ("12:30.mp4", "12:30.mp4"),
+        ("naïve 😀;$(x).mp4", "naïve 😀;$(x).mp4"),
+        ("..a.mp4", "..a.mp4"),
+    ],
+)
+def test_local_paths_become_relative(video, expected):
+    assert local_video(video, Path("/root")) == expected
+
+
+@pytest.mark.parametrize(
+    "video",
+    [
+        "http://example.org/a.mp4", "rtsp://x", "file:/etc/passwd", "concat:a.mp4|b.mp4", "data:,x",
+        "pipe:0", "subfile,,start,0,end,0,,:/etc/passwd", "-i", "../a.mp4", "deep/../../a.mp4",
+        "..", ".", "/etc/passwd", "/rootless/a.mp4", "a\nb.mp4", "a\x00b.mp4",
+    ],
+)  # fmt: skip
+def test_everything_else_is_refused(video):
+    with pytest.raises(ValueError):
+        local_video(video, Path("/root"))

@@ -1,0 +1,285 @@
+"""Rows on disk: what is written is read back, cheaply, in any process, or refused in words."""
+
+import itertools
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import resource
+import time
+from pathlib import Path
+
+import pytest
+
+from vt_fairseq.data import manifest as module
+from vt_fairseq.data.manifest import (
+    FORMAT,
+    ROWS_PER_BATCH,
+    ClipRow,
+    DataDirectory,
+    Manifest,
+    atomic_file,
+    write_manifest,
+)
+from vt_fairseq.errors import UserError
+
+TEXTS = (
+    "a",
+    "",
+    "two\u2028lines",
+    "😀 emoji",
+    "naïve 日本語",
+    "line\nbreak",
+    "\x00nul",
+    "x" * 5000,
+)
+FULL = ClipRow(
+    "id", "a/b.mp4", 0.5, 1.25, ("one", "two"), "label", "verb", "noun", "why ?", ("x", "y"), 1,
+    "subtitles", "group",
+)  # fmt: skip
+
+
+def random_row(rng: random.Random, i: int) -> ClipRow:
+    def text() -> str | None:
+        return rng.choice([None, *TEXTS])
+
+    def texts() -> tuple[str, ...]:
+        return tuple(rng.choices(TEXTS, k=rng.randrange(4)))
+
+    return ClipRow(
+        id=f"{i}-{rng.choice(TEXTS)}",
+        video=rng.choice(TEXTS),
+        start=rng.choice([None, 0.0, 0.1, 1e-9, 12345.678]),
+        end=rng.choice([None, rng.random() * 1e6]),
+        captions=texts(),
+        label=text(),
+        verb=text(),
+        noun=text(),
+        question=text(),
+        candidates=texts(),
+        answer=rng.choice([None, 0, 4]),
+        context=text(),
+        group=text(),
+    )
+
+
+def many(n: int) -> itertools.starmap:
+    return (
+        ClipRow(f"clip{i}", f"{i // 10}.mp4", i * 0.5, i * 0.5 + 5, ("words",)) for i in range(n)
+    )
+
+
+def ids(manifest: Manifest, indices: list[int]) -> list[str]:
+    return [manifest[i].id for i in indices]
+
+
+@pytest.mark.parametrize("n", [0, 1, ROWS_PER_BATCH - 1, ROWS_PER_BATCH, 2 * ROWS_PER_BATCH + 3])
+def test_rows_come_back_as_they_were_written(tmp_path, n):
+    rng = random.Random(n)
+    rows = [FULL, *(random_row(rng, i) for i in range(n))][:n]
+    assert write_manifest(tmp_path / "a.arrow", iter(rows)) == n
+    manifest = Manifest(tmp_path / "a.arrow")
+    assert len(manifest) == n
+    assert list(manifest) == rows
+    assert [manifest[i] for i in range(n)] == rows
+    assert list(manifest.column("id")) == [row.id for row in rows]
+    assert [tuple(texts) for texts in manifest.column("captions")] == [r.captions for r in rows]
+
+
+def test_negative_indices_count_from_the_end_and_others_are_refused(tmp_path):
+    write_manifest(tmp_path / "a.arrow", many(5))
+    manifest = Manifest(tmp_path / "a.arrow")
+    assert manifest[-1].id == "clip4"
+    for index in (5, -6):
+        with pytest.raises(IndexError, match="of 5"):
+            manifest[index]
+
+
+def test_a_large_manifest_is_neither_read_into_memory_nor_slow(tmp_path):
+    n = 200_000
+    path = tmp_path / "a.arrow"
+    write_manifest(path, many(n))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.monotonic()
+    manifest = Manifest(path)
+    indices = [random.Random(0).randrange(n) for _ in range(1000)]
+    assert ids(manifest, indices) == [f"clip{i}" for i in indices]
+    assert len(manifest) == n
+    assert time.monotonic() - began < 5  # 0.05 s on a quiet machine; a full read takes longer
+    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown_kib < 64 * 1024
+
+
+def test_writing_holds_one_batch_of_rows_at_a_time(tmp_path):
+    alive, most = set(), 0
+
+    class Tracked(ClipRow):
+        def __del__(self):
+            alive.discard(self.id)
+
+    def rows():
+        nonlocal most
+        for i in range(5 * ROWS_PER_BATCH):
+            alive.add(str(i))
+            most = max(most, len(alive))
+            yield Tracked(str(i), "v")
+
+    write_manifest(tmp_path / "a.arrow", rows())
+    assert most <= ROWS_PER_BATCH + 2
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_worker_processes_read_the_same_rows(tmp_path, method):
+    write_manifest(tmp_path / "a.arrow", many(3000))
+    manifest = Manifest(tmp_path / "a.arrow")
+    expected = ids(manifest, [0, 1500, 2999])
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        assert pool.starmap(ids, [(manifest, [0, 1500, 2999])] * 4) == [expected] * 4
+
+
+def test_a_forked_child_reads_an_inherited_manifest(tmp_path):
+    write_manifest(tmp_path / "a.arrow", many(3000))
+    manifest = Manifest(tmp_path / "a.arrow")
+    assert manifest[7].id == "clip7"
+    child = os.fork()
+    if not child:
+        os._exit(0 if manifest[2999].id == "clip2999" else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_pickle_holds_the_path_alone(tmp_path):
+    write_manifest(tmp_path / "a.arrow", many(3000))
+    pickled = pickle.dumps(Manifest(tmp_path / "a.arrow"))
+    assert len(pickled) < 1000
+    assert pickle.loads(pickled)[2999].id == "clip2999"
+
+
+def test_a_missing_manifest_is_named_with_the_cure(tmp_path):
+    with pytest.raises(UserError, match=r"no manifest at .*gone.arrow; make one with vt-prepare"):
+        Manifest(tmp_path / "gone.arrow")
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, 0.999])
+def test_a_truncated_manifest_is_refused(tmp_path, kept):
+    path = tmp_path / "a.arrow"
+    write_manifest(path, many(3000))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(UserError, match=r"a.arrow is damaged .* make it again with vt-prepare"):
+        Manifest(path)
+
+
+def test_flipped_bytes_give_rows_or_an_error_but_never_foreign_memory(tmp_path):
+    write_manifest(tmp_path / "a.arrow", many(2000))
+    content = (tmp_path / "a.arrow").read_bytes()
+    rng = random.Random(0)
+    refused = 0
+    for _ in range(60):
+        broken = bytearray(content)
+        at = rng.randrange(1000, len(content))
+        broken[at : at + 8] = rng.randbytes(8)
+        (tmp_path / "b.arrow").write_bytes(broken)
+        try:
+            ids(Manifest(tmp_path / "b.arrow"), list(range(0, 2000, 50)))
+        except UserError:
+            refused += 1
+    assert refused > 5
+
+
+def test_a_foreign_arrow_file_is_refused(tmp_path):
+    import pyarrow as pa
+
+    table = pa.table({"id": ["a"]})
+    with (
+        pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file,
+        pa.ipc.new_file(file, table.schema) as w,
+    ):
+        w.write_table(table)
+    with pytest.raises(UserError, match="not a manifest of this version"):
+        Manifest(tmp_path / "a.arrow")
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "a.arrow"
+    write_manifest(path, many(3))
+
+    def failing():
+        yield from many(2000)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_manifest(path, failing())
+    assert os.listdir(tmp_path) == ["a.arrow"]
+    assert len(Manifest(path)) == 3
+
+
+def test_an_atomic_file_appears_only_when_complete(tmp_path):
+    with atomic_file(tmp_path / "sub" / "x") as file:
+        file.write(b"half")
+        assert not (tmp_path / "sub" / "x").exists()
+    assert (tmp_path / "sub" / "x").read_bytes() == b"half"
+
+
+# --- the directory -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    content = {
+        "format": FORMAT,
+        "corpus": "jsonl",
+        "video_root": "/videos",
+        "splits": {"train": {"rows": 3, "rejected": 1}, "test": {"rows": 0, "rejected": 0}},
+        "settings": {"probed": True},
+    }
+    (tmp_path / "data.json").write_text(json.dumps(content))
+    (tmp_path / "labels.txt").write_text("a\u2028b\nc\n", encoding="utf-8")
+    write_manifest(tmp_path / "train.arrow", many(3))
+    return tmp_path
+
+
+def test_a_data_directory_says_what_it_holds(data):
+    found = DataDirectory.open(data)
+    assert (found.corpus, found.video_root) == ("jsonl", Path("/videos"))
+    assert found.splits["train"] == {"rows": 3, "rejected": 1}
+    assert found.settings == {"probed": True}
+    assert found.tokenizer_path == data / "spiece.model"
+    assert found.classes("label") == ["a\u2028b", "c"]
+    assert len(found.manifest("train")) == 3
+
+
+def test_the_video_root_can_be_moved(data, monkeypatch):
+    monkeypatch.chdir(data)
+    assert DataDirectory.open(data, "elsewhere").video_root == data / "elsewhere"
+
+
+def test_an_unknown_split_names_the_splits_there_are(data):
+    with pytest.raises(UserError, match=r"no split 'valid'; it has: test, train"):
+        DataDirectory.open(data).manifest("valid")
+
+
+def test_a_missing_directory_and_one_without_data_json_name_the_command(data):
+    with pytest.raises(UserError, match=r"gone does not exist; make it with: vt-prepare"):
+        DataDirectory.open(data / "gone")
+    (data / "data.json").unlink()
+    with pytest.raises(UserError, match=r"has no data.json; make it with: vt-prepare"):
+        DataDirectory.open(data)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 1}', "null"])
+def test_a_damaged_data_json_is_refused(data, content):
+    (data / "data.json").write_text(content)
+    with pytest.raises(UserError, match=r"data.json is damaged .* make it again"):
+        DataDirectory.open(data)
+
+
+def test_another_format_is_refused(data):
+    text = (data / "data.json").read_text().replace('"format": 1', '"format": 99')
+    (data / "data.json").write_text(text)
+    with pytest.raises(UserError, match="has format 99, expected 1"):
+        DataDirectory.open(data)
+
+
+def test_the_schema_covers_every_field_of_a_row():
+    assert tuple(module._SCHEMA.names) == module._NAMES

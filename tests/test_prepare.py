@@ -1,0 +1,257 @@
+"""vt-prepare: what people write by hand becomes a data directory, and mistakes are named."""
+
+import json
+import os
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from vt_fairseq.corpora import jsonl
+from vt_fairseq.corpora.prepare import prepare
+from vt_fairseq.data.manifest import DataDirectory
+from vt_fairseq.data.text import Tokenizer
+from vt_fairseq.errors import UserError
+
+SECONDS = 2
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory) -> Path:
+    """Two good videos of two seconds, one in a folder, and broken ones."""
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "deep").mkdir()
+    for name in ("a.mp4", "deep/b.mp4"):
+        with av.open(str(folder / name), "w") as container:
+            stream = container.add_stream("libx264", rate=10)
+            stream.width = stream.height = 32
+            stream.pix_fmt = "yuv420p"
+            for i in range(10 * SECONDS):
+                image = np.full((32, 32, 3), 10 * i, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode())
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "noise.mp4").write_bytes(b"this is no video" * 100)
+    (folder.parent / "outside.mp4").write_bytes((folder / "a.mp4").read_bytes())
+    (folder / "link.mp4").symlink_to(folder.parent / "outside.mp4")
+    return folder
+
+
+def row(**more) -> dict:
+    return {"id": "x", "video": "a.mp4", "caption": "a red circle"} | more
+
+
+def write(path: Path, *rows: dict | str | bytes) -> Path:
+    lines = [
+        r if isinstance(r, bytes) else (r if isinstance(r, str) else json.dumps(r)).encode()
+        for r in rows
+    ]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return path
+
+
+def made(tmp_path: Path, videos: Path, *rows, **options) -> tuple[dict, DataDirectory]:
+    options = {"vocabulary": None, "train_vocabulary": 60, "probe": True, "workers": 2} | options
+    entries = jsonl.read(write(tmp_path / "clips.jsonl", *rows))
+    out = tmp_path / "data"
+    summary = prepare("jsonl", entries, videos, out, progress=False, settings={"a": 1}, **options)
+    return summary, DataDirectory.open(out)
+
+
+def rejected(tmp_path: Path) -> list[dict]:
+    lines = (tmp_path / "data" / "rejected.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+# --- the data directory --------------------------------------------------------------------------
+
+
+def test_a_prepared_directory_has_its_rows_classes_and_vocabulary(tmp_path, videos):
+    summary, data = made(
+        tmp_path, videos,
+        row(id="1", label="b", verb="open", noun="door"),
+        row(id="2", label="a", video="deep/b.mp4"),
+        row(id="3", label="unseen", split="test"),
+    )  # fmt: skip
+    assert summary == {
+        "splits": {"train": {"rows": 2, "rejected": 0}, "test": {"rows": 1, "rejected": 0}},
+        "reasons": [],
+    }
+    assert (data.corpus, data.video_root, data.settings) == ("jsonl", videos, {"a": 1})
+    assert [r.id for r in data.manifest("train")] == ["1", "2"]
+    assert data.classes("label") == ["a", "b", "unseen"]
+    assert (data.classes("verb"), data.classes("noun")) == (["open"], ["door"])
+    tokenizer = Tokenizer.from_file(data.tokenizer_path)
+    assert tokenizer.decode(tokenizer.encode("caption : a red circle")) == "caption : a red circle"
+    assert rejected(tmp_path) == []
+
+
+def test_broken_and_missing_videos_are_rejected_with_reasons(tmp_path, videos):
+    summary, data = made(
+        tmp_path, videos,
+        row(id="good"),
+        row(id="gone", video="gone.mp4"),
+        row(id="empty", video="empty.mp4", split="test"),
+        row(id="noise", video="noise.mp4"),
+        row(id="link", video="link.mp4"),
+        row(id="late", start=SECONDS + 0.5),
+        row(id="long", start=1, end=SECONDS + 100),
+        row(id="deep", video="deep/b.mp4", split="test"),
+        row(id="name", video="n" * 5000),
+        "{",
+    )  # fmt: skip
+    assert summary["splits"] == {
+        "train": {"rows": 2, "rejected": 6},
+        "test": {"rows": 1, "rejected": 1},
+    }
+    # An end beyond the video's is kept: decoding stops where the video does.
+    assert [r.id for r in data.manifest("train")] == ["good", "long"]
+    found = {r["id"]: r for r in rejected(tmp_path)}
+    assert found["gone"]["reason"].startswith("missing video")
+    assert found["gone"]["video"] == "gone.mp4"
+    assert found["empty"]["reason"].startswith("broken video: ")
+    assert found["empty"]["split"] == "test"
+    assert found["noise"]["reason"].startswith("broken video: ")
+    assert found["link"]["reason"].startswith("outside of --videos")
+    assert found["late"]["reason"].startswith("starts after the end: start 2.5 s, the video has 2")
+    assert found["name"]["reason"].startswith("missing video")
+    assert found[None]["where"] == "clips.jsonl line 10"
+    assert dict(summary["reasons"])["broken video"] == 2
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ({"start": 2, "end": 2}, "bad times: expected start < end"),
+        ({"end": 0}, "bad times"),
+        ({"start": -0.5}, "bad times"),
+        ({"answer": 2, "candidates": ["a", "b"]}, "bad answer: index 2 of 2"),
+        ({"answer": -1, "candidates": ["a", "b"]}, "bad answer"),
+        ({"answer": 0}, "bad answer: index 0 of 0"),
+        ({"answer": 10**30, "candidates": ["a"]}, "bad answer"),
+        ({"label": "a\nb"}, "bad text: label has a line break"),
+        ({"video": "http://example.org/a.mp4"}, "not a local video"),
+        ({"video": "../a.mp4"}, "outside of --videos"),
+        ({"split": "../train"}, "bad split"),
+        ({"split": "s" * 300}, "bad split"),
+    ],
+)
+@pytest.mark.parametrize("probe", [True, False])
+def test_a_row_that_contradicts_itself_is_rejected_probed_or_not(
+    tmp_path, videos, bad, reason, probe
+):
+    summary, _ = made(tmp_path, videos, row(), row(id="y", **bad), probe=probe)
+    assert summary["splits"] == {"train": {"rows": 1, "rejected": 1}}
+    [found] = rejected(tmp_path)
+    assert found["id"] == "y"
+    assert found["reason"].startswith(reason)
+
+
+def test_without_probing_every_sound_row_is_kept(tmp_path, videos):
+    summary, _ = made(tmp_path, videos, row(video="gone.mp4", start=99), probe=False)
+    assert summary["splits"] == {"train": {"rows": 1, "rejected": 0}}
+
+
+def test_each_video_is_opened_once(tmp_path, videos, monkeypatch):
+    import vt_fairseq.data.video as video
+
+    opened, real = [], video.probe
+    monkeypatch.setattr(video, "probe", lambda path: opened.append(path.name) or real(path))
+    made(tmp_path, videos, *(row(id=str(i), start=i / 10000) for i in range(5000)))
+    assert opened == ["a.mp4"]
+
+
+def test_when_every_row_is_rejected_the_first_reason_is_the_error(tmp_path, videos):
+    with pytest.raises(UserError, match=r"every one of 2 rows was rejected.*line 1: missing video"):
+        made(tmp_path, videos, row(video="gone.mp4"), "{")
+    assert os.listdir(tmp_path / "data") == []
+
+
+def test_an_empty_manifest_is_an_error(tmp_path, videos):
+    with pytest.raises(UserError, match="no rows"):
+        made(tmp_path, videos, "")
+
+
+def test_a_second_run_gives_the_same_bytes(tmp_path, videos):
+    rows = [row(id=str(i), caption=f"a circle {i}", label=f"l{i % 3}") for i in range(20)]
+    made(tmp_path, videos, *rows)
+    first = {p.name: p.read_bytes() for p in (tmp_path / "data").iterdir()}
+    made(tmp_path, videos, *rows, workers=7)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "data").iterdir()} == first
+
+
+def test_a_failing_run_leaves_the_directory_as_it_was(tmp_path, videos):
+    made(tmp_path, videos, row())
+    first = {p.name: p.read_bytes() for p in (tmp_path / "data").iterdir()}
+    with pytest.raises(UserError, match="unknown key"):
+        made(tmp_path, videos, row(id="other"), row(id="y", typo=1))
+    assert {p.name: p.read_bytes() for p in (tmp_path / "data").iterdir()} == first
+
+
+# --- vocabulary ----------------------------------------------------------------------------------
+
+
+def test_the_vocabulary_is_given_exactly_once(tmp_path, videos):
+    for options in ({"train_vocabulary": None}, {"vocabulary": tmp_path / "spiece.model"}):
+        with pytest.raises(UserError, match=r"exactly one of --vocabulary .* --train-vocabulary"):
+            made(tmp_path, videos, row(), **options)
+
+
+def test_a_given_vocabulary_is_copied(tmp_path, videos):
+    _, data = made(tmp_path, videos, row())
+    spiece = tmp_path / "spiece.model"
+    os.rename(data.tokenizer_path, spiece)
+    _, data = made(tmp_path, videos, row(), vocabulary=spiece, train_vocabulary=None)
+    assert data.tokenizer_path.read_bytes() == spiece.read_bytes()
+
+
+def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, videos):
+    bad = tmp_path / "bad.model"
+    bad.write_bytes(b"nonsense")
+    with pytest.raises(UserError, match=r"bad.model is not a sentencepiece model"):
+        made(tmp_path, videos, row(), vocabulary=bad, train_vocabulary=None)
+
+
+def test_a_vocabulary_needs_training_rows(tmp_path, videos):
+    with pytest.raises(UserError, match="--train-vocabulary needs rows in the split 'train'"):
+        made(tmp_path, videos, row(split="test"))
+    assert not (tmp_path / "data" / "data.json").exists()
+
+
+def test_every_character_of_the_training_texts_can_be_spelled(tmp_path, videos):
+    # One line longer than the trainer's longest, 4192 bytes, the only one with a "ž" in it.
+    rows = [row(context="žluť " * 1000, question="which ?")]
+    _, data = made(tmp_path, videos, *rows, train_vocabulary=200)
+    tokenizer = Tokenizer.from_file(data.tokenizer_path)
+    for text in ("žluť", "which"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.data
+def test_the_captioned_youtube_clips_are_prepared_whole(tmp_path):
+    if "VT_TEST_DATA" not in os.environ:
+        pytest.skip("VT_TEST_DATA is not set")
+    root = Path(os.environ["VT_TEST_DATA"])
+    folder = root / "video" / "clips" / "panda70m"
+    captions = json.loads((folder / "captions.json").read_text())
+    rows = [{"id": c["file"], "video": c["file"], "caption": c["caption"]} for c in captions]
+    summary, data = made(
+        tmp_path, folder, *rows, vocabulary=root / "t5" / "spiece.model", train_vocabulary=None
+    )
+    assert summary["splits"] == {"train": {"rows": 48, "rejected": 0}}
+    assert Tokenizer.from_file(data.tokenizer_path).num_pieces == 32_000
+
+
+@pytest.mark.data
+def test_the_odd_videos_are_sorted_into_readable_and_rejected(tmp_path):
+    if "VT_TEST_DATA" not in os.environ:
+        pytest.skip("VT_TEST_DATA is not set")
+    folder = Path(os.environ["VT_TEST_DATA"]) / "video" / "odd"
+    names = (
+        "decord/video_90.mov", "moviepy/fire2.mp4", "moviepy/result.webm", "moviepy/crunching.mp3",
+        "mp4parse/chunk_out_of_range.mp4",
+    )  # fmt: skip
+    _, data = made(tmp_path, folder, *(row(id=name, video=name) for name in names))
+    assert [r.id for r in data.manifest("train")] == list(names[:2])
+    assert [r["id"] for r in rejected(tmp_path)] == list(names[2:])

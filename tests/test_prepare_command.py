@@ -1,0 +1,106 @@
+"""The command vt-prepare: tables, exit codes, help, and a MiniWorld made and prepared."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vt_fairseq.corpora import miniworld
+from vt_fairseq.data.manifest import DataDirectory
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """A folder with one good video, a.mp4."""
+    folder = tmp_path_factory.mktemp("videos")
+    video = miniworld.plan_split("test", miniworld.SIZES["tiny"], seed=0)[0]
+    miniworld.write_video(video, folder, seed=0)
+    (folder / f"{video.name}.mp4").rename(folder / "a.mp4")
+    return folder
+
+
+def vt_prepare(*args) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "vt_fairseq.cli.prepare", *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+
+
+def test_the_command_prints_a_table_and_the_reasons(tmp_path, videos):
+    manifest = tmp_path / "c.jsonl"
+    rows = [{"id": "x", "video": "a.mp4", "caption": "a circle"}, {"id": "y", "video": "gone.mp4"}]
+    manifest.write_text("".join(f"{json.dumps(row)}\n" for row in rows) + "{\n")
+    out = tmp_path / "data"
+    done = vt_prepare(
+        "jsonl", "--annotations", manifest, "--videos", videos, "--out", out,
+        "--train-vocabulary", 60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[:2] == [
+        "split        rows    rejected",
+        "train           1           2",
+    ]
+    assert "rejected 1: missing video" in done.stdout
+    assert str(out / "rejected.jsonl") in done.stdout
+    assert DataDirectory.open(out).settings == {"annotations": str(manifest), "probed": True}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["jsonl", "--train-vocabulary", "60"], "jsonl needs --annotations FILE and --videos DIR"),
+        (["jsonl"], "expected exactly one of --vocabulary"),
+        (
+            ["jsonl", "--train-vocabulary", "60", "--videos", ".", "--annotations", "g"],
+            "manifest at",
+        ),
+        (["miniworld", "--train-vocabulary", "60", "--size", "huge"], "known: "),
+        (["miniworld", "--train-vocabulary", "60", "--videos", "."], "needs both"),
+        (["nothing", "--train-vocabulary", "60"], "CORPUS"),
+        (["jsonl", "--workers", "0"], "above 0"),
+    ],
+)
+def test_a_mistake_in_the_command_ends_in_exit_2_and_says_so(tmp_path, args, message):
+    done = vt_prepare(*args, "--out", tmp_path / "data")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path, videos):
+    (tmp_path / "data").write_text("mine")
+    (tmp_path / "c.jsonl").write_text('{"id": "x", "video": "a.mp4"}\n')
+    done = vt_prepare(
+        "jsonl", "--annotations", tmp_path / "c.jsonl", "--videos", videos,
+        "--out", tmp_path / "data", "--train-vocabulary", 60,
+    )  # fmt: skip
+    assert (done.returncode, (tmp_path / "data").read_text()) == (2, "mine")
+    assert "data is a file" in done.stderr
+
+
+def test_help_has_an_example_and_loads_nothing_heavy():
+    code = (
+        "import sys; from vt_fairseq.cli.prepare import build_parser; build_parser().format_help();"
+        "assert not {'pyarrow', 'av', 'numpy', 'torch', 'sentencepiece'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+    assert "example:\n  vt-prepare jsonl" in vt_prepare("--help").stdout
+
+
+def test_miniworld_is_made_and_prepared_in_one_command(tmp_path):
+    out = tmp_path / "data"
+    args = ("miniworld", "--size", "tiny", "--train-vocabulary", 300, "--out", out)
+    done = vt_prepare(*args)
+    assert done.returncode == 0, done.stderr
+    data = DataDirectory.open(out)
+    assert data.video_root == out / "world" / "videos"
+    assert all(counts["rejected"] == 0 for counts in data.splits.values())
+    assert {"train", "valid", "test", "novel", "retrieval"} <= set(data.splits)
+    novel = {row.label for row in data.manifest("novel")}
+    assert novel <= set(data.classes("label"))
+    assert vt_prepare(*args).stdout == done.stdout

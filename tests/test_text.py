@@ -1,0 +1,87 @@
+import pytest
+
+from vt_fairseq.data.dictionary import T5Dictionary
+from vt_fairseq.data.text import EOS, PAD, SourceTemplate, Tokenizer, train_vocabulary
+from vt_fairseq.errors import UserError
+
+TEXTS = ["a red circle spins", "the blue square falls", "what does it do ?"] * 5
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer(train_vocabulary(TEXTS, 60))
+
+
+@pytest.mark.data
+def test_t5s_sentencepiece_model_gives_t5s_ids(test_data):
+    tokenizer = Tokenizer.from_file(test_data / "t5" / "spiece.model")
+    assert tokenizer.encode("The house is wonderful.") == [37, 629, 19, 1627, 5]
+    assert tokenizer.table_size == 32128
+    assert (tokenizer.cls, tokenizer.sep, tokenizer.mask, tokenizer.video) == tuple(
+        range(32100, 32104)
+    )
+    dictionary = T5Dictionary(tokenizer)
+    assert len(dictionary) == 32128
+    assert dictionary.index("<extra_id_0>") == 32099
+    assert dictionary.index("<extra_id_99>") == 32000
+    assert (dictionary.pad(), dictionary.eos(), dictionary.unk()) == (0, 1, 2)
+
+
+@pytest.mark.data
+def test_a_sentencepiece_model_with_other_ids_is_refused_with_what_was_expected(test_data):
+    with pytest.raises(UserError, match="expected {'pad': 0, 'eos': 1, 'unk': 2}, found"):
+        Tokenizer.from_file(test_data / "t5" / "not_t5_sentencepiece.model")
+
+
+def test_a_file_that_is_no_sentencepiece_model_is_refused(tmp_path):
+    path = tmp_path / "spiece.model"
+    path.write_bytes(b"not a model")
+    with pytest.raises(UserError, match="not a sentencepiece model"):
+        Tokenizer.from_file(path)
+    with pytest.raises(UserError, match="no sentencepiece model at"):
+        Tokenizer.from_file(tmp_path / "missing")
+
+
+def test_text_survives_encoding_and_decoding(tokenizer):
+    for text in TEXTS:
+        assert tokenizer.decode([*tokenizer.encode(text), EOS, PAD, PAD]) == text
+
+
+@pytest.mark.parametrize("text", ["[MASK]", "[CLS] </s> <pad>", "<extra_id_0>", "a\u2028b", ""])
+def test_control_tokens_in_a_caption_stay_plain_text(tokenizer, text):
+    assert all(2 <= i < tokenizer.num_pieces for i in tokenizer.encode(text))
+
+
+def test_a_trained_vocabulary_is_the_same_every_time():
+    assert train_vocabulary(TEXTS, 60) == train_vocabulary(TEXTS, 60)
+
+
+def test_a_vocabulary_without_text_is_refused():
+    with pytest.raises(UserError, match="no text"):
+        train_vocabulary(["", " "], 60)
+
+
+def test_the_source_is_cls_prompt_video_text_sep_context(tokenizer):
+    t = tokenizer
+    template = SourceTemplate(t, 512)
+    assert template.build([10, 11], 2, [20], [30]) == [
+        *[t.cls, 10, 11, t.video, t.video, 20, t.sep, 30]
+    ]
+    assert template.build([10], 0, [], []) == [t.cls, 10, t.sep]
+
+
+def test_a_long_source_loses_context_first_then_text(tokenizer):
+    template = SourceTemplate(tokenizer, 8)
+    source = template.build([10], 2, [20, 21], [30, 31, 32])
+    assert source[4:] == [20, 21, tokenizer.sep, 30] and len(source) == 8
+    source = template.build([10], 2, [20] * 9, [30])
+    assert source[-1] == tokenizer.sep and source.count(20) == 3 and len(source) == 8
+    with pytest.raises(UserError, match="max-source-tokens"):
+        template.build([10] * 9, 2, [], [])
+
+
+def test_the_dictionary_writes_text_and_names_added_tokens(tokenizer):
+    dictionary = T5Dictionary(tokenizer)
+    ids = [tokenizer.cls, *tokenizer.encode("a red circle"), tokenizer.mask, EOS, PAD]
+    assert dictionary.string(ids) == "[CLS] a red circle [MASK]"
+    assert len(dictionary) == tokenizer.table_size == len(set(dictionary.symbols))

@@ -1,0 +1,166 @@
+"""``vt-prepare``: annotation files and videos to a data directory."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vt_fairseq.cli import command
+from vt_fairseq.errors import UserError
+
+PROG = "vt-prepare"
+EXAMPLE = (
+    "vt-prepare jsonl --annotations clips.jsonl --videos videos --out data "
+    "--vocabulary t5/spiece.model"
+)
+SHOWN_REASONS = 5
+
+
+@dataclass(frozen=True)
+class Source:
+    """A corpus, opened: its rows, the directory of its videos, what goes into data.json."""
+
+    rows: Iterator
+    videos: Path
+    settings: dict[str, Any]
+
+
+def _jsonl(args: argparse.Namespace) -> Source:
+    from vt_fairseq.corpora import jsonl
+
+    if args.annotations is None or args.videos is None:
+        raise UserError("jsonl needs --annotations FILE and --videos DIR")
+    return Source(jsonl.read(args.annotations), args.videos, {"annotations": str(args.annotations)})
+
+
+def _miniworld(args: argparse.Namespace) -> Source:
+    from vt_fairseq.corpora import jsonl, miniworld
+
+    if (args.annotations is None) != (args.videos is None):
+        raise UserError(
+            "miniworld needs both --annotations and --videos (a world that is there) or neither "
+            "(it makes one)"
+        )
+    if args.annotations is not None:
+        return _jsonl(args)
+    if args.size not in miniworld.SIZES:
+        known = ", ".join(miniworld.SIZES)
+        raise UserError(f"--size {args.size}: no such size of MiniWorld; known: {known}")
+    world = args.out / "world"
+    miniworld.generate(
+        world,
+        size=miniworld.SIZES[args.size],
+        seed=args.seed,
+        workers=args.workers,
+        progress=_bar("making videos") if sys.stderr.isatty() else None,
+    )
+    settings = {"seed": args.seed, "size": args.size}
+    return Source(jsonl.read(world / "annotations.jsonl"), world / "videos", settings)
+
+
+CORPORA: dict[str, Callable[[argparse.Namespace], Source]] = {
+    "jsonl": _jsonl,
+    "miniworld": _miniworld,
+}
+
+
+def _bar(what: str) -> Callable[[int, int], None]:
+    import tqdm
+
+    bar = tqdm.tqdm(desc=what, unit="video")
+
+    def update(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return update
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
+    return int(text)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of ``vt-prepare``."""
+    made = command.parser(PROG, "Annotation files and videos to a data directory.", EXAMPLE)
+    made.add_argument(
+        "corpus", choices=sorted(CORPORA), metavar="CORPUS", help=" or ".join(CORPORA)
+    )
+    made.add_argument(
+        "--annotations", type=Path, metavar="PATH", help="annotations; for jsonl the file itself"
+    )
+    made.add_argument("--videos", type=Path, metavar="DIR", help="what the rows' videos lie under")
+    made.add_argument("--out", type=Path, metavar="DATA", required=True, help="made or replaced")
+    vocabulary = made.add_mutually_exclusive_group()
+    vocabulary.add_argument(
+        "--vocabulary", type=Path, metavar="FILE", help="T5's spiece.model, for T5 weights"
+    )
+    vocabulary.add_argument(
+        "--train-vocabulary", type=_positive, metavar="N", help="train one of at most N pieces"
+    )
+    made.add_argument(
+        "--skip-probe", action="store_true", help="trust the annotations: do not open the videos"
+    )
+    made.add_argument(
+        "--workers",
+        type=_positive,
+        default=min(16, os.cpu_count() or 1),
+        metavar="N",
+        help="videos opened at a time (default: %(default)s)",
+    )
+    made.add_argument("--seed", type=int, default=0, help="miniworld: which world (default: 0)")
+    made.add_argument(
+        "--size", default="default", help="miniworld: default or tiny (default: default)"
+    )
+    return made
+
+
+def _table(summary: dict[str, Any], out: Path) -> Iterator[str]:
+    splits = summary["splits"]
+    width = max(len("split"), *map(len, splits))
+    yield f"{'split':{width}}  {'rows':>10}  {'rejected':>10}"
+    for name, counts in splits.items():
+        yield f"{name:{width}}  {counts['rows']:>10,}  {counts['rejected']:>10,}"
+    reasons = summary["reasons"]
+    for reason, rows in reasons[:SHOWN_REASONS]:
+        yield f"rejected {rows:,}: {reason}"
+    if reasons:
+        yield f"every rejected row with its reason: {out / 'rejected.jsonl'}"
+
+
+def _main() -> None:
+    args = build_parser().parse_args()
+    from vt_fairseq.corpora.prepare import check_vocabulary_choice, prepare
+
+    # Before a world is made, which takes minutes.
+    check_vocabulary_choice(args.vocabulary, args.train_vocabulary)
+    source = CORPORA[args.corpus](args)
+    summary = prepare(
+        args.corpus,
+        source.rows,
+        source.videos,
+        args.out,
+        vocabulary=args.vocabulary,
+        train_vocabulary=args.train_vocabulary,
+        probe=not args.skip_probe,
+        workers=args.workers,
+        progress=sys.stderr.isatty(),
+        settings=source.settings | {"probed": not args.skip_probe},
+    )
+    print("\n".join(_table(summary, args.out)))
+
+
+def main() -> None:
+    """The console script."""
+    command.run(PROG, _main)
+
+
+if __name__ == "__main__":
+    main()

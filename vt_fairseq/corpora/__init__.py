@@ -1,0 +1,1 @@
+"""One reader a corpus: annotation files in, manifest rows out."""

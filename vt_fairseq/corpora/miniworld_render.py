@@ -1,0 +1,108 @@
+"""How a MiniWorld clip looks: one coloured shape that acts before a grey background.
+
+A pose has four numbers (x, y, size, angle). An action moves one of them along a sawtooth whose
+phase is drawn uniformly, and the other three rest at values drawn uniformly. So at every single
+frame all four numbers are distributed alike for all actions: one frame does not give the action
+away, only the motion does. No action tells left from right, because training mirrors clips.
+"""
+
+import numpy as np
+
+SIDE = 64  # pixels; even, as yuv420p needs
+COLOURS = {
+    "red": (225, 40, 40),
+    "green": (40, 170, 50),
+    "blue": (45, 70, 230),
+    "yellow": (240, 220, 40),
+    "pink": (230, 70, 205),
+    "cyan": (40, 215, 225),
+}
+SHAPES = ("square", "triangle", "cross", "moon")  # none looks the same while it turns
+ACTIONS = ("rise", "fall", "slide", "grow", "shrink", "spin")
+
+X, Y, SIZE, ANGLE = range(4)
+# [low, high) of each number of a pose: x, y and size (the circumradius) as a fraction of the
+# frame's side, x to the right, y down; angle in turns. 0.5 + 0.2 + 0.26 < 1: always in the frame.
+POSE_LOW = np.array([0.30, 0.30, 0.13, 0.0])
+POSE_HIGH = np.array([0.70, 0.70, 0.26, 1.0])
+MOVES = {"rise": (Y, -1), "fall": (Y, 1), "slide": (X, 0), "grow": (SIZE, 1), "shrink": (SIZE, -1)}
+MOVES["spin"] = (ANGLE, 0)  # 0: either direction
+CYCLES = (1.0, 1.4)  # sawtooth periods a clip, uniform
+# A square repeats every quarter turn: 8 frames a clip must not step by more than an eighth.
+SPIN_TURNS = (0.6, 0.9)
+
+_ROWS, _COLUMNS = np.mgrid[0:SIDE, 0:SIDE] + 0.5  # pixel centres
+
+
+def poses(action: str, frames: int, rng: np.random.Generator) -> np.ndarray:
+    """The pose at each frame of a clip: float (F, 4), in [POSE_LOW, POSE_HIGH)."""
+    number, direction = MOVES[action]
+    phase = np.tile(rng.random(4), (frames, 1))
+    cycles = rng.uniform(*(SPIN_TURNS if number == ANGLE else CYCLES))
+    sign = direction or rng.choice((-1, 1))
+    phase[:, number] += sign * cycles * np.arange(frames) / frames
+    return POSE_LOW + (phase % 1.0) * (POSE_HIGH - POSE_LOW)
+
+
+def clip_frames(
+    colour: str, shape: str, action: str, *, frames: int, lead: int, rng: np.random.Generator
+) -> np.ndarray:
+    """``lead`` frames of background alone, then F frames of the act: uint8 (lead + F, H, W, 3)."""
+    paint = np.array(COLOURS[colour]) + rng.uniform(-12, 12, size=3)
+    grey = np.repeat(_background(rng)[None], lead + frames, axis=0)
+    grey = _with_dot(grey, rng)
+    mask = np.zeros((lead + frames, SIDE, SIDE, 1))
+    mask[lead:, ..., 0] = shape_mask(shape, poses(action, frames, rng))
+    image = grey[..., None] * (1 - mask) + paint * mask
+    return np.clip(image.round(), 0, 255).astype(np.uint8)
+
+
+def shape_mask(shape: str, pose: np.ndarray) -> np.ndarray:
+    """How much of each pixel the shape covers: float (F, H, W) in [0, 1], from poses (F, 4)."""
+    x, y, size, turns = (pose[:, n, None, None] for n in range(4))
+    dx, dy = _COLUMNS - x * SIDE, _ROWS - y * SIDE
+    cos, sin = np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)
+    radius = size * SIDE
+    outside = _distance(shape, (cos * dx + sin * dy) / radius, (cos * dy - sin * dx) / radius)
+    return np.clip(0.5 - outside * radius, 0, 1)  # a ramp one pixel wide smooths the edge
+
+
+def _distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Roughly the distance from the shape's edge, negative inside, in units of its circumradius."""
+    if shape == "square":
+        return np.maximum(abs(u), abs(v)) - 0.75
+    if shape == "triangle":
+        return np.maximum(v, abs(u) * np.sqrt(0.75) - v / 2) - 0.5
+    if shape == "cross":
+        across, along = np.minimum(abs(u), abs(v)), np.maximum(abs(u), abs(v))
+        return np.maximum(across - 0.28, along - 0.95)
+    if shape == "moon":
+        return np.maximum(np.hypot(u, v) - 0.95, 0.75 - np.hypot(u - 0.5, v))
+    raise ValueError(f"unknown shape {shape!r}")
+
+
+def _background(rng: np.random.Generator) -> np.ndarray:
+    """A still grey picture of low contrast: float (H, W), within [20, 190]."""
+    base, contrast = rng.uniform(45, 165), rng.uniform(5, 25)
+    angle, offset = rng.uniform(0, 2 * np.pi), rng.uniform(0, SIDE)
+    along = np.cos(angle) * _COLUMNS + np.sin(angle) * _ROWS
+    tile = rng.integers(6, 14)  # pixels
+    patterns = (
+        lambda: 1.4 * (along - along.mean()) / SIDE,  # gradient
+        lambda: np.sin(2 * np.pi * along / tile),  # stripes
+        lambda: ((_COLUMNS + offset) // tile + (_ROWS + offset) // tile) % 2 * 2 - 1,  # checker
+        lambda: rng.uniform(-1, 1, size=(SIDE, SIDE)),  # noise
+    )
+    pattern = patterns[rng.integers(len(patterns))]()
+    return base + contrast * np.clip(pattern, -1, 1)
+
+
+def _with_dot(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """In half of the clips a small grey dot drifts by, so that not everything that moves counts."""
+    if rng.random() < 0.5:
+        return grey
+    time = np.arange(len(grey))[:, None, None]
+    step_x, step_y = rng.uniform(-2, 2, size=2)  # pixels a frame
+    x, y = ((rng.uniform(0, SIDE) + step * time) % SIDE for step in (step_x, step_y))
+    cover = np.clip(3.5 - np.hypot(_COLUMNS - x, _ROWS - y), 0, 1)  # radius 3 pixels
+    return grey * (1 - cover) + rng.uniform(20, 230) * cover

@@ -1,0 +1,1 @@
+"""Clip row in, batch out."""

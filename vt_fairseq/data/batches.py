@@ -1,0 +1,65 @@
+"""fairseq's epoch iterator with every decoded mini-batch used once for each action.
+
+The paper trains on narration and description of the same mini-batch back to back (section 3.1).
+A position in the epoch counts updates' worth of samples, not decoded batches, so a run that was
+stopped between the two halves of a pair goes on with the second half.
+"""
+
+from collections.abc import Iterator
+
+from fairseq.data.iterators import CountingIterator, EpochBatchIterator
+
+
+class ReusedBatchIterator(EpochBatchIterator):
+    """Yields ``uses`` samples for each decoded batch.
+
+    Args:
+        uses: samples that the dataset's collater makes of a batch.
+        group: ``--update-freq``: decoded batches that share an update. The order is
+            (batch 1, action 1), ..., (batch ``group``, action 1), (batch 1, action 2), ...
+            so that each update has one action.
+    """
+
+    def __init__(self, *args, uses: int, group: int, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.uses = uses
+        self.group = group
+
+    def __len__(self) -> int:
+        return super().__len__() * self.uses
+
+    def _get_iterator_for_epoch(
+        self, epoch: int, shuffle: bool, fix_batches_to_gpus: bool = False, offset: int = 0
+    ):
+        # Workers start with the DataLoader, before fairseq sets the epoch when it resumes.
+        self.dataset.set_epoch(epoch)
+        span = self.uses * self.group
+        first_batch = offset // span * self.group
+        batches = super()._get_iterator_for_epoch(
+            epoch, shuffle, fix_batches_to_gpus=fix_batches_to_gpus, offset=first_batch
+        )
+        if batches is None:
+            return None
+        samples = in_action_order(batches, self.uses, self.group)
+        for _ in range(offset % span):
+            next(samples)
+        return CountingIterator(samples, start=offset, total=len(batches) * self.uses)
+
+
+def in_action_order(batches, uses: int, group: int) -> Iterator[dict]:
+    """Samples of each group of batches, action by action.
+
+    ``batches`` yields lists of ``uses`` samples, or {} for the filler batch with which fairseq
+    gives every process as many batches. fairseq takes an empty sample for a dummy without
+    gradient.
+    """
+    held: list[list[dict]] = []
+    remaining = len(batches) - batches.n
+    for batch in batches:
+        held.append(batch or [{}] * uses)
+        remaining -= 1
+        if len(held) == group or remaining == 0:
+            for use in range(uses):
+                for samples in held:
+                    yield samples[use]
+            held = []

@@ -1,0 +1,56 @@
+"""The fairseq ``Dictionary`` with exactly T5's ids."""
+
+from collections.abc import Iterable
+
+import torch
+from fairseq.data import Dictionary
+
+from vt_fairseq.data.text import EOS, PAD, UNK, Tokenizer
+
+
+class T5Dictionary(Dictionary):
+    """One symbol a row of the embedding table; pad 0, eos 1, unk 2, and decoding starts from pad.
+
+    ``string`` gives readable text, so that everything fairseq prints is readable.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.symbols = tokenizer.symbols()
+        self.count = [1] * len(self.symbols)
+        self.indices = {symbol: i for i, symbol in enumerate(self.symbols)}
+        self.bos_index, self.pad_index = PAD, PAD
+        self.eos_index, self.unk_index = EOS, UNK
+        self.bos_word, self.pad_word = self.symbols[PAD], self.symbols[PAD]
+        self.eos_word, self.unk_word = self.symbols[EOS], self.symbols[UNK]
+        self.nspecial = 3
+
+    def string(
+        self,
+        tensor: torch.Tensor | Iterable[int],
+        bpe_symbol: str | None = None,
+        escape_unk: bool = False,
+        extra_symbols_to_ignore: set[int] | None = None,
+        unk_string: str | None = None,
+        include_eos: bool = False,
+        separator: str = " ",
+    ) -> str:
+        """Text of ids (L,), or of (B, L) a line a row; added tokens appear by name, pad does not.
+
+        The other arguments are fairseq's and have nothing to do here: the text is whole already.
+        """
+        if torch.is_tensor(tensor) and tensor.dim() == 2:
+            return "\n".join(self.string(row) for row in tensor)
+        parts: list[str] = []
+        pieces: list[int] = []
+        for i in (int(i) for i in tensor):
+            if i in (PAD, EOS):
+                continue
+            if i < self.tokenizer.num_pieces:
+                pieces.append(i)
+                continue
+            parts += [self.tokenizer.decode(pieces), self.symbols[i]]
+            pieces = []
+        parts.append(self.tokenizer.decode(pieces))
+        return " ".join(part for part in parts if part)

@@ -1,0 +1,290 @@
+"""Clip rows on disk: one memory-mapped Arrow IPC file a split, and the directory that holds them.
+
+A data directory (made by ``vt-prepare``) has::
+
+    data.json            {"format": 1, "corpus", "video_root" (absolute), "settings",
+                          "splits": {name: {"rows": n, "rejected": n}}}; written last
+    <split>.arrow        the rows (class Manifest)
+    spiece.model         the sentencepiece vocabulary
+    labels.txt, verbs.txt, nouns.txt   the classes, one a line, sorted
+    rejected.jsonl       the rows that were left out, with reasons
+"""
+
+import contextlib
+import json
+import operator
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+
+from vt_fairseq.errors import UserError
+
+FORMAT = 1
+ROWS_PER_BATCH = 1024
+"""Every record batch but the last has exactly so many rows, so a row is found by division."""
+
+_BATCH_KEY = b"vt_fairseq.rows_per_batch"
+_TEXTS = pa.list_(pa.string())
+_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("video", pa.string(), nullable=False),
+        pa.field("start", pa.float64()),
+        pa.field("end", pa.float64()),
+        pa.field("captions", _TEXTS, nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("verb", pa.string()),
+        pa.field("noun", pa.string()),
+        pa.field("question", pa.string()),
+        pa.field("candidates", _TEXTS, nullable=False),
+        pa.field("answer", pa.int32()),
+        pa.field("context", pa.string()),
+        pa.field("group", pa.string()),
+    ],
+    metadata={_BATCH_KEY: str(ROWS_PER_BATCH).encode()},
+)
+
+
+@dataclass(frozen=True)
+class ClipRow:
+    """One clip and everything that is known about it; what is not known is None or empty.
+
+    Attributes:
+        id: unique in its split.
+        video: file or folder of frames, relative to the video root.
+        start, end: seconds, half-open; None is the beginning or the end of the video.
+        captions: the references.
+        label, verb, noun: class names.
+        question, candidates, answer: ``answer`` is an index into ``candidates``, from 0.
+        context: subtitles or other text that goes with the clip.
+        group: the long video that the clip is a part of.
+    """
+
+    id: str
+    video: str
+    start: float | None = None
+    end: float | None = None
+    captions: tuple[str, ...] = ()
+    label: str | None = None
+    verb: str | None = None
+    noun: str | None = None
+    question: str | None = None
+    candidates: tuple[str, ...] = ()
+    answer: int | None = None
+    context: str | None = None
+    group: str | None = None
+
+
+_NAMES = tuple(field.name for field in fields(ClipRow))
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
+    """A binary file that appears under ``path`` whole, or not at all when the block raises."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class ManifestWriter:
+    """Writes rows to an Arrow stream, holding at most ROWS_PER_BATCH of them."""
+
+    def __init__(self, file: IO[bytes]):
+        self.rows = 0
+        self._pending: list[ClipRow] = []
+        self._writer = pa.ipc.new_file(file, _SCHEMA)
+
+    def add(self, row: ClipRow) -> None:
+        """Append one row."""
+        self.rows += 1
+        self._pending.append(row)
+        if len(self._pending) == ROWS_PER_BATCH:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is pending and the footer."""
+        if self._pending:
+            self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        columns = [
+            pa.array([getattr(row, name) for row in self._pending], type=_SCHEMA.field(name).type)
+            for name in _NAMES
+        ]
+        self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=_SCHEMA))
+        self._pending = []
+
+
+def write_manifest(path: str | Path, rows: Iterable[ClipRow]) -> int:
+    """Write ``rows`` to ``path`` atomically and in bounded memory; return how many there were."""
+    with atomic_file(path) as file:
+        writer = ManifestWriter(file)
+        for row in rows:
+            writer.add(row)
+        writer.close()
+    return writer.rows
+
+
+class Manifest(Sequence[ClipRow]):
+    """The rows of one Arrow file, read where they lie: memory does not grow with their number.
+
+    A worker process, forked or spawned, opens the file for itself.
+    """
+
+    def __init__(self, path: str | Path):
+        """Open ``path``; raise UserError when it is missing, damaged or no manifest."""
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise UserError(f"no manifest at {self.path}; make one with vt-prepare")
+        self._open()
+
+    def _open(self) -> None:
+        self._pid = os.getpid()
+        try:
+            # One thread: a thread pool does not survive the fork of a data worker.
+            options = pa.ipc.IpcReadOptions(use_threads=False)
+            source = pa.memory_map(str(self.path))
+            self._reader = pa.ipc.open_file(source, options=options)
+            schema, batches = self._reader.schema, self._reader.num_record_batches
+            last = self._reader.get_batch(batches - 1).num_rows if batches else 0
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(error) from error
+        if not schema.equals(_SCHEMA) or _BATCH_KEY not in (schema.metadata or {}):
+            raise UserError(
+                f"{self.path} is an Arrow file but not a manifest of this version; "
+                "make it again with vt-prepare"
+            )
+        self._rows_per_batch = int(schema.metadata[_BATCH_KEY])
+        self._length = max(batches - 1, 0) * self._rows_per_batch + last
+
+    def _damaged(self, error: Exception) -> UserError:
+        return UserError(f"{self.path} is damaged ({error}); make it again with vt-prepare")
+
+    def _batch(self, index: int) -> pa.RecordBatch:
+        if self._pid != os.getpid():
+            self._open()
+        return self._reader.get_batch(index)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> ClipRow:
+        """Row ``index``, negative from the end; raise UserError when its bytes are damaged."""
+        i = operator.index(index)
+        i += self._length if i < 0 else 0
+        if not 0 <= i < self._length:
+            raise IndexError(f"row {index} of {self._length} in {self.path}")
+        batch, row = divmod(i, self._rows_per_batch)
+        try:
+            found = self._batch(batch).slice(row, 1)
+            # Damaged offsets would otherwise read foreign memory.
+            found.validate(full=True)
+            return _clip_row(found.to_pylist()[0])
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise self._damaged(error) from error
+
+    def __iter__(self) -> Iterator[ClipRow]:
+        names = zip(*(self.column(name) for name in _NAMES), strict=True)
+        return (_clip_row(dict(zip(_NAMES, values, strict=True))) for values in names)
+
+    def column(self, name: str) -> Iterator[Any]:
+        """The values of one field of ClipRow over all rows, batch by batch; lists stay lists."""
+        index = _NAMES.index(name)
+        for batch in range(-(-self._length // self._rows_per_batch)):
+            try:
+                values = self._batch(batch).column(index)
+                values.validate(full=True)
+                yield from values.to_pylist()
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                raise self._damaged(error) from error
+
+    def __getstate__(self) -> dict:
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict) -> None:
+        self.path = state["path"]
+        self._open()
+
+
+def _clip_row(values: dict) -> ClipRow:
+    return ClipRow(
+        **values
+        | {"captions": tuple(values["captions"]), "candidates": tuple(values["candidates"])}
+    )
+
+
+@dataclass(frozen=True)
+class DataDirectory:
+    """A directory made by ``vt-prepare``.
+
+    Attributes:
+        path: the directory.
+        corpus: name of the corpus it was made from.
+        video_root: absolute; the rows' ``video`` is relative to it.
+        splits: name -> {"rows": n, "rejected": n}.
+        settings: how it was made.
+    """
+
+    path: Path
+    corpus: str
+    video_root: Path
+    splits: dict[str, dict[str, int]]
+    settings: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path, video_root: str | Path | None = None) -> "DataDirectory":
+        """Read ``path``/data.json; ``video_root`` replaces the recorded one (moved videos).
+
+        Raise UserError when there is no directory, no data.json, or one that cannot be read.
+        """
+        path = Path(path)
+        file = path / "data.json"
+        if not file.is_file():
+            what = "has no data.json" if path.is_dir() else "does not exist"
+            raise UserError(
+                f"data directory {path} {what}; make it with: vt-prepare CORPUS ... --out {path}"
+            )
+        try:
+            data = json.loads(file.read_bytes())
+            if data["format"] != FORMAT:
+                raise UserError(
+                    f"{file} has format {data['format']}, expected {FORMAT}; "
+                    "make it again with vt-prepare"
+                )
+            root = Path(data["video_root"] if video_root is None else video_root).absolute()
+            return cls(path, data["corpus"], root, dict(data["splits"]), dict(data["settings"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{file} is damaged ({error!r}); make it again with vt-prepare"
+            ) from error
+
+    def manifest(self, split: str) -> Manifest:
+        """The rows of ``split``; raise UserError naming the splits there are."""
+        if split not in self.splits:
+            known = ", ".join(sorted(self.splits))
+            raise UserError(f"data directory {self.path} has no split {split!r}; it has: {known}")
+        return Manifest(self.path / f"{split}.arrow")
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The sentencepiece model, for ``Tokenizer.from_file``."""
+        return self.path / "spiece.model"
+
+    def classes(self, kind: str) -> list[str]:
+        """The class names, sorted; ``kind`` is "label", "verb" or "noun"; empty without any."""
+        return [
+            line for line in (self.path / f"{kind}s.txt").read_text("utf-8").split("\n") if line
+        ]

@@ -1,0 +1,1 @@
+"""The video network, T5, and the two joined."""

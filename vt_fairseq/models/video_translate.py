@@ -1,0 +1,236 @@
+"""The multimodal encoder-decoder (paper, section 3.1 and figure 1) as fairseq models.
+
+Shapes: B rows, V <= B rows with video, F frames, T video tokens, S source, L target, C width.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.models import FairseqEncoder, FairseqEncoderDecoderModel, register_model
+from torch import nn
+
+from vt_fairseq.data.text import PAD
+from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D, R2Plus1DDims, normalise
+from vt_fairseq.models.t5 import T5_DIMS, T5Decoder, T5Dims, T5Encoder, init_t5_parameters
+
+
+class VideoTokens(nn.Module):
+    """Frames to T tokens of the transformer's width: network, spatial mean, linear (section 3.1).
+
+    Args:
+        dims: the video network.
+        width: C.
+        pooling: "none", or "temporal" for one token a clip (Table 7b).
+        freeze: "all", "all-but-last" or "none" (Table 7e).
+    """
+
+    def __init__(self, dims: R2Plus1DDims, width: int, pooling: str, freeze: str):
+        super().__init__()
+        self.network = R2Plus1D(dims)
+        self.network.freeze(freeze)
+        self.projection = nn.Linear(dims.widths[-1], width)
+        self.pooling = pooling
+
+    def num_tokens(self, frames: int) -> int:
+        """T for a clip of ``frames`` frames."""
+        return 1 if self.pooling == "temporal" else self.network.num_tokens(frames)
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        """(V, F, H, W, 3) uint8 -> (V, T, C)."""
+        features = self.network(normalise(video, self.projection.weight.dtype))
+        if self.pooling == "temporal":
+            features = features.mean(dim=1, keepdim=True)
+        return self.projection(features)
+
+
+class MultimodalEncoder(FairseqEncoder):
+    """One T5 encoder over ``[CLS] prompt video text [SEP] context``.
+
+    Args:
+        embed_tokens: the embedding table that encoder and decoder share.
+        video: frames to tokens, or None for a model that reads text only.
+        t5: sizes of the transformer.
+        video_id: id of [VIDEO], whose places in the source the video tokens take.
+    """
+
+    def __init__(
+        self, embed_tokens: nn.Embedding, video: VideoTokens | None, t5: T5Dims, video_id: int
+    ):
+        super().__init__(None)
+        self.embed_tokens = embed_tokens
+        self.video = video
+        self.transformer = T5Encoder(t5)
+        self.video_id = video_id
+
+    def forward(
+        self,
+        src_tokens: torch.Tensor,
+        src_lengths: torch.Tensor | None = None,
+        video: torch.Tensor | None = None,
+    ) -> dict[str, list[torch.Tensor]]:
+        """(B, S) ids and (V, F, H, W, 3) uint8 -> fairseq's encoder output.
+
+        ``encoder_out`` [(S, B, C)], ``encoder_padding_mask`` [(B, S) bool, True at padding].
+        The r-th row that has [VIDEO] tokens takes the r-th clip. Rows without them, and batches
+        without ``video``, are text only. ``src_lengths`` is there because fairseq passes it.
+        """
+        states = self.embed_tokens(src_tokens)
+        if video is not None:
+            places = src_tokens.eq(self.video_id).unsqueeze(-1)
+            tokens = self.video(video).to(states.dtype)
+            states = states.masked_scatter(places, tokens)
+        padding = src_tokens.eq(PAD)
+        states = self.transformer(states, padding)
+        return {
+            "encoder_out": [states.transpose(0, 1)],
+            "encoder_padding_mask": [padding],
+            "encoder_embedding": [],
+            "encoder_states": [],
+            "src_tokens": [],
+            "src_lengths": [],
+        }
+
+    def reorder_encoder_out(
+        self, encoder_out: dict[str, list[torch.Tensor]], new_order: torch.Tensor
+    ) -> dict[str, list[torch.Tensor]]:
+        """Rows in ``new_order`` (which may repeat or leave out rows)."""
+        return {
+            **encoder_out,
+            "encoder_out": [x.index_select(1, new_order) for x in encoder_out["encoder_out"]],
+            "encoder_padding_mask": [
+                x.index_select(0, new_order) for x in encoder_out["encoder_padding_mask"]
+            ],
+        }
+
+    def max_positions(self) -> int:
+        """T5's positions are relative; the task limits the source."""
+        return int(1e6)
+
+
+@dataclass
+class VideoTranslateConfig(FairseqDataclass):
+    """Options of every ``video_translate_*`` architecture."""
+
+    t5_size: ChoiceEnum(tuple(T5_DIMS)) = field(
+        default="large", metadata={"help": "size of the T5 encoder-decoder"}
+    )
+    video_network: ChoiceEnum(tuple(R2PLUS1D_DIMS)) = field(
+        default="34", metadata={"help": "depth of the R(2+1)D video network"}
+    )
+    dropout: float = field(
+        default=0.1, metadata={"help": "T5's dropout, in all the places where T5 has it"}
+    )
+    video_pooling: ChoiceEnum(("none", "temporal")) = field(
+        default="none",
+        metadata={"help": "one video token per 8 frames, or their mean as one token (Table 7b)"},
+    )
+    freeze_video: ChoiceEnum(("all", "all-but-last", "none")) = field(
+        default="none",
+        metadata={"help": "stages of the video network that are not trained (Table 7e)"},
+    )
+    video_lr_scale: float = field(
+        default=0.1,
+        metadata={
+            "help": "learning rate of the video network relative to --lr (paper: 1e-4 to 1e-3)"
+        },
+    )
+
+
+class VideoTranslateModel(FairseqEncoderDecoderModel):
+    """f(action, video, noisy text) -> text. ``build_model`` reads the configuration."""
+
+    @classmethod
+    def build_model(cls, cfg: VideoTranslateConfig, task) -> "VideoTranslateModel":
+        """Build from fairseq's configuration; sizes of the vocabulary come from the task."""
+        t5 = replace(
+            T5_DIMS[str(cfg.t5_size)],
+            vocab_size=task.tokenizer.table_size,
+            dropout=cfg.dropout,
+        )
+        model = cls(
+            *build_networks(
+                t5,
+                R2PLUS1D_DIMS[str(cfg.video_network)],
+                task.tokenizer.video,
+                str(cfg.video_pooling),
+                str(cfg.freeze_video),
+            )
+        )
+        for parameter in model.encoder.video.network.parameters():
+            # Read by `lr_scale.py`; fairseq carries this attribute over to fp32 copies.
+            parameter.optim_overrides = {"optimizer": {"lr_scale": cfg.video_lr_scale}}
+        return model
+
+    def forward(
+        self,
+        src_tokens: torch.Tensor,
+        prev_output_tokens: torch.Tensor,
+        src_lengths: torch.Tensor | None = None,
+        video: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, dict]:
+        """Logits (B, L, vocabulary) under teacher forcing; see the encoder for the inputs."""
+        encoder_out = self.encoder(src_tokens, src_lengths=src_lengths, video=video)
+        return self.decoder(prev_output_tokens, encoder_out=encoder_out)
+
+
+def build_networks(
+    t5: T5Dims, video: R2Plus1DDims, video_id: int, pooling: str, freeze: str
+) -> tuple[MultimodalEncoder, T5Decoder]:
+    """Encoder and decoder around one embedding table, with T5's initialisation."""
+    embed_tokens = nn.Embedding(t5.vocab_size, t5.d_model)
+    encoder = MultimodalEncoder(
+        embed_tokens, VideoTokens(video, t5.d_model, pooling, freeze), t5, video_id
+    )
+    decoder = T5Decoder(t5, embed_tokens)
+    init_t5_parameters(embed_tokens, encoder.transformer, decoder, t5)
+    return encoder, decoder
+
+
+@dataclass
+class T5SmallConfig(VideoTranslateConfig):
+    """t5-small and R(2+1)D-34 (the paper's Table 7 studies)."""
+
+    t5_size: ChoiceEnum(tuple(T5_DIMS)) = "small"
+
+
+@dataclass
+class T5BaseConfig(VideoTranslateConfig):
+    """t5-base and R(2+1)D-34."""
+
+    t5_size: ChoiceEnum(tuple(T5_DIMS)) = "base"
+
+
+@dataclass
+class T5LargeConfig(VideoTranslateConfig):
+    """t5-large and R(2+1)D-34 (the paper's main model)."""
+
+
+@dataclass
+class TinyConfig(VideoTranslateConfig):
+    """Both networks tiny, for a laptop's CPU; trained from scratch, so with one learning rate."""
+
+    t5_size: ChoiceEnum(tuple(T5_DIMS)) = "tiny"
+    video_network: ChoiceEnum(tuple(R2PLUS1D_DIMS)) = "tiny"
+    dropout: float = 0.0
+    video_lr_scale: float = 1.0
+
+
+@register_model("video_translate_t5_small", dataclass=T5SmallConfig)
+class VideoTranslateT5Small(VideoTranslateModel):
+    """t5-small and R(2+1)D-34."""
+
+
+@register_model("video_translate_t5_base", dataclass=T5BaseConfig)
+class VideoTranslateT5Base(VideoTranslateModel):
+    """t5-base and R(2+1)D-34."""
+
+
+@register_model("video_translate_t5_large", dataclass=T5LargeConfig)
+class VideoTranslateT5Large(VideoTranslateModel):
+    """t5-large and R(2+1)D-34."""
+
+
+@register_model("video_translate_tiny", dataclass=TinyConfig)
+class VideoTranslateTiny(VideoTranslateModel):
+    """Both networks tiny."""

@@ -1,0 +1,419 @@
+"""The fairseq task ``video_translate``: clips and prompts in, text out."""
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq.data import data_utils, iterators
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.logging import metrics
+from fairseq.sequence_generator import SequenceGenerator
+from fairseq.tasks import FairseqTask, register_task
+from omegaconf import II
+
+from vt_fairseq.data.actions import build_actions, select_actions
+from vt_fairseq.data.batches import ReusedBatchIterator
+from vt_fairseq.data.clips import ClipLoader
+from vt_fairseq.data.dataset import TextOptions, VideoTextDataset
+from vt_fairseq.data.dictionary import T5Dictionary
+from vt_fairseq.data.manifest import DataDirectory
+from vt_fairseq.data.noise import MASK_AMOUNTS, TEXT_INPUTS, TextNoise
+from vt_fairseq.data.text import PAD, SourceTemplate, Tokenizer
+from vt_fairseq.data.transforms import ClipTransform
+from vt_fairseq.data.video import FrameSampling
+from vt_fairseq.errors import UserError
+from vt_fairseq.metrics import BleuStatistics
+
+logger = logging.getLogger(__name__)
+
+# What a trained model needs to see its input as in training. In generation and scoring, those
+# left at their defaults are taken from the checkpoint.
+INPUT_OPTIONS = (
+    "num_frames",
+    "frame_size",
+    "frame_sampling",
+    "max_seconds",
+    "resample_fps",
+    "define_action",
+    "max_target_tokens",
+    "max_source_tokens",
+    "test_text",
+    "test_mask_tokens",
+)
+
+
+@dataclass
+class VideoTranslateTaskConfig(FairseqDataclass):
+    """Options of ``--task video_translate``."""
+
+    data: str = field(default="", metadata={"help": "data directory that vt-prepare wrote"})
+    video_root: str = field(
+        default="", metadata={"help": "folder of the videos, if not the one vt-prepare saw"}
+    )
+    # Video
+    num_frames: int = field(default=32, metadata={"help": "frames of a clip that the model sees"})
+    frame_size: int = field(default=112, metadata={"help": "side of the square frames in pixels"})
+    frame_sampling: ChoiceEnum(("uniform", "consecutive")) = field(
+        default="uniform",
+        metadata={"help": "frames spread over the clip, or consecutive at 16 fps (Table 7a)"},
+    )
+    max_seconds: float = field(
+        default=6.0,
+        metadata={"help": "longest window of a clip; 0: the whole clip (appendix A.1)"},
+    )
+    test_window: str = field(
+        default="centre",
+        metadata={"help": "window of a longer clip at test: centre, whole, or K/N (K from 1)"},
+    )
+    resample_fps: float = field(
+        default=0.0,
+        metadata={"help": "sample on a grid of this many frames a second (EPIC: 24); 0: no grid"},
+    )
+    no_flip: bool = field(
+        default=False, metadata={"help": "no random horizontal flip (left and right matter)"}
+    )
+    crop_scales: str = field(
+        default="1,0.875,0.75,0.66",
+        metadata={"help": "sides of the random training crops relative to the short side"},
+    )
+    blank_video: bool = field(
+        default=False, metadata={"help": "show uniform grey: what is known without looking"}
+    )
+    # Text
+    actions: str = field(
+        default="caption", metadata={"help": "comma-separated actions to train and validate on"}
+    )
+    action: str = field(
+        default="", metadata={"help": "the one action to generate; overrides --actions"}
+    )
+    define_action: str = field(
+        default="",
+        metadata={"help": "more actions: NAME=FIELD:PROMPT, several separated by ';'"},
+    )
+    reuse_batch: bool = field(
+        default=False,
+        metadata={"help": "train on each decoded mini-batch once for every action, in turn"},
+    )
+    text_input: ChoiceEnum(TEXT_INPUTS) = field(
+        default="shuffled-masked",
+        metadata={"help": "what training sees of the target's text (Table 7c)"},
+    )
+    mask_amount: ChoiceEnum(MASK_AMOUNTS) = field(
+        default="batch",
+        metadata={"help": "masked share per mini-batch (section 4.1) or count per example (3.1)"},
+    )
+    text_dropout: float = field(
+        default=0.5,
+        metadata={"help": "share of training examples without any text input"},
+    )
+    test_text: ChoiceEnum(("none", "mask")) = field(
+        default="none", metadata={"help": "what stands for the absent text at test"}
+    )
+    test_mask_tokens: int = field(default=8, metadata={"help": "[MASK] tokens of --test-text mask"})
+    max_target_tokens: str = field(
+        default="caption=20,classify=12",
+        metadata={"help": "longest targets in tokens, eos not counted"},
+    )
+    max_source_tokens: int = field(
+        default=512, metadata={"help": "longest source; context is cut first, then text"}
+    )
+    # Validation
+    eval_bleu: bool = field(
+        default=False,
+        metadata={"help": "generate during validation; log bleu (sacrebleu) and exact_match"},
+    )
+    eval_bleu_beam: int = field(default=1, metadata={"help": "beam of --eval-bleu"})
+    eval_bleu_max_len: int = field(
+        default=24, metadata={"help": "longest text of --eval-bleu in tokens"}
+    )
+    # Taken over from fairseq's own options
+    seed: int = II("common.seed")
+    train_subset: str = II("dataset.train_subset")
+    update_freq: list[int] = II("optimization.update_freq")
+    results_path: str | None = II("common_eval.results_path")
+
+
+@register_task("video_translate", dataclass=VideoTranslateTaskConfig)
+class VideoTranslateTask(FairseqTask):
+    """Video understanding as machine translation (arXiv 2006.07203)."""
+
+    cfg: VideoTranslateTaskConfig
+
+    def __init__(self, cfg: VideoTranslateTaskConfig, data: DataDirectory):
+        super().__init__(cfg)
+        self.data = data
+        self.tokenizer = Tokenizer.from_file(data.tokenizer_path)
+        self.dictionary = T5Dictionary(self.tokenizer)
+        self._reported: set[str] = set()
+        self._results = None
+        self._video_tokens: Callable[[int], int] | None = None
+        self._validation_generator: SequenceGenerator | None = None
+
+    @classmethod
+    def setup_task(cls, cfg: VideoTranslateTaskConfig, **kwargs) -> "VideoTranslateTask":
+        """Open the data directory; raise UserError when it is not one."""
+        if not cfg.data:
+            raise UserError("expected the data directory that vt-prepare wrote, found none")
+        return cls(cfg, DataDirectory.open(cfg.data))
+
+    @property
+    def source_dictionary(self) -> T5Dictionary:
+        """T5's vocabulary."""
+        return self.dictionary
+
+    @property
+    def target_dictionary(self) -> T5Dictionary:
+        """T5's vocabulary."""
+        return self.dictionary
+
+    def max_positions(self) -> None:
+        """Nothing is ever filtered by length: sources and targets are cut instead."""
+        return None
+
+    # Building
+
+    def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False):
+        """The model; the task learns from it how many tokens a clip has."""
+        model = super().build_model(cfg, from_checkpoint)
+        self._video_tokens = model.encoder.video.num_tokens
+        if self.cfg.eval_bleu:
+            self._validation_generator = SequenceGenerator(
+                [model],
+                self.dictionary,
+                beam_size=self.cfg.eval_bleu_beam,
+                max_len_b=self.cfg.eval_bleu_max_len,
+            )
+        return model
+
+    def adopt_input_options(self, saved: FairseqDataclass) -> None:
+        """Take from a checkpoint the input options that were left at their defaults."""
+        defaults = VideoTranslateTaskConfig()
+        for name in INPUT_OPTIONS:
+            if name in saved and self.cfg[name] == getattr(defaults, name) != saved[name]:
+                logger.info("%s = %s, from the checkpoint", name, saved[name])
+                self.cfg[name] = saved[name]
+
+    def load_dataset(
+        self, split: str, combine: bool = False, task_cfg: FairseqDataclass | None = None, **kwargs
+    ) -> None:
+        """Open one split. ``task_cfg``: the checkpoint's, given in generation and scoring.
+
+        Only ``--train-subset``, and only while training, gets noise and augmentation.
+        """
+        if task_cfg is not None:
+            self.adopt_input_options(task_cfg)
+        train = split == self.cfg.train_subset and task_cfg is None
+        self.datasets[split] = self.build_dataset(split, train)
+
+    def build_dataset(self, split: str, train: bool) -> VideoTextDataset:
+        """The split as batches; plain values are read off the configuration here."""
+        cfg = self.cfg
+        sampling = FrameSampling(
+            num_frames=cfg.num_frames,
+            mode=str(cfg.frame_sampling),
+            max_seconds=cfg.max_seconds or None,
+            resample_fps=cfg.resample_fps or None,
+        )
+        transform = ClipTransform(
+            size=cfg.frame_size,
+            train=train,
+            flip_probability=0.0 if cfg.no_flip else 0.5,
+            scales=tuple(float(s) for s in cfg.crop_scales.split(",")),
+        )
+        load_frames = ClipLoader(
+            video_root=Path(cfg.video_root or self.data.video_root),
+            sampling=sampling,
+            transform=transform,
+            window="random" if train else cfg.test_window,
+            blank=cfg.blank_video,
+        )
+        return VideoTextDataset(
+            manifest=self.data.manifest(split),
+            load_frames=load_frames,
+            num_video_tokens=self._video_tokens(cfg.num_frames),
+            actions=self.selected_actions(),
+            reuse_batch=cfg.reuse_batch,
+            text=TextOptions(
+                template=SourceTemplate(self.tokenizer, cfg.max_source_tokens),
+                noise=TextNoise(
+                    mode=str(cfg.text_input),
+                    mask_amount=str(cfg.mask_amount),
+                    dropout=cfg.text_dropout,
+                    mask_id=self.tokenizer.mask,
+                ),
+                test_mask_tokens=cfg.test_mask_tokens if str(cfg.test_text) == "mask" else 0,
+            ),
+            seed=cfg.seed,
+            train=train,
+        )
+
+    def selected_actions(self):
+        """The actions of ``--action`` or ``--actions``."""
+        definitions = [d.strip() for d in self.cfg.define_action.split(";") if d.strip()]
+        table = build_actions(definitions, self.cfg.max_target_tokens)
+        return select_actions(table, self.cfg.action or self.cfg.actions)
+
+    def get_batch_iterator(
+        self,
+        dataset: VideoTextDataset,
+        max_tokens: int | None = None,
+        max_sentences: int | None = None,
+        required_batch_size_multiple: int = 1,
+        seed: int = 1,
+        num_shards: int = 1,
+        shard_id: int = 0,
+        num_workers: int = 0,
+        epoch: int = 1,
+        data_buffer_size: int = 0,
+        skip_remainder_batch: bool = False,
+        grouped_shuffling: bool = False,
+        **unused,
+    ) -> iterators.EpochBatchIterator:
+        """fairseq's iterator, or the one that uses each decoded batch for every action.
+
+        Batches are made anew each epoch, from the seed and the epoch, so that a resumed run sees
+        the same ones.
+        """
+        dataset.set_epoch(epoch)
+        with data_utils.numpy_seed(seed + epoch):
+            indices = dataset.ordered_indices()
+        batches = dataset.batch_by_size(
+            indices,
+            max_tokens=max_tokens,
+            max_sentences=max_sentences,
+            required_batch_size_multiple=required_batch_size_multiple,
+        )
+        uses = len(dataset.actions) if dataset.reuse_batch else 1
+        return ReusedBatchIterator(
+            dataset=dataset,
+            collate_fn=dataset.collater,
+            batch_sampler=batches,
+            seed=seed,
+            num_shards=num_shards,
+            shard_id=shard_id,
+            num_workers=num_workers,
+            epoch=epoch,
+            buffer_size=data_buffer_size,
+            skip_remainder_batch=skip_remainder_batch,
+            grouped_shuffling=grouped_shuffling,
+            persistent_workers=False,
+            uses=uses,
+            group=self.update_group(epoch) if uses > 1 else 1,
+        )
+
+    def update_group(self, epoch: int) -> int:
+        """``--update-freq`` of this epoch."""
+        frequencies = self.cfg.update_freq
+        return int(frequencies[min(epoch, len(frequencies)) - 1])
+
+    # Training and validation
+
+    def train_step(self, sample, *args, **kwargs):
+        """fairseq's, with unreadable clips named in the log."""
+        self.report_bad(sample)
+        return super().train_step(sample, *args, **kwargs)
+
+    def valid_step(self, sample, model, criterion):
+        """Loss and accuracy, and with ``--eval-bleu`` the counts that BLEU is made of."""
+        self.report_bad(sample)
+        loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
+        if self._validation_generator is not None:
+            hypotheses = [
+                "" if hypos is None else self.tokenizer.decode(hypos[0]["tokens"])
+                for hypos in self.generate(self._validation_generator, sample)
+            ]
+            references = sample["references"]
+            logging_output.update(BleuStatistics.of(hypotheses, references).as_dict())
+            logging_output["exact"] = sum(
+                h in refs for h, refs in zip(hypotheses, references, strict=True)
+            )
+        return loss, sample_size, logging_output
+
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion) -> None:
+        """The criterion's metrics, and corpus BLEU and exact match of ``--eval-bleu``."""
+        super().reduce_metrics(logging_outputs, criterion)
+        if not any("exact" in log for log in logging_outputs):
+            return
+        for key in (*BleuStatistics.keys(), "exact", "nsentences"):
+            total = sum(float(log.get(key, 0)) for log in logging_outputs)
+            metrics.log_scalar_sum(f"_{key}", total)
+        metrics.log_derived(
+            "bleu",
+            lambda meters: BleuStatistics.from_dict(
+                {key: int(meters[f"_{key}"].sum) for key in BleuStatistics.keys()}
+            ).score(),
+        )
+        metrics.log_derived(
+            "exact_match",
+            lambda meters: round(100 * meters["_exact"].sum / meters["_nsentences"].sum, 2),
+        )
+
+    def report_bad(self, sample: dict[str, Any]) -> None:
+        """Name each unreadable clip once in the log."""
+        for clip_id, reason in sample["bad"]:
+            if clip_id not in self._reported:
+                self._reported.add(clip_id)
+                logger.warning("cannot read clip %s: %s", clip_id, reason)
+
+    # Generation
+
+    def generate(self, generator, sample, prefix_tokens=None, constraints=None):
+        """fairseq's hypotheses for each row; None for a row whose clip could not be read."""
+        with torch.no_grad():
+            hypos = generator.generate(
+                None,
+                sample,
+                prefix_tokens=prefix_tokens,
+                constraints=constraints,
+                bos_token=PAD,
+            )
+        missing = sample["missing"].tolist()
+        return [None if gone else h for h, gone in zip(hypos, missing, strict=True)]
+
+    def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
+        """Called by fairseq-generate; with ``--results-path`` also writes predictions.jsonl.
+
+        A row whose clip could not be read gets an empty hypothesis with score -inf.
+        """
+        self.report_bad(sample)
+        hypos = self.generate(generator, sample, prefix_tokens, constraints)
+        if self.cfg.results_path:
+            self.write_predictions(sample, hypos)
+        return [h if h is not None else [empty_hypothesis()] for h in hypos]
+
+    def write_predictions(self, sample, hypos) -> None:
+        """Append a row's objects to predictions.jsonl and references.jsonl, for vt-evaluate."""
+        if self._results is None:
+            folder = Path(self.cfg.results_path)
+            self._results = [
+                # Line-buffered: what is done is on disk when the run is interrupted.
+                open(folder / name, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
+                for name in ("predictions.jsonl", "references.jsonl")
+            ]
+        rows = zip(sample["clip_ids"], sample["references"], hypos, strict=True)
+        for clip_id, references, hypo in rows:
+            prediction: dict[str, Any] = {"id": clip_id}
+            if hypo is None:
+                prediction |= {"prediction": "", "missing": True}
+            else:
+                prediction["prediction"] = self.tokenizer.decode(hypo[0]["tokens"])
+                prediction["score"] = float(hypo[0]["score"])
+            reference = {"id": clip_id, "references": references}
+            for file, record in zip(self._results, (prediction, reference), strict=True):
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def empty_hypothesis() -> dict[str, Any]:
+    """What fairseq-generate prints for a row whose clip could not be read."""
+    return {
+        "tokens": torch.zeros(0, dtype=torch.long),
+        "score": torch.tensor(-math.inf),
+        "alignment": None,
+        "positional_scores": torch.zeros(0),
+        "attention": None,
+    }
