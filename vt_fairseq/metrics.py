@@ -12,6 +12,12 @@ from sacrebleu.metrics import BLEU
 
 RECALL_DEPTHS = (1, 5, 10)
 BLEU_ORDER = 4
+# Names of BleuStatistics' counts as a flat dictionary.
+BLEU_KEYS = (
+    *(f"bleu_{kind}{n}" for kind in ("correct", "total") for n in range(1, BLEU_ORDER + 1)),
+    "bleu_sys_len",
+    "bleu_ref_len",
+)
 
 
 def caption_metrics(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict:
@@ -186,20 +192,14 @@ class BleuStatistics:
         )
         return round(bleu.score, 2)
 
-    @staticmethod
-    def keys() -> list[str]:
-        """Names of ``as_dict``."""
-        counts = [f"bleu_{kind}{n}" for kind in ("correct", "total") for n in range(BLEU_ORDER)]
-        return [*counts, "bleu_sys_len", "bleu_ref_len"]
-
     def as_dict(self) -> dict[str, int]:
         """Flat counts, which fairseq can sum over processes."""
         values = [*self.correct, *self.total, self.sys_len, self.ref_len]
-        return dict(zip(self.keys(), map(int, values), strict=True))
+        return dict(zip(BLEU_KEYS, map(int, values), strict=True))
 
     @classmethod
     def from_dict(cls, counts: dict[str, int]) -> "BleuStatistics":
         """The inverse of ``as_dict``."""
-        values = [counts[key] for key in cls.keys()]
+        values = [counts[key] for key in BLEU_KEYS]
         correct, total = values[:BLEU_ORDER], values[BLEU_ORDER : 2 * BLEU_ORDER]
         return cls(tuple(correct), tuple(total), *values[2 * BLEU_ORDER :])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, List, Optional
 
 import torch
 from fairseq.data import data_utils, iterators
@@ -27,7 +27,7 @@ from vt_fairseq.data.text import PAD, SourceTemplate, Tokenizer
 from vt_fairseq.data.transforms import ClipTransform
 from vt_fairseq.data.video import FrameSampling
 from vt_fairseq.errors import UserError
-from vt_fairseq.metrics import BleuStatistics
+from vt_fairseq.metrics import BLEU_KEYS, BleuStatistics
 
 logger = logging.getLogger(__name__)
 
@@ -134,8 +134,8 @@ class VideoTranslateTaskConfig(FairseqDataclass):
     # Taken over from fairseq's own options
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
-    update_freq: list[int] = II("optimization.update_freq")
-    results_path: str | None = II("common_eval.results_path")
+    update_freq: List[int] = II("optimization.update_freq")
+    results_path: Optional[str] = II("common_eval.results_path")
 
 
 @register_task("video_translate", dataclass=VideoTranslateTaskConfig)
@@ -339,13 +339,13 @@ class VideoTranslateTask(FairseqTask):
         super().reduce_metrics(logging_outputs, criterion)
         if not any("exact" in log for log in logging_outputs):
             return
-        for key in (*BleuStatistics.keys(), "exact", "nsentences"):
+        for key in (*BLEU_KEYS, "exact", "nsentences"):
             total = sum(float(log.get(key, 0)) for log in logging_outputs)
             metrics.log_scalar_sum(f"_{key}", total)
         metrics.log_derived(
             "bleu",
             lambda meters: BleuStatistics.from_dict(
-                {key: int(meters[f"_{key}"].sum) for key in BleuStatistics.keys()}
+                {key: int(meters[f"_{key}"].sum) for key in BLEU_KEYS}
             ).score(),
         )
         metrics.log_derived(

@@ -1,4 +1,4 @@
-"""What every ``vt-*`` command shares: ``--version`` and user errors as one line with exit code 2."""
+"""What every ``vt-*`` command shares: ``--version``, and user errors as one line, exit code 2."""
 
 import argparse
 import os
@@ -27,7 +27,7 @@ def run(prog: str, main: Callable[[], None]) -> None:
     """Run ``main``; a user's mistake ends in one line on stderr and exit code 2."""
     try:
         main()
-    except (UserError, VideoError) as error:
+    except (UserError, VideoError, PermissionError, NotADirectoryError, FileExistsError) as error:
         print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except BrokenPipeError:

@@ -14,7 +14,7 @@ class ReusedBatchIterator(EpochBatchIterator):
     """Yields ``uses`` samples for each decoded batch.
 
     Args:
-        uses: samples that the dataset's collater makes of a batch.
+        uses: samples that the dataset's collater makes of a batch; with one, it makes no list.
         group: ``--update-freq``: decoded batches that share an update. The order is
             (batch 1, action 1), ..., (batch ``group``, action 1), (batch 1, action 2), ...
             so that each update has one action.
@@ -38,8 +38,8 @@ class ReusedBatchIterator(EpochBatchIterator):
         batches = super()._get_iterator_for_epoch(
             epoch, shuffle, fix_batches_to_gpus=fix_batches_to_gpus, offset=first_batch
         )
-        if batches is None:
-            return None
+        if batches is None or self.uses == 1:
+            return batches
         samples = in_action_order(batches, self.uses, self.group)
         for _ in range(offset % span):
             next(samples)

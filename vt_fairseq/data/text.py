@@ -114,6 +114,7 @@ def train_vocabulary(texts: Iterable[str], max_pieces: int) -> bytes:
         pad_piece="<pad>",
         eos_piece="</s>",
         unk_piece="<unk>",
+        character_coverage=1.0,
         minloglevel=2,
         num_threads=1,  # the result must not depend on the machine
     )

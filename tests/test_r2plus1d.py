@@ -1,0 +1,176 @@
+"""R(2+1)D against torchvision's known answer and IG65M's published key list and sizes."""
+
+import pytest
+import torch
+
+from vt_fairseq.models.r2plus1d import MEAN, R2PLUS1D_DIMS, STD, R2Plus1D, normalise
+
+STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
+
+
+@pytest.fixture
+def tiny() -> R2Plus1D:
+    torch.manual_seed(1)
+    network = R2Plus1D(R2PLUS1D_DIMS["tiny"])
+    network(video(4))  # moves BatchNorm's statistics away from 0 and 1
+    return network
+
+
+@pytest.fixture(scope="module")
+def meta34() -> R2Plus1D:
+    with torch.device("meta"):
+        return R2Plus1D(R2PLUS1D_DIMS["34"], num_classes=400)
+
+
+def video(clips: int, frames: int = 8) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(clips)
+    shape = (clips, frames, 40, 40, 3)
+    return normalise(
+        torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8), torch.float32
+    )
+
+
+def buffers(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: buffer.clone() for name, buffer in network.named_buffers()}
+
+
+@pytest.mark.data
+def test_r2plus1d_18_gives_torchvisions_known_answer(test_data):
+    expected = torch.load(
+        test_data / "video_net" / "torchvision_test_r2plus1d_18_expect.pkl", weights_only=True
+    )
+    torch.manual_seed(0)
+    network = R2Plus1D(R2PLUS1D_DIMS["18"], num_classes=50).eval()
+    clip = torch.rand(1, 3, 4, 112, 112)
+    with torch.no_grad():
+        torch.testing.assert_close(network.classify(clip), expected, rtol=0, atol=1e-5)
+
+
+def test_r2plus1d_34_has_the_keys_and_the_parameters_of_ig65m(meta34):
+    state = meta34.state_dict()
+    assert len(state) == 416
+    assert sum(name.endswith("num_batches_tracked") for name in state) == 69
+    assert sum(parameter.numel() for parameter in meta34.parameters()) == 63_697_175
+    assert state["stem.0.weight"].shape == (45, 3, 1, 7, 7)
+    assert state["layer1.0.conv1.0.0.weight"].shape == (144, 64, 1, 3, 3)
+    assert state["layer1.2.conv2.0.3.weight"].shape == (64, 144, 3, 1, 1)
+    assert state["layer3.0.downsample.0.weight"].shape == (256, 128, 1, 1, 1)
+    assert state["layer4.2.conv2.1.running_var"].shape == (512,)
+    assert state["fc.weight"].shape == (400, 512)
+    assert "layer1.0.downsample.0.weight" not in state
+
+
+@pytest.mark.parametrize(
+    ("block", "first", "second"),
+    [
+        ("layer1.0", 144, 144),
+        ("layer1.2", 144, 144),
+        ("layer2.0", 230, 288),
+        ("layer2.3", 288, 288),
+        ("layer3.0", 460, 576),
+        ("layer3.5", 576, 576),
+        ("layer4.0", 921, 1152),
+        ("layer4.2", 1152, 1152),
+    ],
+)
+def test_r2plus1d_34_computes_its_midplanes_per_convolution(meta34, block, first, second):
+    state = meta34.state_dict()
+    assert state[f"{block}.conv1.0.0.weight"].shape[0] == first
+    assert state[f"{block}.conv2.0.0.weight"].shape[0] == second
+
+
+@pytest.mark.parametrize("block", ["layer2.0", "layer3.0", "layer4.0"])
+def test_r2plus1d_18_computes_its_midplanes_per_block(block):
+    with torch.device("meta"):
+        state = R2Plus1D(R2PLUS1D_DIMS["18"]).state_dict()
+    first, second = (state[f"{block}.conv{j}.0.0.weight"].shape[0] for j in (1, 2))
+    assert first == second == {"layer2.0": 230, "layer3.0": 460, "layer4.0": 921}[block]
+
+
+def test_batchnorm_has_caffe2s_epsilon_and_pytorchs_momentum_in_r2plus1d_34(meta34):
+    norms = [m for m in meta34.modules() if isinstance(m, torch.nn.BatchNorm3d)]
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.1)}
+
+
+@pytest.mark.parametrize("frames", [8, 16, 24, 32])
+def test_r2plus1d_34_makes_one_token_of_eight_frames(meta34, frames):
+    features = meta34(torch.empty(2, 3, frames, 112, 112, device="meta"))
+    assert features.shape == (2, frames // 8, 512)
+    assert meta34.num_tokens(frames) == frames // 8
+
+
+@pytest.mark.parametrize("size", sorted(R2PLUS1D_DIMS))
+@pytest.mark.parametrize("frames", [1, 7, 8, 9, 31])
+def test_the_number_of_tokens_is_known_without_running_the_network(size, frames):
+    with torch.device("meta"):
+        network = R2Plus1D(R2PLUS1D_DIMS[size])
+        features = network(torch.empty(1, 3, frames, 48, 48))
+    assert features.shape[1] == network.num_tokens(frames)
+
+
+def test_the_tiny_network_makes_two_tokens_of_eight_frames(tiny):
+    assert tiny(video(3)).shape == (3, 2, 64)
+
+
+def test_a_batch_of_clips_equals_each_clip_alone_in_evaluation(tiny):
+    tiny.eval()
+    clips = video(4)
+    with torch.no_grad():
+        alone = torch.cat([tiny(clip.unsqueeze(0)) for clip in clips])
+        torch.testing.assert_close(tiny(clips), alone, rtol=0, atol=1e-5)
+
+
+def test_classifying_averages_over_all_positions_in_time_and_space():
+    torch.manual_seed(1)
+    network = R2Plus1D(R2PLUS1D_DIMS["tiny"], num_classes=5).eval()
+    with torch.no_grad():
+        logits = network.classify(video(2))
+        pooled = network(video(2)).mean(dim=1)
+    torch.testing.assert_close(logits, pooled @ network.fc.weight.T + network.fc.bias)
+
+
+@pytest.mark.parametrize(
+    ("mode", "frozen"), [("all", STAGES), ("all-but-last", STAGES[:-1]), ("none", ())]
+)
+def test_frozen_stages_stand_still_in_training_and_the_others_move(tiny, mode, frozen):
+    tiny.freeze(mode)
+    tiny.eval()
+    tiny.train()
+    before = buffers(tiny)
+    loss = tiny(video(4)).square().mean()
+    if mode != "all":
+        loss.backward()
+    assert loss.requires_grad == (mode != "all")
+    for name, parameter in tiny.named_parameters():
+        assert (parameter.grad is None) == (name.split(".")[0] in frozen), name
+    for name, buffer in buffers(tiny).items():
+        assert torch.equal(buffer, before[name]) == (name.split(".")[0] in frozen), name
+
+
+def test_a_network_that_is_frozen_altogether_gives_the_same_features_in_training(tiny):
+    tiny.freeze("all")
+    with torch.no_grad():
+        assert torch.equal(tiny.train()(video(2)), tiny.eval()(video(2)))
+
+
+def test_unfreezing_trains_everything_again(tiny):
+    tiny.freeze("all")
+    tiny.freeze("none")
+    assert all(parameter.requires_grad for parameter in tiny.parameters())
+    assert all(module.training for module in tiny.modules())
+
+
+def test_an_unknown_freezing_mode_is_an_error(tiny):
+    with pytest.raises(KeyError, match="half"):
+        tiny.freeze("half")
+
+
+def test_normalising_takes_each_channels_mean_to_zero_and_its_deviation_to_one():
+    frames = torch.zeros(1, 2, 4, 5, 3, dtype=torch.uint8)
+    frames[0, 1] = 255
+    out = normalise(frames, torch.float32)
+    assert out.shape == (1, 3, 2, 4, 5)
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    torch.testing.assert_close(out[0, :, 0, 0, 0], -mean / std)
+    torch.testing.assert_close(out[0, :, 1, 3, 4], (1 - mean) / std)
+    assert normalise(frames, torch.float16).dtype == torch.float16

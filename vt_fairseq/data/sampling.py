@@ -1,0 +1,121 @@
+"""Which moments of a clip the model sees (paper, appendix A.1): segment, window, times.
+
+Times are float seconds from the start of the video; intervals are half-open. F frames.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from vt_fairseq.errors import UserError, VideoError
+
+TIME_EPSILON = 1e-4  # seconds; annotations are rounded, frames of one video are further apart
+
+
+class StartsAfterEndError(VideoError):
+    """The segment begins where the video has ended."""
+
+
+@dataclass(frozen=True)
+class FrameSampling:
+    """Which frames of a segment the model sees.
+
+    Attributes:
+        num_frames: F.
+        mode: "uniform": the centres of F equal parts of the window (better in section B);
+            "consecutive": F frames at ``consecutive_fps``, so the window is F / fps long.
+        max_seconds: uniform only: length of the window that a longer segment is cut to; None: the
+            whole segment is the window.
+        resample_fps: times are rounded down to this grid, so that the frames are those that the
+            file re-encoded at this rate would show (EPIC-Kitchens: 24); None: no grid.
+        consecutive_fps: frames a second of "consecutive".
+    """
+
+    num_frames: int = 32
+    mode: str = "uniform"
+    max_seconds: float | None = 6.0
+    resample_fps: float | None = None
+    consecutive_fps: float = 16.0
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("uniform", "consecutive"):
+            raise UserError(f"frame sampling is uniform or consecutive, found {self.mode!r}")
+        numbers = (self.num_frames, self.max_seconds, self.resample_fps, self.consecutive_fps)
+        if not all(number is None or 0 < number < math.inf for number in numbers):
+            raise UserError(f"numbers of frames, seconds and rates must be positive: {self}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A clip's sampling with every choice made, so that its times follow from the duration.
+
+    Attributes:
+        sampling: how the window is sampled.
+        start, end: seconds of the segment; None: the start and the end of the video.
+        position: in [0, 1], where in the room that it has a shorter window lies: 0 earliest.
+        whole: the segment is not cut, whatever ``sampling.max_seconds``.
+    """
+
+    sampling: FrameSampling
+    start: float | None
+    end: float | None
+    position: float
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("start", self.start), ("end", self.end)):
+            if value is not None and not 0 <= value < math.inf:
+                raise VideoError(f"segment {name} must be a number of seconds >= 0, found {value}")
+        if self.end is not None and (self.start or 0.0) >= self.end:
+            raise VideoError(
+                f"segment must start before it ends, found start {self.start} s, end {self.end} s"
+            )
+
+    def times(self, duration: float) -> np.ndarray:
+        """(F,) float64 seconds, ascending, in the segment's part of [0, duration).
+
+        Raises:
+            StartsAfterEndError: the segment has no such part.
+        """
+        start = self.start or 0.0
+        if start >= duration:
+            raise StartsAfterEndError(
+                f"starts after the end: start {start} s, the video has {duration:.3f} s"
+            )
+        end = duration if self.end is None else min(self.end, duration)
+        sampling, span = self.sampling, self._span(end - start)
+        first = start + max(0.0, end - start - span) * self.position
+        times = first + (np.arange(sampling.num_frames) + 0.5) * (span / sampling.num_frames)
+        if sampling.resample_fps is not None:
+            times = np.floor(times * sampling.resample_fps + TIME_EPSILON) / sampling.resample_fps
+        # Consecutive frames may run past the end of a short segment: its last frame repeats.
+        return np.minimum(times, max(start, end - 2 * TIME_EPSILON))
+
+    def _span(self, length: float) -> float:
+        """Seconds of the window in a segment of ``length`` seconds."""
+        if self.sampling.mode == "consecutive":
+            return self.sampling.num_frames / self.sampling.consecutive_fps
+        if self.sampling.max_seconds is None or self.whole:
+            return length
+        return min(length, self.sampling.max_seconds)
+
+
+def window_position(window: str, rng: np.random.Generator | None) -> float:
+    """``Plan.position`` of "random" (one draw from ``rng``), "centre", "whole" or "K/N".
+
+    Raises:
+        UserError: ``window`` is none of these.
+    """
+    if window == "random":
+        if rng is None:
+            raise ValueError("window 'random' needs a random generator")
+        return float(rng.random())
+    if window in ("centre", "whole"):
+        return 0.5
+    match = re.fullmatch(r"(\d+)/(\d+)", window)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"window is random, centre, whole or K/N with K from 1, found {window!r}")
+    index, count = int(match[1]) - 1, int(match[2])
+    return index / (count - 1) if count > 1 else 0.5

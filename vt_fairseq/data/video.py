@@ -1,0 +1,359 @@
+"""Segments of videos as a fixed number of RGB frames (paper, appendix A.1), decoded with PyAV.
+
+Shapes: F frames, H W pixels. Times are float seconds from the start of the video stream, whatever
+its first timestamp is; intervals are half-open.
+
+Which frame is shown at time t: the last one whose presentation timestamp (pts) is <= t, as a
+player does. Never ``index * fps``, which is wrong for variable frame rates.
+
+Files are untrusted: only an existing regular file is opened, by one of FFmpeg's container formats
+in FORMATS, over the file protocol, and frames above MAX_PIXELS are refused.
+"""
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import numpy as np
+
+from vt_fairseq.data.images import (
+    MAX_PIXELS,
+    Scaler,
+    check_size,
+    decode_image,
+    image_files,
+    quarter_turns,
+    reason,
+)
+from vt_fairseq.data.sampling import (
+    TIME_EPSILON,
+    FrameSampling,
+    Plan,
+    StartsAfterEndError,
+    window_position,
+)
+from vt_fairseq.errors import VideoError
+
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf"
+FOLDER_FPS = 3.0  # TVQA and TVC are given as frames at 3 a second
+# Seconds to seek back when the frames after a seek begin too late; then from the file's start.
+SEEK_BACK = (0.0, 2.0, 10.0)
+
+FrameSource = Iterator[tuple[float, float, av.VideoFrame]]  # (pts in s, duration in s, frame)
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file says about itself, rotation applied.
+
+    Attributes:
+        duration: seconds, of the video stream.
+        width, height: pixels of a frame once upright.
+        fps: average frames a second; 0.0 when the file does not say.
+        rotation: degrees counter-clockwise, in {0, 90, 180, 270}, that make a frame upright.
+    """
+
+    duration: float
+    width: int
+    height: int
+    fps: float
+    rotation: int
+
+
+def read_clip(
+    path: str | os.PathLike[str],
+    sampling: FrameSampling,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    window: str = "centre",
+    rng: np.random.Generator | None = None,
+    short_side: int | None = 128,
+) -> np.ndarray:
+    """Frames of the segment [start, end) of a video, or of a folder of jpg or png frames.
+
+    Frames repeat where the window has fewer than F. An ``end`` past the video's end is moved to
+    it. A file that was cut off where FFmpeg sees no error is a shorter video. A file with damage is
+    read when every wanted frame comes before it. A folder's frames, sorted naturally, last
+    1/3 s each: sampled at 6 or more frames a second each is used twice or more, as in the paper.
+
+    Args:
+        path: local file or folder.
+        start, end: seconds; None: the start and the end of the video.
+        window: of a segment that is longer than the sampling's window: "random" (needs ``rng``),
+            "centre", "whole" (not cut), or "K/N": the K-th of N uniformly spaced ones, from 1.
+        short_side: the short side in pixels that frames are scaled to, up or down, bilinearly and
+            keeping the ratio of the stored pixels' sides; None: as stored.
+
+    Returns:
+        (F, H, W, 3) uint8 RGB, upright.
+
+    Raises:
+        VideoError: the clip cannot be read; one line, without the path.
+        UserError: ``window`` is none of the above.
+    """
+    plan = Plan(sampling, start, end, window_position(window, rng), whole=window == "whole")
+    read = _read_folder if os.path.isdir(path) else _read_file
+    with _video_errors():
+        return np.stack(read(os.fspath(path), plan, short_side))
+
+
+def probe(path: str | os.PathLike[str]) -> VideoInfo:
+    """What the video or folder of frames is, from its header and its first frame.
+
+    Raises:
+        VideoError: it cannot be opened or has no frame that decodes.
+    """
+    with _video_errors():
+        if os.path.isdir(path):
+            images = image_files(os.fspath(path))
+            frame = decode_image(images[0])
+            return VideoInfo(len(images) / FOLDER_FPS, frame.width, frame.height, FOLDER_FPS, 0)
+        with _opened(os.fspath(path)) as (container, stream):
+            frame = _first_frame(container, stream)
+            rotation = quarter_turns(frame) * 90
+            upright = (frame.width, frame.height)
+            width, height = upright if rotation % 180 == 0 else upright[::-1]
+            rate = stream.average_rate or stream.guessed_rate or 0
+            duration = _duration(os.fspath(path), container, stream)
+            return VideoInfo(duration, width, height, float(rate), rotation)
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+class _SeekTooLate(Exception):
+    """The frames after a seek begin after the first wanted time."""
+
+
+class _Unordered(Exception):
+    """Timestamps are missing or go backwards."""
+
+
+class _Ended(Exception):
+    """The stream ended, without an error, before the last wanted time; args: its end in s."""
+
+
+def _read_file(path: str, plan: Plan, short_side: int | None) -> list[np.ndarray]:
+    with _opened(path) as (container, stream):
+        duration = _duration(path, container, stream)
+        # AVI has no presentation times: with reordered frames FFmpeg's guesses are wrong.
+        reordered = container.format.name == "avi" and stream.codec_context.has_b_frames
+        while True:
+            try:
+                times = plan.times(duration)
+            except StartsAfterEndError:  # the header may be wrong
+                times = plan.times(_scanned_duration(path))
+            try:
+                if reordered:
+                    return _take_from_start(path, times, short_side, counted=True)
+                return _take(path, container, stream, times, short_side)
+            except _Ended as ended:  # earlier than the times wanted, so the loop ends
+                plan.times(duration := ended.args[0])
+
+
+def _take(
+    path: str, container: Any, stream: Any, times: np.ndarray, short_side: int | None
+) -> list[np.ndarray]:
+    """Frames at ``times``: seek to the keyframe before the first, else decode all from the start.
+
+    Containers seek by decoding time, which may end at a keyframe that is shown too late.
+    """
+    try:
+        for back in SEEK_BACK:
+            if times[0] - back <= 0:
+                break
+            try:
+                source = _frames_after_seek(container, stream, times[0], back)
+                return _pick(source, times, Scaler(short_side), from_start=False)
+            except _SeekTooLate:
+                continue
+        return _take_from_start(path, times, short_side, counted=False)
+    except _Unordered:
+        return _take_from_start(path, times, short_side, counted=True)
+
+
+def _take_from_start(
+    path: str, times: np.ndarray, short_side: int | None, counted: bool
+) -> list[np.ndarray]:
+    with _opened(path) as (container, stream):
+        frames = _timed(_decoded(container, stream), stream)
+        if counted:
+            frames = _counted(_decoded(container, stream), stream)
+        return _pick(frames, times, Scaler(short_side), from_start=True)
+
+
+def _frames_after_seek(container: Any, stream: Any, wanted: float, back: float) -> FrameSource:
+    """Frames from the keyframe at or before ``wanted - back`` seconds on."""
+    begin, tick = stream.start_time or 0, float(stream.time_base)
+    container.seek(begin + math.floor((wanted - back) / tick), stream=stream)
+    packets = container.demux(stream)
+    key = next((packet for packet in packets if packet.is_keyframe), None)
+    if key is None:
+        raise _SeekTooLate
+    if key.pts is None:
+        raise _Unordered
+    if (key.pts - begin) * tick > wanted + TIME_EPSILON:
+        raise _SeekTooLate
+    for seconds, duration, frame in _timed(_decoded(container, stream, key, packets), stream):
+        # Frames shown before the keyframe lack what they were predicted from (open GOP).
+        if frame.pts >= key.pts:
+            yield seconds, duration, frame
+
+
+def _decoded(
+    container: Any, stream: Any, first: Any = None, rest: Iterable[Any] | None = None
+) -> Iterator[av.VideoFrame]:
+    """Decoded frames in presentation order; after damage those still inside, then the error."""
+    if first is not None:
+        yield from stream.decode(first)
+    for packet in container.demux(stream) if rest is None else rest:
+        try:
+            frames = stream.decode(packet)
+        except av.FFmpegError:
+            yield from stream.decode(None)
+            raise
+        yield from frames
+
+
+def _timed(frames: Iterable[av.VideoFrame], stream: Any) -> FrameSource:
+    """Frames with their timestamps; raises _Unordered where these do not serve."""
+    begin, tick = stream.start_time or 0, float(stream.time_base)
+    usual = float(1 / stream.average_rate) if stream.average_rate else 0.0
+    previous = -math.inf
+    for frame in frames:
+        if frame.pts is None or frame.pts < previous:
+            raise _Unordered
+        previous = frame.pts
+        yield (frame.pts - begin) * tick, (frame.duration or 0) * tick or usual, frame
+
+
+def _counted(frames: Iterable[av.VideoFrame], stream: Any) -> FrameSource:
+    """Frames without usable timestamps, at the stream's constant rate."""
+    if not stream.average_rate:
+        raise VideoError("has neither timestamps in order nor a frame rate")
+    step = float(1 / stream.average_rate)
+    for index, frame in enumerate(frames):
+        yield index * step, step, frame
+
+
+def _pick(
+    frames: FrameSource, times: np.ndarray, scaler: "Scaler", from_start: bool
+) -> list[np.ndarray]:
+    """The last frame with pts <= t for each of the ascending ``times``, scaled."""
+    picked: list[np.ndarray] = []
+    held, held_end = None, 0.0
+    failure = None
+    try:
+        for seconds, duration, frame in frames:
+            if held is None and not from_start and seconds > times[0] + TIME_EPSILON:
+                raise _SeekTooLate
+            due = np.searchsorted(times, seconds - TIME_EPSILON) - len(picked)
+            if due > 0:
+                picked += [scaler(frame if held is None else held)] * due
+            held, held_end = frame, seconds + duration
+            if len(picked) == len(times):
+                return picked
+    except av.FFmpegError as error:
+        failure = error
+    if held is None:
+        if not from_start:
+            raise _SeekTooLate
+        raise VideoError(f"no frame can be decoded{f': {reason(failure)}' if failure else ''}")
+    if times[-1] > held_end + TIME_EPSILON:
+        if failure is None:
+            raise _Ended(held_end)
+        raise VideoError(
+            f"damaged at {held_end:.3f} s, frames up to {times[-1]:.3f} s are wanted: "
+            f"{reason(failure)}"
+        )
+    return picked + [scaler(held)] * (len(times) - len(picked))
+
+
+def _first_frame(container: Any, stream: Any) -> av.VideoFrame:
+    try:
+        frame = next(_decoded(container, stream), None)
+    except av.FFmpegError as error:
+        raise VideoError(f"no frame can be decoded: {reason(error)}") from error
+    if frame is None:
+        raise VideoError("no frame can be decoded")
+    return frame
+
+
+def _duration(path: str, container: Any, stream: Any) -> float:
+    """Seconds of the video stream; the packets are read where the header does not say."""
+    if stream.duration and stream.duration > 0:
+        return float(stream.duration * stream.time_base)
+    if container.duration and container.duration > 0:
+        return container.duration / av.time_base
+    return _scanned_duration(path)
+
+
+def _scanned_duration(path: str) -> float:
+    """Seconds until the end of the last packet; reads the file but decodes nothing."""
+    with _opened(path) as (container, stream):
+        begin, end = stream.start_time or 0, None
+        last_step = float(1 / stream.average_rate / stream.time_base) if stream.average_rate else 0
+        for packet in container.demux(stream):
+            if packet.pts is not None:
+                end = max(end or 0, packet.pts + (packet.duration or last_step))
+        if end is None:
+            raise VideoError("no frame can be decoded: the video stream is empty")
+        return float((end - begin) * stream.time_base)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[tuple[Any, Any]]:
+    """(container, video stream) of a local file, closed afterwards: PyAV leaks open ones."""
+    if not os.path.isfile(path):
+        raise VideoError("not a regular local file" if os.path.exists(path) else "no such file")
+    if os.path.getsize(path) == 0:
+        raise VideoError("the file is empty (0 bytes)")
+    # The prefix keeps FFmpeg from reading a protocol into a file's name ("concat:a").
+    url = f"file:{os.path.abspath(path)}"
+    options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+    try:
+        container = av.open(url, metadata_errors="replace", options=options)
+    except av.FFmpegError as error:
+        raise VideoError(f"not a video file of a known format: {reason(error)}") from error
+    with container:
+        stream = container.streams.best("video")
+        if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+            kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+            raise VideoError(f"has no video stream, found {kinds}")
+        codec = stream.codec_context
+        if codec is None:
+            raise VideoError("has a video stream of a codec that FFmpeg does not know")
+        check_size(codec.width, codec.height)
+        # One thread: the loader's workers are the parallelism; frame threads cost 5-25 % more CPU.
+        codec.thread_count, codec.thread_type = 1, "NONE"
+        codec.options = {"max_pixels": str(MAX_PIXELS)}  # av.open's options do not reach it
+        yield container, stream
+
+
+# --- folders of frames -----------------------------------------------------------------------
+
+
+def _read_folder(path: str, plan: Plan, short_side: int | None) -> list[np.ndarray]:
+    images = image_files(path)
+    times = plan.times(len(images) / FOLDER_FPS)
+    indices = np.floor((times + TIME_EPSILON) * FOLDER_FPS).astype(int).tolist()
+    scaler = Scaler(short_side)
+    arrays = {i: scaler(decode_image(images[i])) for i in dict.fromkeys(indices)}
+    return [arrays[i] for i in indices]
+
+
+# --- errors ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _video_errors() -> Iterator[None]:
+    """Everything that bad media makes PyAV and the operating system raise, as VideoError."""
+    try:
+        yield
+    except (av.FFmpegError, OSError, MemoryError, ValueError, OverflowError) as error:
+        raise VideoError(f"cannot be decoded: {reason(error)}") from error

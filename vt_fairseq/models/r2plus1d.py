@@ -1,0 +1,241 @@
+"""R(2+1)D video networks (Tran et al. 2018, arXiv 1711.11248).
+
+Parameters have the names of torchvision and of the IG65M weights
+(github.com/moabitcoin/ig65m-pytorch), so that their files load as they are.
+
+Shapes: B clips, F frames, T video tokens, H and W pixels, C width.
+"""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+# Mean and standard deviation of red, green and blue in [0, 1], as IG65M and torchvision have them.
+MEAN = (0.43216, 0.394666, 0.37645)
+STD = (0.22803, 0.22145, 0.216989)
+
+SPATIAL_STRIDES = (1, 2, 2, 2)  # of layer1 ... layer4; the stem halves height and width before
+
+
+@dataclass(frozen=True)
+class R2Plus1DDims:
+    """Sizes of one R(2+1)D; tuples have one item for each of layer1 ... layer4.
+
+    Attributes:
+        blocks: residual blocks.
+        per_conv_midplanes: the channels between a spatial and its temporal convolution follow
+            from that pair's own inputs (Caffe2, IG65M), not from the block's (torchvision).
+            The two differ in the second pair of a layer's first block.
+        bn_eps: Caffe2's (1e-3) or PyTorch's (1e-5).
+        widths: output channels.
+        stem_width: channels between the stem's two convolutions.
+        temporal_strides: their product is the number of frames a video token stands for.
+        bn_momentum: share of the new batch in the running statistics (PyTorch's convention).
+    """
+
+    blocks: tuple[int, int, int, int]
+    per_conv_midplanes: bool
+    bn_eps: float
+    widths: tuple[int, int, int, int] = (64, 128, 256, 512)
+    stem_width: int = 45
+    temporal_strides: tuple[int, int, int, int] = (1, 2, 2, 2)
+    bn_momentum: float = 0.1
+
+
+R2PLUS1D_DIMS = MappingProxyType(
+    {
+        "tiny": R2Plus1DDims(
+            blocks=(1, 1, 1, 1),
+            per_conv_midplanes=True,
+            bn_eps=1e-5,
+            widths=(16, 32, 48, 64),
+            stem_width=16,
+            temporal_strides=(1, 2, 2, 1),
+        ),
+        "18": R2Plus1DDims(blocks=(2, 2, 2, 2), per_conv_midplanes=False, bn_eps=1e-5),
+        "34": R2Plus1DDims(blocks=(3, 4, 6, 3), per_conv_midplanes=True, bn_eps=1e-3),
+    }
+)
+
+
+class Stride(NamedTuple):
+    """Step of a convolution in time, and in height and width."""
+
+    time: int
+    space: int
+
+
+def midplanes(inputs: int, outputs: int) -> int:
+    """Channels between a pair that give it the parameters of a 3x3x3 convolution (section 3.5)."""
+    return (inputs * outputs * 3 * 3 * 3) // (inputs * 3 * 3 + outputs * 3)
+
+
+class Conv2Plus1D(nn.Sequential):
+    """A spatial 1x3x3 and a temporal 3x1x1 convolution with BatchNorm and relu between them."""
+
+    def __init__(self, inputs: int, middle: int, outputs: int, stride: Stride, dims: R2Plus1DDims):
+        super().__init__(
+            nn.Conv3d(
+                inputs,
+                middle,
+                kernel_size=(1, 3, 3),
+                stride=(1, stride.space, stride.space),
+                padding=(0, 1, 1),
+                bias=False,
+            ),
+            batch_norm(middle, dims),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(
+                middle,
+                outputs,
+                kernel_size=(3, 1, 1),
+                stride=(stride.time, 1, 1),
+                padding=(1, 0, 0),
+                bias=False,
+            ),
+        )
+
+
+class BasicBlock(nn.Module):
+    """Two factorised convolutions around a shortcut, projected where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: Stride, dims: R2Plus1DDims):
+        super().__init__()
+        first = midplanes(inputs, outputs)
+        second = midplanes(outputs, outputs) if dims.per_conv_midplanes else first
+        self.conv1 = nn.Sequential(
+            Conv2Plus1D(inputs, first, outputs, stride, dims),
+            batch_norm(outputs, dims),
+            nn.ReLU(inplace=True),
+        )
+        self.conv2 = nn.Sequential(
+            Conv2Plus1D(outputs, second, outputs, Stride(1, 1), dims), batch_norm(outputs, dims)
+        )
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+        if inputs != outputs or stride != (1, 1):
+            self.downsample = nn.Sequential(
+                nn.Conv3d(
+                    inputs,
+                    outputs,
+                    kernel_size=1,
+                    stride=(stride.time, stride.space, stride.space),
+                    bias=False,
+                ),
+                batch_norm(outputs, dims),
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, inputs, F, H, W) -> (B, outputs, F / time, H / space, W / space), rounded up."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.relu(self.conv2(self.conv1(x)) + shortcut)
+
+
+class R2Plus1D(nn.Module):
+    """The network up to its features, with a classifier when ``num_classes`` is given.
+
+    With the same seed its weights are torchvision's: modules are made, then initialised, in the
+    same order.
+    """
+
+    def __init__(self, dims: R2Plus1DDims, num_classes: int | None = None):
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv3d(
+                3,
+                dims.stem_width,
+                kernel_size=(1, 7, 7),
+                stride=(1, 2, 2),
+                padding=(0, 3, 3),
+                bias=False,
+            ),
+            batch_norm(dims.stem_width, dims),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(
+                dims.stem_width,
+                dims.widths[0],
+                kernel_size=(3, 1, 1),
+                padding=(1, 0, 0),
+                bias=False,
+            ),
+            batch_norm(dims.widths[0], dims),
+            nn.ReLU(inplace=True),
+        )
+        strides = [Stride(*s) for s in zip(dims.temporal_strides, SPATIAL_STRIDES, strict=True)]
+        inputs = (dims.widths[0], *dims.widths[:-1])
+        layers = [
+            nn.Sequential(
+                BasicBlock(inputs[i], dims.widths[i], strides[i], dims),
+                *(
+                    BasicBlock(dims.widths[i], dims.widths[i], Stride(1, 1), dims)
+                    for _ in range(dims.blocks[i] - 1)
+                ),
+            )
+            for i in range(4)
+        ]
+        self.layer1, self.layer2, self.layer3, self.layer4 = layers
+        self.fc = None if num_classes is None else nn.Linear(dims.widths[-1], num_classes)
+        self.temporal_strides = dims.temporal_strides
+        self._frozen: tuple[nn.Module, ...] = ()
+        self._init_parameters()
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        """(B, 3, F, H, W) from ``normalise`` -> features (B, T, C), averaged over space only."""
+        x = self.stem(video)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return x.mean(dim=(3, 4)).transpose(1, 2)
+
+    def classify(self, video: torch.Tensor) -> torch.Tensor:
+        """(B, 3, F, H, W) -> logits (B, num_classes)."""
+        return self.fc(self(video).mean(dim=1))
+
+    def num_tokens(self, frames: int) -> int:
+        """T of a clip of ``frames`` frames: frames / 8, rounded up, for the standard networks."""
+        for stride in self.temporal_strides:
+            frames = -(-frames // stride)
+        return frames
+
+    def freeze(self, mode: str) -> None:
+        """Stop training "all" of the network, "all-but-last" stage (layer4) or "none" (Table 7e).
+
+        A frozen stage gets no gradient and its BatchNorm no longer moves: it stays in evaluation
+        mode when the network is put in training mode.
+        """
+        stages = (self.stem, self.layer1, self.layer2, self.layer3, self.layer4)
+        self._frozen = {"all": stages, "all-but-last": stages[:-1], "none": ()}[mode]
+        for stage in stages:
+            stage.requires_grad_(stage not in self._frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "R2Plus1D":
+        """Set training mode for what is not frozen."""
+        super().train(mode)
+        for stage in self._frozen:
+            stage.eval()
+        return self
+
+    def _init_parameters(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
+
+
+def batch_norm(channels: int, dims: R2Plus1DDims) -> nn.BatchNorm3d:
+    """BatchNorm with the network's constants."""
+    return nn.BatchNorm3d(channels, eps=dims.bn_eps, momentum=dims.bn_momentum)
+
+
+def normalise(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """RGB frames (B, F, H, W, 3) uint8 -> (B, 3, F, H, W) ``dtype``, on the frames' device.
+
+    The result lies in memory as channels_last_3d, which convolutions keep and are faster on.
+    """
+    mean = torch.tensor(MEAN, device=frames.device) * 255
+    std = torch.tensor(STD, device=frames.device) * 255
+    return ((frames - mean) / std).to(dtype).permute(0, 4, 1, 2, 3)

@@ -1,0 +1,413 @@
+"""T5 1.0 (Raffel et al. 2020, arXiv 1910.10683) as a fairseq encoder and incremental decoder.
+
+Shapes: B rows, S source, L target, C width (``d_model``), H heads, D width of a head (``d_kv``),
+V vocabulary, P positions already decoded, N positions of this call (N = L without a cache).
+
+Half precision: T5 was trained in bfloat16, and its residual stream and feed-forward output pass
+fp16's 65,504. So the residual stream, the norms, the feed-forward output and the logits are fp32
+whatever the weights are; the projections run in the weights' type. With fp32 weights every cast
+here is a no-op.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+from fairseq.models import FairseqIncrementalDecoder
+from torch import nn
+
+
+@dataclass(frozen=True)
+class T5Dims:
+    """Sizes of one T5; the names are those of Hugging Face's ``config.json`` where it has them."""
+
+    vocab_size: int
+    d_model: int
+    d_kv: int
+    d_ff: int
+    num_heads: int
+    num_layers: int
+    num_decoder_layers: int
+    dropout: float = 0.1
+    num_buckets: int = 32
+    max_distance: int = 128
+    layer_norm_eps: float = 1e-6
+
+
+T5_DIMS = MappingProxyType(
+    {
+        "tiny": T5Dims(32128, 128, 32, 256, 4, 2, 2, dropout=0.0),
+        "small": T5Dims(32128, 512, 64, 2048, 8, 6, 6),
+        "base": T5Dims(32128, 768, 64, 3072, 12, 12, 12),
+        "large": T5Dims(32128, 1024, 64, 4096, 16, 24, 24),
+    }
+)
+
+
+class RMSNorm(nn.Module):
+    """T5's layer norm: scales by the root mean square, no mean, no bias. fp32 inside."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., C) fp32 -> (..., C) in the weights' type."""
+        normed = F.rms_norm(x, self.weight.shape, self.weight.float(), self.eps)
+        return normed.to(self.weight.dtype)
+
+
+class Fp32OutputLinear(nn.Linear):
+    """A linear map computed and returned in fp32 whatever type its weight is kept in."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., in) -> (..., out) fp32."""
+        return F.linear(x.float(), self.weight.float())
+
+
+class RelativeBias(nn.Module):
+    """What attention adds to its logits for the distance between key and query (section 2.1).
+
+    Near distances have a bucket each, farther ones share buckets that widen logarithmically up to
+    ``max_distance``, beyond which all share the last. A bidirectional bias gives half its buckets
+    to keys after the query; a causal one counts keys after the query as distance 0.
+    """
+
+    def __init__(self, dims: T5Dims, bidirectional: bool):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dims.num_buckets, dims.num_heads))
+        self.bidirectional = bidirectional
+        self.max_distance = dims.max_distance
+        self.buckets_a_side = dims.num_buckets // 2 if bidirectional else dims.num_buckets
+        # A table, so that a GPU's logarithm cannot move a distance over a bucket's edge.
+        table = distance_buckets(self.buckets_a_side, dims.max_distance)
+        self.register_buffer("bucket_of_distance", table, persistent=False)
+
+    def forward(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Positions (N,) and (S,) -> bias (1, H, N, S)."""
+        ahead = keys[None, :] - queries[:, None]
+        distance = ahead.abs() if self.bidirectional else -ahead.clamp(max=0)
+        buckets = self.bucket_of_distance[distance.clamp(max=self.max_distance)]
+        if self.bidirectional:
+            buckets = buckets + (ahead > 0) * self.buckets_a_side
+        return F.embedding(buckets, self.weight).permute(2, 0, 1).unsqueeze(0)
+
+
+def distance_buckets(num_buckets: int, max_distance: int) -> torch.Tensor:
+    """Bucket of every distance 0 ... max_distance: (max_distance + 1,) int64.
+
+    The first half of the buckets hold one distance each. The logarithm is taken in fp32 because
+    T5 was trained with buckets whose edges were rounded there.
+    """
+    exact = num_buckets // 2
+    distance = torch.arange(max_distance + 1)
+    position = torch.log(distance.float() / exact) / math.log(max_distance / exact)
+    # The clamp is for distance 0, whose logarithm is no number that an integer can hold.
+    far = exact + (position.clamp(min=0) * (num_buckets - exact)).long()
+    return torch.where(distance < exact, distance, far.clamp(max=num_buckets - 1))
+
+
+class Attention(nn.Module):
+    """Multi-head attention without biases and without the 1/sqrt(D) scale, as T5 has it."""
+
+    def __init__(self, dims: T5Dims):
+        super().__init__()
+        inner = dims.num_heads * dims.d_kv
+        self.q = nn.Linear(dims.d_model, inner, bias=False)
+        self.k = nn.Linear(dims.d_model, inner, bias=False)
+        self.v = nn.Linear(dims.d_model, inner, bias=False)
+        self.o = nn.Linear(inner, dims.d_model, bias=False)
+        self.num_heads = dims.num_heads
+        self.dropout = dims.dropout
+
+    def keys_values(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, S, C) -> keys and values, (B, H, S, D) each."""
+        return self._split_heads(self.k(states)), self._split_heads(self.v(states))
+
+    def forward(
+        self, states: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        """(B, N, C), two of (B, H, S, D), bias that broadcasts to (B, H, N, S) -> (B, N, C)."""
+        attended = F.scaled_dot_product_attention(
+            self._split_heads(self.q(states)),
+            keys,
+            values,
+            attn_mask=bias,
+            dropout_p=self.dropout if self.training else 0.0,
+            scale=1.0,
+        )
+        return self.o(attended.transpose(1, 2).flatten(2))
+
+    def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+def hide(bias: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """Bias with the lowest finite number where ``hidden`` (bool, broadcasts) is True.
+
+    Finite, so that a row that sees nothing at all gets some average and not NaN.
+    """
+    return bias.masked_fill(hidden, torch.finfo(bias.dtype).min)
+
+
+class FeedForward(nn.Module):
+    """relu between two linear maps without biases."""
+
+    def __init__(self, dims: T5Dims):
+        super().__init__()
+        self.wi = nn.Linear(dims.d_model, dims.d_ff, bias=False)
+        self.wo = Fp32OutputLinear(dims.d_ff, dims.d_model, bias=False)
+        self.dropout = nn.Dropout(dims.dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, N, C) -> (B, N, C) fp32."""
+        return self.wo(self.dropout(F.relu(self.wi(x))))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each ``x + dropout(f(norm(x)))``."""
+
+    def __init__(self, dims: T5Dims):
+        super().__init__()
+        self.self_attention_norm = RMSNorm(dims.d_model, dims.layer_norm_eps)
+        self.self_attention = Attention(dims)
+        self.feed_forward_norm = RMSNorm(dims.d_model, dims.layer_norm_eps)
+        self.feed_forward = FeedForward(dims)
+        self.dropout = nn.Dropout(dims.dropout)
+
+    def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """(B, S, C) fp32, bias (B, H, S, S) -> (B, S, C) fp32."""
+        normed = self.self_attention_norm(x)
+        attended = self.self_attention(normed, *self.self_attention.keys_values(normed), bias)
+        x = x + self.dropout(attended)
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, attention over the source and feed-forward.
+
+    ``cache`` is None or the tensors kept between the calls of incremental decoding, named by
+    ``index``, this layer's number: keys and values of the target so far and of the source.
+    """
+
+    def __init__(self, dims: T5Dims, index: int):
+        super().__init__()
+        self.self_attention_norm = RMSNorm(dims.d_model, dims.layer_norm_eps)
+        self.self_attention = Attention(dims)
+        self.cross_attention_norm = RMSNorm(dims.d_model, dims.layer_norm_eps)
+        self.cross_attention = Attention(dims)
+        self.feed_forward_norm = RMSNorm(dims.d_model, dims.layer_norm_eps)
+        self.feed_forward = FeedForward(dims)
+        self.dropout = nn.Dropout(dims.dropout)
+        self.index = index
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        self_bias: torch.Tensor,
+        source: torch.Tensor,
+        source_bias: torch.Tensor,
+        cache: dict[str, torch.Tensor] | None,
+    ) -> torch.Tensor:
+        """(B, N, C) fp32 -> (B, N, C) fp32.
+
+        ``self_bias`` (1, H, N, P + N), ``source`` (B, S, C), ``source_bias`` (B, 1, 1, S).
+        """
+        normed = self.self_attention_norm(x)
+        keys_values = self._target_keys_values(normed, cache)
+        x = x + self.dropout(self.self_attention(normed, *keys_values, self_bias))
+        normed = self.cross_attention_norm(x)
+        keys_values = self._source_keys_values(source, cache)
+        x = x + self.dropout(self.cross_attention(normed, *keys_values, source_bias))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+    def _target_keys_values(
+        self, normed: torch.Tensor, cache: dict[str, torch.Tensor] | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = self.self_attention.keys_values(normed)
+        if cache is None:
+            return keys, values
+        names = f"{self.index}.target_keys", f"{self.index}.target_values"
+        if names[0] in cache:
+            keys = torch.cat((cache[names[0]], keys), dim=2)
+            values = torch.cat((cache[names[1]], values), dim=2)
+        cache.update(zip(names, (keys, values), strict=True))
+        return keys, values
+
+    def _source_keys_values(
+        self, source: torch.Tensor, cache: dict[str, torch.Tensor] | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if cache is None:
+            return self.cross_attention.keys_values(source)
+        names = f"{self.index}.source_keys", f"{self.index}.source_values"
+        if names[0] not in cache:
+            cache.update(zip(names, self.cross_attention.keys_values(source), strict=True))
+        return cache[names[0]], cache[names[1]]
+
+
+class T5Encoder(nn.Module):
+    """T5's encoder over embeddings, which the caller makes: some of ours are video tokens."""
+
+    def __init__(self, dims: T5Dims):
+        super().__init__()
+        self.relative_bias = RelativeBias(dims, bidirectional=True)
+        self.layers = nn.ModuleList(EncoderLayer(dims) for _ in range(dims.num_layers))
+        self.final_norm = RMSNorm(dims.d_model, dims.layer_norm_eps)
+        self.dropout = nn.Dropout(dims.dropout)
+
+    def forward(self, embeddings: torch.Tensor, padding_mask: torch.Tensor) -> torch.Tensor:
+        """(B, S, C), (B, S) bool True at padding -> (B, S, C) in the weights' type.
+
+        States at padding are finite and mean nothing.
+        """
+        positions = torch.arange(embeddings.size(1), device=embeddings.device)
+        bias = hide(self.relative_bias(positions, positions), padding_mask[:, None, None, :])
+        x = self.dropout(embeddings.float())
+        for layer in self.layers:
+            x = layer(x, bias)
+        return self.dropout(self.final_norm(x))
+
+
+class T5Decoder(FairseqIncrementalDecoder):
+    """T5's decoder with the output tied to the embedding table.
+
+    Decoding starts from pad (id 0). Padding is at the right of ``prev_output_tokens`` and its
+    first column is pad too, so the causal mask alone keeps padding out of sight.
+    """
+
+    def __init__(self, dims: T5Dims, embed_tokens: nn.Embedding):
+        super().__init__(None)
+        self.embed_tokens = embed_tokens
+        self.relative_bias = RelativeBias(dims, bidirectional=False)
+        self.layers = nn.ModuleList(DecoderLayer(dims, i) for i in range(dims.num_decoder_layers))
+        self.final_norm = RMSNorm(dims.d_model, dims.layer_norm_eps)
+        self.dropout = nn.Dropout(dims.dropout)
+
+    def forward(
+        self,
+        prev_output_tokens: torch.Tensor,
+        encoder_out: dict[str, list[torch.Tensor]] | None = None,
+        incremental_state: dict | None = None,
+        features_only: bool = False,
+        **unused,
+    ) -> tuple[torch.Tensor, dict]:
+        """Logits (B, N, V) fp32, or with ``features_only`` what ``output_layer`` takes.
+
+        Args:
+            prev_output_tokens: (B, L) ids from the start token on, also with a cache.
+            encoder_out: ``encoder_out`` [(S, B, C)], ``encoder_padding_mask`` [(B, S) bool].
+            incremental_state: fairseq's store; when given, only the N = L - P positions that
+                earlier calls have not seen are computed and returned.
+            unused: what fairseq hands to every decoder, such as ``src_lengths``.
+        """
+        features, extra = self.extract_features(prev_output_tokens, encoder_out, incremental_state)
+        return (features if features_only else self.output_layer(features)), extra
+
+    def extract_features(
+        self,
+        prev_output_tokens: torch.Tensor,
+        encoder_out: dict[str, list[torch.Tensor]],
+        incremental_state: dict | None = None,
+    ) -> tuple[torch.Tensor, dict]:
+        """States (B, N, C) of the last layer; arguments as in ``forward``."""
+        cache = None
+        past = 0
+        if incremental_state is not None:
+            cache = self.get_incremental_state(incremental_state, "cache") or {}
+            past = cache["0.target_keys"].size(2) if cache else 0
+        keys = torch.arange(prev_output_tokens.size(1), device=prev_output_tokens.device)
+        queries = keys[past:]
+        self_bias = hide(self.relative_bias(queries, keys), keys[None, :] > queries[:, None])
+        padding_mask = encoder_out["encoder_padding_mask"][0]
+        source_bias = hide(torch.zeros_like(padding_mask, dtype=self_bias.dtype), padding_mask)[
+            :, None, None, :
+        ]
+        source = encoder_out["encoder_out"][0].transpose(0, 1)
+        x = self.dropout(self.embed_tokens(prev_output_tokens[:, past:]).float())
+        for layer in self.layers:
+            x = layer(x, self_bias, source, source_bias, cache)
+        if incremental_state is not None:
+            self.set_incremental_state(incremental_state, "cache", cache)
+        return self.dropout(self.final_norm(x)), {"attn": [None]}
+
+    def output_layer(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, N, C) -> logits (B, N, V) fp32, scaled by C ** -0.5 as T5 does for tied tables."""
+        scaled = features.float() * features.size(-1) ** -0.5
+        return F.linear(scaled, self.embed_tokens.weight.float())
+
+    def reorder_incremental_state(self, incremental_state: dict, new_order: torch.Tensor) -> None:
+        """Rows of the cache in ``new_order`` (R,), which may repeat or leave out rows."""
+        cache = self.get_incremental_state(incremental_state, "cache")
+        if cache is None:
+            return
+        rows = torch.arange(cache["0.target_keys"].size(0), device=new_order.device)
+        if torch.equal(rows, new_order):  # every step of greedy search
+            return
+        for name, kept in cache.items():
+            cache[name] = kept.index_select(0, new_order)
+
+    def max_positions(self) -> int:
+        """T5's positions are relative; the task limits the target."""
+        return int(1e6)
+
+
+@torch.no_grad()
+def init_t5_parameters(
+    embed_tokens: nn.Embedding, encoder: T5Encoder, decoder: T5Decoder, dims: T5Dims
+) -> None:
+    """T5's initialisation (Mesh TensorFlow's): normal, and ones for the norms.
+
+    Queries are drawn smaller by D ** -0.5, in place of the scale that T5's attention lacks.
+    """
+    nn.init.normal_(embed_tokens.weight, std=1.0)
+    width_std = dims.d_model**-0.5
+    for stack in (encoder, decoder):
+        nn.init.normal_(stack.relative_bias.weight, std=width_std)
+        for module in stack.modules():
+            if isinstance(module, Attention):
+                nn.init.normal_(module.q.weight, std=width_std * dims.d_kv**-0.5)
+                nn.init.normal_(module.k.weight, std=width_std)
+                nn.init.normal_(module.v.weight, std=width_std)
+                nn.init.normal_(module.o.weight, std=(dims.num_heads * dims.d_kv) ** -0.5)
+            elif isinstance(module, FeedForward):
+                nn.init.normal_(module.wi.weight, std=width_std)
+                nn.init.normal_(module.wo.weight, std=dims.d_ff**-0.5)
+            elif isinstance(module, RMSNorm):
+                nn.init.ones_(module.weight)
+
+
+# Our names to Hugging Face's, as (pattern, replacement), applied in this order.
+_HF_NAMES = (
+    (r"^(?:encoder\.|decoder\.)?embed_tokens\.", r"shared."),
+    (r"relative_bias\.", r"block.0.layer.0.SelfAttention.relative_attention_bias."),
+    (r"final_norm\.", r"final_layer_norm."),
+    (r"layers\.(\d+)\.self_attention\.", r"block.\1.layer.0.SelfAttention."),
+    (r"layers\.(\d+)\.self_attention_norm\.", r"block.\1.layer.0.layer_norm."),
+    (r"layers\.(\d+)\.cross_attention\.", r"block.\1.layer.1.EncDecAttention."),
+    (r"layers\.(\d+)\.cross_attention_norm\.", r"block.\1.layer.1.layer_norm."),
+    (r"^encoder\.layers\.(\d+)\.feed_forward\.", r"encoder.block.\1.layer.1.DenseReluDense."),
+    (r"^encoder\.layers\.(\d+)\.feed_forward_norm\.", r"encoder.block.\1.layer.1.layer_norm."),
+    (r"^decoder\.layers\.(\d+)\.feed_forward\.", r"decoder.block.\1.layer.2.DenseReluDense."),
+    (r"^decoder\.layers\.(\d+)\.feed_forward_norm\.", r"decoder.block.\1.layer.2.layer_norm."),
+)
+
+# Names under which Hugging Face keeps the embedding table again.
+HF_COPIES_OF_SHARED = (
+    "encoder.embed_tokens.weight",
+    "decoder.embed_tokens.weight",
+    "lm_head.weight",
+)
+
+
+def hf_key(name: str) -> str:
+    """Hugging Face's name of a parameter of ours.
+
+    ``name`` is the name within T5Encoder or T5Decoder behind ``encoder.`` or ``decoder.``.
+    """
+    for pattern, replacement in _HF_NAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
