@@ -5,6 +5,7 @@ on: training resumes from its last checkpoint.
 """
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -18,6 +19,9 @@ DATA, CHECKPOINTS = OUT / "data", OUT / "checkpoints"
 CHECKPOINT = CHECKPOINTS / "checkpoint_last.pt"
 PLUGIN = ["--user-dir", str(ROOT / "user_dir"), "--task", "video_translate"]
 UPDATES = 2100
+# Training and the decoding process share the cores: threads that spin while they wait would take
+# the time of those that work.
+ENVIRONMENT = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
 
 TRAIN = [
     "fairseq-train",
@@ -95,10 +99,12 @@ def run(name: str, command: list[str], done: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"{name} ... ", end="", flush=True)
     began = time.monotonic()
-    with open(log, "w", encoding="utf-8") as file:
+    with open(log, "a", encoding="utf-8") as file:
         file.write(shlex.join(command) + "\n")
         file.flush()
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT).returncode
+        code = subprocess.run(
+            command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=ENVIRONMENT
+        ).returncode
     if code != 0:
         tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
         sys.exit(f"failed with exit code {code}; the end of {log}:\n{tail}")

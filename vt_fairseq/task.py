@@ -23,7 +23,7 @@ from vt_fairseq.data.dataset import TextOptions, VideoTextDataset
 from vt_fairseq.data.dictionary import T5Dictionary
 from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.data.noise import MASK_AMOUNTS, TEXT_INPUTS, TextNoise
-from vt_fairseq.data.text import PAD, SourceTemplate, Tokenizer
+from vt_fairseq.data.text import EOS, PAD, SourceTemplate, Tokenizer
 from vt_fairseq.data.transforms import ClipTransform
 from vt_fairseq.data.video import FrameSampling
 from vt_fairseq.errors import UserError
@@ -411,9 +411,9 @@ class VideoTranslateTask(FairseqTask):
 def empty_hypothesis() -> dict[str, Any]:
     """What fairseq-generate prints for a row whose clip could not be read."""
     return {
-        "tokens": torch.zeros(0, dtype=torch.long),
+        "tokens": torch.tensor([EOS]),
         "score": torch.tensor(-math.inf),
         "alignment": None,
-        "positional_scores": torch.zeros(0),
+        "positional_scores": torch.tensor([-math.inf]),
         "attention": None,
     }

@@ -231,6 +231,24 @@ class VideoTextDataset(FairseqDataset):
             return np.random.permutation(len(self))
         return np.arange(len(self))
 
+    def batch_by_size(
+        self,
+        indices: np.ndarray,
+        max_tokens: int | None = None,
+        max_sentences: int | None = None,
+        required_batch_size_multiple: int = 1,
+    ) -> list[np.ndarray]:
+        """``indices`` in order: ``max_sentences`` rows or ``max_tokens`` target tokens at once.
+
+        fairseq's own loses rows when the last batch is no multiple of
+        ``required_batch_size_multiple`` (8 by default); here every row is kept and it is ignored.
+        """
+        sizes = [] if max_sentences is None else [max_sentences]
+        if max_tokens is not None:
+            sizes.append(max(1, max_tokens // self.num_tokens(0)))
+        size = min(sizes, default=1)
+        return [indices[i : i + size] for i in range(0, len(indices), size)]
+
     def num_tokens(self, index: int) -> int:
         """An upper bound of a row's target tokens, the same for all (texts are short)."""
         return 1 + max(a.max_target_tokens for a in self.actions)

@@ -199,10 +199,9 @@ def _frames_after_seek(container: Any, stream: Any, wanted: float, back: float) 
         raise _Unordered
     if (key.pts - begin) * tick > wanted + TIME_EPSILON:
         raise _SeekTooLate
-    for seconds, duration, frame in _timed(_decoded(container, stream, key, packets), stream):
-        # Frames shown before the keyframe lack what they were predicted from (open GOP).
-        if frame.pts >= key.pts:
-            yield seconds, duration, frame
+    # Frames shown before the keyframe lack what they were predicted from (open GOP); they are never
+    # picked, because the keyframe itself is not later than the first wanted time.
+    yield from _timed(_decoded(container, stream, key, packets), stream)
 
 
 def _decoded(
@@ -242,7 +241,7 @@ def _counted(frames: Iterable[av.VideoFrame], stream: Any) -> FrameSource:
 
 
 def _pick(
-    frames: FrameSource, times: np.ndarray, scaler: "Scaler", from_start: bool
+    frames: FrameSource, times: np.ndarray, scaler: Scaler, from_start: bool
 ) -> list[np.ndarray]:
     """The last frame with pts <= t for each of the ascending ``times``, scaled."""
     picked: list[np.ndarray] = []

@@ -1,0 +1,56 @@
+"""Runs fairseq's and our commands as users do, in processes of their own."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PLUGIN = ["--user-dir", str(ROOT / "user_dir"), "--task", "video_translate", "--cpu"]
+MODULES = {
+    "fairseq-train": "fairseq_cli.train",
+    "fairseq-generate": "fairseq_cli.generate",
+    "fairseq-validate": "fairseq_cli.validate",
+    "vt-score": "vt_fairseq.cli.score",
+    "vt-evaluate": "vt_fairseq.cli.evaluate",
+    "vt-prepare": "vt_fairseq.cli.prepare",
+}
+TINY = [
+    *["--arch", "video_translate_tiny", "--criterion", "video_translate"],
+    *["--num-frames", "8", "--frame-size", "32", "--optimizer", "adam", "--lr", "1e-3"],
+    *["--batch-size", "8", "--no-progress-bar", "--log-format", "simple", "--log-interval", "1"],
+]
+
+
+def command_line(command: str, *arguments: str | Path) -> list[str]:
+    """The command with this Python, so that nothing has to be on the PATH."""
+    return [sys.executable, "-m", MODULES[command], *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    """This process's, with one thread a process: two of them share two cores."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def run(
+    command: str, *arguments: str | Path, expected_code: int = 0, cwd: Path | None = None
+) -> str:
+    """Output (stdout and stderr) of a command that ends with ``expected_code``."""
+    done = subprocess.run(
+        command_line(command, *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        cwd=cwd,
+        timeout=300,
+    )
+    assert done.returncode == expected_code, done.stdout[-3000:]
+    return done.stdout
+
+
+def train_losses(log: str) -> dict[int, tuple[str, str]]:
+    """Loss and gradient norm of each update as they were printed."""
+    pattern = r"\| train_inner \|.*? loss=([\d.]+).*?num_updates=(\d+).*?gnorm=([\d.]+)"
+    return {int(n): (loss, norm) for loss, n, norm in re.findall(pattern, log)}

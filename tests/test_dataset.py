@@ -1,0 +1,189 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from vt_fairseq.data.actions import BUILT_IN
+from vt_fairseq.data.clips import ClipLoader
+from vt_fairseq.data.dataset import MAX_REPLACEMENTS, TextOptions, VideoTextDataset
+from vt_fairseq.data.manifest import DataDirectory
+from vt_fairseq.data.noise import TextNoise
+from vt_fairseq.data.text import EOS, PAD, SourceTemplate, Tokenizer
+from vt_fairseq.data.transforms import ClipTransform
+from vt_fairseq.data.video import FrameSampling
+from vt_fairseq.errors import UserError, VideoError
+
+
+@pytest.fixture(scope="module")
+def tokenizer(data_directory) -> Tokenizer:
+    return Tokenizer.from_file(data_directory / "spiece.model")
+
+
+@pytest.fixture
+def build(data_directory, tokenizer):
+    data = DataDirectory.open(data_directory)
+
+    def make(
+        train=True, actions=("caption",), reuse=False, loader=None, **text
+    ) -> VideoTextDataset:
+        noise = {"mode": "shuffled-masked", "mask_amount": "batch", "dropout": 0.0, **text}
+        return VideoTextDataset(
+            manifest=data.manifest("train"),
+            load_frames=loader
+            or ClipLoader(
+                data.video_root,
+                FrameSampling(num_frames=4),
+                ClipTransform(size=24, train=train),
+                window="random" if train else "centre",
+            ),
+            num_video_tokens=1,
+            actions=[BUILT_IN[name] for name in actions],
+            reuse_batch=reuse,
+            text=TextOptions(
+                SourceTemplate(tokenizer), TextNoise(mask_id=tokenizer.mask, **noise), 0
+            ),
+            seed=3,
+            train=train,
+        )
+
+    return make
+
+
+def same(a, b) -> bool:
+    if torch.is_tensor(a):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_are_the_same_for_any_number_of_workers(build, workers):
+    dataset = build(actions=("caption", "classify"), dropout=0.3)
+    batches = [list(range(i, i + 5)) for i in range(0, 20, 5)]
+
+    def load(num_workers):
+        return list(
+            torch.utils.data.DataLoader(
+                dataset,
+                batch_sampler=batches,
+                collate_fn=dataset.collater,
+                num_workers=num_workers,
+            )
+        )
+
+    assert same(load(0), load(workers))
+
+
+def test_augmentation_and_noise_change_with_the_epoch_and_not_otherwise(build):
+    dataset = build()
+    first = dataset.collater([dataset[0], dataset[1]])
+    assert same(first, dataset.collater([dataset[0], dataset[1]]))
+    dataset.set_epoch(2)
+    second = dataset.collater([dataset[0], dataset[1]])
+    assert not same(first["net_input"]["video"], second["net_input"]["video"])
+
+
+def test_frames_leave_the_loader_as_uint8(build):
+    video = build()[0].frames
+    assert video.dtype == np.uint8 and video.shape == (4, 24, 24, 3)
+
+
+def test_targets_end_in_eos_and_decoding_starts_from_pad(build, tokenizer):
+    dataset = build(train=False)
+    sample = dataset.collater([dataset[i] for i in range(6)])
+    previous = sample["net_input"]["prev_output_tokens"]
+    for i, (target, shifted) in enumerate(zip(sample["target"], previous, strict=True)):
+        tokens = target[target.ne(PAD)].tolist()
+        assert tokens[-1] == EOS and tokens.count(EOS) == 1
+        assert tokenizer.decode(tokens) == dataset.manifest[i].captions[0]
+        assert shifted.tolist() == [PAD, *target.tolist()[:-1]]
+
+
+def test_at_test_the_source_has_no_text_of_the_target(build, tokenizer):
+    dataset = build(train=False)
+    row = dataset.manifest[0]
+    sample = dataset.collater([dataset[0]])
+    context = tokenizer.encode(row.context)
+    expected = [tokenizer.cls, *tokenizer.encode("caption :"), tokenizer.video, tokenizer.sep]
+    assert sample["net_input"]["src_tokens"][0].tolist() == [*expected, *context]
+
+
+def test_fully_masked_training_text_has_one_mask_a_target_token(build, tokenizer):
+    dataset = build(mode="masked", mask_amount="example")
+    sample = dataset.collater([dataset[i] for i in range(8)])
+    for source, target in zip(sample["net_input"]["src_tokens"], sample["target"], strict=True):
+        end = source.tolist().index(tokenizer.sep)
+        text = source.tolist()[:end]
+        text = text[text.index(tokenizer.video) + 1 :]
+        assert len(text) == target.ne(PAD).sum() - 1
+        assert 1 <= text.count(tokenizer.mask) <= len(text)
+
+
+def test_a_reused_batch_has_a_sample_an_action_over_the_same_frames(build):
+    dataset = build(actions=("caption", "classify", "answer"), reuse=True)
+    samples = dataset.collater([dataset[i] for i in range(4)])
+    assert [s["references"][0] for s in samples] == [
+        list(dataset.manifest[0].captions),
+        [dataset.manifest[0].label],
+        [dataset.manifest[0].candidates[dataset.manifest[0].answer]],
+    ]
+    for sample in samples[1:]:
+        assert torch.equal(sample["net_input"]["video"], samples[0]["net_input"]["video"])
+
+
+def test_a_row_without_a_target_for_an_action_is_left_out_of_its_sample_only(build):
+    dataset = build(actions=("caption", "classify"), reuse=True)
+    clips = [dataset[0], dataset[1]]
+    clips[1].row = replace(clips[1].row, label=None)
+    captions, labels = dataset.collater(clips)
+    assert captions["id"].tolist() == [0, 1] and labels["id"].tolist() == [0]
+    assert len(labels["net_input"]["video"]) == 1
+    clips[0].row = replace(clips[0].row, label=None)
+    assert dataset.collater(clips)[1] == {}
+
+
+def fails_for(bad: set[str]):
+    def load(row, rng):
+        if row.id in bad:
+            raise VideoError("broken on purpose")
+        return np.full((4, 24, 24, 3), 7, dtype=np.uint8)
+
+    return load
+
+
+def test_in_training_a_bad_clip_is_replaced_by_the_same_other_row_every_time_and_named(build):
+    bad = build().manifest[2].id
+    dataset = build(loader=fails_for({bad}))
+    clip = dataset[2]
+    assert clip.row.id != bad and clip.frames is not None and not clip.missing
+    assert dataset[2].row == clip.row
+    sample = dataset.collater([dataset[1], clip])
+    assert sample["bad"] == [(bad, "broken on purpose")]
+    assert sample["num_missing"] == 0
+
+
+def test_in_evaluation_a_bad_clip_keeps_its_row_without_video_and_counts_as_missing(build):
+    bad = build().manifest[2].id
+    dataset = build(train=False, loader=fails_for({bad}))
+    sample = dataset.collater([dataset[i] for i in range(4)])
+    assert sample["id"].tolist() == [0, 1, 2, 3]
+    assert sample["missing"].tolist() == [False, False, True, False]
+    assert len(sample["net_input"]["video"]) == 3
+    assert sample["clip_ids"][2] == bad and sample["bad"] == [(bad, "broken on purpose")]
+
+
+def test_when_nothing_can_be_read_training_stops_and_says_so(build):
+    everything = {row.id for row in build().manifest}
+    with pytest.raises(UserError, match=f"{MAX_REPLACEMENTS} clips in a row .*--video-root"):
+        build(loader=fails_for(everything))[0]
+
+
+def test_long_targets_are_cut_and_still_end_in_eos(build):
+    dataset = build(train=False)
+    dataset.actions = [replace(dataset.actions[0], max_target_tokens=3)]
+    sample = dataset.collater([dataset[0]])
+    assert sample["target"].shape == (1, 4) and sample["target"][0, -1] == EOS

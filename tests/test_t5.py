@@ -1,0 +1,481 @@
+"""T5 against Hugging Face's, through our own key map, and against itself.
+
+Beam search: fairseq and Hugging Face agree on the best hypothesis when Hugging Face stops early
+(``early_stopping=True``), because both then stop at the fifth finished hypothesis of a row, both
+finish only what is among the five best continuations, and both divide the summed log-likelihood
+by (tokens with eos) ** penalty. They keep different fifth-best hypotheses when several finish at
+once, never different best ones: those that finish together have one length, so their order does
+not change. What is left is made equal: fairseq never emits pad and never an empty target
+(``suppress_tokens``, ``min_new_tokens``), and at the longest length it adds eos with eos's own
+log-likelihood (``EosAtTheEnd``).
+"""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fairseq.models import FairseqEncoder, FairseqEncoderDecoderModel
+from fairseq.sequence_generator import SequenceGenerator
+from torch import nn
+from transformers import LogitsProcessor, T5Config, T5ForConditionalGeneration
+
+from vt_fairseq.models.t5 import (
+    HF_COPIES_OF_SHARED,
+    T5_DIMS,
+    T5Decoder,
+    T5Dims,
+    T5Encoder,
+    hf_key,
+    init_t5_parameters,
+)
+
+PAD, EOS, UNK = 0, 1, 2
+NARROW = T5Dims(96, 64, 16, 128, 4, 2, 2, dropout=0.0)
+
+
+class Ids:
+    """The part of fairseq's Dictionary that its generator reads."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def pad(self) -> int:
+        return PAD
+
+    def eos(self) -> int:
+        return EOS
+
+    def unk(self) -> int:
+        return UNK
+
+
+class TextEncoder(FairseqEncoder):
+    """T5's encoder over ids, in fairseq's form."""
+
+    def __init__(self, embed_tokens: nn.Embedding, dims: T5Dims):
+        super().__init__(None)
+        self.embed_tokens = embed_tokens
+        self.transformer = T5Encoder(dims)
+
+    def forward(self, src_tokens, src_lengths=None):
+        padding = src_tokens.eq(PAD)
+        states = self.transformer(self.embed_tokens(src_tokens), padding)
+        return {"encoder_out": [states.transpose(0, 1)], "encoder_padding_mask": [padding]}
+
+    def reorder_encoder_out(self, encoder_out, new_order):
+        return {
+            "encoder_out": [encoder_out["encoder_out"][0].index_select(1, new_order)],
+            "encoder_padding_mask": [
+                encoder_out["encoder_padding_mask"][0].index_select(0, new_order)
+            ],
+        }
+
+
+class EosAtTheEnd(LogitsProcessor):
+    """Only eos may follow ``last`` tokens; its score stays (fairseq's rule at the end)."""
+
+    def __init__(self, last: int):
+        self.last = last
+
+    def __call__(self, input_ids, scores):
+        if input_ids.size(1) <= self.last:
+            return scores
+        return torch.full_like(scores, -torch.inf).index_copy(
+            1, torch.tensor([EOS]), scores[:, EOS : EOS + 1]
+        )
+
+
+def build(dims: T5Dims) -> FairseqEncoderDecoderModel:
+    torch.manual_seed(3)
+    embed_tokens = nn.Embedding(dims.vocab_size, dims.d_model)
+    encoder = TextEncoder(embed_tokens, dims)
+    decoder = T5Decoder(dims, embed_tokens)
+    init_t5_parameters(embed_tokens, encoder.transformer, decoder, dims)
+    return FairseqEncoderDecoderModel(encoder, decoder).eval()
+
+
+def hf_config(dims: T5Dims) -> T5Config:
+    return T5Config(
+        vocab_size=dims.vocab_size,
+        d_model=dims.d_model,
+        d_kv=dims.d_kv,
+        d_ff=dims.d_ff,
+        num_heads=dims.num_heads,
+        num_layers=dims.num_layers,
+        num_decoder_layers=dims.num_decoder_layers,
+        dropout_rate=dims.dropout,
+        decoder_start_token_id=PAD,
+    )
+
+
+def build_hf(dims: T5Dims) -> T5ForConditionalGeneration:
+    """Random weights that make every part matter.
+
+    As T5 starts, biases and norms are nearly inert and the decoder repeats its last token, whose
+    tied embedding outweighs what it attends to.
+    """
+    torch.manual_seed(4)
+    hf = T5ForConditionalGeneration(hf_config(dims)).eval()
+    with torch.no_grad():
+        for name, parameter in hf.named_parameters():
+            if "relative_attention_bias" in name:
+                parameter.normal_()
+            elif "layer_norm" in name:
+                parameter.normal_(1.0, 0.2)
+            elif "EncDecAttention" in name:
+                parameter.mul_(3)
+    return hf
+
+
+def load_hf(model: FairseqEncoderDecoderModel, state: dict[str, torch.Tensor]) -> None:
+    """Fill every parameter from ``state`` and leave nothing of it over."""
+    state = dict(state)
+    for copy in HF_COPIES_OF_SHARED:
+        assert torch.equal(state.pop(copy), state["shared.weight"])
+    keys = {name: hf_key(name.replace(".transformer.", ".")) for name in model.state_dict()}
+    assert set(keys.values()) == set(state)
+    model.load_state_dict({name: state[key] for name, key in keys.items()}, strict=True)
+
+
+def pair(dims: T5Dims) -> tuple[FairseqEncoderDecoderModel, T5ForConditionalGeneration]:
+    model, hf = build(dims), build_hf(dims)
+    load_hf(model, hf.state_dict())
+    return model, hf
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    return pair(NARROW)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """t5-small but for a vocabulary short enough that random weights emit eos."""
+    sizes = T5_DIMS["small"]
+    return pair(T5Dims(64, sizes.d_model, sizes.d_kv, sizes.d_ff, sizes.num_heads, 6, 6, 0.0))
+
+
+@pytest.fixture(scope="module")
+def real(test_data):
+    folder = test_data / "t5" / "tiny_t5_hf"
+    config = json.loads((folder / "config.json").read_text())
+    hf = T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    dims = T5Dims(
+        vocab_size=config["vocab_size"],
+        d_model=config["d_model"],
+        d_kv=config["d_kv"],
+        d_ff=config["d_ff"],
+        num_heads=config["num_heads"],
+        num_layers=config["num_layers"],
+        num_decoder_layers=config["num_decoder_layers"],
+        dropout=0.0,
+    )
+    model = build(dims)
+    load_hf(model, hf.state_dict())
+    return model, hf
+
+
+MODELS = ["narrow", "small", pytest.param("real", marks=pytest.mark.data)]
+
+
+@pytest.fixture
+def models(request):
+    return request.getfixturevalue(request.param)
+
+
+def random_ids(vocabulary: int, rows: int, longest: int, shortest: int, seed: int) -> torch.Tensor:
+    """(rows, longest) ids, right-padded, of lengths ``shortest`` ... ``longest``."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(UNK, vocabulary, (rows, longest), generator=generator)
+    lengths = torch.randint(shortest, longest + 1, (rows, 1), generator=generator)
+    lengths[0] = longest
+    return ids.masked_fill(torch.arange(longest) >= lengths, PAD)
+
+
+def shift_right(target: torch.Tensor) -> torch.Tensor:
+    return F.pad(target[:, :-1], (1, 0), value=PAD)
+
+
+@torch.no_grad()
+def assert_same_states_logits_and_loss(models, source: torch.Tensor, target: torch.Tensor):
+    model, hf = models
+    labels = target.masked_fill(target.eq(PAD), -100)
+    expected = hf(input_ids=source, attention_mask=source.ne(PAD).long(), labels=labels)
+    encoder_out = model.encoder(source)
+    logits, extra = model.decoder(shift_right(target), encoder_out=encoder_out)
+    seen = source.ne(PAD)
+    states = encoder_out["encoder_out"][0].transpose(0, 1)
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(states[seen], expected.encoder_last_hidden_state[seen], **close)
+    torch.testing.assert_close(logits, expected.logits, **close)
+    loss = F.cross_entropy(logits.transpose(1, 2), labels)
+    torch.testing.assert_close(loss, expected.loss, **close)
+    assert extra == {"attn": [None]}
+
+
+@pytest.mark.parametrize("models", MODELS, indirect=True)
+def test_states_logits_and_loss_are_hugging_faces(models):
+    vocabulary = models[1].config.vocab_size
+    source = random_ids(vocabulary, 5, 30, 1, seed=1)
+    target = random_ids(vocabulary, 5, 12, 1, seed=2)
+    assert_same_states_logits_and_loss(models, source, target)
+
+
+@pytest.mark.parametrize("models", MODELS, indirect=True)
+def test_positions_farther_apart_than_the_last_bucket_are_hugging_faces(models):
+    vocabulary = models[1].config.vocab_size
+    source = random_ids(vocabulary, 2, 300, 140, seed=3)
+    target = random_ids(vocabulary, 2, 200, 140, seed=4)
+    assert_same_states_logits_and_loss(models, source, target)
+
+
+def test_gradients_are_hugging_faces(narrow):
+    model, hf = narrow
+    source = random_ids(NARROW.vocab_size, 4, 40, 5, seed=5)
+    target = random_ids(NARROW.vocab_size, 4, 20, 5, seed=6)
+    labels = target.masked_fill(target.eq(PAD), -100)
+    hf(input_ids=source, attention_mask=source.ne(PAD).long(), labels=labels).loss.backward()
+    logits, _ = model.decoder(shift_right(target), encoder_out=model.encoder(source))
+    F.cross_entropy(logits.transpose(1, 2), labels).backward()
+    expected = {name: parameter.grad for name, parameter in hf.named_parameters()}
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad,
+            expected[hf_key(name.replace(".transformer.", "."))],
+            rtol=1e-4,
+            atol=1e-6,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
+    model.zero_grad()
+    hf.zero_grad()
+
+
+def generate(model, source: torch.Tensor, beam: int, max_len: int) -> list[list[int]]:
+    vocabulary = model.decoder.embed_tokens.num_embeddings
+    generator = SequenceGenerator(
+        [model], Ids(vocabulary), beam_size=beam, max_len_b=max_len, min_len=1, len_penalty=1.0
+    )
+    sample = {"net_input": {"src_tokens": source, "src_lengths": source.ne(PAD).sum(1)}}
+    hypotheses = generator.generate([model], sample, bos_token=PAD)
+    return [row[0]["tokens"].tolist() for row in hypotheses]
+
+
+def generate_hf(hf, source: torch.Tensor, beam: int, max_len: int) -> list[list[int]]:
+    beam_options = {"early_stopping": True, "length_penalty": 1.0} if beam > 1 else {}
+    rows = hf.generate(
+        source,
+        attention_mask=source.ne(PAD).long(),
+        do_sample=False,
+        num_beams=beam,
+        max_new_tokens=max_len + 1,
+        min_new_tokens=1,
+        suppress_tokens=[PAD],
+        logits_processor=[EosAtTheEnd(max_len)],
+        **beam_options,
+    )
+    # Behind the start token, up to eos, which every row has.
+    return [row[1 : row.index(EOS) + 1] for row in rows.tolist()]
+
+
+@pytest.mark.parametrize("beam", [1, 5])
+@pytest.mark.parametrize(
+    ("models", "longest", "max_len"), [("narrow", 20, 16), ("small", 8, 4)], indirect=["models"]
+)
+def test_a_hundred_decoded_targets_are_hugging_faces_token_for_token(
+    models, longest, max_len, beam
+):
+    model, hf = models
+    source = random_ids(hf.config.vocab_size, 100, longest, 3, seed=7)
+    ours = generate(model, source, beam, max_len)
+    assert ours == generate_hf(hf, source, beam, max_len)
+    assert len({tuple(row) for row in ours}) > 20
+
+
+@pytest.mark.parametrize("beam", [1, 5])
+def test_the_decoded_targets_compared_end_early_and_late(narrow, beam):
+    lengths = [len(row) for row in generate(narrow[0], random_ids(96, 100, 20, 3, 7), beam, 16)]
+    assert sum(length < 17 for length in lengths) > 5
+    assert sum(length == 17 for length in lengths) > 5
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("beam", [1, 5])
+def test_a_checkpoints_decoded_targets_are_hugging_faces_token_for_token(real, beam):
+    model, hf = real
+    source = random_ids(hf.config.vocab_size, 100, 20, 3, seed=7)
+    assert generate(model, source, beam, 16) == generate_hf(hf, source, beam, 16)
+
+
+def test_decoding_a_batch_equals_decoding_each_row_alone_without_padding(narrow):
+    model, _ = narrow
+    source = random_ids(NARROW.vocab_size, 6, 20, 3, seed=8)
+    alone = [generate(model, row[row.ne(PAD)].unsqueeze(0), 5, 12)[0] for row in source]
+    assert generate(model, source, 5, 12) == alone
+
+
+@torch.no_grad()
+def test_rows_of_a_padded_batch_equal_the_same_rows_alone_without_padding(narrow):
+    model, _ = narrow
+    source = random_ids(NARROW.vocab_size, 6, 25, 1, seed=9)
+    target = random_ids(NARROW.vocab_size, 6, 9, 1, seed=10)
+    logits, _ = model.decoder(shift_right(target), encoder_out=model.encoder(source))
+    for r in range(len(source)):
+        ids, wanted = (x[r][x[r].ne(PAD)].unsqueeze(0) for x in (source, target))
+        alone, _ = model.decoder(shift_right(wanted), encoder_out=model.encoder(ids))
+        torch.testing.assert_close(logits[r, : wanted.size(1)], alone[0], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("step", "length"), [(1, 24), (3, 150)])
+def test_incremental_decoding_equals_teacher_forced_decoding(narrow, step, length):
+    model, _ = narrow
+    source = random_ids(NARROW.vocab_size, 3, 12, 4, seed=11)
+    previous = shift_right(random_ids(NARROW.vocab_size, 3, length, length, seed=12))
+    encoder_out = model.encoder(source)
+    expected, _ = model.decoder(previous, encoder_out=encoder_out)
+    state = {}
+    pieces = [
+        model.decoder(previous[:, :end], encoder_out=encoder_out, incremental_state=state)[0]
+        for end in range(step, previous.size(1) + 1, step)
+    ]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("order", [[2, 0, 1], [1, 1, 0], [2], [0, 0, 1, 1, 2, 2], [0, 1, 2]])
+def test_decoding_goes_on_with_rows_in_another_order(narrow, order):
+    model, _ = narrow
+    new_order = torch.tensor(order)
+    encoder_out = model.encoder(random_ids(NARROW.vocab_size, 3, 12, 4, seed=13))
+    previous = shift_right(random_ids(NARROW.vocab_size, 3, 6, 6, seed=14))
+    state = {}
+    for end in range(1, 6):
+        model.decoder(previous[:, :end], encoder_out=encoder_out, incremental_state=state)
+    model.decoder.reorder_incremental_state_scripting(state, new_order)
+    encoder_out = model.encoder.reorder_encoder_out(encoder_out, new_order)
+    previous = previous[new_order]
+    last, _ = model.decoder(previous, encoder_out=encoder_out, incremental_state=state)
+    expected, _ = model.decoder(previous, encoder_out=encoder_out)
+    torch.testing.assert_close(last, expected[:, -1:], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_keys_and_values_of_the_source_are_computed_once(narrow):
+    model, _ = narrow
+    encoder_out = model.encoder(random_ids(NARROW.vocab_size, 2, 12, 4, seed=15))
+    calls = []
+    hooks = [
+        projection.register_forward_hook(lambda *_: calls.append(1))
+        for layer in model.decoder.layers
+        for projection in (layer.cross_attention.k, layer.cross_attention.v)
+    ]
+    state = {}
+    for end in range(1, 6):
+        model.decoder(
+            torch.zeros(2, end, dtype=torch.long), encoder_out=encoder_out, incremental_state=state
+        )
+    for hook in hooks:
+        hook.remove()
+    assert len(calls) == 2 * len(model.decoder.layers)
+
+
+@torch.no_grad()
+def test_the_decoder_sees_nothing_of_later_positions(narrow):
+    model, _ = narrow
+    encoder_out = model.encoder(random_ids(NARROW.vocab_size, 2, 12, 4, seed=16))
+    previous = shift_right(random_ids(NARROW.vocab_size, 2, 8, 8, seed=17))
+    changed = previous.clone()
+    changed[:, 5:] = UNK
+    before, _ = model.decoder(previous, encoder_out=encoder_out)
+    after, _ = model.decoder(changed, encoder_out=encoder_out)
+    assert torch.equal(before[:, :5], after[:, :5])
+    assert not torch.equal(before[:, 5:], after[:, 5:])
+
+
+@torch.no_grad()
+def test_features_become_logits_through_the_output_layer(narrow):
+    model, _ = narrow
+    encoder_out = model.encoder(random_ids(NARROW.vocab_size, 2, 12, 4, seed=18))
+    previous = torch.zeros(2, 3, dtype=torch.long)
+    features, _ = model.decoder(previous, encoder_out=encoder_out, features_only=True)
+    assert features.shape == (2, 3, NARROW.d_model)
+    logits, _ = model.decoder(previous, encoder_out=encoder_out)
+    assert torch.equal(model.decoder.output_layer(features), logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_row_of_nothing_but_padding_gives_no_nan(dtype):
+    model = build(NARROW).to(dtype)
+    source = random_ids(NARROW.vocab_size, 3, 10, 4, seed=19)
+    source[1] = PAD
+    target = random_ids(NARROW.vocab_size, 3, 5, 5, seed=20)
+    logits, _ = model.decoder(shift_right(target), encoder_out=model.encoder(source))
+    assert logits.isfinite().all()
+    F.cross_entropy(logits.transpose(1, 2), target).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_half_precision_survives_a_residual_beyond_its_range():
+    model = build(NARROW)
+    with torch.no_grad():
+        for layer in (*model.encoder.transformer.layers, *model.decoder.layers):
+            layer.feed_forward.wi.weight.mul_(300)
+            layer.feed_forward.wo.weight.mul_(300)
+    source = random_ids(NARROW.vocab_size, 3, 10, 4, seed=21)
+    target = random_ids(NARROW.vocab_size, 3, 5, 5, seed=22)
+    with torch.no_grad():
+        layer = model.encoder.transformer.layers[0]
+        normed = layer.feed_forward_norm(model.encoder.embed_tokens(source))
+        assert layer.feed_forward(normed).abs().max() > torch.finfo(torch.float16).max
+        expected, _ = model.decoder(shift_right(target), encoder_out=model.encoder(source))
+    model.half()
+    logits, _ = model.decoder(shift_right(target), encoder_out=model.encoder(source))
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, expected, rtol=0, atol=0.05)
+    F.cross_entropy(logits.transpose(1, 2), target).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_initial_weights_have_the_spread_of_hugging_faces():
+    dims = T5Dims(500, 128, 32, 256, 4, 1, 1)
+    torch.manual_seed(5)
+    expected = T5ForConditionalGeneration(hf_config(dims)).state_dict()
+    for name, parameter in build(dims).state_dict().items():
+        key = hf_key(name.replace(".transformer.", "."))
+        torch.testing.assert_close(
+            (parameter.std(), parameter.abs().mean()),
+            (expected[key].std(), expected[key].abs().mean()),
+            # 128 draws at least: their spread is known to about 6 %.
+            rtol=0.25,
+            atol=0,
+            msg=lambda text, key=key: f"{key}: {text}",
+        )
+
+
+@pytest.mark.parametrize(
+    ("size", "parameters"),
+    [("tiny", 4_769_536), ("small", 60_506_624), ("base", 222_903_552), ("large", 737_668_096)],
+)
+def test_a_size_has_as_many_parameters_as_t5s_published_checkpoint(size, parameters):
+    dims = T5_DIMS[size]
+    with torch.device("meta"):
+        embed_tokens = nn.Embedding(dims.vocab_size, dims.d_model)
+        networks = nn.ModuleList([T5Encoder(dims), T5Decoder(dims, embed_tokens)])
+    assert sum(parameter.numel() for parameter in networks.parameters()) == parameters
+
+
+def test_dropout_acts_in_training_only():
+    dims = T5Dims(96, 64, 16, 128, 4, 2, 2, dropout=0.5)
+    model = build(dims)
+    source = random_ids(96, 2, 10, 4, seed=23)
+
+    def states() -> torch.Tensor:
+        return model.encoder(source)["encoder_out"][0]
+
+    assert torch.equal(states(), states())
+    model.train()
+    assert not torch.equal(states(), states())

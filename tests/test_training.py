@@ -1,0 +1,232 @@
+"""The real commands on a small MiniWorld, in processes of their own."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.commands import PLUGIN, TINY, command_line, environment, run, train_losses
+
+MULTITASK = ["--actions", "caption,classify,answer", "--reuse-batch", "--disable-validation"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data_directory, tmp_path_factory) -> dict:
+    """Losses of 16 updates over two epochs of three batches with three uses each."""
+    save = tmp_path_factory.mktemp("uninterrupted")
+    log = run(
+        "fairseq-train",
+        *[data_directory, *PLUGIN, *TINY, *MULTITASK, "--save-dir", save],
+        *["--max-update", "16", "--num-workers", "1", "--clip-norm", "1"],
+    )
+    losses = train_losses(log)
+    assert sorted(losses) == list(range(1, 17))
+    return losses
+
+
+def test_a_killed_run_goes_on_with_the_same_losses_to_the_last_digit(
+    data_directory, tmp_path, uninterrupted
+):
+    arguments = [
+        *[data_directory, *PLUGIN, *TINY, *MULTITASK, "--save-dir", tmp_path],
+        *["--max-update", "16", "--num-workers", "2", "--clip-norm", "1"],
+        # Every second update: the saved ones lie between the uses of a batch, too.
+        *["--save-interval-updates", "2", "--keep-interval-updates", "1"],
+    ]
+    seen: dict[int, tuple[str, str]] = {}
+    for stop_after in (5, 13):
+        log = tmp_path / f"log{stop_after}"
+        with open(log, "w") as file:
+            process = subprocess.Popen(
+                command_line("fairseq-train", *arguments),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment(),
+                start_new_session=True,
+            )
+            deadline = time.monotonic() + 120
+            while max(train_losses(log.read_text()), default=0) < stop_after:
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.02)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        seen.update(train_losses(log.read_text()))
+    log = run("fairseq-train", *arguments)
+    resumed = train_losses(log)
+    assert 1 < min(resumed) <= 14
+    assert seen | resumed == uninterrupted
+    # What was computed twice, before the kill and after, is the same as well.
+    assert seen == {n: uninterrupted[n] for n in seen}
+
+
+def test_the_number_of_workers_does_not_change_the_losses(data_directory, tmp_path, uninterrupted):
+    log = run(
+        "fairseq-train",
+        *[data_directory, *PLUGIN, *TINY, *MULTITASK, "--save-dir", tmp_path, "--no-save"],
+        *["--max-update", "4", "--num-workers", "0", "--clip-norm", "1"],
+    )
+    assert train_losses(log) == {n: uninterrupted[n] for n in range(1, 5)}
+
+
+@pytest.fixture(scope="module")
+def trained(data_directory, tmp_path_factory) -> Path:
+    """A checkpoint of a few updates, with validation that generates."""
+    save = tmp_path_factory.mktemp("trained")
+    log = run(
+        "fairseq-train",
+        *[data_directory, *PLUGIN, *TINY, "--actions", "caption,classify", "--save-dir", save],
+        *["--max-epoch", "2", "--eval-bleu", "--best-checkpoint-metric", "bleu"],
+        *["--maximize-best-checkpoint-metric", "--lr-scheduler", "inverse_sqrt"],
+        *["--warmup-updates", "4", "--video-lr-scale", "0.1"],
+    )
+    assert "| bleu " in log and "| exact_match " in log and "accuracy" in log
+    return save / "checkpoint_best.pt"
+
+
+def test_a_checkpoint_loads_with_weights_only_and_without_the_plugins_list(trained):
+    state = torch.load(trained, weights_only=True)
+    assert state["cfg"]["task"]["num_frames"] == 8
+
+
+def test_the_video_networks_learning_rate_follows_the_scheduler_at_its_scale(trained):
+    groups = torch.load(trained, weights_only=True)["last_optimizer_state"]["param_groups"]
+    scales = {group["lr_scale"]: group["lr"] for group in groups}
+    assert set(scales) == {1.0, 0.1}
+    assert scales[0.1] == pytest.approx(0.1 * scales[1.0])
+
+
+@pytest.mark.parametrize(
+    "decoding",
+    [
+        ["--beam", "1"],
+        ["--beam", "5"],
+        ["--sampling", "--sampling-topk", "5", "--beam", "1", "--seed", "1"],
+    ],
+    ids=["greedy", "beam", "topk"],
+)
+def test_generation_writes_one_prediction_a_row_with_the_checkpoints_input_options(
+    data_directory, tmp_path, trained, decoding
+):
+    # Neither --num-frames nor --frame-size: they come from the checkpoint.
+    log = run(
+        "fairseq-generate",
+        *[data_directory, *PLUGIN, "--path", trained, "--gen-subset", "test"],
+        *["--action", "classify", "--max-len-b", "12", "--results-path", tmp_path, *decoding],
+        cwd=tmp_path,
+    )
+    assert "num_frames = 8, from the checkpoint" in log or "num_frames" in log
+    printed = (tmp_path / "generate-test.txt").read_text()
+    predictions = (tmp_path / "predictions.jsonl").read_text().splitlines()
+    references = (tmp_path / "references.jsonl").read_text().splitlines()
+    assert len(predictions) == len(references) == printed.count("\nD-") == 5
+    evaluated = run(
+        "vt-evaluate",
+        *["captions", "--predictions", tmp_path / "predictions.jsonl"],
+        *["--references", tmp_path / "references.jsonl", "--out", tmp_path / "metrics.json"],
+    )
+    assert "bleu4" in evaluated and "sacrebleu" in evaluated
+
+
+@pytest.mark.parametrize("kind", ["vqa", "retrieval", "classify"])
+def test_scoring_ranks_candidates_for_every_row(data_directory, tmp_path, trained, kind):
+    split = "retrieval" if kind == "retrieval" else "test"
+    run(
+        "vt-score",
+        *[kind, data_directory, "--path", trained, "--split", split, "--out", tmp_path, "--cpu"],
+    )
+    rows = len((tmp_path / "predictions.jsonl").read_text().splitlines())
+    assert rows == {"retrieval": 10, "test": 5}[split]
+    assert (tmp_path / "metrics.json").exists() and (tmp_path / "scores.jsonl").exists()
+
+
+def test_scores_do_not_depend_on_the_batch_size(data_directory, tmp_path, trained):
+    import json
+
+    found = []
+    for size in (1, 7):
+        run(
+            "vt-score",
+            *["vqa", data_directory, "--path", trained, "--out", tmp_path / str(size), "--cpu"],
+            *["--batch-size", size, "--candidate-batch", size],
+        )
+        lines = (tmp_path / str(size) / "scores.jsonl").read_text().splitlines()
+        found.append([score for line in lines for score in json.loads(line)["scores"]])
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+
+
+def test_broken_videos_are_counted_in_training_and_missing_in_evaluation(
+    data_directory, tmp_path, trained
+):
+    import json
+    import shutil
+
+    videos = tmp_path / "videos"
+    shutil.copytree(data_directory / "world" / "videos", videos)
+    (videos / "train-00001.mp4").write_bytes(b"not a video")
+    (videos / "test-00000.mp4").unlink()
+    log = run(
+        "fairseq-train",
+        *[data_directory, *PLUGIN, *TINY, "--video-root", videos, "--no-save"],
+        *["--max-epoch", "1", "--save-dir", tmp_path / "save", "--disable-validation"],
+    )
+    assert log.count("cannot read clip train-00001-3: ") == 1
+    assert "bad_clips=0" in log or "bad_clips 5" in log
+    run(
+        "fairseq-generate",
+        *[data_directory, *PLUGIN, "--path", trained, "--video-root", videos],
+        *["--action", "caption", "--results-path", tmp_path, "--max-len-b", "5"],
+    )
+    records = [json.loads(x) for x in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert len(records) == 5 and all(r["missing"] and r["prediction"] == "" for r in records)
+    run(
+        "vt-score",
+        *["vqa", data_directory, "--path", trained, "--out", tmp_path, "--cpu"],
+        *["--video-root", videos],
+    )
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["missing"] == metrics["n"] == 5 and metrics["accuracy"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--actions", "sing"], "error: unknown action"),
+        (["--video-root", "/nowhere"], "clips in a row could not be read"),
+    ],
+)
+def test_a_users_mistake_ends_in_one_line_and_not_in_a_traceback(
+    data_directory, tmp_path, change, message
+):
+    log = run(
+        "fairseq-train",
+        *[data_directory, *PLUGIN, *TINY, "--save-dir", tmp_path, "--max-update", "1", *change],
+        expected_code=1,
+    )
+    assert message in log.splitlines()[-1] and "Traceback" not in log
+
+
+def test_a_missing_data_directory_is_named(tmp_path):
+    log = run(
+        "fairseq-train",
+        *[tmp_path / "none", *PLUGIN, *TINY, "--save-dir", tmp_path],
+        expected_code=1,
+    )
+    assert str(tmp_path / "none") in log.splitlines()[-1] and "Traceback" not in log
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(data_directory, tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path}/ran",)
+
+    torch.save({"model": Hostile()}, tmp_path / "hostile.pt")
+    run(
+        "fairseq-generate",
+        *[data_directory, *PLUGIN, "--path", tmp_path / "hostile.pt"],
+        expected_code=1,
+    )
+    assert not (tmp_path / "ran").exists()
