@@ -22,9 +22,9 @@ ACTIONS = ("rise", "fall", "slide", "grow", "shrink", "spin")
 
 X, Y, SIZE, ANGLE = range(4)
 # [low, high) of each number of a pose: x, y and size (the circumradius) as a fraction of the
-# frame's side, x to the right, y down; angle in turns. 0.5 + 0.2 + 0.26 < 1: always in the frame.
-POSE_LOW = np.array([0.30, 0.30, 0.13, 0.0])
-POSE_HIGH = np.array([0.70, 0.70, 0.26, 1.0])
+# frame's side, x to the right, y down; angle in turns. 0.5 + 0.16 + 0.33 < 1: always in the frame.
+POSE_LOW = np.array([0.34, 0.34, 0.20, 0.0])
+POSE_HIGH = np.array([0.66, 0.66, 0.33, 1.0])
 MOVES = {"rise": (Y, -1), "fall": (Y, 1), "slide": (X, 0), "grow": (SIZE, 1), "shrink": (SIZE, -1)}
 MOVES["spin"] = (ANGLE, 0)  # 0: either direction
 CYCLES = (1.0, 1.4)  # sawtooth periods a clip, uniform
@@ -83,7 +83,7 @@ def _distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 def _background(rng: np.random.Generator) -> np.ndarray:
     """A still grey picture of low contrast: float (H, W), within [20, 190]."""
-    base, contrast = rng.uniform(45, 165), rng.uniform(5, 25)
+    base, contrast = rng.uniform(45, 165), rng.uniform(5, 15)
     angle, offset = rng.uniform(0, 2 * np.pi), rng.uniform(0, SIDE)
     along = np.cos(angle) * _COLUMNS + np.sin(angle) * _ROWS
     tile = rng.integers(6, 14)  # pixels

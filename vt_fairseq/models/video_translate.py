@@ -15,6 +15,11 @@ from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D, R2Plus1DDims, no
 from vt_fairseq.models.t5 import T5_DIMS, T5Decoder, T5Dims, T5Encoder, init_t5_parameters
 
 
+# Standard deviation of new video tokens' entries for features of unit variance. T5's pretrained
+# embeddings are larger than 1, too; on MiniWorld 4 learnt sooner than PyTorch's default of 0.6.
+VIDEO_TOKEN_SCALE = 4.0
+
+
 class VideoTokens(nn.Module):
     """Frames to T tokens of the transformer's width: network, spatial mean, linear (section 3.1).
 
@@ -30,6 +35,8 @@ class VideoTokens(nn.Module):
         self.network = R2Plus1D(dims)
         self.network.freeze(freeze)
         self.projection = nn.Linear(dims.widths[-1], width)
+        nn.init.normal_(self.projection.weight, std=VIDEO_TOKEN_SCALE * dims.widths[-1] ** -0.5)
+        nn.init.zeros_(self.projection.bias)
         self.pooling = pooling
 
     def num_tokens(self, frames: int) -> int:
