@@ -65,7 +65,34 @@ class PeakMemory(threading.Thread):
         super().__init__(daemon=True)
         self.peak_gb = 0.0
 
-    def run(name: str, command: list[str], done: Path, threads: int | None = None) -> None:
+    def run(self) -> None:
+        while True:
+            self.peak_gb = max(self.peak_gb, tree_memory_gb())
+            time.sleep(1.0)
+
+
+def tree_memory_gb() -> float:
+    """Proportional set size of this process and its descendants (Linux), shared pages once."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:  # the process has ended
+            continue
+        children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    total_kb, queue = 0, [int(Path("/proc/self").resolve().name)]
+    while queue:
+        pid = queue.pop()
+        queue += children.get(pid, [])
+        try:
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except OSError:
+            continue
+        total_kb += sum(int(line.split()[1]) for line in rollup.splitlines() if "Pss:" in line[:4])
+    return total_kb / 1e6
+
+
+def run(name: str, command: list[str], done: Path, threads: int | None = None) -> None:
     """Run one step unless ``done`` exists, its output in ``quickstart/logs``; stop on failure."""
     if done.exists():
         print(f"{name}: done before")
@@ -171,7 +198,8 @@ def main() -> None:
     run("prepare MiniWorld", prepare, DATA / "data.json")
     run("train", TRAIN, OUT / "trained")
     (OUT / "trained").touch()
-    metrics = measure() | {"seconds": round(time.time() - began), "peak_memory_gb": round(memory.peak_gb, 2)}
+    metrics = measure()
+    metrics |= {"seconds": round(time.time() - began), "peak_memory_gb": round(memory.peak_gb, 2)}
     path = OUT / "metrics.json"
     if not path.exists():  # a second run has not taken the time or the memory of the first
         path.write_text(json.dumps(metrics, indent=1) + "\n")
