@@ -5,7 +5,7 @@
 
 find_python() {
   local candidate
-  for candidate in python3.12 python3.11 python3; do
+  for candidate in python3 python3.12 python3.11; do
     if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null
     then
       echo "$candidate"

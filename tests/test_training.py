@@ -209,6 +209,29 @@ def test_a_users_mistake_ends_in_one_line_and_not_in_a_traceback(
     assert message in log.splitlines()[-1] and "Traceback" not in log
 
 
+def test_a_model_refuses_data_with_another_vocabulary(tmp_path, trained):
+    run(
+        "vt-prepare",
+        *["miniworld", "--size", "tiny", "--out", tmp_path / "data", "--train-vocabulary", "90"],
+    )
+    log = run(
+        "vt-score",
+        *["vqa", tmp_path / "data", "--path", trained, "--out", tmp_path / "scores", "--cpu"],
+        expected_code=2,
+    )
+    assert "another vocabulary" in log.splitlines()[-1] and "Traceback" not in log
+
+
+def test_fp16_that_would_lose_the_video_networks_learning_rate_is_refused(data_directory, tmp_path):
+    log = run(
+        "fairseq-train",
+        *[data_directory, *PLUGIN, *TINY, "--save-dir", tmp_path, "--max-update", "1"],
+        *["--fp16", "--video-lr-scale", "0.1", "--disable-validation"],
+        expected_code=1,
+    )
+    assert "--fp16-no-flatten-grads" in log.splitlines()[-1] and "Traceback" not in log
+
+
 def test_a_missing_data_directory_is_named(tmp_path):
     log = run(
         "fairseq-train",

@@ -1,5 +1,6 @@
 """The fairseq task ``video_translate``: clips and prompts in, text out."""
 
+import hashlib
 import json
 import logging
 import math
@@ -134,6 +135,8 @@ class VideoTranslateTaskConfig(FairseqDataclass):
     # Taken over from fairseq's own options
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
+    fp16: bool = II("common.fp16")
+    fp16_no_flatten_grads: bool = II("common.fp16_no_flatten_grads")
     update_freq: List[int] = II("optimization.update_freq")
     results_path: Optional[str] = II("common_eval.results_path")
 
@@ -152,6 +155,7 @@ class VideoTranslateTask(FairseqTask):
         self._reported: set[str] = set()
         self._results = None
         self._video_tokens: Callable[[int], int] | None = None
+        self._video_lr_scale = 1.0
         self._validation_generator: SequenceGenerator | None = None
 
     @classmethod
@@ -175,12 +179,33 @@ class VideoTranslateTask(FairseqTask):
         """Nothing is ever filtered by length: sources and targets are cut instead."""
         return None
 
+    # Checkpoints
+
+    def state_dict(self) -> dict[str, str]:
+        """Kept in every checkpoint: which vocabulary the model's ids belong to."""
+        return {"vocabulary_sha256": self.vocabulary_sha256()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raise UserError when the checkpoint's vocabulary is not that of the data."""
+        expected = state_dict.get("vocabulary_sha256")
+        if expected is not None and expected != self.vocabulary_sha256():
+            raise UserError(
+                f"the model was trained with another vocabulary than {self.data.tokenizer_path}: "
+                f"sha256 {expected[:12]} expected, {self.vocabulary_sha256()[:12]} found; prepare "
+                "the data with --vocabulary and the spiece.model of the training data"
+            )
+
+    def vocabulary_sha256(self) -> str:
+        """Hash of the sentencepiece model."""
+        return hashlib.sha256(self.tokenizer.model_proto).hexdigest()
+
     # Building
 
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False):
         """The model; the task learns from it how many tokens a clip has."""
         model = super().build_model(cfg, from_checkpoint)
         self._video_tokens = model.encoder.video.num_tokens
+        self._video_lr_scale = cfg.video_lr_scale
         if self.cfg.eval_bleu:
             self._validation_generator = SequenceGenerator(
                 [model],
@@ -208,7 +233,18 @@ class VideoTranslateTask(FairseqTask):
         if task_cfg is not None:
             self.adopt_input_options(task_cfg)
         train = split == self.cfg.train_subset and task_cfg is None
+        if train:
+            self.check_parameter_groups()
         self.datasets[split] = self.build_dataset(split, train)
+
+    def check_parameter_groups(self) -> None:
+        """Refuse the one setting in which fairseq would drop the video network's learning rate."""
+        flattened = self.cfg.fp16 and not self.cfg.fp16_no_flatten_grads
+        if flattened and self._video_lr_scale != 1:
+            raise UserError(
+                f"--fp16 merges all parameters into one, which loses --video-lr-scale "
+                f"{self._video_lr_scale}: add --fp16-no-flatten-grads"
+            )
 
     def build_dataset(self, split: str, train: bool) -> VideoTextDataset:
         """The split as batches; plain values are read off the configuration here."""

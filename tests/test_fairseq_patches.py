@@ -1,0 +1,62 @@
+import argparse
+
+import numpy as np
+import pytest
+import torch
+from fairseq.file_io import PathManager
+
+from vt_fairseq.fairseq_patches import atomic_copy, install, split_by_lr_scale
+from vt_fairseq.fairseq_patches import set_scaled_lr as set_lr
+
+install()
+
+
+class Optimizer:
+    """What the patches use of a fairseq optimizer."""
+
+    def __init__(self, parameters):
+        self.optimizer = torch.optim.Adam(parameters, lr=1.0)
+
+    @property
+    def param_groups(self):
+        return self.optimizer.param_groups
+
+
+def test_parameters_with_a_scale_get_a_group_whose_learning_rate_follows_at_that_scale():
+    plain, video = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    video.optim_overrides = {"optimizer": {"lr_scale": 0.1}}
+    optimizer = split_by_lr_scale(Optimizer([video, plain]))
+    set_lr(optimizer, 0.5)
+    found = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    assert found == {id(plain): 0.5, id(video): pytest.approx(0.05)}
+
+
+def test_without_scales_there_is_one_group_as_before():
+    optimizer = split_by_lr_scale(Optimizer([torch.nn.Parameter(torch.ones(2))]))
+    assert len(optimizer.param_groups) == 1
+
+
+def test_a_copy_replaces_the_old_file_and_leaves_nothing_else(tmp_path):
+    (tmp_path / "new").write_bytes(b"new")
+    (tmp_path / "last").write_bytes(b"old")
+    assert not atomic_copy(str(tmp_path / "new"), str(tmp_path / "last"))
+    assert PathManager.copy(str(tmp_path / "new"), str(tmp_path / "last"), overwrite=True)
+    assert (tmp_path / "last").read_bytes() == b"new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last", "new"]
+
+
+def test_a_copy_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    (tmp_path / "new").write_bytes(b"new")
+    (tmp_path / "last").write_bytes(b"old")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        atomic_copy(str(tmp_path / "new"), str(tmp_path / "last"), overwrite=True)
+    assert (tmp_path / "last").read_bytes() == b"old"
+
+
+def test_harmless_types_of_a_fairseq_checkpoint_load_with_weights_only(tmp_path):
+    state = {"args": argparse.Namespace(lr=1.0), "meter": np.float64(2.5), "counts": np.arange(3)}
+    torch.save(state, tmp_path / "checkpoint.pt")
+    loaded = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert loaded["args"].lr == 1.0 and loaded["meter"] == 2.5
+    assert loaded["counts"].tolist() == [0, 1, 2]
