@@ -1,10 +1,10 @@
 import pytest
 import torch
 from torch import nn
-from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS
-from vt_fairseq.models.t5 import T5_DIMS
 
 from vt_fairseq.data.text import EOS, PAD
+from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS
+from vt_fairseq.models.t5 import T5_DIMS
 from vt_fairseq.models.video_translate import build_networks
 from vt_fairseq.scoring import score_candidates
 
