@@ -14,8 +14,8 @@ from vt_fairseq.data.text import PAD
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D, R2Plus1DDims, normalise
 from vt_fairseq.models.t5 import T5_DIMS, T5Decoder, T5Dims, T5Encoder, init_t5_parameters
 
-# Standard deviation of new video tokens' entries for features of unit variance. T5's pretrained
-# embeddings are larger than 1, too; on MiniWorld 4 learnt sooner than PyTorch's default of 0.6.
+# New video tokens are several times as large as new word embeddings, as T5's pretrained embeddings
+# are, too: the video counts from the first update on.
 VIDEO_TOKEN_SCALE = 4.0
 
 
