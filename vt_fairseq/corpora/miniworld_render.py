@@ -1,8 +1,8 @@
 """How a MiniWorld clip looks: one coloured shape that acts before a grey background.
 
-A pose has four numbers (x, y, size, angle). An action moves one of them along a sawtooth whose
-phase is drawn uniformly, and the other three rest at values drawn uniformly. So at every single
-frame all four numbers are distributed alike for all actions: one frame does not give the action
+A pose has three numbers (x, y, size). An action moves one of them, or none, along a sawtooth
+whose phase is drawn uniformly, and the others rest at values drawn uniformly. So at every single
+frame all three numbers are distributed alike for all actions: one frame does not give the action
 away, only the motion does. No action tells left from right, because training mirrors clips.
 """
 
@@ -17,30 +17,28 @@ COLOURS = {
     "pink": (230, 70, 205),
     "cyan": (40, 215, 225),
 }
-SHAPES = ("square", "triangle", "cross", "moon")  # none looks the same while it turns
-ACTIONS = ("rise", "fall", "slide", "grow", "shrink", "spin")
+SHAPES = ("square", "triangle", "cross", "moon")
+ACTIONS = ("rise", "fall", "slide", "grow", "shrink", "rest")
 
-X, Y, SIZE, ANGLE = range(4)
+X, Y, SIZE = range(3)
 # [low, high) of each number of a pose: x, y and size (the circumradius) as a fraction of the
-# frame's side, x to the right, y down; angle in turns. 0.5 + 0.16 + 0.33 < 1: always in the frame.
-POSE_LOW = np.array([0.34, 0.34, 0.20, 0.0])
-POSE_HIGH = np.array([0.66, 0.66, 0.33, 1.0])
+# frame's side, x to the right, y down. 0.5 + 0.16 + 0.33 < 1: always in the frame.
+POSE_LOW = np.array([0.34, 0.34, 0.20])
+POSE_HIGH = np.array([0.66, 0.66, 0.33])
+# The number that an action moves and in which direction; 0: either.
 MOVES = {"rise": (Y, -1), "fall": (Y, 1), "slide": (X, 0), "grow": (SIZE, 1), "shrink": (SIZE, -1)}
-MOVES["spin"] = (ANGLE, 0)  # 0: either direction
 CYCLES = (1.0, 1.4)  # sawtooth periods a clip, uniform
-# A square repeats every quarter turn: 8 frames a clip must not step by more than an eighth.
-SPIN_TURNS = (0.6, 0.9)
 
 _ROWS, _COLUMNS = np.mgrid[0:SIDE, 0:SIDE] + 0.5  # pixel centres
 
 
 def poses(action: str, frames: int, rng: np.random.Generator) -> np.ndarray:
-    """The pose at each frame of a clip: float (F, 4), in [POSE_LOW, POSE_HIGH)."""
-    number, direction = MOVES[action]
-    phase = np.tile(rng.random(4), (frames, 1))
-    cycles = rng.uniform(*(SPIN_TURNS if number == ANGLE else CYCLES))
-    sign = direction or rng.choice((-1, 1))
-    phase[:, number] += sign * cycles * np.arange(frames) / frames
+    """The pose at each frame of a clip: float (F, 3), in [POSE_LOW, POSE_HIGH)."""
+    phase = np.tile(rng.random(3), (frames, 1))
+    if action in MOVES:  # all but rest
+        number, direction = MOVES[action]
+        sign = direction or rng.choice((-1, 1))
+        phase[:, number] += sign * rng.uniform(*CYCLES) * np.arange(frames) / frames
     return POSE_LOW + (phase % 1.0) * (POSE_HIGH - POSE_LOW)
 
 
@@ -58,12 +56,11 @@ def clip_frames(
 
 
 def shape_mask(shape: str, pose: np.ndarray) -> np.ndarray:
-    """How much of each pixel the shape covers: float (F, H, W) in [0, 1], from poses (F, 4)."""
-    x, y, size, turns = (pose[:, n, None, None] for n in range(4))
+    """How much of each pixel the shape covers: float (F, H, W) in [0, 1], from poses (F, 3)."""
+    x, y, size = (pose[:, n, None, None] for n in range(3))
     dx, dy = _COLUMNS - x * SIDE, _ROWS - y * SIDE
-    cos, sin = np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)
     radius = size * SIDE
-    outside = _distance(shape, (cos * dx + sin * dy) / radius, (cos * dy - sin * dx) / radius)
+    outside = _distance(shape, dx / radius, dy / radius)
     return np.clip(0.5 - outside * radius, 0, 1)  # a ramp one pixel wide smooths the edge
 
 

@@ -46,7 +46,7 @@ FORMS = {  # base form: third person, -ing form
     "slide": ("slides", "sliding"),
     "grow": ("grows", "growing"),
     "shrink": ("shrinks", "shrinking"),
-    "spin": ("spins", "spinning"),
+    "rest": ("rests", "resting"),
 }
 FILLERS = ("um", "uh", "so", "okay", "well", "like", "you know")
 CHATTER = (
