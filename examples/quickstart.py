@@ -42,7 +42,7 @@ TRAIN = [
         "--text-dropout",
         "0.5",
     ],
-    *["--optimizer", "adam", "--adam-betas", "(0.9,0.98)", "--clip-norm", "1.0", "--lr", "2e-3"],
+    *["--optimizer", "adam", "--adam-betas", "(0.9,0.98)", "--clip-norm", "1.0", "--lr", "1e-3"],
     *f"--lr-scheduler polynomial_decay --warmup-updates 100 --total-num-update {UPDATES}".split(),
     *f"--batch-size 32 --max-update {UPDATES} --num-workers 1 --seed 1 --cpu".split(),
     *[

@@ -103,7 +103,7 @@ def test_r2plus1d_34_makes_one_token_of_eight_frames(meta34, frames):
 @pytest.mark.parametrize("frames", [1, 7, 8, 9, 31])
 def test_the_number_of_tokens_is_known_without_running_the_network(size, frames):
     with torch.device("meta"):
-        network = R2Plus1D(R2PLUS1D_DIMS[size])
+        network = R2Plus1D(R2PLUS1D_DIMS[size]).eval()
         features = network(torch.empty(1, 3, frames, 48, 48))
     assert features.shape[1] == network.num_tokens(frames)
 
@@ -130,7 +130,8 @@ def test_classifying_averages_over_all_positions_in_time_and_space():
 
 
 @pytest.mark.parametrize(
-    ("mode", "frozen"), [("all", STAGES), ("all-but-last", STAGES[:-1]), ("none", ())]
+    ("mode", "frozen"),
+    [("all", (*STAGES, "feature_norm")), ("all-but-last", STAGES[:-1]), ("none", ())],
 )
 def test_frozen_stages_stand_still_in_training_and_the_others_move(tiny, mode, frozen):
     tiny.freeze(mode)
