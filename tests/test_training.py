@@ -1,6 +1,7 @@
 """The real commands on a small MiniWorld, in processes of their own."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -118,7 +119,7 @@ def test_generation_writes_one_prediction_a_row_with_the_checkpoints_input_optio
         *["--action", "classify", "--max-len-b", "12", "--results-path", tmp_path, *decoding],
         cwd=tmp_path,
     )
-    assert "num_frames = 8, from the checkpoint" in log or "num_frames" in log
+    assert "num_frames = 8, from the checkpoint" in log
     printed = (tmp_path / "generate-test.txt").read_text()
     predictions = (tmp_path / "predictions.jsonl").read_text().splitlines()
     references = (tmp_path / "references.jsonl").read_text().splitlines()
@@ -174,7 +175,8 @@ def test_broken_videos_are_counted_in_training_and_missing_in_evaluation(
         *["--max-epoch", "1", "--save-dir", tmp_path / "save", "--disable-validation"],
     )
     assert log.count("cannot read clip train-00001-3: ") == 1
-    assert "bad_clips=0" in log or "bad_clips 5" in log
+    # The five clips of the broken file, and once more each time that one was drawn to replace one.
+    assert int(re.search(r"\| train \|.* bad_clips (\d+)", log)[1]) >= 5
     run(
         "fairseq-generate",
         *[data_directory, *PLUGIN, "--path", trained, "--video-root", videos],
