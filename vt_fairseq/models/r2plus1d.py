@@ -13,11 +13,15 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from vt_fairseq.models.norms import BatchNorm
+from vt_fairseq.models.recompute import recomputed
+
 # Mean and standard deviation of red, green and blue in [0, 1], as IG65M and torchvision have them.
 MEAN = (0.43216, 0.394666, 0.37645)
 STD = (0.22803, 0.22145, 0.216989)
 
 SPATIAL_STRIDES = (1, 2, 2, 2)  # of layer1 ... layer4; the stem halves height and width before
+VIDEO_STAGES = len(SPATIAL_STRIDES)
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,10 @@ class BasicBlock(nn.Module):
 class R2Plus1D(nn.Module):
     """The network up to its features, with a classifier when ``num_classes`` is given.
 
+    ``recomputed_stages`` (0 ... 4, to be set from outside): in training, residual blocks of that
+    many stages from layer1 on are computed again in the backward pass, one at a time. The early
+    stages are the ones that hold the memory.
+
     With the same seed its weights are torchvision's: modules are made, then initialised, in the
     same order.
     """
@@ -179,23 +187,24 @@ class R2Plus1D(nn.Module):
                     for _ in range(dims.blocks[i] - 1)
                 ),
             )
-            for i in range(4)
+            for i in range(VIDEO_STAGES)
         ]
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
         self.feature_norm = (
-            nn.BatchNorm1d(dims.widths[-1], dims.bn_eps, dims.bn_momentum)
-            if dims.normalise_features
-            else nn.Identity()
+            batch_norm(dims.widths[-1], dims) if dims.normalise_features else nn.Identity()
         )
         self.fc = None if num_classes is None else nn.Linear(dims.widths[-1], num_classes)
         self.temporal_strides = dims.temporal_strides
+        self.recomputed_stages = 0
         self._frozen: tuple[nn.Module, ...] = ()
         self._init_parameters()
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         """(B, 3, F, H, W) from ``normalise`` -> features (B, T, C), averaged over space only."""
         x = self.stem(video)
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for number, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), 1):
+            for block in stage:
+                x = recomputed(block, x) if number <= self.recomputed_stages else block(x)
         return self.feature_norm(x.mean(dim=(3, 4))).transpose(1, 2)
 
     def classify(self, video: torch.Tensor) -> torch.Tensor:
@@ -237,9 +246,9 @@ class R2Plus1D(nn.Module):
                 nn.init.zeros_(module.bias)
 
 
-def batch_norm(channels: int, dims: R2Plus1DDims) -> nn.BatchNorm3d:
+def batch_norm(channels: int, dims: R2Plus1DDims) -> BatchNorm:
     """BatchNorm with the network's constants."""
-    return nn.BatchNorm3d(channels, eps=dims.bn_eps, momentum=dims.bn_momentum)
+    return BatchNorm(channels, eps=dims.bn_eps, momentum=dims.bn_momentum)
 
 
 def normalise(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

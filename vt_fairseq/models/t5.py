@@ -3,10 +3,10 @@
 Shapes: B rows, S source, L target, C width (``d_model``), H heads, D width of a head (``d_kv``),
 V vocabulary, P positions already decoded, N positions of this call (N = L without a cache).
 
-Half precision: T5 was trained in bfloat16, and its residual stream and feed-forward output pass
-fp16's 65,504. So the residual stream, the norms, the feed-forward output and the logits are fp32
-whatever the weights are; the projections run in the weights' type. With fp32 weights every cast
-here is a no-op.
+Half precision: T5 was trained in bfloat16, and its residual stream, the outputs that are added to
+it and, because nothing scales it, the product of queries and keys pass fp16's 65,504. So all these,
+the norms, the softmax and the logits are fp32 whatever the weights are. The other projections run
+in the weights' type and saturate. With fp32 weights every cast here is a no-op.
 """
 
 import math
@@ -18,6 +18,9 @@ import torch
 import torch.nn.functional as F
 from fairseq.models import FairseqIncrementalDecoder
 from torch import nn
+
+from vt_fairseq.models.linear import Fp32OutputLinear, SaturatingLinear, fp32_linear
+from vt_fairseq.models.recompute import recomputed
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,6 @@ class RMSNorm(nn.Module):
         return normed.to(self.weight.dtype)
 
 
-class Fp32OutputLinear(nn.Linear):
-    """A linear map computed and returned in fp32 whatever type its weight is kept in."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., in) -> (..., out) fp32."""
-        return F.linear(x.float(), self.weight.float())
-
-
 class RelativeBias(nn.Module):
     """What attention adds to its logits for the distance between key and query (section 2.1).
 
@@ -88,13 +83,13 @@ class RelativeBias(nn.Module):
         self.register_buffer("bucket_of_distance", table, persistent=False)
 
     def forward(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Positions (N,) and (S,) -> bias (1, H, N, S)."""
+        """Positions (N,) and (S,) -> bias (1, H, N, S) fp32."""
         ahead = keys[None, :] - queries[:, None]
         distance = ahead.abs() if self.bidirectional else -ahead.clamp(max=0)
         buckets = self.bucket_of_distance[distance.clamp(max=self.max_distance)]
         if self.bidirectional:
             buckets = buckets + (ahead > 0) * self.buckets_a_side
-        return F.embedding(buckets, self.weight).permute(2, 0, 1).unsqueeze(0)
+        return F.embedding(buckets, self.weight).float().permute(2, 0, 1).unsqueeze(0)
 
 
 def distance_buckets(num_buckets: int, max_distance: int) -> torch.Tensor:
@@ -117,10 +112,10 @@ class Attention(nn.Module):
     def __init__(self, dims: T5Dims):
         super().__init__()
         inner = dims.num_heads * dims.d_kv
-        self.q = nn.Linear(dims.d_model, inner, bias=False)
-        self.k = nn.Linear(dims.d_model, inner, bias=False)
-        self.v = nn.Linear(dims.d_model, inner, bias=False)
-        self.o = nn.Linear(inner, dims.d_model, bias=False)
+        self.q = SaturatingLinear(dims.d_model, inner)
+        self.k = SaturatingLinear(dims.d_model, inner)
+        self.v = SaturatingLinear(dims.d_model, inner)
+        self.o = Fp32OutputLinear(inner, dims.d_model)
         self.num_heads = dims.num_heads
         self.dropout = dims.dropout
 
@@ -131,11 +126,14 @@ class Attention(nn.Module):
     def forward(
         self, states: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
-        """(B, N, C), two of (B, H, S, D), bias that broadcasts to (B, H, N, S) -> (B, N, C)."""
+        """(B, N, C), two of (B, H, S, D), fp32 bias that broadcasts to (B, H, N, S).
+
+        Returns (B, N, C) fp32.
+        """
         attended = F.scaled_dot_product_attention(
-            self._split_heads(self.q(states)),
-            keys,
-            values,
+            self._split_heads(self.q(states)).float(),
+            keys.float(),
+            values.float(),
             attn_mask=bias,
             dropout_p=self.dropout if self.training else 0.0,
             scale=1.0,
@@ -159,8 +157,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, dims: T5Dims):
         super().__init__()
-        self.wi = nn.Linear(dims.d_model, dims.d_ff, bias=False)
-        self.wo = Fp32OutputLinear(dims.d_ff, dims.d_model, bias=False)
+        self.wi = SaturatingLinear(dims.d_model, dims.d_ff)
+        self.wo = Fp32OutputLinear(dims.d_ff, dims.d_model)
         self.dropout = nn.Dropout(dims.dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -180,7 +178,7 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dims.dropout)
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """(B, S, C) fp32, bias (B, H, S, S) -> (B, S, C) fp32."""
+        """(B, S, C) fp32, bias (B, H, S, S) fp32 -> (B, S, C) fp32."""
         normed = self.self_attention_norm(x)
         attended = self.self_attention(normed, *self.self_attention.keys_values(normed), bias)
         x = x + self.dropout(attended)
@@ -250,7 +248,11 @@ class DecoderLayer(nn.Module):
 
 
 class T5Encoder(nn.Module):
-    """T5's encoder over embeddings, which the caller makes: some of ours are video tokens."""
+    """T5's encoder over embeddings, which the caller makes: some of ours are video tokens.
+
+    With ``recompute_layers`` (to be set from outside), layers are computed again in the backward
+    pass, one at a time; the same holds for the decoder.
+    """
 
     def __init__(self, dims: T5Dims):
         super().__init__()
@@ -258,6 +260,7 @@ class T5Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(dims) for _ in range(dims.num_layers))
         self.final_norm = RMSNorm(dims.d_model, dims.layer_norm_eps)
         self.dropout = nn.Dropout(dims.dropout)
+        self.recompute_layers = False
 
     def forward(self, embeddings: torch.Tensor, padding_mask: torch.Tensor) -> torch.Tensor:
         """(B, S, C), (B, S) bool True at padding -> (B, S, C) in the weights' type.
@@ -268,7 +271,7 @@ class T5Encoder(nn.Module):
         bias = hide(self.relative_bias(positions, positions), padding_mask[:, None, None, :])
         x = self.dropout(embeddings.float())
         for layer in self.layers:
-            x = layer(x, bias)
+            x = recomputed(layer, x, bias) if self.recompute_layers else layer(x, bias)
         return self.dropout(self.final_norm(x))
 
 
@@ -286,6 +289,7 @@ class T5Decoder(FairseqIncrementalDecoder):
         self.layers = nn.ModuleList(DecoderLayer(dims, i) for i in range(dims.num_decoder_layers))
         self.final_norm = RMSNorm(dims.d_model, dims.layer_norm_eps)
         self.dropout = nn.Dropout(dims.dropout)
+        self.recompute_layers = False
 
     def forward(
         self,
@@ -323,13 +327,16 @@ class T5Decoder(FairseqIncrementalDecoder):
         queries = keys[past:]
         self_bias = hide(self.relative_bias(queries, keys), keys[None, :] > queries[:, None])
         padding_mask = encoder_out["encoder_padding_mask"][0]
-        source_bias = hide(torch.zeros_like(padding_mask, dtype=self_bias.dtype), padding_mask)[
+        source_bias = hide(torch.zeros_like(padding_mask, dtype=torch.float32), padding_mask)[
             :, None, None, :
         ]
         source = encoder_out["encoder_out"][0].transpose(0, 1)
         x = self.dropout(self.embed_tokens(prev_output_tokens[:, past:]).float())
+        inputs = self_bias, source, source_bias, cache
+        # A cache is written to, which must not happen twice.
+        recompute = self.recompute_layers and cache is None
         for layer in self.layers:
-            x = layer(x, self_bias, source, source_bias, cache)
+            x = recomputed(layer, x, *inputs) if recompute else layer(x, *inputs)
         if incremental_state is not None:
             self.set_incremental_state(incremental_state, "cache", cache)
         return self.dropout(self.final_norm(x)), {"attn": [None]}
@@ -337,7 +344,7 @@ class T5Decoder(FairseqIncrementalDecoder):
     def output_layer(self, features: torch.Tensor) -> torch.Tensor:
         """(B, N, C) -> logits (B, N, V) fp32, scaled by C ** -0.5 as T5 does for tied tables."""
         scaled = features.float() * features.size(-1) ** -0.5
-        return F.linear(scaled, self.embed_tokens.weight.float())
+        return fp32_linear(scaled, self.embed_tokens.weight)
 
     def reorder_incremental_state(self, incremental_state: dict, new_order: torch.Tensor) -> None:
         """Rows of the cache in ``new_order`` (R,), which may repeat or leave out rows."""

@@ -11,7 +11,14 @@ from fairseq.models import FairseqEncoder, FairseqEncoderDecoderModel, register_
 from torch import nn
 
 from vt_fairseq.data.text import PAD
-from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D, R2Plus1DDims, normalise
+from vt_fairseq.errors import UserError
+from vt_fairseq.models.r2plus1d import (
+    R2PLUS1D_DIMS,
+    VIDEO_STAGES,
+    R2Plus1D,
+    R2Plus1DDims,
+    normalise,
+)
 from vt_fairseq.models.t5 import T5_DIMS, T5Decoder, T5Dims, T5Encoder, init_t5_parameters
 
 # New video tokens are several times as large as new word embeddings, as T5's pretrained embeddings
@@ -141,6 +148,17 @@ class VideoTranslateConfig(FairseqDataclass):
             "help": "learning rate of the video network relative to --lr (paper: 1e-4 to 1e-3)"
         },
     )
+    checkpoint_activations: bool = field(
+        default=False,
+        metadata={"help": "save memory: compute T5's layers again in the backward pass"},
+    )
+    checkpoint_video_stages: int = field(
+        default=0,
+        metadata={
+            "help": "save memory: compute the residual blocks of the video network's first N of 4 "
+            "stages again in the backward pass; the first two hold most of it"
+        },
+    )
 
 
 class VideoTranslateModel(FairseqEncoderDecoderModel):
@@ -149,24 +167,35 @@ class VideoTranslateModel(FairseqEncoderDecoderModel):
     @classmethod
     def build_model(cls, cfg: VideoTranslateConfig, task) -> "VideoTranslateModel":
         """Build from fairseq's configuration; sizes of the vocabulary come from the task."""
-        t5 = replace(
-            T5_DIMS[str(cfg.t5_size)],
-            vocab_size=task.tokenizer.table_size,
-            dropout=cfg.dropout,
-        )
-        model = cls(
-            *build_networks(
-                t5,
-                R2PLUS1D_DIMS[str(cfg.video_network)],
-                task.tokenizer.video,
-                str(cfg.video_pooling),
-                str(cfg.freeze_video),
+        return cls.from_config(cfg, task.tokenizer.table_size, task.tokenizer.video)
+
+    @classmethod
+    def from_config(
+        cls, cfg: VideoTranslateConfig, vocab_size: int, video_id: int
+    ) -> "VideoTranslateModel":
+        """Build with ``vocab_size`` rows in the embedding table and [VIDEO] at ``video_id``.
+
+        Raises UserError for an option out of its range.
+        """
+        if not 0 <= cfg.checkpoint_video_stages <= VIDEO_STAGES:
+            raise UserError(
+                f"--checkpoint-video-stages {cfg.checkpoint_video_stages}: expected a number of "
+                f"stages from 0 to {VIDEO_STAGES}"
             )
+        encoder, decoder = build_networks(
+            replace(T5_DIMS[str(cfg.t5_size)], vocab_size=vocab_size, dropout=cfg.dropout),
+            R2PLUS1D_DIMS[str(cfg.video_network)],
+            video_id,
+            str(cfg.video_pooling),
+            str(cfg.freeze_video),
         )
-        for parameter in model.encoder.video.network.parameters():
+        encoder.transformer.recompute_layers = cfg.checkpoint_activations
+        decoder.recompute_layers = cfg.checkpoint_activations
+        encoder.video.network.recomputed_stages = cfg.checkpoint_video_stages
+        for parameter in encoder.video.network.parameters():
             # Read by `lr_scale.py`; fairseq carries this attribute over to fp32 copies.
             parameter.optim_overrides = {"optimizer": {"lr_scale": cfg.video_lr_scale}}
-        return model
+        return cls(encoder, decoder)
 
     def forward(
         self,

@@ -1,0 +1,77 @@
+"""Linear maps without biases whose results cannot leave the range of half precision.
+
+With fp32 weights both are nn.Linear.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+# Largest magnitude of a saturated fp16 result: half of the range, because dropout with
+# probability p multiplies by 1 / (1 - p) and must not reach infinity after all (p <= 0.5).
+SATURATION = torch.finfo(torch.float16).max / 2
+
+
+class SaturatingLinear(nn.Linear):
+    """Computed in the weights' type; fp16 results stop at +-``SATURATION`` instead of infinity.
+
+    The gradient passes as if nothing had been cut off, so nothing is kept for it.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., in) -> (..., out) in the weights' type."""
+        out = super().forward(x)
+        return _Saturate.apply(out) if out.dtype == torch.float16 else out
+
+
+class Fp32OutputLinear(nn.Linear):
+    """Computed and returned in fp32 whatever type its weight is kept in."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., in) -> (..., out) fp32."""
+        return fp32_linear(x, self.weight)
+
+
+def fp32_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """(..., in), (out, in) of any types -> (..., out) fp32.
+
+    ``F.linear(x.float(), weight.float())``, except that autograd would keep those copies: 1 GiB of
+    fp32 weights in t5-large.
+    """
+    if weight.dtype == torch.float32:
+        return F.linear(x.float(), weight)
+    return _Fp32Linear.apply(x, weight)
+
+
+class _Saturate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        ctx.mark_dirty(x)
+        return x.clamp_(-SATURATION, SATURATION)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
+        return grad
+
+
+class _Fp32Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(x.float(), weight.float())
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        x, weight = ctx.saved_tensors
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_x = (grad @ weight.float()).to(x.dtype)
+        if ctx.needs_input_grad[1]:
+            of_weight = (grad.flatten(0, -2).T @ x.float().flatten(0, -2)).to(weight.dtype)
+        return of_x, of_weight

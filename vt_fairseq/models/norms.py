@@ -1,0 +1,50 @@
+"""BatchNorm for weights and activations in half precision."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vt_fairseq.models.recompute import is_recomputing
+
+
+class BatchNorm(nn.BatchNorm3d):
+    """nn.BatchNorm3d (and 1d, 2d) that is sound in half precision and under recomputation.
+
+    Running statistics stay fp32 when the model is cast to half precision: a step of ``momentum``
+    times a small difference would be rounded away there, and variances underflow. Inputs stay in
+    half precision; only weight and bias (two numbers a channel) are cast for the computation,
+    which PyTorch's kernels carry out in fp32, so no fp32 copy of an activation is kept for the
+    backward pass. The statistics move once an update, not again when the block is recomputed.
+    In fp32 it computes what nn.BatchNorm3d does.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, ...) -> the same shape and dtype."""
+        mean, variance = self.running_mean, self.running_var
+        if self.training and is_recomputing():
+            mean = variance = None  # in training they are only written to
+        elif self.training:
+            self.num_batches_tracked.add_(1)
+        return F.batch_norm(
+            x,
+            mean,
+            variance,
+            self.weight.to(self.running_mean.dtype),
+            self.bias.to(self.running_mean.dtype),
+            training=self.training,
+            momentum=self.momentum,
+            eps=self.eps,
+        )
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
+        """What ``to``, ``half``, ``cuda`` ... call: statistics follow in everything but half."""
+        before = {name: getattr(self, name) for name in ("running_mean", "running_var")}
+        super()._apply(fn, recurse)
+        for name, statistic in before.items():
+            cast = getattr(self, name)
+            if cast.dtype in (torch.float16, torch.bfloat16):
+                # Taken from before the cast, which has already rounded.
+                setattr(self, name, statistic.to(cast.device, torch.float32))
+        return self
