@@ -1,0 +1,132 @@
+"""Activation checkpointing: nothing changes but what is kept."""
+
+import copy
+
+import pytest
+import torch
+
+from tests.test_model import LONGER, PREVIOUS, TEXT_ONLY, WITH_VIDEO, clips, source
+from vt_fairseq.errors import UserError
+from vt_fairseq.models import recompute
+from vt_fairseq.models.video_translate import TinyConfig, VideoTranslateModel
+
+ROWS = [WITH_VIDEO, TEXT_ONLY, LONGER]
+ALL = {"checkpoint_activations": True, "checkpoint_video_stages": 4}
+
+
+def build(**options) -> VideoTranslateModel:
+    torch.manual_seed(0)
+    return VideoTranslateModel.from_config(TinyConfig(**options), vocab_size=384, video_id=303)
+
+
+def train_once(model: VideoTranslateModel) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
+    """Logits and gradients of one training step."""
+    torch.manual_seed(7)
+    logits, _ = model.train()(source(*ROWS), PREVIOUS.expand(3, -1), video=clips(2))
+    logits.logsumexp(-1).sum().backward()
+    return logits.detach(), {name: p.grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("freeze", ["none", "all-but-last", "all"])
+@pytest.mark.parametrize(
+    "recomputation",
+    [
+        ALL,
+        {"checkpoint_activations": True},
+        {"checkpoint_video_stages": 1},
+        {"checkpoint_video_stages": 3},
+    ],
+)
+def test_values_gradients_and_statistics_do_not_change(recomputation, freeze, dropout):
+    plain = build(dropout=dropout, freeze_video=freeze)
+    frugal = build(dropout=dropout, freeze_video=freeze, **recomputation)
+    logits, gradients = train_once(plain)
+    same_logits, same_gradients = train_once(frugal)
+    assert torch.equal(logits, same_logits)
+    for name, expected in gradients.items():
+        found = same_gradients[name]
+        if expected is None:
+            assert found is None, name
+        elif name.startswith("decoder.layers") or not recomputation.get("checkpoint_activations"):
+            assert torch.equal(found, expected), name
+        else:
+            # The source's gradients (two from each decoder layer) are summed in another order.
+            assert (found - expected).norm() <= 1e-5 * expected.norm(), name
+    buffers = dict(frugal.named_buffers())
+    for name, expected in plain.named_buffers():
+        assert torch.equal(buffers[name], expected), name
+
+
+def test_recomputing_the_encoders_layers_gives_the_same_gradients_to_the_bit():
+    plain, frugal = build(dropout=0.3), build(dropout=0.3)
+    frugal.encoder.transformer.recompute_layers = True
+    expected = train_once(plain)[1]
+    for name, gradient in train_once(frugal)[1].items():
+        assert torch.equal(gradient, expected[name]), name
+
+
+def test_parameters_keep_their_names_and_copies_are_independent():
+    frugal = build(**ALL)
+    assert list(frugal.state_dict()) == list(build().state_dict())
+    copied = copy.deepcopy(frugal)
+    train_once(copied)
+    assert all(p.grad is None for p in frugal.parameters())
+    assert all(p.grad is not None for p in copied.parameters())
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_training_runs_each_block_and_layer_twice_and_evaluation_once(frozen):
+    model = build(**ALL, freeze_video="all-but-last" if frozen else "none")
+    counts = {}
+
+    def count(module, inputs, output):
+        counts[module] = counts.get(module, 0) + 1
+
+    network = model.encoder.video.network
+    trained = [model.encoder.transformer.layers[0], model.decoder.layers[1]]
+    if not frozen:
+        trained += [network.layer1[0], network.layer4[0]]
+    for module in trained:
+        module.register_forward_hook(count)
+    train_once(model)
+    assert [counts[module] for module in trained] == [2] * len(trained)
+    counts.clear()
+    with torch.no_grad():
+        model.eval()(source(*ROWS), PREVIOUS.expand(3, -1), video=clips(2))
+    assert [counts[module] for module in trained] == [1] * len(trained)
+    assert not recompute.is_recomputing()
+
+
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_decoding_with_a_cache_does_not_change(with_gradients):
+    plain, frugal = build().eval(), build(**ALL).eval()
+    previous = PREVIOUS.expand(3, -1)
+    steps = []
+    with torch.set_grad_enabled(with_gradients):
+        for model in (plain, frugal):
+            encoder_out = model.encoder(source(*ROWS), video=clips(2))
+            state = {}
+            steps.append(
+                [
+                    model.decoder(previous[:, :n], encoder_out, incremental_state=state)[0]
+                    for n in range(1, 5)
+                ]
+            )
+    assert all(torch.equal(a, b) for a, b in zip(*steps, strict=True))
+
+
+def test_a_failed_recomputation_does_not_leave_its_mark():
+    def fail(x):
+        raise RuntimeError("inside")
+
+    x = torch.ones(1, requires_grad=True)
+    with pytest.raises(RuntimeError, match="inside"):
+        recompute._run(fail, x)
+    assert not recompute.is_recomputing()
+
+
+@pytest.mark.parametrize("stages", [-1, 5])
+def test_a_number_of_stages_that_the_network_does_not_have_is_a_users_mistake(stages):
+    with pytest.raises(UserError, match="from 0 to 4"):
+        build(checkpoint_video_stages=stages)
