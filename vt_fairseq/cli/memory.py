@@ -1,0 +1,184 @@
+"""``vt-memory``: how much memory a training run needs on each GPU, before it is started.
+
+Also takes the options of the model as ``fairseq-train`` has them (``--freeze-video`` ...).
+"""
+
+import argparse
+import json
+from dataclasses import fields, replace
+from typing import Any
+
+from vt_fairseq.cli import command
+from vt_fairseq.errors import UserError
+
+PROG = "vt-memory"
+EXAMPLE = (
+    "vt-memory --arch video_translate_t5_large --batch-size 8 --precision fp16 "
+    "--zero-stage 2 --gpus 8"
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of ``vt-memory``."""
+    from fairseq.dataclass.utils import gen_parser_from_dataclass
+
+    from vt_fairseq.memory import DTYPES, BatchShape, Setup
+    from vt_fairseq.models.video_translate import VideoTranslateConfig
+
+    made = command.parser(PROG, "Predicted memory of a training run on each GPU.", EXAMPLE)
+    made.add_argument("--arch", default="video_translate_t5_large", help="(%(default)s)")
+    made.add_argument("--json", action="store_true", help="print one JSON object")
+    batch = made.add_argument_group("batch of one GPU")
+    default = BatchShape()
+    for option, number, text in (
+        ("--batch-size", default.rows, "clips"),
+        ("--num-frames", default.frames, "frames of a clip"),
+        ("--frame-size", default.size, "side of the square frames in pixels"),
+        ("--source-tokens", default.source, "tokens of the encoder's input, video included"),
+        ("--target-tokens", default.target, "tokens of the target"),
+    ):
+        batch.add_argument(option, type=int, default=number, help=f"{text} (%(default)s)")
+    run = made.add_argument_group("training")
+    setup = Setup()
+    run.add_argument(
+        "--precision", choices=list(DTYPES), default=setup.precision, help="(%(default)s)"
+    )
+    run.add_argument(
+        "--zero-stage",
+        type=int,
+        choices=range(4),
+        default=setup.zero_stage,
+        help="DeepSpeed's ZeRO stage; 0: fairseq's own trainer (%(default)s)",
+    )
+    run.add_argument("--gpus", type=int, default=setup.gpus, help="of all nodes (%(default)s)")
+    run.add_argument(
+        "--offload-optimizer", choices=("none", "cpu"), default="none", help="(%(default)s)"
+    )
+    run.add_argument(
+        "--reduce-bucket-size",
+        type=float,
+        default=setup.reduce_bucket_size,
+        help="gradients that ZeRO reduces at once (%(default)s)",
+    )
+    run.add_argument(
+        "--stage3-max-live-parameters",
+        type=float,
+        default=setup.stage3_max_live_parameters,
+        help="parameters that ZeRO-3 keeps gathered (%(default)s)",
+    )
+    model = made.add_argument_group("model (where not given, as --arch has it)")
+    gen_parser_from_dataclass(model, VideoTranslateConfig(), delete_default=True)
+    return made
+
+
+def _described_run(args: argparse.Namespace):
+    from fairseq.models import MODEL_DATACLASS_REGISTRY
+
+    from vt_fairseq.memory import BatchShape, Run, Setup
+    from vt_fairseq.models.video_translate import VideoTranslateConfig
+
+    architectures = sorted(
+        name
+        for name, config in MODEL_DATACLASS_REGISTRY.items()
+        if config is not None and issubclass(config, VideoTranslateConfig)
+    )
+    if args.arch not in architectures:
+        raise UserError(f"--arch {args.arch}: expected one of {', '.join(architectures)}")
+    names = {field.name for field in fields(VideoTranslateConfig)}
+    given = {n: value for n, value in vars(args).items() if n in names and value is not None}
+    return Run(
+        config=replace(MODEL_DATACLASS_REGISTRY[args.arch](), **given),
+        batch=BatchShape(
+            rows=args.batch_size,
+            frames=args.num_frames,
+            size=args.frame_size,
+            source=args.source_tokens,
+            target=args.target_tokens,
+        ),
+        setup=Setup(
+            precision=args.precision,
+            zero_stage=args.zero_stage,
+            gpus=args.gpus,
+            offload_optimizer=args.offload_optimizer == "cpu",
+            reduce_bucket_size=int(args.reduce_bucket_size),
+            stage3_max_live_parameters=int(args.stage3_max_live_parameters),
+        ),
+    )
+
+
+def _terms(prediction) -> dict[str, int]:
+    states, training = prediction.states, prediction.training
+    return {
+        "parameters": states.parameters,
+        "gradients": states.gradients,
+        "optimizer": states.optimizer,
+        "buckets": states.buckets,
+        "activations": training.activations,
+        "work_space": training.work_space,
+        "optimizer_step": max(states.step - sum(training), 0),
+        "context": prediction.context,
+    }
+
+
+EXPLANATIONS = {
+    "parameters": "with BatchNorm's statistics",
+    "gradients": "of the parameters",
+    "optimizer": "fp32 parameters and Adam's two moments",
+    "buckets": "for reducing gradients; ZeRO-3: parameters gathered, too",
+    "activations": "kept for the backward pass, at its peak",
+    "work_space": "intermediate results beyond that",
+    "optimizer_step": "what the optimizer's step needs beyond both, which are gone then",
+    "context": "CUDA, NCCL, cuDNN, fragmentation: an assumption",
+    "total": "",
+}
+
+
+def _report(prediction, cures: dict[str, str | None]) -> dict[str, Any]:
+    from vt_fairseq.memory import GIB
+
+    gib = {name: round(size / GIB, 3) for name, size in _terms(prediction).items()}
+    return {
+        "gpu_gib": gib | {"total": round(prediction.total / GIB, 3)},
+        "cpu_gib": round(prediction.states.cpu / GIB, 3),
+        "fits_v100": prediction.fits(),
+        "cure": cures,
+    }
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    lines = ["GiB on each GPU"]
+    for name, amount in report["gpu_gib"].items():
+        lines.append(f"{name:15}{amount:8.2f}  {EXPLANATIONS[name]}".rstrip())
+    if report["cpu_gib"]:
+        lines.append(f"{'cpu':15}{report['cpu_gib']:8.2f}  CPU memory for each GPU's process")
+    for card, fits in report["fits_v100"].items():
+        if fits:
+            lines.append(f"{card} V100: fits")
+        else:
+            cure = report["cure"][card]
+            lines.append(f"{card} V100: does not fit; " + (cure or "no cure found"))
+    return lines
+
+
+def _main() -> None:
+    args = build_parser().parse_args()
+    from vt_fairseq.memory import GIB, first_cure, predict
+
+    run = _described_run(args)
+    prediction = predict(run)
+    cures: dict[str, str | None] = {}
+    for card, fits in prediction.fits().items():
+        if not fits:
+            found = first_cure(run, card)
+            cures[card] = found and f"with {found[0]}: {found[1].total / GIB:.2f}"
+    report = _report(prediction, cures)
+    print(json.dumps(report, indent=1) if args.json else "\n".join(_lines(report)))
+
+
+def main() -> None:
+    """The console script."""
+    command.run(PROG, _main)
+
+
+if __name__ == "__main__":
+    main()
