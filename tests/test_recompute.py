@@ -116,6 +116,24 @@ def test_decoding_with_a_cache_does_not_change(with_gradients):
     assert all(torch.equal(a, b) for a, b in zip(*steps, strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_weights_may_be_away_between_the_passes_as_under_zero_3(dtype):
+    plain, emptied = build(**ALL).to(dtype), build(**ALL).to(dtype)
+    layers = [m.encoder.transformer.layers[0].feed_forward for m in (plain, emptied)]
+    x = torch.randn(2, 3, 128, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    outputs = [recompute.recomputed(layer, x.clone().requires_grad_()) for layer in layers]
+    outputs += [layer(x) for layer in layers]
+    weights = [(p, p.data) for p in layers[1].parameters()]
+    for parameter, _ in weights:
+        parameter.data = torch.empty(0, dtype=dtype)
+    for parameter, data in weights:
+        parameter.data = data
+    for out in outputs:
+        out.square().sum().backward()
+    for a, b in zip(*(layer.parameters() for layer in layers), strict=True):
+        assert torch.equal(a.grad, b.grad) and a.grad.abs().sum() > 0
+
+
 def test_a_failed_recomputation_does_not_leave_its_mark():
     def fail(x):
         raise RuntimeError("inside")

@@ -73,6 +73,21 @@ def test_the_number_of_workers_does_not_change_the_losses(data_directory, tmp_pa
     assert train_losses(log) == {n: uninterrupted[n] for n in range(1, 5)}
 
 
+def test_activation_checkpointing_does_not_change_the_losses(
+    data_directory, tmp_path, uninterrupted
+):
+    log = run(
+        "fairseq-train",
+        *[data_directory, *PLUGIN, *TINY, *MULTITASK, "--save-dir", tmp_path, "--no-save"],
+        *["--max-update", "3", "--num-workers", "1", "--clip-norm", "1"],
+        *["--checkpoint-activations", "--checkpoint-video-stages", "4"],
+    )
+    for update, printed in train_losses(log).items():
+        # Summation in another order, beside what is printed of the numbers.
+        expected = [float(x) for x in uninterrupted[update]]
+        assert [float(x) for x in printed] == pytest.approx(expected, abs=2e-3), update
+
+
 @pytest.fixture(scope="module")
 def trained(data_directory, tmp_path_factory) -> Path:
     """A checkpoint of a few updates, with validation that generates."""
