@@ -309,6 +309,7 @@ TINY_COMMAND = [
 
 def test_the_console_command_prints_every_term_and_what_fits():
     text = run_command("vt-memory", *TINY_COMMAND, "--offload-optimizer", "cpu")
+    assert text.startswith("GiB on each GPU\n")
     for term in ("parameters", "activations", "buckets", "context", "total", "cpu  "):
         assert f"\n{term}" in text
     assert "16 GB V100: fits" in text and "32 GB V100: fits" in text

@@ -20,10 +20,11 @@ EXAMPLE = (
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of ``vt-memory``."""
-    from fairseq.dataclass.utils import gen_parser_from_dataclass
+    with command.quiet_imports():
+        from fairseq.dataclass.utils import gen_parser_from_dataclass
 
-    from vt_fairseq.memory import DTYPES, BatchShape, Setup
-    from vt_fairseq.models.video_translate import VideoTranslateConfig
+        from vt_fairseq.memory import DTYPES, BatchShape, Setup
+        from vt_fairseq.models.video_translate import VideoTranslateConfig
 
     made = command.parser(PROG, "Predicted memory of a training run on each GPU.", EXAMPLE)
     made.add_argument("--arch", default="video_translate_t5_large", help="(%(default)s)")
