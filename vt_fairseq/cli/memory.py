@@ -6,10 +6,13 @@ Also takes the options of the model as ``fairseq-train`` has them (``--freeze-vi
 import argparse
 import json
 from dataclasses import fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vt_fairseq.cli import command
 from vt_fairseq.errors import UserError
+
+if TYPE_CHECKING:
+    from vt_fairseq.memory import Prediction, Run
 
 PROG = "vt-memory"
 EXAMPLE = (
@@ -72,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     return made
 
 
-def _described_run(args: argparse.Namespace):
+def _described_run(args: argparse.Namespace) -> "Run":
     from fairseq.models import MODEL_DATACLASS_REGISTRY
 
     from vt_fairseq.memory import BatchShape, Run, Setup
@@ -107,7 +110,7 @@ def _described_run(args: argparse.Namespace):
     )
 
 
-def _terms(prediction) -> dict[str, int]:
+def _terms(prediction: "Prediction") -> dict[str, int]:
     states, training = prediction.states, prediction.training
     return {
         "parameters": states.parameters,
@@ -134,7 +137,7 @@ EXPLANATIONS = {
 }
 
 
-def _report(prediction, cures: dict[str, str | None]) -> dict[str, Any]:
+def _report(prediction: "Prediction", cures: dict[str, str | None]) -> dict[str, Any]:
     from vt_fairseq.memory import GIB
 
     gib = {name: round(size / GIB, 3) for name, size in _terms(prediction).items()}
