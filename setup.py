@@ -30,7 +30,7 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "deepspeed": ["deepspeed"],
+        "deepspeed": ["deepspeed>=0.19.8"],
         "test": ["pytest", "pytest-timeout", "ruff", "transformers", "safetensors"],
     },
     entry_points={

@@ -35,7 +35,11 @@ def environment() -> dict[str, str]:
 
 
 def run(
-    command: str, *arguments: str | Path, expected_code: int = 0, cwd: Path | None = None
+    command: str,
+    *arguments: str | Path,
+    expected_code: int = 0,
+    cwd: Path | None = None,
+    timeout: float = 300,
 ) -> str:
     """Output (stdout and stderr) of a command that ends with ``expected_code``."""
     done = subprocess.run(
@@ -45,7 +49,7 @@ def run(
         text=True,
         env=environment(),
         cwd=cwd,
-        timeout=300,
+        timeout=timeout,
     )
     assert done.returncode == expected_code, done.stdout[-3000:]
     return done.stdout

@@ -297,7 +297,7 @@ def test_impossible_setups_are_the_users_mistake(setup, message):
 
 
 def test_a_source_without_room_for_the_video_is_the_users_mistake():
-    with pytest.raises(UserError, match="at least 4 source tokens"):
+    with pytest.raises(UserError, match="at least 8 source tokens"):
         predict(replace(tiny_run(), batch=BatchShape(source=3, frames=8 * 2)))
 
 

@@ -108,8 +108,8 @@ def test_the_number_of_tokens_is_known_without_running_the_network(size, frames)
     assert features.shape[1] == network.num_tokens(frames)
 
 
-def test_the_tiny_network_makes_two_tokens_of_eight_frames(tiny):
-    assert tiny(video(3)).shape == (3, 2, 64)
+def test_the_tiny_network_makes_four_tokens_of_eight_frames(tiny):
+    assert tiny(video(3)).shape == (3, 4, 64)
 
 
 def test_a_batch_of_clips_equals_each_clip_alone_in_evaluation(tiny):

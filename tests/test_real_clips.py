@@ -38,7 +38,7 @@ def trained(test_data, tmp_path_factory) -> Path:
         *["jsonl", "--annotations", out / "clips.jsonl", "--videos", clips],
         *["--out", out / "data", "--vocabulary", test_data / "t5" / "spiece.model"],
     )
-    run("fairseq-train", out / "data", *PLUGIN, *TRAIN, "--save-dir", out)
+    run("fairseq-train", out / "data", *PLUGIN, *TRAIN, "--save-dir", out, timeout=1800)
     return out
 
 

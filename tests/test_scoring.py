@@ -32,7 +32,7 @@ def model() -> Joined:
 def clips() -> dict:
     torch.manual_seed(1)
     video = torch.randint(0, 256, (3, 8, 40, 40, 3), dtype=torch.uint8)
-    source = torch.tensor([[300, 5, VIDEO, VIDEO, 301, 0, 0], [300, 5, VIDEO, VIDEO, 6, 301, 9]])
+    source = torch.tensor([[300, 5, *[VIDEO] * 4, 301, 0, 0], [300, 5, *[VIDEO] * 4, 6, 301, 9]])
     return {"src_tokens": source[[0, 1, 0]], "video": video}
 
 

@@ -5,16 +5,22 @@ changes.
 """
 
 import argparse
+import logging
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
-from fairseq import optim
+from fairseq import optim, trainer
 from fairseq.file_io import PathManager
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer
+from fairseq.optim.fp16_optimizer import FP16Optimizer
 from fairseq.trainer import Trainer
+
+from vt_fairseq.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 # Older releases run code from hostile checkpoints even with weights_only=True
 # (CVE-2025-32434, CVE-2026-24747).
@@ -68,6 +74,11 @@ def atomic_copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
     return True
 
 
+def lr_scale(parameter: torch.nn.Parameter) -> float:
+    """Learning rate of a parameter relative to ``--lr``."""
+    return getattr(parameter, "optim_overrides", {}).get("optimizer", {}).get("lr_scale", 1.0)
+
+
 def split_by_lr_scale(optimizer: FairseqOptimizer) -> FairseqOptimizer:
     """Give parameters with an ``lr_scale`` a parameter group of their own.
 
@@ -78,9 +89,7 @@ def split_by_lr_scale(optimizer: FairseqOptimizer) -> FairseqOptimizer:
     for group in optimizer.optimizer.param_groups:
         by_scale: dict[float, list] = {}
         for parameter in group["params"]:
-            overrides = getattr(parameter, "optim_overrides", {})
-            scale = overrides.get("optimizer", {}).get("lr_scale", 1.0)
-            by_scale.setdefault(scale, []).append(parameter)
+            by_scale.setdefault(lr_scale(parameter), []).append(parameter)
         for scale in sorted(by_scale, reverse=True):
             groups.append({**group, "params": by_scale[scale], "lr_scale": scale})
     optimizer.optimizer.param_groups[:] = groups
@@ -99,6 +108,50 @@ def get_unscaled_lr(self: FairseqOptimizer) -> float:
     return group["lr"] / group.get("lr_scale", 1.0)
 
 
+def refuse_flat_parameters(cfg, parameters: list[torch.nn.Parameter]) -> None:
+    """Raise UserError where fairseq's ``--fp16`` would lose the learning rates' scales."""
+    scales = {lr_scale(parameter) for parameter in parameters}
+    if not cfg.common.fp16_no_flatten_grads and scales != {1.0}:
+        raise UserError(
+            "--fp16 merges all parameters into one, which loses the learning rate of some, "
+            f"{min(scales)} times --lr: add --fp16-no-flatten-grads"
+        )
+
+
+def shared_parameters(module: torch.nn.Module, memo: dict | None = None, prefix: str = ""):
+    """Paths of parameters that have several; fairseq's list has the biases that are None, too."""
+    found = _catalog_shared_params(module, memo, prefix)
+    if memo is not None:  # fairseq's function calls itself by its name, which is now ours
+        return found
+    return [p for p in found if trainer._get_module_by_path(module, p[0]) is not None]
+
+
+def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False, *args, **kwargs):
+    """``Trainer.load_checkpoint`` on all processes, from DeepSpeed's engine to fairseq and back."""
+    # Otherwise rank 0 sends the others a pickle that weights_only=True rightly refuses.
+    self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
+    history = {}
+    if not reset_optimizer and os.path.isfile(filename):
+        state = torch.load(filename, map_location="cpu", mmap=True, weights_only=True)
+        history = (state["optimizer_history"] or [{}])[-1]
+    sharded = history.get("optimizer_name") == "DeepSpeedOptimizer"
+    if not history or sharded == self.sharded:
+        return _load_checkpoint(self, filename, reset_optimizer, *args, **kwargs)
+    extra_state = _load_checkpoint(self, filename, True, *args, **kwargs)
+    self.lr_scheduler.load_state_dict(history["lr_scheduler_state"])
+    self.set_num_updates(history["num_updates"])
+    logger.warning(
+        "%s was saved %s DeepSpeed: weights, update count and learning rate go on, Adam's moments "
+        "start anew",
+        *(filename, "with" if sharded else "without"),
+    )
+    return extra_state
+
+
+_catalog_shared_params = trainer._catalog_shared_params
+_load_checkpoint = Trainer.load_checkpoint
+
+
 def install() -> None:
     """Put all of it in place; calling it again does nothing."""
     if getattr(Trainer, "_vt_fairseq_installed", False):
@@ -108,6 +161,9 @@ def install() -> None:
     PathManager.copy = staticmethod(atomic_copy)
     FairseqOptimizer.set_lr = set_scaled_lr
     FairseqOptimizer.get_lr = get_unscaled_lr
+    Trainer.sharded = False  # DeepSpeedTrainer's is True
+    Trainer.load_checkpoint = load_checkpoint
+    trainer._catalog_shared_params = shared_parameters
 
     build_optimizer = optim.build_optimizer
 
@@ -116,11 +172,10 @@ def install() -> None:
 
     optim.build_optimizer = build_scaled_optimizer
 
-    load_checkpoint = Trainer.load_checkpoint
+    build_fp16_optimizer = FP16Optimizer.build_optimizer.__func__
 
-    def load_checkpoint_on_all_ranks(self, *args, **kwargs):
-        # Otherwise rank 0 sends the others a pickle that weights_only=True rightly refuses.
-        self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
-        return load_checkpoint(self, *args, **kwargs)
+    def build_checked_fp16_optimizer(cls, cfg, params, **kwargs):
+        refuse_flat_parameters(cfg, params)
+        return build_fp16_optimizer(cls, cfg, params, **kwargs)
 
-    Trainer.load_checkpoint = load_checkpoint_on_all_ranks
+    FP16Optimizer.build_optimizer = classmethod(build_checked_fp16_optimizer)

@@ -5,12 +5,16 @@ from types import TracebackType
 
 from vt_fairseq import fairseq_patches
 from vt_fairseq.errors import UserError
+from vt_fairseq.zero import launch, trainer
 
 fairseq_patches.install()
+launch.install()
+trainer.install()
 
 import vt_fairseq.criterion  # noqa: E402
 import vt_fairseq.models.video_translate  # noqa: E402
-import vt_fairseq.task  # noqa: E402, F401
+import vt_fairseq.task  # noqa: E402
+import vt_fairseq.zero.adam  # noqa: E402, F401
 
 _report = sys.excepthook
 

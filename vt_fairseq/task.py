@@ -28,6 +28,7 @@ from vt_fairseq.data.text import EOS, PAD, SourceTemplate, Tokenizer
 from vt_fairseq.data.transforms import ClipTransform
 from vt_fairseq.data.video import FrameSampling
 from vt_fairseq.errors import UserError
+from vt_fairseq.hardware import check_gpus
 from vt_fairseq.metrics import BLEU_KEYS, BleuStatistics
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ INPUT_OPTIONS = (
     "max_source_tokens",
     "test_text",
     "test_mask_tokens",
+    "no_context",
 )
 
 
@@ -116,6 +118,9 @@ class VideoTranslateTaskConfig(FairseqDataclass):
         default="none", metadata={"help": "what stands for the absent text at test"}
     )
     test_mask_tokens: int = field(default=8, metadata={"help": "[MASK] tokens of --test-text mask"})
+    no_context: bool = field(
+        default=False, metadata={"help": "leave the rows' context (subtitles) out of the source"}
+    )
     max_target_tokens: str = field(
         default="caption=20,classify=12",
         metadata={"help": "longest targets in tokens, eos not counted"},
@@ -134,9 +139,8 @@ class VideoTranslateTaskConfig(FairseqDataclass):
     )
     # Taken over from fairseq's own options
     seed: int = II("common.seed")
+    cpu: bool = II("common.cpu")
     train_subset: str = II("dataset.train_subset")
-    fp16: bool = II("common.fp16")
-    fp16_no_flatten_grads: bool = II("common.fp16_no_flatten_grads")
     update_freq: List[int] = II("optimization.update_freq")
     results_path: Optional[str] = II("common_eval.results_path")
 
@@ -155,7 +159,6 @@ class VideoTranslateTask(FairseqTask):
         self._reported: set[str] = set()
         self._results = None
         self._video_tokens: Callable[[int], int] | None = None
-        self._video_lr_scale = 1.0
         self._validation_generator: SequenceGenerator | None = None
 
     @classmethod
@@ -163,6 +166,8 @@ class VideoTranslateTask(FairseqTask):
         """Open the data directory; raise UserError when it is not one."""
         if not cfg.data:
             raise UserError("expected the data directory that vt-prepare wrote, found none")
+        if not cfg.cpu:
+            check_gpus()
         return cls(cfg, DataDirectory.open(cfg.data))
 
     @property
@@ -205,7 +210,6 @@ class VideoTranslateTask(FairseqTask):
         """The model; the task learns from it how many tokens a clip has."""
         model = super().build_model(cfg, from_checkpoint)
         self._video_tokens = model.encoder.video.num_tokens
-        self._video_lr_scale = cfg.video_lr_scale
         if self.cfg.eval_bleu:
             self._validation_generator = SequenceGenerator(
                 [model],
@@ -233,18 +237,7 @@ class VideoTranslateTask(FairseqTask):
         if task_cfg is not None:
             self.adopt_input_options(task_cfg)
         train = split == self.cfg.train_subset and task_cfg is None
-        if train:
-            self.check_parameter_groups()
         self.datasets[split] = self.build_dataset(split, train)
-
-    def check_parameter_groups(self) -> None:
-        """Refuse the one setting in which fairseq would drop the video network's learning rate."""
-        flattened = self.cfg.fp16 and not self.cfg.fp16_no_flatten_grads
-        if flattened and self._video_lr_scale != 1:
-            raise UserError(
-                f"--fp16 merges all parameters into one, which loses --video-lr-scale "
-                f"{self._video_lr_scale}: add --fp16-no-flatten-grads"
-            )
 
     def build_dataset(self, split: str, train: bool) -> VideoTextDataset:
         """The split as batches; plain values are read off the configuration here."""
@@ -283,6 +276,7 @@ class VideoTranslateTask(FairseqTask):
                     mask_id=self.tokenizer.mask,
                 ),
                 test_mask_tokens=cfg.test_mask_tokens if str(cfg.test_text) == "mask" else 0,
+                context=not cfg.no_context,
             ),
             seed=cfg.seed,
             train=train,

@@ -22,9 +22,10 @@ ACTIONS = ("rise", "fall", "slide", "grow", "shrink", "rest")
 
 X, Y, SIZE = range(3)
 # [low, high) of each number of a pose: x, y and size (the circumradius) as a fraction of the
-# frame's side, x to the right, y down. 0.5 + 0.16 + 0.33 < 1: always in the frame.
-POSE_LOW = np.array([0.34, 0.34, 0.20])
-POSE_HIGH = np.array([0.66, 0.66, 0.33])
+# frame's side, x to the right, y down. 0.7 + 0.33 > 1: a big one may lose a tip at
+# the frame's edge.
+POSE_LOW = np.array([0.32, 0.30, 0.18])
+POSE_HIGH = np.array([0.68, 0.70, 0.33])
 # The number that an action moves and in which direction; 0: either.
 MOVES = {"rise": (Y, -1), "fall": (Y, 1), "slide": (X, 0), "grow": (SIZE, 1), "shrink": (SIZE, -1)}
 CYCLES = (1.0, 1.4)  # sawtooth periods a clip, uniform

@@ -60,11 +60,13 @@ class TextOptions:
         template: the source sequence.
         noise: training noise on the target text.
         test_mask_tokens: [MASK] tokens that stand for the absent text at test (0: no text).
+        context: the rows' context (subtitles) goes into the source.
     """
 
     template: SourceTemplate
     noise: TextNoise
     test_mask_tokens: int
+    context: bool = True
 
 
 class VideoTextDataset(FairseqDataset):
@@ -219,7 +221,7 @@ class VideoTextDataset(FairseqDataset):
             t.encode(action.prompt_for(clip.row)),
             0 if clip.frames is None else self.num_video_tokens,
             noisy,
-            t.encode(clip.row.context) if clip.row.context else (),
+            t.encode(clip.row.context) if clip.row.context and self.text.context else (),
         )
         if text is None:
             return source, []

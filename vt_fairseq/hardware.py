@@ -1,0 +1,41 @@
+"""Whether the installed build of torch has code for the GPUs of this machine."""
+
+import re
+
+import torch
+
+from vt_fairseq.errors import UserError
+
+
+def check_gpus() -> None:
+    """Raise UserError when torch has no code for one of the visible GPUs."""
+    for index in range(torch.cuda.device_count()):
+        capability = torch.cuda.get_device_capability(index)
+        if not has_code_for(capability, torch.cuda.get_arch_list()):
+            major, minor = capability
+            advice = ""
+            if capability == (7, 0):
+                advice = "; for V100s install a CUDA 12.6 build, up to torch 2.14"
+            raise UserError(
+                f"torch {torch.__version__} has no code for {torch.cuda.get_device_name(index)} "
+                f"(sm_{major}{minor}), only for {', '.join(torch.cuda.get_arch_list())}{advice}; "
+                "or add --cpu"
+            )
+
+
+def has_code_for(capability: tuple[int, int], architectures: list[str]) -> bool:
+    """Whether a GPU of this compute capability can run one of torch's architectures.
+
+    ``sm_XY`` is machine code for X.Y and later minor versions of X; ``compute_XY`` is PTX, which
+    any later GPU translates. A suffix (sm_90a) ties it to that version alone.
+    """
+    for architecture in architectures:
+        match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", architecture)
+        if match is None:
+            continue
+        kind, version, suffix = match[1], (int(match[2]), int(match[3])), match[4]
+        same_major = capability[0] == version[0]
+        runs = {"sm": capability >= version and same_major, "compute": capability >= version}[kind]
+        if capability == version or (runs and not suffix):
+            return True
+    return False
