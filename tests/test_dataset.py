@@ -25,7 +25,7 @@ def build(data_directory, tokenizer):
     data = DataDirectory.open(data_directory)
 
     def make(
-        train=True, actions=("caption",), reuse=False, loader=None, **text
+        train=True, actions=("caption",), reuse=False, loader=None, context=True, **text
     ) -> VideoTextDataset:
         noise = {"mode": "shuffled-masked", "mask_amount": "batch", "dropout": 0.0, **text}
         return VideoTextDataset(
@@ -41,7 +41,8 @@ def build(data_directory, tokenizer):
             actions=[BUILT_IN[name] for name in actions],
             reuse_batch=reuse,
             text=TextOptions(
-                SourceTemplate(tokenizer), TextNoise(mask_id=tokenizer.mask, **noise), 0
+                *(SourceTemplate(tokenizer), TextNoise(mask_id=tokenizer.mask, **noise), 0),
+                context=context,
             ),
             seed=3,
             train=train,
@@ -187,3 +188,12 @@ def test_long_targets_are_cut_and_still_end_in_eos(build):
     dataset.actions = [replace(dataset.actions[0], max_target_tokens=3)]
     sample = dataset.collater([dataset[0]])
     assert sample["target"].shape == (1, 4) and sample["target"][0, -1] == EOS
+
+
+def test_the_context_can_be_left_out_of_the_source(build, tokenizer):
+    with_context, without = (build(train=False, context=context) for context in (True, False))
+    (long,), (short,) = (
+        d.collater([d[0]])["net_input"]["src_tokens"] for d in (with_context, without)
+    )
+    context = tokenizer.encode(with_context.manifest[0].context)
+    assert long.tolist() == [*short.tolist(), *context] and short.tolist()[-1] == tokenizer.sep

@@ -7,6 +7,7 @@ import pytest
 
 from tests.commands import PLUGIN, run
 
+pytestmark = pytest.mark.timeout(1800)
 UPDATES = 540
 TRAIN = [
     *["--arch", "video_translate_tiny", "--criterion", "video_translate", "--text-dropout", "1"],

@@ -136,6 +136,44 @@ def test_zero_3_shards_every_parameter(data_directory, tmp_path):
     ), log[-4000:]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", EVERY_STAGE)
+def test_validation_and_the_best_checkpoint_are_those_of_fairseqs_trainer(
+    data_directory, tmp_path, stage
+):
+    options = ["--max-epoch", 2, "--ddp-backend", "legacy_ddp", "--num-workers", 0]
+    if stage < 3:
+        options += ["--eval-bleu", "--best-checkpoint-metric", "bleu"]
+        options += ["--maximize-best-checkpoint-metric"]
+    found = []
+    for which in (0, stage):
+        out = tmp_path / str(which)
+        arguments = command(data_directory, out, *zero(which), *options, processes=2)
+        arguments.remove("--disable-validation")
+        log = subprocess.run(
+            arguments, env=cpu_environment(), capture_output=True, text=True, timeout=600
+        )
+        assert log.returncode == 0, log.stderr[-4000:]
+        pattern = r"valid on 'valid' subset \| (loss .*?) \| wps"
+        found.append(re.findall(pattern, log.stderr + log.stdout))
+        assert (out / "save" / "checkpoint_best.pt").exists()
+    assert found[0] == found[1] and len(found[0]) == 2
+
+
+@pytest.mark.slow
+def test_the_optimizer_can_live_in_cpu_memory_and_the_flops_profiler_run(data_directory, tmp_path):
+    config = tmp_path / "ds.json"
+    config.write_text(json.dumps({"flops_profiler": {"enabled": True, "profile_step": 2}}))
+    train(data_directory, tmp_path / "plain", *zero(2), "--max-update", 6)
+    log = train(
+        data_directory,
+        tmp_path / "offloaded",
+        *[*zero(2), "--offload-optimizer", "cpu", "--deepspeed-config", config, "--max-update", 6],
+    )
+    assert "DeepSpeed Flops Profiler" in log
+    assert difference(recorded(tmp_path / "plain"), recorded(tmp_path / "offloaded")) < 1e-5
+
+
 # --- checkpoints ----------------------------------------------------------------------------------
 
 SAVING = ["--save-interval-updates", "4", "--keep-interval-updates", "1"]

@@ -8,6 +8,7 @@ import argparse
 import logging
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -126,14 +127,20 @@ def shared_parameters(module: torch.nn.Module, memo: dict | None = None, prefix:
     return [p for p in found if trainer._get_module_by_path(module, p[0]) is not None]
 
 
+def optimizer_history(filename: str) -> dict:
+    """What a checkpoint says of the optimizer that made it; reads no tensors where it can."""
+    mmap = zipfile.is_zipfile(filename)  # not so in files of torch before 1.6
+    state = torch.load(filename, map_location="cpu", mmap=mmap, weights_only=True)
+    return (state.get("optimizer_history") or [{}])[-1]
+
+
 def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False, *args, **kwargs):
     """``Trainer.load_checkpoint`` on all processes, from DeepSpeed's engine to fairseq and back."""
     # Otherwise rank 0 sends the others a pickle that weights_only=True rightly refuses.
     self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
     history = {}
     if not reset_optimizer and os.path.isfile(filename):
-        state = torch.load(filename, map_location="cpu", mmap=True, weights_only=True)
-        history = (state["optimizer_history"] or [{}])[-1]
+        history = optimizer_history(filename)
     sharded = history.get("optimizer_name") == "DeepSpeedOptimizer"
     if not history or sharded == self.sharded:
         return _load_checkpoint(self, filename, reset_optimizer, *args, **kwargs)

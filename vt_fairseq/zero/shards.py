@@ -9,6 +9,7 @@ pickled code runs.
 import contextlib
 import logging
 import os
+import pickle
 import shutil
 from argparse import Namespace
 from collections.abc import Iterator
@@ -122,9 +123,14 @@ class Shards:
 
     def _remove_unused(self, save_dir: Path) -> None:
         """Delete shards whose .pt files are gone: fairseq's ``--keep-*`` removes those alone."""
-        root = save_dir / FOLDER
-        used = {shards_of(path) for path in save_dir.glob("*.pt")}
-        for folder in root.glob("update*"):
+        try:
+            used = {shards_of(path) for path in save_dir.glob("*.pt")}
+        except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            logger.warning(
+                "a checkpoint in %s cannot be read, no shards are deleted: %s", save_dir, error
+            )
+            return
+        for folder in (save_dir / FOLDER).glob("update*"):
             if f"{FOLDER}/{folder.name}" not in used:
                 shutil.rmtree(folder, ignore_errors=True)
 
