@@ -2,7 +2,8 @@
 
     python tests/recording.py FILE [fairseq-train's arguments]
 
-Only the first process writes. Lines are JSON: update, loss per token (nats), norm, time.
+Only the first process writes. Lines are JSON: update, loss per token (nats), norm, time, elements
+of the parameters.
 """
 
 import json
@@ -38,6 +39,8 @@ def record(path: str) -> None:
         if self.get_num_updates() > before and (not dist.is_initialized() or dist.get_rank() == 0):
             line = {"update": before + 1, "loss": seen["loss"], "norm": float(seen["norm"])}
             line["time"] = time.time()
+            # ZeRO-3 leaves the parameters themselves empty between uses.
+            line["elements"] = sum(p.numel() for p in self.get_model().parameters())
             with open(path, "a") as file:
                 file.write(json.dumps(line) + "\n")
         return output

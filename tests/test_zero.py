@@ -1,9 +1,9 @@
 """Training through DeepSpeed's engine, on CPUs with gloo; real processes, real launchers."""
 
+import contextlib
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +15,7 @@ import torch
 
 from tests.commands import PLUGIN, ROOT, environment, run
 
+psutil = pytest.importorskip("psutil")
 pytest.importorskip("deepspeed")
 
 RECORDING = ROOT / "tests" / "recording.py"
@@ -103,6 +104,8 @@ def compare_with_fairseq(data: Path, tmp_path: Path, stage: int, processes: int,
         json.dumps({"zero_optimization": {"stage3_param_persistence_threshold": 0}})
     )
     train(data, tmp_path / "zero", *zero(stage), *options, *sharded, processes=processes)
+    last = json.loads((tmp_path / "zero" / "recorded").read_text().splitlines()[-1])
+    assert (last["elements"] == 0) == (stage == 3)
     expected, found = recorded(tmp_path / "fairseq"), recorded(tmp_path / "zero")
     assert len(found) == updates and expected[updates] < expected[1]
     assert difference(expected, found) < 1e-5
@@ -119,21 +122,6 @@ def test_every_stage_has_the_losses_of_fairseqs_own_trainer_for_50_updates(
     data_directory, tmp_path, stage, processes
 ):
     compare_with_fairseq(data_directory, tmp_path, stage, processes, updates=50)
-
-
-@pytest.mark.slow
-def test_zero_3_shards_every_parameter(data_directory, tmp_path):
-    config = tmp_path / "zero3.json"
-    config.write_text(json.dumps({"zero_optimization": {"stage3_param_persistence_threshold": 0}}))
-    log = train(
-        data_directory,
-        tmp_path / "run",
-        *[*zero(3), "--deepspeed-config", config, "--max-update", "1", "--no-save"],
-        processes=2,
-    )
-    assert re.search(r"Parameter Offload.*numel = 0\b|persistent parameters.*: 0\b", log) or (
-        "Parameter Offload: Total persistent parameters: 0 in 0 params" in log
-    ), log[-4000:]
 
 
 @pytest.mark.slow
@@ -186,13 +174,16 @@ def interrupted(data, out, options, *, first_updates: int, processes: int = 1) -
         stdout=subprocess.DEVNULL,
         stderr=subprocess.STDOUT,
         env=cpu_environment(),
-        start_new_session=True,
     )
     deadline = time.monotonic() + 300
     while not (out / "recorded").exists() or max(recorded(out)) < first_updates:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
+    # torchrun's workers have sessions of their own, so a process group would miss them.
+    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    for member in reversed(family):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
     process.wait()
     (out / "recorded").unlink()
 
@@ -206,7 +197,6 @@ def check_resuming(data, tmp_path, first, then, processes=(1, 1), tolerance=0.0)
         first_updates=6,
         processes=processes[0],
     )
-    # Other numbers of processes see other batches unless an update has the same clips in all.
     train(data, tmp_path / "cut", *then, *options, processes=processes[1])
     resumed = recorded(tmp_path / "cut")
     assert 4 < min(resumed) <= 9 and max(resumed) == 12
@@ -345,14 +335,17 @@ def test_generation_from_a_zero_3_run_equals_generation_from_the_unsharded_model
     texts = []
     for stage in (0, 3):
         out = tmp_path / str(stage)
-        train(data_directory, out, *zero(stage), "--lr", "1e-3", "--max-update", 30)
+        train(data_directory, out, *zero(stage), "--max-update", 20)
         run(
             "fairseq-generate",
             *[data_directory, *PLUGIN, "--path", out / "save" / "checkpoint_last.pt"],
             *["--action", "caption", "--max-len-b", "12", "--results-path", out, "--beam", "5"],
         )
-        texts.append((out / "predictions.jsonl").read_text())
-    assert texts[0] == texts[1] and len(texts[0].splitlines()) == 5
+        texts.append([json.loads(x) for x in (out / "predictions.jsonl").read_text().splitlines()])
+    assert len(texts[0]) == 5
+    for expected, found in zip(*texts, strict=True):
+        assert found["prediction"] == expected["prediction"]
+        assert found["score"] == pytest.approx(expected["score"], abs=1e-4)
 
 
 # --- loss scale -----------------------------------------------------------------------------------
@@ -420,6 +413,24 @@ def test_deepspeeds_fused_adam_follows_torchs(data_directory, tmp_path):
         more = ["--adam-backend", backend, "--max-update", "12", "--no-save"]
         train(data_directory, tmp_path / backend, *options, *more)
     assert difference(recorded(tmp_path / "torch"), recorded(tmp_path / "deepspeed")) < 1e-5
+
+
+def test_a_missing_compiler_is_named_with_the_cure(data_directory, tmp_path):
+    done = subprocess.run(
+        [
+            *command(data_directory, tmp_path / "run", "--optimizer", "deepspeed_adam"),
+            *["--max-update", "1", "--no-save"],
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=cpu_environment(CXX="no-such-compiler", TORCH_EXTENSIONS_DIR=str(tmp_path)),
+        timeout=300,
+    )
+    assert done.returncode == 1
+    last = done.stdout.splitlines()[-1]
+    assert "C++ compiler" in last and "--adam-backend torch" in last, done.stdout[-3000:]
+    assert "vt_fairseq.errors" not in done.stdout
 
 
 @pytest.mark.parametrize(
