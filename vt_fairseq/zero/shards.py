@@ -117,6 +117,10 @@ class Shards:
             self._load_tag(engine, universal)
         finally:
             engine._config.load_universal_checkpoint = False
+        # ZeRO-3 gives all parameters one tensor to count steps in, which then counts them all.
+        for state in engine.basic_optimizer.state.values():
+            if torch.is_tensor(state.get("step")):
+                state["step"] = state["step"].clone()
         dist.barrier()
         if dist.get_rank() == 0:
             shutil.rmtree(universal)
