@@ -33,7 +33,7 @@ EVERY_STAGE = [1, 2, 3]
 
 
 def zero(stage: int) -> list[str]:
-    """Options of a ZeRO stage; the third one shards even the smallest parameter."""
+    """Options of a ZeRO stage."""
     return [*ADAM, "--zero-stage", str(stage)]
 
 

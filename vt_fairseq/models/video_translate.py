@@ -193,7 +193,7 @@ class VideoTranslateModel(FairseqEncoderDecoderModel):
         decoder.recompute_layers = cfg.checkpoint_activations
         encoder.video.network.recomputed_stages = cfg.checkpoint_video_stages
         for parameter in encoder.video.network.parameters():
-            # Read by `lr_scale.py`; fairseq carries this attribute over to fp32 copies.
+            # Read by `fairseq_patches.py`; fairseq carries this attribute over to fp32 copies.
             parameter.optim_overrides = {"optimizer": {"lr_scale": cfg.video_lr_scale}}
         return cls(encoder, decoder)
 
