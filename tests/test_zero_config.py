@@ -61,6 +61,7 @@ def test_what_fairseqs_options_say_as_well_is_accepted(tmp_path, user):
         ({"bf16": {"enabled": True}}, "bf16.enabled is true, but --bf16 is False"),
         ({"optimizer": {"type": "Adam"}}, "but --optimizer has no place for it"),
         ([1], "expected a JSON object"),
+        ({"fp16": True}, "expected an object as fp16, found True"),
         ("{", "expected a JSON file"),
     ],
 )

@@ -106,6 +106,10 @@ def read_user_config(path: str, stated: dict[str, Any], train_batch_size: int) -
         parent = user
         for key in keys[:-1]:
             parent = parent.get(key, {})
+            if not isinstance(parent, dict):
+                raise UserError(
+                    f"--deepspeed-config {path}: expected an object as {key}, found {parent!r}"
+                )
         if keys[-1] not in parent:
             continue
         found = parent.pop(keys[-1])
