@@ -31,7 +31,7 @@ setup(
     ],
     extras_require={
         "deepspeed": ["deepspeed>=0.19.8"],
-        "test": ["pytest", "pytest-timeout", "ruff", "transformers", "safetensors"],
+        "test": ["pytest", "pytest-timeout", "pytest-xdist", "ruff", "transformers", "safetensors"],
     },
     entry_points={
         "console_scripts": [

@@ -11,8 +11,8 @@ if [ "${1:-}" = "--slow" ]; then
   marks="slow or not slow"
   shift
 fi
-# Several processes at once on few cores: threads that wait for each other would cost minutes.
+# One process a core, so one thread a process: threads that wait for each other would cost minutes.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 ruff check .
 ruff format --check .
-python -m pytest -m "$marks" "$@"
+python -m pytest -m "$marks" --numprocesses auto --dist loadfile "$@"

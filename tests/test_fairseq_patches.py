@@ -1,10 +1,13 @@
 import argparse
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from fairseq.file_io import PathManager
 
+from tests.commands import environment
 from vt_fairseq.fairseq_patches import atomic_copy, install, split_by_lr_scale
 from vt_fairseq.fairseq_patches import set_scaled_lr as set_lr
 
@@ -60,3 +63,33 @@ def test_harmless_types_of_a_fairseq_checkpoint_load_with_weights_only(tmp_path)
     loaded = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert loaded["args"].lr == 1.0 and loaded["meter"] == 2.5
     assert loaded["counts"].tolist() == [0, 1, 2]
+
+
+READING_AHEAD = """
+import torch
+from fairseq.data.iterators import BufferedIterator
+
+from vt_fairseq import fairseq_patches
+
+fairseq_patches.install()
+
+
+class Zeros(torch.utils.data.Dataset):
+    def __len__(self):
+        return 10**6
+
+    def __getitem__(self, index):
+        return torch.zeros(1000)
+
+
+batches = iter(BufferedIterator(2**30, torch.utils.data.DataLoader(Zeros(), batch_size=1)))
+next(batches)
+"""
+
+
+def test_a_process_that_ends_while_batches_are_read_ahead_ends_well():
+    # Without stop_readers the thread is inside torch when Python ends, which aborts the process.
+    done = subprocess.run(
+        [sys.executable, "-c", READING_AHEAD], env=environment(), capture_output=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr

@@ -176,7 +176,7 @@ def interrupted(data, out, options, *, first_updates: int, processes: int = 1) -
         env=cpu_environment(),
     )
     deadline = time.monotonic() + 300
-    while not (out / "recorded").exists() or max(recorded(out)) < first_updates:
+    while not (out / "recorded").exists() or max(recorded(out), default=0) < first_updates:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     # torchrun's workers have sessions of their own, so a process group would miss them.

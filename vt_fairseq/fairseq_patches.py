@@ -5,15 +5,21 @@ changes.
 """
 
 import argparse
+import atexit
+import contextlib
 import logging
 import os
+import queue
 import shutil
+import time
+import weakref
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from fairseq import optim, trainer
+from fairseq.data.iterators import BackgroundConsumer, BufferedIterator
 from fairseq.file_io import PathManager
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer
 from fairseq.optim.fp16_optimizer import FP16Optimizer
@@ -28,6 +34,8 @@ logger = logging.getLogger(__name__)
 MINIMUM_TORCH = (2, 10)
 # dtypes of the numbers that fairseq's meters and iterators keep.
 NUMPY_DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "bool")
+# What the reading thread gets to finish the batch that it is at when the process ends.
+READER_EXIT_SECONDS = 10.0
 
 
 def allow_checkpoint_types() -> None:
@@ -155,6 +163,32 @@ def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False,
     return extra_state
 
 
+_readers: weakref.WeakSet[BackgroundConsumer] = weakref.WeakSet()
+
+
+def create_consumer(self: BufferedIterator) -> None:
+    """``BufferedIterator._create_consumer`` that remembers the thread for ``stop_readers``."""
+    _create_consumer(self)
+    _readers.add(self._consumer)
+
+
+@atexit.register
+def stop_readers() -> None:
+    """End the threads that read batches ahead before the interpreter ends.
+
+    One that is inside torch at that moment aborts the process ("terminate called without an
+    active exception") and turns a run that succeeded into a failed one.
+    """
+    deadline = time.monotonic() + READER_EXIT_SECONDS
+    for reader in list(_readers):
+        reader._max_len = 0  # it ends after the batch that it is at
+        while reader.is_alive() and time.monotonic() < deadline:
+            with contextlib.suppress(queue.Empty):  # it may wait for room
+                reader._queue.get_nowait()
+            reader.join(0.02)
+
+
+_create_consumer = BufferedIterator._create_consumer
 _catalog_shared_params = trainer._catalog_shared_params
 _load_checkpoint = Trainer.load_checkpoint
 
@@ -166,6 +200,7 @@ def install() -> None:
     Trainer._vt_fairseq_installed = True
     allow_checkpoint_types()
     PathManager.copy = staticmethod(atomic_copy)
+    BufferedIterator._create_consumer = create_consumer
     FairseqOptimizer.set_lr = set_scaled_lr
     FairseqOptimizer.get_lr = get_unscaled_lr
     Trainer.sharded = False  # DeepSpeedTrainer's is True
