@@ -13,7 +13,6 @@ from vt_fairseq.metrics.intervals import confidence_intervals, paired_test
 from vt_fairseq.metrics.measure import mean_measure
 from vt_fairseq.metrics.retrieval import recall_measure
 
-
 WORDS = ("a", "man", "woman", "dog", "runs", "sits", "in", "on", "the", "park", "red", "small")
 
 
@@ -115,7 +114,7 @@ def test_the_order_of_the_two_systems_changes_the_sign_alone():
 
 def test_the_paired_test_agrees_with_sacrebleus_approximate_randomisation():
     given, right = texts(80, 0.35, 1)
-    other, _ = texts(80, 0.42, 2)
+    other, _ = texts(80, 0.37, 2)
     found = paired_test(caption_measures(given, right), caption_measures(other, right), 2000)
     streams = [[r[0] for r in right]]
     test = PairedTest(
@@ -126,4 +125,4 @@ def test_the_paired_test_agrees_with_sacrebleus_approximate_randomisation():
     results = test()[1]["BLEU"]
     assert found["bleu4_other"] == pytest.approx(results[0].score)
     assert found["bleu4_p"] == pytest.approx(results[1].p_value, abs=0.04)
-    assert 0.001 < found["bleu4_p"] < 0.5
+    assert 0.01 < found["bleu4_p"] < 0.5
