@@ -20,7 +20,7 @@ EXAMPLE = (
     "--vocabulary t5/spiece.model"
 )
 SHOWN_REASONS = 5
-OFFICIAL = ("epic-kitchens", "tvqa", "tvc")
+OFFICIAL = ("epic-kitchens", "tvqa", "tvc", "youcook2", "msrvtt")
 SUBTITLED = ("tvqa", "tvc")
 
 

@@ -235,8 +235,9 @@ def count_notes(data: dict[str, Any]) -> list[str]:
             )
         if counts["rejected"]:
             notes.append(
-                f"{split}: {counts['rejected']:,} of {found:,} rows are left out; metrics will be "
-                f"computed on {counts['rows']:,}, published ones on {expected:,}"
+                f"{split}: {counts['rejected']:,} of {found:,} rows are left out; what is "
+                f"measured on it is measured on {counts['rows']:,}, published results on "
+                f"{expected:,}"
             )
     return notes
 

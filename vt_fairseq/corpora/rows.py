@@ -128,10 +128,10 @@ def reject(entry: Entry, reason: str) -> Rejected:
 def local_video(video: str, root: Path) -> str:
     """``video`` relative to ``root``; raise ValueError unless it names a file below it.
 
-    Only local files are ever opened: no URL, no FFmpeg protocol, no name that reads as an option.
+    Only local files are ever opened: no URL, no FFmpeg protocol. A name may start with a dash, as
+    one in 64 of YouTube's does: files are opened by absolute path, which no program takes for an
+    option.
     """
-    if video.startswith("-"):
-        raise ValueError("not a local video: the name starts with '-'; rename the file")
     if _SCHEME.match(video):
         raise ValueError("not a local video: it names a protocol; expected a path below --videos")
     if any(ord(c) < 32 for c in video):
