@@ -112,9 +112,11 @@ def check_row(entry: Entry | Rejected, videos: Path) -> Entry | Rejected:
     if isinstance(entry, Rejected):
         return entry
     try:
-        entry = replace(entry, row=replace(entry.row, video=local_video(entry.row.video, videos)))
+        video = local_video(entry.row.video, videos)
     except ValueError as error:
         return reject(entry, str(error))
+    if video != entry.row.video:
+        entry = replace(entry, row=replace(entry.row, video=video))
     problem = _row_problem(entry.row)
     return reject(entry, problem) if problem else entry
 
