@@ -25,9 +25,9 @@ def test_the_order_depends_on_the_key_alone():
     assert len(orders) == 5
 
 
-@pytest.mark.parametrize("n", [5, 10, 17])
+@pytest.mark.parametrize("n", [5, 10])
 def test_all_places_are_equally_likely_for_every_number_and_for_neighbours(n):
-    keys = 2000
+    keys = 600
     orders = np.array([list(Permutation(n, key)) for key in range(keys)])
     for place in range(n):
         expected = keys / n

@@ -9,21 +9,22 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-ROUNDS = 8  # an even number: the two parts change places in each
+ROUNDS = 6  # an even number: the two parts change places in each
+LEAST_BITS = 6  # of the domain: a smaller one has too few orders to look random
 _MASK = 0xFFFFFFFF
 
 
 class Permutation(Sequence[int]):
     """A random order of 0 ... length - 1, the same for the same ``key``.
 
-    A Feistel network shuffles the smallest domain of 2^k >= length numbers; a place outside of the
-    range is shuffled on until it is inside ("cycle walking", Black and Rogaway 2002), which keeps
-    it one to one. That takes fewer than two turns on average.
+    A Feistel network shuffles a domain of 2^k >= length numbers; a place outside of the range is
+    shuffled on until it is inside ("cycle walking", Black and Rogaway 2002), which keeps it one to
+    one. That takes fewer than two turns on average, except for very short orders.
     """
 
     def __init__(self, length: int, *key: int):
         self._length = length
-        bits = (length - 1).bit_length() if length else 0
+        bits = max(LEAST_BITS, (length - 1).bit_length())
         self._high, self._low = bits // 2, bits - bits // 2  # bits of the two parts
         digest = hashlib.blake2b(repr(key).encode(), digest_size=4 * ROUNDS).digest()
         self._keys = [int.from_bytes(digest[i : i + 4], "little") for i in range(0, 4 * ROUNDS, 4)]
