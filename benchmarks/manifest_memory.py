@@ -26,10 +26,11 @@ HOWTO100M = {"clips": 136_000_000, "videos": 1_220_000, "tasks": 23_611}
 CLIPS_A_VIDEO = HOWTO100M["clips"] // HOWTO100M["videos"]
 SHARDS = 2
 BATCHES, BATCH_SIZE, PROCESSES = 4000, 8, 128
-WORDS = (
+SPEECH = (
     "so now we are going to take the and put it in here then you just want to mix this with a "
     "little bit of water until it looks like that okay next cut some more pieces hold on"
-).split()
+)
+WORDS = SPEECH.split()
 LETTERS = string.ascii_letters + string.digits + "-_"
 
 
@@ -108,9 +109,9 @@ def probing_memory() -> float:
 
 def memory() -> dict[str, float]:
     """This process's memory in MB: its own, and pages of files, which the system can take back."""
-    lines = dict(line.split(":", 1) for line in open("/proc/self/status") if line.startswith("Rss"))
-    kib = {name: int(value.split()[0]) for name, value in lines.items()}
-    return {"own_mb": round(kib["RssAnon"] / 1024), "mapped_mb": round(kib["RssFile"] / 1024)}
+    lines = Path("/proc/self/status").read_text().splitlines()
+    kib = {line.split()[0]: int(line.split()[1]) for line in lines if line.startswith("Rss")}
+    return {"own_mb": round(kib["RssAnon:"] / 1024), "mapped_mb": round(kib["RssFile:"] / 1024)}
 
 
 def train(data: Path) -> dict[str, float]:
