@@ -31,7 +31,10 @@ setup(
     ],
     extras_require={
         "deepspeed": ["deepspeed>=0.19.8"],
-        "test": ["pytest", "pytest-timeout", "pytest-xdist", "ruff", "transformers", "safetensors"],
+        "test": [
+            *["pytest", "pytest-timeout", "pytest-xdist", "ruff"],
+            *["transformers", "safetensors", "tensorboardX"],
+        ],
     },
     entry_points={
         "console_scripts": [

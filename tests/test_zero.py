@@ -381,31 +381,6 @@ def test_an_overflow_on_one_process_skips_the_step_on_all_and_halves_the_scale(
 
 
 @pytest.mark.slow
-def test_two_nodes_train_one_model(data_directory, tmp_path):
-    """Two agents of torchrun that meet on the loopback, as on two machines."""
-    port = free_port()
-    nodes = [
-        subprocess.Popen(
-            [
-                *[sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"],
-                *["--node-rank", str(node), "--nproc-per-node", "1"],
-                *["--master-addr", "127.0.0.1", "--master-port", str(port)],
-                *command(data_directory, tmp_path / "nodes", *zero(2), "--max-update", 6)[1:],
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=cpu_environment(),
-        )
-        for node in (0, 1)
-    ]
-    logs = [node.communicate(timeout=300)[0] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], logs
-    train(data_directory, tmp_path / "one", *zero(2), "--max-update", 6, processes=2)
-    assert difference(recorded(tmp_path / "one"), recorded(tmp_path / "nodes")) == 0
-
-
-@pytest.mark.slow
 def test_deepspeeds_fused_adam_follows_torchs(data_directory, tmp_path):
     """Compiles DeepSpeed's operation at its first use, which takes minutes."""
     options = ["--optimizer", "deepspeed_adam", "--adam-eps", "1e-6", "--zero-stage", "2"]
