@@ -198,7 +198,7 @@ def test_a_mistake_in_processes_that_fairseq_starts_itself_is_one_line(data_dire
 
 @pytest.mark.slow
 def test_slurms_tasks_train_one_model(data_directory, tmp_path):
-    """Two processes with the environment that srun gives to tasks on two nodes."""
+    """Two processes with the environment that srun gives to tasks that see one device each."""
     options = [*zero(2), "--max-update", "4"]
     train(data_directory, tmp_path / "torchrun", *options, processes=2)
     scontrol = tmp_path / "bin" / "scontrol"
@@ -218,7 +218,7 @@ def test_slurms_tasks_train_one_model(data_directory, tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=cpu_environment(**slurm, SLURM_PROCID=str(task), SLURM_LOCALID=str(task)),
+            env=cpu_environment(**slurm, SLURM_PROCID=str(task), SLURM_LOCALID="0"),
         )
         for task in (0, 1)
     ]

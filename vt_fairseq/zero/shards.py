@@ -99,35 +99,16 @@ class Shards:
             raise UserError(f"DeepSpeed found nothing to load in {path}")
 
     def _load_universal(self, engine, path: Path) -> None:
-        from deepspeed.checkpoint.ds_to_universal import main as convert
-
-        universal = path.with_name(f"{path.name}.universal")
-        if dist.get_rank() == 0:
-            shutil.rmtree(universal, ignore_errors=True)
-            convert(
-                Namespace(
-                    input_folder=str(path),
-                    output_folder=str(universal),
-                    num_extract_workers=1,
-                    num_merge_workers=1,
-                    keep_temp_folder=False,
-                    strict=True,
-                    inject_missing_state=True,
-                )
-            )
-        dist.barrier()
-        engine._config.load_universal_checkpoint = True
-        try:
-            self._load_tag(engine, universal)
-        finally:
-            engine._config.load_universal_checkpoint = False
+        with universal(path) as whole:
+            engine._config.load_universal_checkpoint = True
+            try:
+                self._load_tag(engine, whole)
+            finally:
+                engine._config.load_universal_checkpoint = False
         # ZeRO-3 gives all parameters one tensor to count steps in, which then counts them all.
         for state in engine.basic_optimizer.state.values():
             if torch.is_tensor(state.get("step")):
                 state["step"] = state["step"].clone()
-        dist.barrier()
-        if dist.get_rank() == 0:
-            shutil.rmtree(universal)
 
     def _remove_unused(self, save_dir: Path) -> None:
         """Delete shards whose .pt files are gone: fairseq's ``--keep-*`` removes those alone."""
@@ -141,6 +122,38 @@ class Shards:
         for folder in (save_dir / FOLDER).glob("update*"):
             if f"{FOLDER}/{folder.name}" not in used:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def universal(path: Path) -> Iterator[Path]:
+    """Shards with whole parameters, made for as long as they are needed, beside the others.
+
+    All processes call it together; the first one converts and deletes.
+    """
+    from deepspeed.checkpoint.ds_to_universal import main as convert
+
+    alone = not dist.is_initialized()
+    whole = path.with_name(f"{path.name}.universal")
+    if alone or dist.get_rank() == 0:
+        shutil.rmtree(whole, ignore_errors=True)
+        convert(
+            Namespace(
+                input_folder=str(path),
+                output_folder=str(whole),
+                num_extract_workers=1,
+                num_merge_workers=1,
+                keep_temp_folder=False,
+                strict=True,
+                inject_missing_state=True,
+            )
+        )
+    if not alone:
+        dist.barrier()
+    yield whole
+    if not alone:
+        dist.barrier()
+    if alone or dist.get_rank() == 0:
+        shutil.rmtree(whole)
 
 
 def unused_name(path: Path) -> Path:
