@@ -26,6 +26,7 @@ from vt_fairseq.zero.launch import (
     refuse_lonely_tasks,
     spawn_on_cpus,
     starts_processes,
+    take_bf16_for_gpus,
 )
 
 
@@ -103,6 +104,15 @@ def test_on_cpus_a_number_of_processes_of_this_machine_that_is_not_known_is_refu
     options = options_with(distributed_world_size=4, distributed_init_method="tcp://node1:29500")
     with pytest.raises(UserError, match=r"--distributed-init-method.*use torchrun"):
         spawn_on_cpus(SimpleNamespace(distributed_training=options), None, {})
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_bf16_is_not_taken_for_a_tpu_where_there_is_no_software_for_one(bf16):
+    options = SimpleNamespace(
+        common=SimpleNamespace(bf16=bf16, tpu=True), distributed_training=SimpleNamespace(tpu=True)
+    )
+    take_bf16_for_gpus(options)
+    assert options.common.tpu is options.distributed_training.tpu is not bf16
 
 
 @pytest.mark.parametrize("missing", ["distributed_port", "distributed_world_size"])

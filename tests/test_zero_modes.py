@@ -30,20 +30,24 @@ def test_recomputation_does_not_change_the_losses(data_directory, tmp_path, stag
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", EVERY_STAGE)
-def test_bf16_weights_train_close_to_fp32_and_go_on_to_the_last_digit(
+def test_bf16_trains_as_with_fairseqs_trainer_and_goes_on_to_the_last_digit(
     data_directory, tmp_path, stage
 ):
-    options = [*zero(stage), *EIGHT_FRAMES, "--lr", "1e-4"]
-    train(data_directory, tmp_path / "fp32", *options, "--max-update", 12, processes=2)
-    bf16 = [*options, "--bf16", "--save-interval-updates", 6]
-    train(data_directory, tmp_path / "bf16", *bf16, "--max-update", 12, processes=2)
-    expected, found = recorded(tmp_path / "fp32"), recorded(tmp_path / "bf16")
-    assert expected[1] - expected[12] > 1 and difference(expected, found) < 0.1
-    again = ["--restore-file", tmp_path / "bf16" / "save" / "checkpoint_2_6.pt"]
-    train(data_directory, tmp_path / "again", *bf16, *again, "--max-update", 12, processes=2)
-    assert difference(found, recorded(tmp_path / "again")) == 0
-    state = torch.load(tmp_path / "again" / "save" / "checkpoint_last.pt", weights_only=True)
-    assert "loss_scale" not in state["last_optimizer_state"]
+    options = [*EIGHT_FRAMES, "--bf16", "--lr", "1e-4", "--ddp-backend", "legacy_ddp"]
+    options += ["--save-interval-updates", 6, "--max-update", 12]
+    train(data_directory, tmp_path / "fairseq", *zero(0), *options, processes=2)
+    train(data_directory, tmp_path / "zero", *zero(stage), *options, processes=2)
+    expected, found = recorded(tmp_path / "fairseq"), recorded(tmp_path / "zero")
+    assert expected[1] - expected[12] > 0.5
+    assert difference(expected, found) < 0.02  # gradients are summed in another order, in bf16
+    saved = tmp_path / "zero" / "save"
+    weights = torch.load(saved / "checkpoint_last.pt", weights_only=True)["model"]
+    trained = weights["decoder.layers.0.self_attention.q.weight"]
+    assert torch.equal(trained, trained.bfloat16().to(trained.dtype))
+    again = ["--restore-file", saved / "checkpoint_2_6.pt"]
+    train(data_directory, tmp_path / "again", *zero(stage), *options, *again, processes=2)
+    resumed = recorded(tmp_path / "again")
+    assert min(resumed) == 7 and difference(found, resumed) == 0
 
 
 def scalars(events: Path) -> dict[str, list[float]]:

@@ -122,7 +122,8 @@ def get_unscaled_lr(self: FairseqOptimizer) -> float:
 def refuse_flat_parameters(cfg, parameters: list[torch.nn.Parameter]) -> None:
     """Raise UserError where fairseq's ``--fp16`` would lose the learning rates' scales."""
     scales = {lr_scale(parameter) for parameter in parameters}
-    if not cfg.common.fp16_no_flatten_grads and scales != {1.0}:
+    merged = not (cfg.common.fp16_no_flatten_grads or cfg.common.bf16)
+    if merged and scales != {1.0}:
         raise UserError(
             "--fp16 merges all parameters into one, which loses the learning rate of some, "
             f"{min(scales)} times --lr: add --fp16-no-flatten-grads"

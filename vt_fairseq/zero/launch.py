@@ -3,6 +3,7 @@
 fairseq looks at the launcher's environment only when it sees more than one GPU in the machine. On
 CPUs, or with one GPU a node, every process would silently train a model of its own. And it starts
 one process a GPU itself: on CPUs that is none, and a run that ends well without having trained.
+``--bf16`` it takes for a TPU's.
 """
 
 import os
@@ -32,6 +33,7 @@ def install() -> None:
 
     def call_main(cfg, main, **kwargs) -> None:
         options = cfg.distributed_training
+        take_bf16_for_gpus(cfg)
         on_cpus = (cfg.common.cpu or not torch.cuda.is_available()) and not cfg.common.tpu
         if on_cpus:
             options.distributed_backend = "gloo"
@@ -42,6 +44,12 @@ def install() -> None:
 
     distributed_utils.infer_init_method = infer_init_method
     distributed_utils.call_main = call_main
+
+
+def take_bf16_for_gpus(cfg) -> None:
+    """Undo what fairseq concludes from ``--bf16``, a TPU, where there is no software for one."""
+    if cfg.common.bf16 and distributed_utils.xm is None:
+        cfg.common.tpu = cfg.distributed_training.tpu = False
 
 
 def starts_processes(options) -> bool:
