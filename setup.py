@@ -33,7 +33,10 @@ setup(
         # METEOR, ROUGE-L, CIDEr and the PTB tokeniser; needs Java. 104 MB.
         "coco": ["pycocoevalcap==1.2"],
         "deepspeed": ["deepspeed>=0.19.8"],
-        "test": ["pytest", "pytest-timeout", "pytest-xdist", "ruff", "transformers", "safetensors"],
+        "test": [
+            *["pytest", "pytest-timeout", "pytest-xdist", "ruff"],
+            *["transformers", "safetensors", "tensorboardX"],
+        ],
     },
     entry_points={
         "console_scripts": [

@@ -26,6 +26,8 @@ from fairseq.optim.fp16_optimizer import FP16Optimizer
 from fairseq.trainer import Trainer
 
 from vt_fairseq.errors import UserError
+from vt_fairseq.zero import moments
+from vt_fairseq.zero.moments import NoMomentsError
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +122,8 @@ def get_unscaled_lr(self: FairseqOptimizer) -> float:
 def refuse_flat_parameters(cfg, parameters: list[torch.nn.Parameter]) -> None:
     """Raise UserError where fairseq's ``--fp16`` would lose the learning rates' scales."""
     scales = {lr_scale(parameter) for parameter in parameters}
-    if not cfg.common.fp16_no_flatten_grads and scales != {1.0}:
+    merged = not (cfg.common.fp16_no_flatten_grads or cfg.common.bf16)
+    if merged and scales != {1.0}:
         raise UserError(
             "--fp16 merges all parameters into one, which loses the learning rate of some, "
             f"{min(scales)} times --lr: add --fp16-no-flatten-grads"
@@ -135,32 +138,57 @@ def shared_parameters(module: torch.nn.Module, memo: dict | None = None, prefix:
     return [p for p in found if trainer._get_module_by_path(module, p[0]) is not None]
 
 
-def optimizer_history(filename: str) -> dict:
-    """What a checkpoint says of the optimizer that made it; reads no tensors where it can."""
+def saved_optimizer(filename: str) -> tuple[dict, dict]:
+    """Last history and state of a checkpoint's optimizer; tensors are read when they are used."""
     mmap = zipfile.is_zipfile(filename)  # not so in files of torch before 1.6
     state = torch.load(filename, map_location="cpu", mmap=mmap, weights_only=True)
-    return (state.get("optimizer_history") or [{}])[-1]
+    history = (state.get("optimizer_history") or [{}])[-1]
+    return history, state.get("last_optimizer_state") or {}
 
 
 def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False, *args, **kwargs):
     """``Trainer.load_checkpoint`` on all processes, from DeepSpeed's engine to fairseq and back."""
     # Otherwise rank 0 sends the others a pickle that weights_only=True rightly refuses.
     self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
-    history = {}
+    history, state = {}, {}
     if not reset_optimizer and os.path.isfile(filename):
-        history = optimizer_history(filename)
+        history, state = saved_optimizer(filename)
     sharded = history.get("optimizer_name") == "DeepSpeedOptimizer"
     if not history or sharded == self.sharded:
         return _load_checkpoint(self, filename, reset_optimizer, *args, **kwargs)
     extra_state = _load_checkpoint(self, filename, True, *args, **kwargs)
     self.lr_scheduler.load_state_dict(history["lr_scheduler_state"])
     self.set_num_updates(history["num_updates"])
-    logger.warning(
-        "%s was saved %s DeepSpeed: weights, update count and learning rate go on, Adam's moments "
-        "start anew",
-        *(filename, "with" if sharded else "without"),
-    )
+    what = f"{filename} was saved {'with' if sharded else 'without'} DeepSpeed"
+    try:
+        carry_moments(self, Path(filename).parent, state)
+        logger.info("%s: Adam's moments are converted", what)
+    except NoMomentsError as reason:
+        logger.warning(
+            "%s: weights, update count and learning rate go on, Adam's moments start anew, as %s",
+            *(what, reason),
+        )
     return extra_state
+
+
+def carry_moments(trainer: Trainer, folder: Path, state: dict) -> None:
+    """Adam's moments and the loss scale between DeepSpeed's engine and fairseq's optimizer.
+
+    Raises NoMomentsError, with nothing changed, where that cannot be done.
+    """
+    named = [item for item in trainer.get_model().named_parameters() if item[1].requires_grad]
+    named.sort(key=lambda item: -lr_scale(item[1]))  # as ``split_by_lr_scale`` orders them
+    if trainer.sharded:
+        moments.to_engine(trainer.engine, moments.from_fairseq(state, named))
+    elif "folder" in state:
+        moments.to_fairseq(
+            trainer.optimizer, named, moments.from_shards(folder / state["folder"], named)
+        )
+    else:
+        raise NoMomentsError("the checkpoint was saved without the optimizer's state")
+    scaler = getattr(trainer.optimizer, "scaler", None)
+    if scaler is not None and "loss_scale" in state:
+        scaler.loss_scale = state["loss_scale"]
 
 
 _readers: weakref.WeakSet[BackgroundConsumer] = weakref.WeakSet()
