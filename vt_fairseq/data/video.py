@@ -36,6 +36,7 @@ from vt_fairseq.data.sampling import (
     StartsAfterEndError,
     window_position,
 )
+from vt_fairseq.data.skipping import decode_wanted
 from vt_fairseq.errors import VideoError
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf"
@@ -123,6 +124,22 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
             return VideoInfo(duration, width, height, float(rate), rotation)
 
 
+def frames_of(path: str | os.PathLike[str], counted: bool = False) -> FrameSource:
+    """Every frame of a file in order, as (seconds from the start, duration in seconds, frame).
+
+    Args:
+        counted: ignore timestamps, which are missing or wrong, and count frames at a constant rate.
+
+    Raises:
+        VideoError: the file cannot be opened, or has damage (after the frames before it).
+        UnorderedError: timestamps are missing or go backwards; ``counted`` is the way out.
+    """
+    with _video_errors(), _opened(os.fspath(path)) as (container, stream):
+        frames = _decoded(container, stream)
+        counted = counted or _lacks_times(container, stream)
+        yield from (_counted if counted else _timed)(frames, stream)
+
+
 # --- files -----------------------------------------------------------------------------------
 
 
@@ -130,7 +147,7 @@ class _SeekTooLate(Exception):
     """The frames after a seek begin after the first wanted time."""
 
 
-class _Unordered(Exception):
+class UnorderedError(Exception):
     """Timestamps are missing or go backwards."""
 
 
@@ -141,19 +158,23 @@ class _Ended(Exception):
 def _read_file(path: str, plan: Plan, short_side: int | None) -> list[np.ndarray]:
     with _opened(path) as (container, stream):
         duration = _duration(path, container, stream)
-        # AVI has no presentation times: with reordered frames FFmpeg's guesses are wrong.
-        reordered = container.format.name == "avi" and stream.codec_context.has_b_frames
+        lacks_times = _lacks_times(container, stream)
         while True:
             try:
                 times = plan.times(duration)
             except StartsAfterEndError:  # the header may be wrong
                 times = plan.times(_scanned_duration(path))
             try:
-                if reordered:
+                if lacks_times:
                     return _take_from_start(path, times, short_side, counted=True)
                 return _take(path, container, stream, times, short_side)
             except _Ended as ended:  # earlier than the times wanted, so the loop ends
                 plan.times(duration := ended.args[0])
+
+
+def _lacks_times(container: Any, stream: Any) -> bool:
+    """AVI has no presentation times: with reordered frames FFmpeg's guesses are wrong."""
+    return container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
 
 
 def _take(
@@ -163,6 +184,9 @@ def _take(
 
     Containers seek by decoding time, which may end at a keyframe that is shown too late.
     """
+    picked = decode_wanted(container, stream, times, Scaler(short_side))
+    if picked is not None:
+        return picked
     try:
         for back in SEEK_BACK:
             if times[0] - back <= 0:
@@ -173,7 +197,7 @@ def _take(
             except _SeekTooLate:
                 continue
         return _take_from_start(path, times, short_side, counted=False)
-    except _Unordered:
+    except UnorderedError:
         return _take_from_start(path, times, short_side, counted=True)
 
 
@@ -196,7 +220,7 @@ def _frames_after_seek(container: Any, stream: Any, wanted: float, back: float) 
     if key is None:
         raise _SeekTooLate
     if key.pts is None:
-        raise _Unordered
+        raise UnorderedError
     if (key.pts - begin) * tick > wanted + TIME_EPSILON:
         raise _SeekTooLate
     # Frames shown before the keyframe lack what they were predicted from (open GOP); they are never
@@ -220,13 +244,13 @@ def _decoded(
 
 
 def _timed(frames: Iterable[av.VideoFrame], stream: Any) -> FrameSource:
-    """Frames with their timestamps; raises _Unordered where these do not serve."""
+    """Frames with their timestamps; raises UnorderedError where these do not serve."""
     begin, tick = stream.start_time or 0, float(stream.time_base)
     usual = float(1 / stream.average_rate) if stream.average_rate else 0.0
     previous = -math.inf
     for frame in frames:
         if frame.pts is None or frame.pts < previous:
-            raise _Unordered
+            raise UnorderedError
         previous = frame.pts
         yield (frame.pts - begin) * tick, (frame.duration or 0) * tick or usual, frame
 
