@@ -12,6 +12,7 @@ in FORMATS, over the file protocol, and frames above MAX_PIXELS are refused.
 
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ from vt_fairseq.errors import VideoError
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf"
 FOLDER_FPS = 3.0  # TVQA and TVC are given as frames at 3 a second
+# A file that takes longer is given up: some are made, or broken, so that decoding does not end.
+MAX_DECODING_SECONDS = 120.0
 # Seconds to seek back when the frames after a seek begin too late; then from the file's start.
 SEEK_BACK = (0.0, 2.0, 10.0)
 
@@ -232,9 +235,12 @@ def _decoded(
     container: Any, stream: Any, first: Any = None, rest: Iterable[Any] | None = None
 ) -> Iterator[av.VideoFrame]:
     """Decoded frames in presentation order; after damage those still inside, then the error."""
+    deadline = time.monotonic() + MAX_DECODING_SECONDS
     if first is not None:
         yield from stream.decode(first)
     for packet in container.demux(stream) if rest is None else rest:
+        if time.monotonic() > deadline:
+            raise VideoError(f"decoding takes more than {MAX_DECODING_SECONDS:.0f} s")
         try:
             frames = stream.decode(packet)
         except av.FFmpegError:
