@@ -1,0 +1,112 @@
+"""SIGTERM and SIGUSR1 (Slurm's warning) end a run at the next update boundary, saved.
+
+All processes of a run agree on the boundary, also when only one of them got the signal. The exit
+code is EXIT_INTERRUPTED; the same command goes on from there, and no finished update is lost. A
+validation that was under way is not repeated.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+
+import torch
+import torch.distributed as dist
+from fairseq import checkpoint_utils
+from fairseq.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# What a data worker that got the signal, too, lives on for; the trainer ends it before.
+WORKER_GRACE_SECONDS = 60
+
+_received: list[int] = []
+
+
+def watch() -> None:
+    """Let the signals be noted in this process, which trains."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    trainer = os.getpid()
+
+    def note(number: int, frame) -> None:
+        if os.getpid() == trainer:
+            _received.append(number)
+
+    for number in SIGNALS:
+        signal.signal(number, note)
+
+
+def outlive_the_trainers_signal() -> None:
+    """In a data worker: a cluster sends SIGTERM to every process of a job.
+
+    Without its workers the trainer could not come to the next boundary. They end with it, and after
+    WORKER_GRACE_SECONDS in any case.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_GRACE_SECONDS))
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def any_process_was_told(trainer: Trainer) -> bool:
+    """Whether a signal came to any process of the run; all of them call it together."""
+    if trainer.data_parallel_world_size == 1:
+        return bool(_received)
+    told = torch.tensor([float(bool(_received))], device=trainer.device)
+    dist.all_reduce(told, op=dist.ReduceOp.MAX, group=trainer.data_parallel_process_group)
+    return bool(told.item())
+
+
+def end_if_told(trainer: Trainer) -> None:
+    """At an update boundary: save and exit if a signal came."""
+    if not any_process_was_told(trainer):
+        return
+    name = signal.Signals(_received[0]).name if _received else "a signal to another process"
+    # A save takes a while, in which the signal often comes again.
+    checkpoint_utils.save_checkpoint(trainer.cfg.checkpoint, trainer, trainer.epoch_iterator, None)
+    logger.warning(
+        "%s: saved at update %d; the same command goes on from there (exit code %d)",
+        *(name, trainer.get_num_updates(), EXIT_INTERRUPTED),
+    )
+    sys.exit(EXIT_INTERRUPTED)
+
+
+def init(self: Trainer, *args, **kwargs) -> None:
+    """``Trainer.__init__`` that watches for the signals from now on."""
+    _init(self, *args, **kwargs)
+    watch()
+
+
+def get_train_iterator(self: Trainer, *args, **kwargs):
+    """``Trainer.get_train_iterator`` that keeps the iterator, whose place is saved."""
+    self.epoch_iterator = _get_train_iterator(self, *args, **kwargs)
+    return self.epoch_iterator
+
+
+def cumulative_training_time(self: Trainer) -> float:
+    """``Trainer.cumulative_training_time``, which fairseq asks for first after every update."""
+    end_if_told(self)
+    return _cumulative_training_time(self)
+
+
+def valid_step(self: Trainer, *args, **kwargs):
+    """``Trainer.valid_step``: a validation may take longer than a cluster waits."""
+    if hasattr(self, "epoch_iterator"):
+        end_if_told(self)
+    return _valid_step(self, *args, **kwargs)
+
+
+_init = Trainer.__init__
+_get_train_iterator = Trainer.get_train_iterator
+_cumulative_training_time = Trainer.cumulative_training_time
+_valid_step = Trainer.valid_step
+
+
+def install() -> None:
+    """Put it in place; calling it again changes nothing."""
+    Trainer.__init__ = init
+    Trainer.get_train_iterator = get_train_iterator
+    Trainer.cumulative_training_time = cumulative_training_time
+    Trainer.valid_step = valid_step
