@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from fairseq import checkpoint_utils
 from fairseq.trainer import Trainer
+from torch.utils.data._utils import signal_handling
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +39,16 @@ def watch() -> None:
 
     for number in SIGNALS:
         signal.signal(number, note)
+    signal_handling._set_worker_signal_handlers = outlive_the_trainers_signal
 
 
 def outlive_the_trainers_signal() -> None:
-    """In a data worker: a cluster sends SIGTERM to every process of a job.
+    """In a data worker, when it starts: a cluster sends SIGTERM to every process of a job.
 
     Without its workers the trainer could not come to the next boundary. They end with it, and after
     WORKER_GRACE_SECONDS in any case.
     """
+    _set_worker_signal_handlers()
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_GRACE_SECONDS))
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
@@ -64,7 +67,6 @@ def end_if_told(trainer: Trainer) -> None:
     if not any_process_was_told(trainer):
         return
     name = signal.Signals(_received[0]).name if _received else "a signal to another process"
-    # A save takes a while, in which the signal often comes again.
     checkpoint_utils.save_checkpoint(trainer.cfg.checkpoint, trainer, trainer.epoch_iterator, None)
     logger.warning(
         "%s: saved at update %d; the same command goes on from there (exit code %d)",
@@ -87,20 +89,31 @@ def get_train_iterator(self: Trainer, *args, **kwargs):
 
 def cumulative_training_time(self: Trainer) -> float:
     """``Trainer.cumulative_training_time``, which fairseq asks for first after every update."""
-    end_if_told(self)
+    if not self.is_saving:
+        end_if_told(self)
     return _cumulative_training_time(self)
+
+
+def state_dict(self: Trainer) -> dict:
+    """``Trainer.state_dict``, which asks for the time, too, on one process alone."""
+    self.is_saving = True
+    try:
+        return _state_dict(self)
+    finally:
+        self.is_saving = False
 
 
 def valid_step(self: Trainer, *args, **kwargs):
     """``Trainer.valid_step``: a validation may take longer than a cluster waits."""
-    if hasattr(self, "epoch_iterator"):
-        end_if_told(self)
+    end_if_told(self)
     return _valid_step(self, *args, **kwargs)
 
 
+_set_worker_signal_handlers = signal_handling._set_worker_signal_handlers
 _init = Trainer.__init__
 _get_train_iterator = Trainer.get_train_iterator
 _cumulative_training_time = Trainer.cumulative_training_time
+_state_dict = Trainer.state_dict
 _valid_step = Trainer.valid_step
 
 
@@ -109,4 +122,6 @@ def install() -> None:
     Trainer.__init__ = init
     Trainer.get_train_iterator = get_train_iterator
     Trainer.cumulative_training_time = cumulative_training_time
+    Trainer.state_dict = state_dict
     Trainer.valid_step = valid_step
+    Trainer.is_saving = False
