@@ -10,17 +10,14 @@ import contextlib
 import logging
 import os
 import queue
-import shutil
 import time
 import weakref
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import torch
 from fairseq import optim, trainer
 from fairseq.data.iterators import BackgroundConsumer, BufferedIterator
-from fairseq.file_io import PathManager
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer
 from fairseq.optim.fp16_optimizer import FP16Optimizer
 from fairseq.trainer import Trainer
@@ -66,23 +63,6 @@ def allow_checkpoint_types() -> None:
             *(type(np.dtype(name)) for name in NUMPY_DTYPES),
         ]
     )
-
-
-def atomic_copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
-    """Copy to a temporary name, fsync, rename: a killed run leaves the old file or the new one.
-
-    fairseq copies the newest checkpoint over ``checkpoint_last.pt`` in place, so that a kill
-    during the copy leaves a broken file where the restart looks first.
-    """
-    if os.path.exists(dst_path) and not overwrite:
-        return False
-    temporary = Path(f"{dst_path}.tmp")
-    with open(src_path, "rb") as source, open(temporary, "wb") as target:
-        shutil.copyfileobj(source, target)
-        target.flush()
-        os.fsync(target.fileno())
-    os.replace(temporary, dst_path)
-    return True
 
 
 def lr_scale(parameter: torch.nn.Parameter) -> float:
@@ -227,7 +207,6 @@ def install() -> None:
         return
     Trainer._vt_fairseq_installed = True
     allow_checkpoint_types()
-    PathManager.copy = staticmethod(atomic_copy)
     BufferedIterator._create_consumer = create_consumer
     FairseqOptimizer.set_lr = set_scaled_lr
     FairseqOptimizer.get_lr = get_unscaled_lr

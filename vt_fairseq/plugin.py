@@ -3,13 +3,16 @@
 import sys
 from types import TracebackType
 
-from vt_fairseq import fairseq_patches
+from vt_fairseq import checkpoints, failures, fairseq_patches, interruption
 from vt_fairseq.errors import UserError
 from vt_fairseq.zero import launch, trainer
 
 fairseq_patches.install()
 launch.install()
 trainer.install()
+checkpoints.install()
+interruption.install()
+failures.install()
 
 import vt_fairseq.criterion  # noqa: E402
 import vt_fairseq.models.video_translate  # noqa: E402
