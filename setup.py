@@ -39,6 +39,7 @@ setup(
             "vt-prepare = vt_fairseq.cli.prepare:main",
             "vt-score = vt_fairseq.cli.score:main",
             "vt-evaluate = vt_fairseq.cli.evaluate:main",
+            "vt-init = vt_fairseq.cli.init:main",
             "vt-memory = vt_fairseq.cli.memory:main",
         ]
     },

@@ -74,6 +74,31 @@ def read_exported(folder: Path) -> dict[str, Any]:
     return {"cfg": config["cfg"], "model": tensors, "task_state": task_state}
 
 
+def read_checkpoint(path: Path, vocabulary: Tokenizer | None = None) -> dict[str, Any]:
+    """``cfg``, ``model`` and ``task_state`` of a checkpoint of ``fairseq-train``.
+
+    Args:
+        path: the file.
+        vocabulary: of a checkpoint that holds none; where it holds one, it must be this.
+
+    Raises:
+        UserError: it is no checkpoint of this task, is damaged, or has another vocabulary.
+    """
+    state = read_tensors(path)
+    if not isinstance(state, dict) or not {"cfg", "model", "task_state"} <= state.keys():
+        raise UserError(f"{path} is no checkpoint of fairseq: expected cfg, model and task_state")
+    task = (state["cfg"].get("task") or {}).get("_name")
+    if task != "video_translate":
+        raise UserError(f"{path} is a checkpoint of the task {task}, expected video_translate")
+    saved = state["task_state"]
+    if vocabulary is not None:
+        given = vocabulary_state(vocabulary)
+        if given["vocabulary_sha256"] != saved["vocabulary_sha256"]:
+            raise UserError(f"{vocabulary.origin} is not the vocabulary of {path}")
+        saved = given
+    return {"cfg": state["cfg"], "model": state["model"], "task_state": saved}
+
+
 def vocabulary_state(tokenizer: Tokenizer) -> dict[str, Any]:
     """A checkpoint's ``task_state``: the sentencepiece model (uint8, N bytes) and its hash."""
     proto = tokenizer.model_proto
