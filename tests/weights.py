@@ -28,9 +28,9 @@ V1_1 = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 SENTENCES = ["a red circle grows.", "the blue square slides to the left", "what falls? a ring"]
 
 
-def vocabulary(pieces: int = 60) -> bytes:
+def vocabulary(pieces: int = 60, texts: list[str] = SENTENCES) -> bytes:
     """A sentencepiece model with T5's ids, whose table has 192 rows as SMALL_T5's has."""
-    return train_vocabulary(SENTENCES * 5, pieces)
+    return train_vocabulary(texts * 5, pieces)
 
 
 def hf_t5(**changes) -> T5ForConditionalGeneration:

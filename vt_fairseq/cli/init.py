@@ -71,14 +71,15 @@ def _main() -> None:
     _check(args)
     with command.quiet_imports():
         import vt_fairseq.plugin  # noqa: F401
+        from vt_fairseq.models.pretrained.exported import check_new, new_folder, write_exported
         from vt_fairseq.models.pretrained.t5_export import write_t5
 
+    if args.export:
+        check_new(args.export)
     state = _opened(args) if args.from_checkpoint else _joined(args)
     if args.out:
         _save(state, args.out)
     if args.export:
-        from vt_fairseq.models.pretrained.exported import new_folder, write_exported
-
         with new_folder(args.export) as partial:
             write_exported(state, partial)
             write_t5(state, partial / "t5")
