@@ -25,7 +25,7 @@ from vt_fairseq.models.pretrained.initial import Sources, initial_checkpoint
 from vt_fairseq.models.pretrained.t5_weights import T5Weights, config_of_dims
 from vt_fairseq.models.pretrained.video_weights import VideoWeights
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D
-from vt_fairseq.models.t5 import T5_VARIANTS
+from vt_fairseq.models.t5 import T5_DIMS
 from vt_fairseq.models.video_translate import VideoTranslateModel, architecture, saved_config
 from vt_fairseq.task import VideoTranslateTask, VideoTranslateTaskConfig
 
@@ -174,26 +174,20 @@ def nothing_as(state: dict) -> dict:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("variant", "numbers"), [("v1_0", 737_668_096), ("v1_1", 783_150_080)])
-def test_t5_large_and_r2plus1d_34_with_the_published_names_and_shapes(
-    test_data, tmp_path, variant, numbers
-):
-    dims = T5_VARIANTS[variant]["large"]
+def test_t5_large_and_r2plus1d_34_with_the_published_names_and_shapes(test_data, tmp_path):
+    dims = T5_DIMS["large"]
     with torch.device("meta"):
         t5 = T5ForConditionalGeneration(T5Config(**config_of_dims(dims))).state_dict()
         net = R2Plus1D(R2PLUS1D_DIMS["34"], num_classes=359)
     t5 = nothing_as(t5)
-    for name in ("encoder", "decoder"):
-        del t5[f"{name}.embed_tokens.weight"]
-    if variant == "v1_0":
-        del t5["lm_head.weight"]
-        # As the checkpoints of 2019 have it.
-        unused = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
-        t5[unused] = torch.zeros(32, 16)
+    for name in ("encoder.embed_tokens", "decoder.embed_tokens", "lm_head"):
+        del t5[f"{name}.weight"]
+    # As the checkpoints of 2019 have it.
+    unused = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+    t5[unused] = torch.zeros(32, 16)
     (tmp_path / "file").touch()
     file = tmp_path / "file"
     config = architecture("video_translate_t5_large")
-    config.t5_variant = variant
     sources = Sources(
         t5=T5Weights(file, (file,), t5, dims, has_config=True, vocabulary=None),
         video=VideoWeights(file, "torch", nothing_as(net.state_dict())),
@@ -202,10 +196,10 @@ def test_t5_large_and_r2plus1d_34_with_the_published_names_and_shapes(
     )
     state = initial_checkpoint(config, sources, cfg={})
     report = state["pretrained"]
-    assert report["used"]["t5"]["numbers"] == numbers
+    assert report["used"]["t5"]["numbers"] == 737_668_096
     assert report["used"]["video"]["tensors"] == 416 - 2
-    assert report["parameters"] == numbers + 63_491_975 + 512 * 1024 + 1024  # the projection
-    assert report["dropped"] == ([unused] if variant == "v1_0" else []) + ["fc.bias", "fc.weight"]
+    assert report["parameters"] == 737_668_096 + 63_491_975 + 512 * 1024 + 1024
+    assert report["dropped"] == [unused, "fc.bias", "fc.weight"]
     assert report["new_rows"]["[MASK]"] == "the row of <extra_id_0>"
 
 
@@ -347,7 +341,7 @@ def test_another_vocabulary_than_the_checkpoints_is_named(started, data_director
 
 def test_another_architecture_than_the_checkpoints_is_named(started):
     saved = read(started / "init.pt")["cfg"]["model"]
-    with pytest.raises(UserError, match=r"init\.pt holds a model of --t5-size large and not tiny"):
+    with pytest.raises(UserError, match=r"init\.pt .*--t5-size large \(the command: tiny"):
         refuse_other_model("init.pt", saved, asdict(architecture("video_translate_tiny")))
     refuse_other_model("init.pt", saved, saved)
 

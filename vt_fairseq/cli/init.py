@@ -195,15 +195,22 @@ def _save(state: dict[str, Any], path: Path) -> None:
 
     with atomic_file(path) as file:
         torch.save(state, file)
+    options = " ".join(_training_options(state["cfg"]["model"]))
     print(f"wrote {path}; train it with")
-    model = state["cfg"]["model"]
-    options = [f"--arch {model['_name']}"]
-    if model["t5_dims"]:
-        options.append(f"--t5-dims {model['t5_dims']}")
-    options += [
-        f"--{name.replace('_', '-')} {model[name]}" for name in ("t5_variant", "video_network")
+    print(f"  fairseq-train DATA --finetune-from-model {path} {options} ...")
+
+
+def _training_options(model: dict[str, Any]) -> list[str]:
+    """What fairseq-train needs to build the same model."""
+    from vt_fairseq.fairseq_patches import ARCHITECTURE_OPTIONS
+    from vt_fairseq.models.video_translate import architecture
+
+    usual = architecture(model["_name"])
+    return [f"--arch {model['_name']}"] + [
+        f"--{name.replace('_', '-')} {model[name]}"
+        for name in ARCHITECTURE_OPTIONS
+        if str(model[name]) != str(getattr(usual, name))
     ]
-    print(f"  fairseq-train DATA --finetune-from-model {path} {' '.join(options)} ...")
 
 
 def _report(report: dict[str, Any]) -> list[str]:
@@ -215,7 +222,9 @@ def _report(report: dict[str, Any]) -> list[str]:
         )
     for part, used in report["used"].items():
         if used["tensors"]:
-            lines.append(f"{part:10} {used['tensors']} tensors, {used['numbers']:,} numbers")
+            lines.append(
+                f"loaded     {used['tensors']} tensors of {part}, {used['numbers']:,} numbers"
+            )
     lines.append(f"left out   {', '.join(report['dropped']) or 'nothing'}")
     lines += _new(report["new"], report["seed"])
     lines += [f"new row    {token} starts as {o}" for token, o in report["new_rows"].items()]
