@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fairseq.trainer import Trainer
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 import vt_fairseq.plugin  # noqa: F401
@@ -441,6 +441,12 @@ def test_a_hostile_file_ends_in_one_line_and_nothing_ran(files, tmp_path, capsys
     assert not marker.exists() and not (tmp_path / "x.pt").exists()
 
 
+def misshape(folder) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["decoder.block.1.layer.2.DenseReluDense.wi.weight"] = torch.ones(64, 47)
+    save_file(tensors, folder / "model.safetensors")
+
+
 def truncate(path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
@@ -450,6 +456,7 @@ def truncate(path) -> None:
     [
         (lambda f: truncate(f / "t5" / "model.safetensors"), "model.safetensors is damaged"),
         (lambda f: truncate(f / "r2plus1d.pth"), "r2plus1d.pth is damaged"),
+        (lambda f: misshape(f / "t5"), "DenseReluDense.wi.weight is (64, 47) torch.float32, the"),
         (lambda f: (f / "t5" / "spiece.model").unlink(), "no spiece.model beside"),
         (lambda f: truncate(f / "t5" / "spiece.model"), "is not a sentencepiece model"),
         (lambda f: (f / "t5" / "config.json").write_text("{"), "config.json is not JSON"),
@@ -493,6 +500,7 @@ def test_options_that_do_not_go_together_are_named(capsys, arguments, message):
         ({"--video-network": "34"}, "of (1, 1, 1, 1) blocks, expected (3, 4, 6, 3)"),
         ({"--t5": "model.safetensors"}, "needs a config.json beside"),
         ({"--vocabulary": "other.model"}, "which belongs to the weights"),
+        ({"--out": "full"}, "--out full is a folder"),
         ({"--export": "full"}, "exists and is not an empty folder"),
     ],
 )

@@ -100,6 +100,8 @@ def _check(args: argparse.Namespace) -> None:
     missing = [name for name, value in joining.items() if not value]
     if missing:
         raise UserError(f"expected {' and '.join(missing)}, or --from-checkpoint; see --help")
+    if args.out and args.out.is_dir():
+        raise UserError(f"--out {args.out} is a folder, expected a file")
     if not (args.out or args.export):
         raise UserError("expected --out or --export, where to write the model")
 
