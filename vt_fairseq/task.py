@@ -151,10 +151,12 @@ class VideoTranslateTask(FairseqTask):
 
     cfg: VideoTranslateTaskConfig
 
-    def __init__(self, cfg: VideoTranslateTaskConfig, data: DataDirectory):
+    def __init__(
+        self, cfg: VideoTranslateTaskConfig, data: DataDirectory | None, tokenizer: Tokenizer
+    ):
         super().__init__(cfg)
         self.data = data
-        self.tokenizer = Tokenizer.from_file(data.tokenizer_path)
+        self.tokenizer = tokenizer
         self.dictionary = T5Dictionary(self.tokenizer)
         self._reported: set[str] = set()
         self._results = None
@@ -162,13 +164,24 @@ class VideoTranslateTask(FairseqTask):
         self._validation_generator: SequenceGenerator | None = None
 
     @classmethod
-    def setup_task(cls, cfg: VideoTranslateTaskConfig, **kwargs) -> "VideoTranslateTask":
-        """Open the data directory; raise UserError when it is not one."""
-        if not cfg.data:
-            raise UserError("expected the data directory that vt-prepare wrote, found none")
+    def setup_task(
+        cls,
+        cfg: VideoTranslateTaskConfig,
+        task_state: dict[str, Any] | None = None,
+        **kwargs,
+    ) -> "VideoTranslateTask":
+        """Open the data directory, or without one do with what a checkpoint's ``task_state`` holds.
+
+        Raises UserError when neither has a vocabulary.
+        """
         if not cfg.cpu:
             check_gpus()
-        return cls(cfg, DataDirectory.open(cfg.data))
+        if cfg.data:
+            data = DataDirectory.open(cfg.data)
+            return cls(cfg, data, Tokenizer.from_file(data.tokenizer_path))
+        if task_state is None:
+            raise UserError("expected the data directory that vt-prepare wrote, found none")
+        return cls(cfg, None, saved_tokenizer(task_state))
 
     @property
     def source_dictionary(self) -> T5Dictionary:
@@ -186,16 +199,17 @@ class VideoTranslateTask(FairseqTask):
 
     # Checkpoints
 
-    def state_dict(self) -> dict[str, str]:
-        """Kept in every checkpoint: which vocabulary the model's ids belong to."""
-        return {"vocabulary_sha256": self.vocabulary_sha256()}
+    def state_dict(self) -> dict[str, Any]:
+        """Kept in every checkpoint, which so needs no other file: the vocabulary of its ids."""
+        vocabulary = torch.frombuffer(bytearray(self.tokenizer.model_proto), dtype=torch.uint8)
+        return {"vocabulary_sha256": self.vocabulary_sha256(), "vocabulary": vocabulary}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raise UserError when the checkpoint's vocabulary is not that of the data."""
         expected = state_dict.get("vocabulary_sha256")
         if expected is not None and expected != self.vocabulary_sha256():
             raise UserError(
-                f"the model was trained with another vocabulary than {self.data.tokenizer_path}: "
+                f"the model was trained with another vocabulary than {self.tokenizer.origin}: "
                 f"sha256 {expected[:12]} expected, {self.vocabulary_sha256()[:12]} found; prepare "
                 "the data with --vocabulary and the spiece.model of the training data"
             )
@@ -436,6 +450,17 @@ class VideoTranslateTask(FairseqTask):
             reference = {"id": clip_id, "references": references}
             for file, record in zip(self._results, (prediction, reference), strict=True):
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def saved_tokenizer(task_state: dict[str, Any]) -> Tokenizer:
+    """The vocabulary in a checkpoint; raise UserError for one of a version that kept none."""
+    vocabulary = task_state.get("vocabulary")
+    if vocabulary is None:
+        raise UserError(
+            "the checkpoint holds no vocabulary (it is of an earlier version): give the "
+            "sentencepiece model that it was trained with, or its data directory"
+        )
+    return Tokenizer(vocabulary.numpy().tobytes(), "the checkpoint's vocabulary")
 
 
 def empty_hypothesis() -> dict[str, Any]:

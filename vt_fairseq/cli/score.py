@@ -11,21 +11,10 @@ from vt_fairseq.cli import command
 from vt_fairseq.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
-
     from vt_fairseq.data.manifest import ClipRow
-    from vt_fairseq.task import VideoTranslateTask
+    from vt_fairseq.inference import Loaded
 
 DEFAULT_ACTIONS = {"vqa": "answer", "retrieval": "caption", "classify": "classify"}
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model in eval mode with its task, on ``device``."""
-
-    model: "torch.nn.Module"
-    task: "VideoTranslateTask"
-    device: "torch.device"
 
 
 @dataclass(frozen=True)
@@ -66,30 +55,23 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def load(args: argparse.Namespace) -> Loaded:
+def load(args: argparse.Namespace) -> "Loaded":
     """Model, task and the split's dataset; raise UserError when the checkpoint is missing."""
-    import torch
-    from fairseq import checkpoint_utils
+    with command.quiet_imports():
+        from vt_fairseq.inference import open_checkpoint
 
-    import vt_fairseq.plugin  # noqa: F401
-
-    if not args.path.is_file():
-        raise UserError(f"no checkpoint at {args.path}")
     overrides = {
-        "data": str(args.data),
         "video_root": args.video_root,
         "blank_video": args.blank_video,
-        "eval_bleu": False,
         "action": args.action or DEFAULT_ACTIONS[args.kind],
     }
     if args.test_window:
         overrides["test_window"] = args.test_window
-    models, saved, task = checkpoint_utils.load_model_ensemble_and_task(
-        [str(args.path)], arg_overrides=overrides
+    loaded = open_checkpoint(
+        args.path, data=args.data, device="cpu" if args.cpu else None, overrides=overrides
     )
-    task.load_dataset(args.split, task_cfg=saved.task)
-    device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
-    return Loaded(models[0].eval().to(device), task, device)
+    loaded.task.load_dataset(args.split, task_cfg=loaded.cfg)
+    return loaded
 
 
 def candidate_texts(args: argparse.Namespace, rows: Sequence["ClipRow"], task) -> list[str] | None:
@@ -114,7 +96,7 @@ def candidate_texts(args: argparse.Namespace, rows: Sequence["ClipRow"], task) -
     return labels
 
 
-def score_split(args: argparse.Namespace, loaded: Loaded, texts: list[str] | None) -> Iterator:
+def score_split(args: argparse.Namespace, loaded: "Loaded", texts: list[str] | None) -> Iterator:
     """Scored rows of the split, in order; each clip is decoded and encoded once."""
     import torch
     from fairseq import utils
