@@ -1,10 +1,12 @@
-"""Shared fixtures: the real test material, and a small MiniWorld with its data directory."""
+"""Shared fixtures: real test material, a small MiniWorld prepared, a model trained on it."""
 
 import os
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.commands import PLUGIN, TINY, run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,6 +29,21 @@ def data_directory(tmp_path_factory) -> Path:
         *["miniworld", "--size", "tiny", "--out", str(out), "--train-vocabulary", "200"],
     )
     return out
+
+
+@pytest.fixture(scope="session")
+def trained(data_directory, tmp_path_factory) -> Path:
+    """A checkpoint of a few updates, with validation that generates."""
+    save = tmp_path_factory.mktemp("trained")
+    log = run(
+        "fairseq-train",
+        *[data_directory, *PLUGIN, *TINY, "--actions", "caption,classify", "--save-dir", save],
+        *["--max-epoch", "2", "--eval-bleu", "--best-checkpoint-metric", "bleu"],
+        *["--maximize-best-checkpoint-metric", "--lr-scheduler", "inverse_sqrt"],
+        *["--warmup-updates", "4", "--video-lr-scale", "0.1"],
+    )
+    assert "| bleu " in log and "| exact_match " in log and "accuracy" in log
+    return save / "checkpoint_best.pt"
 
 
 def run_main(module: str, *arguments: str) -> None:

@@ -1,4 +1,4 @@
-"""The one way in which everything that asks a trained model opens its checkpoint."""
+"""What everything that asks a trained model has in common: opening its checkpoint, and encoding."""
 
 import pickle
 import zipfile
@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq import tasks
+from fairseq import tasks, utils
 from fairseq.dataclass import FairseqDataclass
-from omegaconf import OmegaConf, open_dict
+from fairseq.dataclass.utils import merge_with_parent
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 import vt_fairseq.plugin  # noqa: F401
+from vt_fairseq.data.text import Tokenizer
 from vt_fairseq.errors import UserError
-from vt_fairseq.task import VideoTranslateTask
+from vt_fairseq.hardware import check_gpus
+from vt_fairseq.task import VideoTranslateTask, VideoTranslateTaskConfig
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ def open_checkpoint(
     path: str | Path,
     *,
     data: str | Path | None = None,
+    vocabulary: str | Path | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     overrides: Mapping[str, Any] | None = None,
@@ -44,8 +48,9 @@ def open_checkpoint(
 
     Args:
         path: the ``.pt`` file that ``fairseq-train`` wrote.
-        data: a data directory, for its splits and its class names; None: only the vocabulary in
-            the checkpoint.
+        data: a data directory, for its splits; None: the vocabulary and the class names in the
+            checkpoint are enough.
+        vocabulary: without ``data``, the sentencepiece model, for a checkpoint that holds none.
         device: None: the GPU where there is one, else the CPU.
         dtype: of the weights.
         overrides: options of ``--task video_translate`` in place of the checkpoint's.
@@ -61,7 +66,10 @@ def open_checkpoint(
         cfg.task.update({"eval_bleu": False, "results_path": None, **(overrides or {})})
         cfg.task.data, cfg.task.cpu = str(data or ""), device.type != "cuda"
     task_state = state.get("task_state") or {}
-    task = tasks.setup_task(cfg.task, from_checkpoint=True, task_state=task_state)
+    if data:
+        task = tasks.setup_task(cfg.task, from_checkpoint=True)
+    else:
+        task = task_without_data(cfg.task, task_state, vocabulary)
     task.load_state_dict(task_state)
     model = task.build_model(cfg.model, from_checkpoint=True)
     model.load_state_dict(state["model"], strict=True, model_cfg=cfg.model)
@@ -79,9 +87,8 @@ def read_state(path: Path) -> dict[str, Any]:
         mmap = zipfile.is_zipfile(path)  # not so in files of torch before 1.6
         state = torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(
-            f"{path} is no checkpoint, is damaged, or would run code: {str(error).splitlines()[0]}"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is no checkpoint, damaged, or would run code: {reason}") from error
     if not isinstance(state, dict) or not {"cfg", "model"} <= state.keys():
         raise UserError(f"{path} is no checkpoint of fairseq: expected the keys cfg and model")
     name = ((state["cfg"] or {}).get("task") or {}).get("_name")
@@ -89,3 +96,39 @@ def read_state(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is a checkpoint of the task {name}, expected video_translate")
     state.pop("last_optimizer_state", None)
     return state
+
+
+def task_without_data(
+    cfg: DictConfig, task_state: Mapping[str, Any], vocabulary: str | Path | None
+) -> VideoTranslateTask:
+    """The task from what its checkpoint holds, and ``vocabulary`` if given.
+
+    Raises UserError when there is no vocabulary, or torch has no code for the GPU.
+    """
+    if not cfg.cpu:
+        check_gpus()
+    if vocabulary:
+        tokenizer = Tokenizer.from_file(vocabulary)
+    elif "vocabulary" in task_state:
+        proto = task_state["vocabulary"].numpy().tobytes()
+        tokenizer = Tokenizer(proto, "the checkpoint's vocabulary")
+    else:
+        raise UserError(
+            "the checkpoint holds no vocabulary (an earlier version wrote it): name the "
+            "sentencepiece model that it was trained with (spiece.model in its data directory)"
+        )
+    # As fairseq's setup_task: options that are newer than the checkpoint get their defaults.
+    cfg = merge_with_parent(VideoTranslateTaskConfig(), cfg, remove_missing=True)
+    return VideoTranslateTask(cfg, None, tokenizer, dict(task_state.get("classes", {})))
+
+
+@torch.inference_mode()
+def encode(loaded: Loaded, sample: dict[str, Any]) -> dict[str, list[torch.Tensor]]:
+    """The encoder's output for a collated sample."""
+    inputs = to_device(sample, loaded.device)["net_input"]
+    return loaded.model.encoder(**{k: v for k, v in inputs.items() if k != "prev_output_tokens"})
+
+
+def to_device(sample: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A copy of ``sample`` with its tensors on ``device``."""
+    return utils.apply_to_sample(lambda tensor: tensor.to(device), sample)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, List, Optional
@@ -17,12 +17,12 @@ from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II
 
-from vt_fairseq.data.actions import build_actions, select_actions
+from vt_fairseq.data.actions import Action, build_actions, select_actions
 from vt_fairseq.data.batches import ReusedBatchIterator
-from vt_fairseq.data.clips import ClipLoader
+from vt_fairseq.data.clips import ClipLoader, FrameLoader
 from vt_fairseq.data.dataset import TextOptions, VideoTextDataset
 from vt_fairseq.data.dictionary import T5Dictionary
-from vt_fairseq.data.manifest import DataDirectory
+from vt_fairseq.data.manifest import CLASS_KINDS, ClipRow, DataDirectory
 from vt_fairseq.data.noise import MASK_AMOUNTS, TEXT_INPUTS, TextNoise
 from vt_fairseq.data.text import EOS, PAD, SourceTemplate, Tokenizer
 from vt_fairseq.data.transforms import ClipTransform
@@ -48,6 +48,9 @@ INPUT_OPTIONS = (
     "test_mask_tokens",
     "no_context",
 )
+
+# A checkpoint keeps the class names up to so many (half a megabyte or so).
+MAX_SAVED_CLASSES = 10_000
 
 
 @dataclass
@@ -152,11 +155,16 @@ class VideoTranslateTask(FairseqTask):
     cfg: VideoTranslateTaskConfig
 
     def __init__(
-        self, cfg: VideoTranslateTaskConfig, data: DataDirectory | None, tokenizer: Tokenizer
+        self,
+        cfg: VideoTranslateTaskConfig,
+        data: DataDirectory | None,
+        tokenizer: Tokenizer,
+        classes: dict[str, list[str]],
     ):
         super().__init__(cfg)
         self.data = data
         self.tokenizer = tokenizer
+        self.classes = classes
         self.dictionary = T5Dictionary(self.tokenizer)
         self._reported: set[str] = set()
         self._results = None
@@ -164,24 +172,15 @@ class VideoTranslateTask(FairseqTask):
         self._validation_generator: SequenceGenerator | None = None
 
     @classmethod
-    def setup_task(
-        cls,
-        cfg: VideoTranslateTaskConfig,
-        task_state: dict[str, Any] | None = None,
-        **kwargs,
-    ) -> "VideoTranslateTask":
-        """Open the data directory, or without one do with what a checkpoint's ``task_state`` holds.
-
-        Raises UserError when neither has a vocabulary.
-        """
+    def setup_task(cls, cfg: VideoTranslateTaskConfig, **kwargs) -> "VideoTranslateTask":
+        """Open the data directory; raise UserError when it is not one."""
+        if not cfg.data:
+            raise UserError("expected the data directory that vt-prepare wrote, found none")
         if not cfg.cpu:
             check_gpus()
-        if cfg.data:
-            data = DataDirectory.open(cfg.data)
-            return cls(cfg, data, Tokenizer.from_file(data.tokenizer_path))
-        if task_state is None:
-            raise UserError("expected the data directory that vt-prepare wrote, found none")
-        return cls(cfg, None, saved_tokenizer(task_state))
+        data = DataDirectory.open(cfg.data)
+        classes = {kind: data.classes(kind) for kind in CLASS_KINDS}
+        return cls(cfg, data, Tokenizer.from_file(data.tokenizer_path), classes)
 
     @property
     def source_dictionary(self) -> T5Dictionary:
@@ -200,9 +199,14 @@ class VideoTranslateTask(FairseqTask):
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """Kept in every checkpoint, which so needs no other file: the vocabulary of its ids."""
+        """Kept in every checkpoint, which so needs no other file: vocabulary and class names."""
         vocabulary = torch.frombuffer(bytearray(self.tokenizer.model_proto), dtype=torch.uint8)
-        return {"vocabulary_sha256": self.vocabulary_sha256(), "vocabulary": vocabulary}
+        small = sum(map(len, self.classes.values())) <= MAX_SAVED_CLASSES
+        return {
+            "vocabulary_sha256": self.vocabulary_sha256(),
+            "vocabulary": vocabulary,
+            "classes": self.classes if small else {},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raise UserError when the checkpoint's vocabulary is not that of the data."""
@@ -210,8 +214,8 @@ class VideoTranslateTask(FairseqTask):
         if expected is not None and expected != self.vocabulary_sha256():
             raise UserError(
                 f"the model was trained with another vocabulary than {self.tokenizer.origin}: "
-                f"sha256 {expected[:12]} expected, {self.vocabulary_sha256()[:12]} found; prepare "
-                "the data with --vocabulary and the spiece.model of the training data"
+                f"sha256 {expected[:12]} expected, {self.vocabulary_sha256()[:12]} found; take the "
+                "spiece.model of the training data (vt-prepare: --vocabulary)"
             )
 
     def vocabulary_sha256(self) -> str:
@@ -251,35 +255,42 @@ class VideoTranslateTask(FairseqTask):
         if task_cfg is not None:
             self.adopt_input_options(task_cfg)
         train = split == self.cfg.train_subset and task_cfg is None
-        self.datasets[split] = self.build_dataset(split, train)
+        root = Path(self.cfg.video_root or self.data.video_root)
+        self.datasets[split] = self.build_dataset(
+            self.data.manifest(split), self.clip_loader(root, train), self.selected_actions(), train
+        )
 
-    def build_dataset(self, split: str, train: bool) -> VideoTextDataset:
-        """The split as batches; plain values are read off the configuration here."""
+    def clip_loader(self, video_root: Path, train: bool) -> ClipLoader:
+        """What decodes and crops; plain values are read off the configuration here."""
         cfg = self.cfg
-        sampling = FrameSampling(
-            num_frames=cfg.num_frames,
-            mode=str(cfg.frame_sampling),
-            max_seconds=cfg.max_seconds or None,
-            resample_fps=cfg.resample_fps or None,
-        )
-        transform = ClipTransform(
-            size=cfg.frame_size,
-            train=train,
-            flip_probability=0.0 if cfg.no_flip else 0.5,
-            scales=tuple(float(s) for s in cfg.crop_scales.split(",")),
-        )
-        load_frames = ClipLoader(
-            video_root=Path(cfg.video_root or self.data.video_root),
-            sampling=sampling,
-            transform=transform,
+        return ClipLoader(
+            video_root=video_root,
+            sampling=FrameSampling(
+                num_frames=cfg.num_frames,
+                mode=str(cfg.frame_sampling),
+                max_seconds=cfg.max_seconds or None,
+                resample_fps=cfg.resample_fps or None,
+            ),
+            transform=ClipTransform(
+                size=cfg.frame_size,
+                train=train,
+                flip_probability=0.0 if cfg.no_flip else 0.5,
+                scales=tuple(float(s) for s in cfg.crop_scales.split(",")),
+            ),
             window="random" if train else cfg.test_window,
             blank=cfg.blank_video,
         )
+
+    def build_dataset(
+        self, rows: Sequence[ClipRow], load_frames: FrameLoader, actions: list[Action], train: bool
+    ) -> VideoTextDataset:
+        """Rows as batches; plain values are read off the configuration here."""
+        cfg = self.cfg
         return VideoTextDataset(
-            manifest=self.data.manifest(split),
+            manifest=rows,
             load_frames=load_frames,
             num_video_tokens=self._video_tokens(cfg.num_frames),
-            actions=self.selected_actions(),
+            actions=actions,
             reuse_batch=cfg.reuse_batch,
             text=TextOptions(
                 template=SourceTemplate(self.tokenizer, cfg.max_source_tokens),
@@ -296,11 +307,11 @@ class VideoTranslateTask(FairseqTask):
             train=train,
         )
 
-    def selected_actions(self):
-        """The actions of ``--action`` or ``--actions``."""
+    def selected_actions(self, names: str | None = None) -> list[Action]:
+        """The actions of a comma-separated list; None: of ``--action`` or ``--actions``."""
         definitions = [d.strip() for d in self.cfg.define_action.split(";") if d.strip()]
         table = build_actions(definitions, self.cfg.max_target_tokens)
-        return select_actions(table, self.cfg.action or self.cfg.actions)
+        return select_actions(table, names or self.cfg.action or self.cfg.actions)
 
     def get_batch_iterator(
         self,
@@ -450,17 +461,6 @@ class VideoTranslateTask(FairseqTask):
             reference = {"id": clip_id, "references": references}
             for file, record in zip(self._results, (prediction, reference), strict=True):
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-
-def saved_tokenizer(task_state: dict[str, Any]) -> Tokenizer:
-    """The vocabulary in a checkpoint; raise UserError for one of a version that kept none."""
-    vocabulary = task_state.get("vocabulary")
-    if vocabulary is None:
-        raise UserError(
-            "the checkpoint holds no vocabulary (it is of an earlier version): give the "
-            "sentencepiece model that it was trained with, or its data directory"
-        )
-    return Tokenizer(vocabulary.numpy().tobytes(), "the checkpoint's vocabulary")
 
 
 def empty_hypothesis() -> dict[str, Any]:

@@ -98,16 +98,15 @@ def candidate_texts(args: argparse.Namespace, rows: Sequence["ClipRow"], task) -
 
 def score_split(args: argparse.Namespace, loaded: "Loaded", texts: list[str] | None) -> Iterator:
     """Scored rows of the split, in order; each clip is decoded and encoded once."""
-    import torch
-    from fairseq import utils
     from tqdm import tqdm
 
+    from vt_fairseq.inference import encode
     from vt_fairseq.scoring import score_candidates
 
     task, dataset = loaded.task, loaded.task.dataset(args.split)
     action = dataset.actions[0]
-    encode = task.tokenizer.encode
-    shared = None if texts is None else [encode(text, action.max_target_tokens) for text in texts]
+    ids = task.tokenizer.encode
+    shared = None if texts is None else [ids(text, action.max_target_tokens) for text in texts]
     batches = task.get_batch_iterator(
         dataset, max_sentences=args.batch_size, num_workers=args.num_workers
     ).next_epoch_itr(shuffle=False)
@@ -115,14 +114,9 @@ def score_split(args: argparse.Namespace, loaded: "Loaded", texts: list[str] | N
         task.report_bad(sample)
         rows = [dataset.manifest[i] for i in sample["id"].tolist()]
         candidates = [
-            shared if shared is not None else [encode(text) for text in row.candidates]
-            for row in rows
+            shared if shared is not None else [ids(text) for text in row.candidates] for row in rows
         ]
-        if loaded.device.type == "cuda":
-            sample = utils.move_to_cuda(sample)
-        with torch.inference_mode():
-            net_input = {k: v for k, v in sample["net_input"].items() if k != "prev_output_tokens"}
-            encoder_out = loaded.model.encoder(**net_input)
+        encoder_out = encode(loaded, sample)
         found = score_candidates(loaded.model, encoder_out, candidates, args.candidate_batch)
         for row, missing, likelihoods in zip(rows, sample["missing"].tolist(), found, strict=True):
             scores = [x.score(args.length_normalise) for x in likelihoods]
