@@ -87,7 +87,8 @@ class VideoTranslate:
         batch_size: clips at once.
         candidate_batch: pairs of clip and text that are scored at once.
         num_workers: processes that decode; with 0, and for a single batch, this one does it.
-        on_error: called with (video, reason) for a video that cannot be read; its result is None.
+        on_error: called with (place in the list, reason) for a video that cannot be read, whose
+            result is None then.
     """
 
     def __init__(self, loaded: Loaded):
@@ -95,7 +96,7 @@ class VideoTranslate:
         self.batch_size = 8
         self.candidate_batch = 64
         self.num_workers = 0
-        self.on_error: Callable[[str, str], None] | None = None
+        self.on_error: Callable[[int, str], None] | None = None
 
     @classmethod
     def from_pretrained(
@@ -346,7 +347,7 @@ class VideoTranslate:
         for row_id, reason in bad:
             if self.on_error is None:
                 raise VideoError(f"{clips.name(row_id)}: {reason}")
-            self.on_error(clips.name(row_id), reason)
+            self.on_error(int(row_id), reason)
 
     def _action(self, name: str) -> Action:
         return self.loaded.task.selected_actions(name)[0]
