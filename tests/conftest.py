@@ -46,12 +46,12 @@ def trained(data_directory, tmp_path_factory) -> Path:
     return save / "checkpoint_best.pt"
 
 
-def run_main(module: str, *arguments: str) -> None:
+def run_main(module: str, *arguments: str, function: str = "main") -> None:
     """Call a command's ``main()`` in this process, as its console script does."""
     import importlib
 
     old, sys.argv = sys.argv, [module, *arguments]
     try:
-        importlib.import_module(module).main()
+        getattr(importlib.import_module(module), function)()
     finally:
         sys.argv = old

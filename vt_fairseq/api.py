@@ -203,16 +203,16 @@ class VideoTranslate:
         texts: Sequence[str],
         *,
         action: str = "caption",
-        question: Texts = None,
         start: Seconds = None,
         end: Seconds = None,
+        context: Texts = None,
         length_normalise: bool = False,
     ) -> list[float] | list[list[float] | None]:
         """Log-likelihood of every text under every video.
 
         Texts are cut to the tokens that the action's targets had in training.
         """
-        clips = own_videos(videos, start, end, question)
+        clips = own_videos(videos, start, end, context=context)
         chosen = self._action(action)
         shared = self._ids(texts, chosen.max_target_tokens)
         found = self._likelihoods(clips, chosen, [shared] * len(clips.rows))
@@ -226,10 +226,11 @@ class VideoTranslate:
         action: str = "caption",
         start: Seconds = None,
         end: Seconds = None,
+        context: Texts = None,
         length_normalise: bool = False,
     ) -> list[Ranked]:
         """Videos by the likelihood of the query, best first; those not read are left out."""
-        clips = own_videos(videos, start, end)
+        clips = own_videos(videos, start, end, context=context)
         chosen = self._action(action)
         shared = self._ids([query], chosen.max_target_tokens)
         found = self._likelihoods(clips, chosen, [shared] * len(clips.rows))

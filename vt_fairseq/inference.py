@@ -1,6 +1,5 @@
 """What everything that asks a trained model has in common: opening its checkpoint, and encoding."""
 
-import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,11 +55,11 @@ def open_checkpoint(
         overrides: options of ``--task video_translate`` in place of the checkpoint's.
 
     Raises:
-        UserError: there is no checkpoint, it is damaged or none of this task, or it was trained
-            with another vocabulary than that of ``data``.
+        UserError: there is no checkpoint, it is damaged or none of this task, it was trained with
+            another vocabulary than that of ``data``, or there is no such device.
     """
+    device = usable_device(device)
     state = read_state(Path(path))
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     cfg = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
     with open_dict(cfg):
         cfg.task.update({"eval_bleu": False, "results_path": None, **(overrides or {})})
@@ -76,6 +75,15 @@ def open_checkpoint(
     return Loaded(model.eval().to(device, dtype), task, device, cfg.task)
 
 
+def usable_device(name: str | torch.device | None) -> torch.device:
+    """The device, by default the CUDA GPU or else the CPU; raise UserError where there is none."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"there is no device {name}: {str(error).splitlines()[0]}") from error
+
+
 def read_state(path: Path) -> dict[str, Any]:
     """What ``path`` holds, without the optimizer's state; tensors stay on disk until they are used.
 
@@ -86,8 +94,9 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         mmap = zipfile.is_zipfile(path)  # not so in files of torch before 1.6
         state = torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:
+        # Damaged files fail in as many ways as there are bytes.
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{path} is no checkpoint, damaged, or would run code: {reason}") from error
     if not isinstance(state, dict) or not {"cfg", "model"} <= state.keys():
         raise UserError(f"{path} is no checkpoint of fairseq: expected the keys cfg and model")

@@ -262,6 +262,8 @@ def report(said: list[Said]) -> int:
 
 def _main() -> None:
     args = build_parser().parse_args()
+    # Names of files may be no text at all.
+    sys.stdout.reconfigure(errors="backslashreplace")
     check(args)
     paths = find_videos(args.videos)
     output = None if args.rank is not None else Output(args, len(paths))
