@@ -15,6 +15,7 @@ MODULES = {
     "vt-caption": "vt_fairseq.cli.caption",
     "vt-score": "vt_fairseq.cli.score",
     "vt-evaluate": "vt_fairseq.cli.evaluate",
+    "vt-init": "vt_fairseq.cli.init",
     "vt-memory": "vt_fairseq.cli.memory",
     "vt-prepare": "vt_fairseq.cli.prepare",
 }
