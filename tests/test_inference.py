@@ -72,7 +72,7 @@ def test_captions_are_those_of_fairseq_generate(
     )
     printed = (tmp_path / "generate-test.txt").read_text()
     best = [json.loads(x) for x in (tmp_path / "predictions.jsonl").read_text().splitlines()]
-    rows, asked = clips_of(directory, "test")
+    _, asked = clips_of(directory, "test")
     found = vt.caption(**asked, decoding=decoding)
     assert [f.text for f in found] == [b["prediction"] for b in best]
     assert any(c.text for f in found for c in f.candidates)
@@ -337,8 +337,18 @@ def test_an_older_checkpoint_without_a_vocabulary_takes_one(vt, trained, directo
     from vt_fairseq.data.text import train_vocabulary
 
     other.write_bytes(train_vocabulary(["quite another text"], 60))
-    with pytest.raises(UserError, match="another vocabulary"):
+    with pytest.raises(UserError, match="not the vocabulary of"):
         VideoTranslate.from_pretrained(old, device="cpu", vocabulary=other)
+
+
+def test_an_exported_folder_is_opened_like_a_checkpoint(vt, trained, videos, tmp_path):
+    run_main(
+        "vt_fairseq.cli.init", "--from-checkpoint", str(trained), "--export", f"{tmp_path}/dir"
+    )
+    assert not list(tmp_path.rglob("*.pt"))
+    shared = VideoTranslate.from_pretrained(tmp_path / "dir", device="cpu")
+    assert shared.caption(videos) == vt.caption(videos)
+    assert shared.classify(videos[0]) == vt.classify(videos[0])
 
 
 class Hostile:
@@ -350,15 +360,18 @@ class Hostile:
     ("write", "message"),
     [
         (lambda path: None, "no checkpoint at"),
-        (lambda path: path.write_bytes(b""), "damaged"),
-        (lambda path: path.write_text("text, not a checkpoint"), "damaged"),
-        (lambda path: torch.save({"model": {}}, path), "expected the keys cfg and model"),
-        (lambda path: torch.save([1], path), "expected the keys cfg and model"),
+        (lambda path: path.write_bytes(b""), "holds no tensors"),
+        (lambda path: path.write_text("text, not a checkpoint"), "holds no tensors"),
+        (lambda path: torch.save({"model": {}}, path), "expected cfg, model and task_state"),
+        (lambda path: torch.save([1], path), "expected cfg, model and task_state"),
         (
-            lambda path: torch.save({"model": {}, "cfg": {"task": {"_name": "x"}}}, path),
+            lambda path: torch.save(
+                {"model": {}, "task_state": {}, "cfg": {"task": {"_name": "x"}}}, path
+            ),
             "of the task x, expected video_translate",
         ),
-        (lambda path: torch.save({"model": Hostile(), "cfg": {}}, path), "would run code"),
+        (lambda path: torch.save({"model": Hostile(), "cfg": {}}, path), "not what it seems"),
+        (lambda path: path.mkdir(), "no file"),
     ],
 )
 def test_what_is_no_checkpoint_ends_in_one_line(tmp_path, monkeypatch, write, message):
@@ -373,7 +386,7 @@ def test_what_is_no_checkpoint_ends_in_one_line(tmp_path, monkeypatch, write, me
 
 def test_a_truncated_checkpoint_ends_in_one_line(trained, tmp_path):
     (tmp_path / "cut.pt").write_bytes(trained.read_bytes()[:-5000])
-    with pytest.raises(UserError, match=r"cut\.pt is no checkpoint, damaged"):
+    with pytest.raises(UserError, match=r"cut\.pt is damaged"):
         VideoTranslate.from_pretrained(tmp_path / "cut.pt", device="cpu")
 
 

@@ -1,6 +1,5 @@
 """What everything that asks a trained model has in common: opening its checkpoint, and encoding."""
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,11 @@ import vt_fairseq.plugin  # noqa: F401
 from vt_fairseq.data.text import Tokenizer
 from vt_fairseq.errors import UserError
 from vt_fairseq.hardware import check_gpus
+from vt_fairseq.models.pretrained.exported import (
+    read_checkpoint,
+    read_exported,
+    saved_tokenizer,
+)
 from vt_fairseq.task import VideoTranslateTask, VideoTranslateTaskConfig
 
 
@@ -46,10 +50,11 @@ def open_checkpoint(
     """Model and task of a checkpoint.
 
     Args:
-        path: the ``.pt`` file that ``fairseq-train`` wrote.
+        path: the ``.pt`` file of ``fairseq-train`` or ``vt-init``, or a folder of ``vt-init
+            --export``.
         data: a data directory, for its splits; None: the vocabulary and the class names in the
             checkpoint are enough.
-        vocabulary: without ``data``, the sentencepiece model, for a checkpoint that holds none.
+        vocabulary: the sentencepiece model, for a checkpoint that holds none.
         device: None: the GPU where there is one, else the CPU.
         dtype: of the weights.
         overrides: options of ``--task video_translate`` in place of the checkpoint's.
@@ -59,17 +64,16 @@ def open_checkpoint(
             another vocabulary than that of ``data``, or there is no such device.
     """
     device = usable_device(device)
-    state = read_state(Path(path))
+    state = read_state(Path(path), vocabulary)
     cfg = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
     with open_dict(cfg):
         cfg.task.update({"eval_bleu": False, "results_path": None, **(overrides or {})})
         cfg.task.data, cfg.task.cpu = str(data or ""), device.type != "cuda"
-    task_state = state.get("task_state") or {}
     if data:
         task = tasks.setup_task(cfg.task, from_checkpoint=True)
     else:
-        task = task_without_data(cfg.task, task_state, vocabulary)
-    task.load_state_dict(task_state)
+        task = task_without_data(cfg.task, state["task_state"])
+    task.load_state_dict(state["task_state"])
     model = task.build_model(cfg.model, from_checkpoint=True)
     model.load_state_dict(state["model"], strict=True, model_cfg=cfg.model)
     return Loaded(model.eval().to(device, dtype), task, device, cfg.task)
@@ -84,51 +88,30 @@ def usable_device(name: str | torch.device | None) -> torch.device:
         raise UserError(f"there is no device {name}: {str(error).splitlines()[0]}") from error
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """What ``path`` holds, without the optimizer's state; tensors stay on disk until they are used.
+def read_state(path: Path, vocabulary: str | Path | None) -> dict[str, Any]:
+    """``cfg``, ``model`` and ``task_state`` of a checkpoint or an exported folder.
 
-    Raises UserError where it is missing, damaged, no checkpoint of this task, or would run code.
+    Tensors stay on disk until they are used. Raises UserError where it is missing, damaged, none of
+    this task, or would run code, and where the vocabulary is not the model's.
     """
+    if path.is_dir():
+        return read_exported(path)
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
-    try:
-        mmap = zipfile.is_zipfile(path)  # not so in files of torch before 1.6
-        state = torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
-    except Exception as error:
-        # Damaged files fail in as many ways as there are bytes.
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{path} is no checkpoint, damaged, or would run code: {reason}") from error
-    if not isinstance(state, dict) or not {"cfg", "model"} <= state.keys():
-        raise UserError(f"{path} is no checkpoint of fairseq: expected the keys cfg and model")
-    name = ((state["cfg"] or {}).get("task") or {}).get("_name")
-    if name != "video_translate":
-        raise UserError(f"{path} is a checkpoint of the task {name}, expected video_translate")
-    state.pop("last_optimizer_state", None)
-    return state
+    return read_checkpoint(path, Tokenizer.from_file(vocabulary) if vocabulary else None)
 
 
-def task_without_data(
-    cfg: DictConfig, task_state: Mapping[str, Any], vocabulary: str | Path | None
-) -> VideoTranslateTask:
-    """The task from what its checkpoint holds, and ``vocabulary`` if given.
+def task_without_data(cfg: DictConfig, task_state: Mapping[str, Any]) -> VideoTranslateTask:
+    """The task from what its checkpoint holds.
 
-    Raises UserError when there is no vocabulary, or torch has no code for the GPU.
+    Raises UserError when that has no vocabulary, or torch has no code for the GPU.
     """
     if not cfg.cpu:
         check_gpus()
-    if vocabulary:
-        tokenizer = Tokenizer.from_file(vocabulary)
-    elif "vocabulary" in task_state:
-        proto = task_state["vocabulary"].numpy().tobytes()
-        tokenizer = Tokenizer(proto, "the checkpoint's vocabulary")
-    else:
-        raise UserError(
-            "the checkpoint holds no vocabulary (an earlier version wrote it): name the "
-            "sentencepiece model that it was trained with (spiece.model in its data directory)"
-        )
     # As fairseq's setup_task: options that are newer than the checkpoint get their defaults.
     cfg = merge_with_parent(VideoTranslateTaskConfig(), cfg, remove_missing=True)
-    return VideoTranslateTask(cfg, None, tokenizer, dict(task_state.get("classes", {})))
+    classes = dict(task_state.get("classes", {}))
+    return VideoTranslateTask(cfg, None, saved_tokenizer(task_state), classes)
 
 
 @torch.inference_mode()

@@ -1,6 +1,5 @@
 """The fairseq task ``video_translate``: clips and prompts in, text out."""
 
-import hashlib
 import json
 import logging
 import math
@@ -30,6 +29,7 @@ from vt_fairseq.data.video import FrameSampling
 from vt_fairseq.errors import UserError
 from vt_fairseq.hardware import check_gpus
 from vt_fairseq.metrics import BLEU_KEYS, BleuStatistics
+from vt_fairseq.models.pretrained.exported import vocabulary_state
 
 logger = logging.getLogger(__name__)
 
@@ -200,27 +200,19 @@ class VideoTranslateTask(FairseqTask):
 
     def state_dict(self) -> dict[str, Any]:
         """Kept in every checkpoint, which so needs no other file: vocabulary and class names."""
-        vocabulary = torch.frombuffer(bytearray(self.tokenizer.model_proto), dtype=torch.uint8)
         small = sum(map(len, self.classes.values())) <= MAX_SAVED_CLASSES
-        return {
-            "vocabulary_sha256": self.vocabulary_sha256(),
-            "vocabulary": vocabulary,
-            "classes": self.classes if small else {},
-        }
+        return {**vocabulary_state(self.tokenizer), "classes": self.classes if small else {}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raise UserError when the checkpoint's vocabulary is not that of the data."""
         expected = state_dict.get("vocabulary_sha256")
-        if expected is not None and expected != self.vocabulary_sha256():
+        found = vocabulary_state(self.tokenizer)["vocabulary_sha256"]
+        if expected is not None and expected != found:
             raise UserError(
                 f"the model was trained with another vocabulary than {self.tokenizer.origin}: "
-                f"sha256 {expected[:12]} expected, {self.vocabulary_sha256()[:12]} found; take the "
+                f"sha256 {expected[:12]} expected, {found[:12]} found; take the "
                 "spiece.model of the training data (vt-prepare: --vocabulary)"
             )
-
-    def vocabulary_sha256(self) -> str:
-        """Hash of the sentencepiece model."""
-        return hashlib.sha256(self.tokenizer.model_proto).hexdigest()
 
     # Building
 
