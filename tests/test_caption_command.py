@@ -59,6 +59,8 @@ def objects(text: str) -> list[dict]:
 
 def subtitles(path: Path) -> list[tuple[float, float, str]]:
     """Cues as FFmpeg, which is in most players, reads them: start and end in s, text."""
+    if path.stat().st_size == 0:  # no caption of the video has text
+        return []
     with av.open(str(path)) as container:
         stream = container.streams.subtitles[0]
         tick = float(stream.time_base)
@@ -205,11 +207,11 @@ def test_a_broken_video_is_named_and_the_rest_goes_on(caption, videos, tmp_path)
 
 def test_a_video_that_is_damaged_later_loses_the_segments_behind_the_damage(caption, tmp_path):
     good = write_numbered(tmp_path / "good.mp4", 100, muxer_options={"movflags": "faststart"})
-    data = bytearray(good.read_bytes())
-    (tmp_path / "cut.mp4").write_bytes(data[: int(len(data) * 0.6)])
+    data = good.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: int(len(data) * 0.8)])
     code, out, err = caption(tmp_path / "cut.mp4", "--segments", "4", "--format", "jsonl")
-    read = ["error" not in one for one in objects(out)]
-    assert code == 1 and read[0] and not read[-1]
+    assert code == 1
+    assert ["error" not in one for one in objects(out)] == [True, True, False, False]
     assert "[00:00:03.000 - 00:00:04.000]" in err.splitlines()[-1]
 
 
@@ -339,9 +341,10 @@ def test_help_takes_less_than_half_a_second():
     assert command.value == "vt_fairseq.cli.caption:main"
 
 
-def test_the_first_caption_takes_less_than_five_seconds(trained, videos):
+def test_the_first_caption_costs_less_than_four_times_the_import_of_torch(trained, videos):
+    # Other processes slow both down. Alone, the import takes about one second of the processor and
+    # the caption far less than five: benchmarks/startup.py measures that.
     command = command_line("vt-caption", videos[0], "--path", trained, "--device", "cpu")
     used, out = cpu_seconds(command)
-    if used >= 5:  # another process may have had the processor's caches
-        used, out = cpu_seconds(command)
-    assert used < 5 and out.startswith(videos[0])
+    torch_alone, _ = cpu_seconds([sys.executable, "-c", "import torch"])
+    assert used < 4 * torch_alone and out.startswith(videos[0])
