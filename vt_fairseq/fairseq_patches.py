@@ -153,7 +153,7 @@ def optimizer_history(state: dict) -> dict:
 def refuse_other_model(filename: str, saved: dict, wanted: Mapping) -> None:
     """Raise UserError naming the options in which a checkpoint's model is not the command's."""
     differing = [
-        f"--{name.replace('_', '-')} {saved[name]} and not {wanted[name]}"
+        f"--{name.replace('_', '-')} {saved[name]} (the command: {wanted[name] or 'none'})"
         for name in ARCHITECTURE_OPTIONS
         if saved.get(name) is not None and str(saved[name]) != str(wanted.get(name))
     ]
