@@ -42,6 +42,7 @@ setup(
     entry_points={
         "console_scripts": [
             "vt-prepare = vt_fairseq.cli.prepare:main",
+            "vt-caption = vt_fairseq.cli.caption:main",
             "vt-score = vt_fairseq.cli.score:main",
             "vt-evaluate = vt_fairseq.cli.evaluate:main",
             "vt-submit = vt_fairseq.cli.submit:main",

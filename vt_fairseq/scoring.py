@@ -7,6 +7,7 @@ knows of files or options. Shapes: B clips, L target tokens, V vocabulary.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -77,4 +78,5 @@ def _target_log_likelihoods(
     logits, _ = decoder(previous, encoder_out=encoder_out)
     token = -F.cross_entropy(logits.float().transpose(1, 2), target, reduction="none")
     # Targets hold no pad of their own, so what is pad here is filling.
-    return token.masked_fill(target.eq(PAD), 0.0).sum(dim=1, dtype=torch.float64).tolist()
+    token = token.masked_fill(target.eq(PAD), 0.0).cpu().numpy()
+    return token.sum(axis=1, dtype=np.float64).tolist()  # not on the device: Apple's have no fp64
