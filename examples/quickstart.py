@@ -132,7 +132,7 @@ def scores(kind: str, split: str, blank: bool) -> dict:
     folder = OUT / name
     command = [
         *["vt-score", kind, str(DATA), "--path", str(CHECKPOINT), "--split", split],
-        *["--out", str(folder), "--batch-size", "32", "--candidate-batch", "256", "--cpu"],
+        *["--out", str(folder), "--batch-size", "32", "--cpu"],
         *(["--blank-video"] if blank else []),
     ]
     run(f"score {name}", command, folder / "metrics.json", threads=1)

@@ -9,7 +9,7 @@ from vt_fairseq.data.text import EOS, PAD
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS
 from vt_fairseq.models.t5 import T5_DIMS
 from vt_fairseq.models.video_translate import build_networks
-from vt_fairseq.scoring.candidates import score_own, score_shared
+from vt_fairseq.scoring.candidates import score_candidates
 from vt_fairseq.scoring.prefix_tree import PrefixTree
 from vt_fairseq.scoring.top_k import Bounds, top_candidates
 
@@ -86,8 +86,8 @@ def single_pair(model, clips, row: int, candidate: list[int]) -> float:
 def test_scores_equal_a_naive_loop_over_single_pairs(model, naive, encoder_out, max_nodes):
     # Few different tokens, so that they share beginnings.
     candidates = [*AWKWARD, *random_candidates(40, 2, tokens=6)]
-    found = score_shared(model, encoder_out, PrefixTree.build(candidates), max_nodes)
-    assert found.shape == (3, 49)
+    found = score_candidates(model, encoder_out, [PrefixTree.build(candidates)], max_nodes)
+    assert [len(row) for row in found] == [49, 49, 49]
     for row in range(3):
         expected = [naive(row, candidate) for candidate in candidates]
         assert found[row] == pytest.approx(expected, abs=1e-4)
@@ -96,7 +96,8 @@ def test_scores_equal_a_naive_loop_over_single_pairs(model, naive, encoder_out, 
 @pytest.mark.parametrize("max_nodes", [1, 50, 2048])
 def test_clips_may_have_candidates_of_their_own(model, naive, encoder_out, max_nodes):
     candidates = [[*AWKWARD, *random_candidates(30, 3)], [], random_candidates(33, 4)]
-    found = score_own(model, encoder_out, candidates, max_nodes)
+    trees = [PrefixTree.build(own) for own in candidates]
+    found = score_candidates(model, encoder_out, trees, max_nodes)
     assert [len(row) for row in found] == [39, 0, 33]
     for row, own in enumerate(candidates):
         expected = [naive(row, candidate) for candidate in own]
@@ -104,8 +105,9 @@ def test_clips_may_have_candidates_of_their_own(model, naive, encoder_out, max_n
 
 
 def test_no_candidates_at_all_are_no_scores(model, encoder_out):
-    assert score_shared(model, encoder_out, PrefixTree.build([])).shape == (3, 0)
-    assert [len(row) for row in score_own(model, encoder_out, [[], [], []])] == [0, 0, 0]
+    nothing = PrefixTree.build([])
+    for trees in ([nothing], [nothing] * 3):
+        assert [len(row) for row in score_candidates(model, encoder_out, trees)] == [0, 0, 0]
 
 
 def test_a_tree_has_every_beginning_once_and_knows_every_candidates_tokens():
@@ -135,7 +137,7 @@ def test_memory_of_scoring_does_not_grow_with_the_candidates(model, encoder_out,
 
     monkeypatch.setattr(model.decoder, "packed_features", recording)
     tree = PrefixTree.build(random_candidates(300, 6))
-    score_shared(model, encoder_out, tree, max_nodes=90)
+    score_candidates(model, encoder_out, [tree], max_nodes=90)
     # 30 nodes of each of 3 clips, and at most the beginnings (8 tokens) of the first of them.
     assert tree.num_inner > 900 and max(largest) <= 3 * (30 + 8)
     assert len(largest) == -(-tree.num_inner // 30)
@@ -147,7 +149,8 @@ def test_neither_the_encoder_nor_its_keys_are_computed_again(model, encoder_out,
     for layer in model.decoder.layers:
         attention = layer.cross_attention
         attention.k.register_forward_hook(lambda _, x, y: rows.append(x[0].shape[:2]))
-    score_shared(model, encoder_out, PrefixTree.build(random_candidates(50, 7)), max_nodes=30)
+    tree = PrefixTree.build(random_candidates(50, 7))
+    score_candidates(model, encoder_out, [tree], max_nodes=30)
     source = encoder_out["encoder_padding_mask"][0].shape
     assert rows == [source] * len(model.decoder.layers)
 
@@ -157,7 +160,8 @@ def test_neither_the_encoder_nor_its_keys_are_computed_again(model, encoder_out,
 def test_the_best_first_search_finds_the_top_of_the_full_ranking(model, encoder_out, k, normalised):
     candidates = [*AWKWARD, *random_candidates(150, 8, tokens=12)]
     tree = PrefixTree.build(candidates)
-    full = score_shared(model, encoder_out, tree) / (tree.lengths if normalised else 1)
+    full = score_candidates(model, encoder_out, [tree])
+    full = [row / (tree.lengths if normalised else 1) for row in full]
     found = top_candidates(model, encoder_out, Bounds.of(tree, normalised), k, max_nodes=60)
     for scores, top in zip(full, found, strict=True):
         order = np.argsort(-scores, kind="stable")[:k]
@@ -168,7 +172,7 @@ def test_the_best_first_search_finds_the_top_of_the_full_ranking(model, encoder_
 
 def test_equal_candidates_come_in_their_order(model, encoder_out):
     tree = PrefixTree.build([[7], [5], [7], [5], [5]])
-    full = score_shared(model, encoder_out, tree)
+    full = score_candidates(model, encoder_out, [tree])
     for scores, top in zip(
         full, top_candidates(model, encoder_out, Bounds.of(tree, False), 5), strict=True
     ):
@@ -192,7 +196,7 @@ def test_the_best_first_search_leaves_out_what_cannot_win(model, encoder_out, mo
     monkeypatch.setattr(taught.decoder, "log_normaliser", recording)
     top = top_candidates(taught, one, Bounds.of(tree, False), 3, max_nodes=8)[0]
     assert tree.num_inner == 921 and sum(expanded) < 100
-    full = score_shared(taught, one, tree)[0]
+    full = score_candidates(taught, one, [tree])[0]
     assert top.scores == pytest.approx(np.sort(full)[::-1][:3], abs=1e-3)
     assert candidates[top.candidates[0]] == [4, 31, 50]
 

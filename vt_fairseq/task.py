@@ -1,10 +1,9 @@
 """The fairseq task ``video_translate``: clips and prompts in, text out."""
 
-import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, List, Optional
@@ -17,12 +16,12 @@ from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II
 
-from vt_fairseq.data.actions import build_actions, select_actions
+from vt_fairseq.data.actions import Action, build_actions, select_actions
 from vt_fairseq.data.batches import ReusedBatchIterator
-from vt_fairseq.data.clips import ClipLoader
+from vt_fairseq.data.clips import ClipLoader, FrameLoader
 from vt_fairseq.data.dataset import TextOptions, VideoTextDataset
 from vt_fairseq.data.dictionary import T5Dictionary
-from vt_fairseq.data.manifest import DataDirectory
+from vt_fairseq.data.manifest import CLASS_KINDS, ClipRow, DataDirectory
 from vt_fairseq.data.noise import MASK_AMOUNTS, TEXT_INPUTS, TextNoise
 from vt_fairseq.data.text import EOS, PAD, SourceTemplate, Tokenizer
 from vt_fairseq.data.transforms import ClipTransform
@@ -30,6 +29,7 @@ from vt_fairseq.data.video import FrameSampling
 from vt_fairseq.errors import UserError
 from vt_fairseq.hardware import check_gpus
 from vt_fairseq.metrics import BLEU_KEYS, BleuStatistics
+from vt_fairseq.models.pretrained.exported import vocabulary_state
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,9 @@ INPUT_OPTIONS = (
     "test_mask_tokens",
     "no_context",
 )
+
+# A checkpoint keeps the class names up to so many (half a megabyte or so).
+MAX_SAVED_CLASSES = 10_000
 
 
 @dataclass
@@ -151,10 +154,17 @@ class VideoTranslateTask(FairseqTask):
 
     cfg: VideoTranslateTaskConfig
 
-    def __init__(self, cfg: VideoTranslateTaskConfig, data: DataDirectory):
+    def __init__(
+        self,
+        cfg: VideoTranslateTaskConfig,
+        data: DataDirectory | None,
+        tokenizer: Tokenizer,
+        classes: dict[str, list[str]],
+    ):
         super().__init__(cfg)
         self.data = data
-        self.tokenizer = Tokenizer.from_file(data.tokenizer_path)
+        self.tokenizer = tokenizer
+        self.classes = classes
         self.dictionary = T5Dictionary(self.tokenizer)
         self._reported: set[str] = set()
         self._results = None
@@ -168,7 +178,9 @@ class VideoTranslateTask(FairseqTask):
             raise UserError("expected the data directory that vt-prepare wrote, found none")
         if not cfg.cpu:
             check_gpus()
-        return cls(cfg, DataDirectory.open(cfg.data))
+        data = DataDirectory.open(cfg.data)
+        classes = {kind: data.classes(kind) for kind in CLASS_KINDS}
+        return cls(cfg, data, Tokenizer.from_file(data.tokenizer_path), classes)
 
     @property
     def source_dictionary(self) -> T5Dictionary:
@@ -186,23 +198,21 @@ class VideoTranslateTask(FairseqTask):
 
     # Checkpoints
 
-    def state_dict(self) -> dict[str, str]:
-        """Kept in every checkpoint: which vocabulary the model's ids belong to."""
-        return {"vocabulary_sha256": self.vocabulary_sha256()}
+    def state_dict(self) -> dict[str, Any]:
+        """Kept in every checkpoint, which so needs no other file: vocabulary and class names."""
+        small = sum(map(len, self.classes.values())) <= MAX_SAVED_CLASSES
+        return {**vocabulary_state(self.tokenizer), "classes": self.classes if small else {}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raise UserError when the checkpoint's vocabulary is not that of the data."""
         expected = state_dict.get("vocabulary_sha256")
-        if expected is not None and expected != self.vocabulary_sha256():
+        found = vocabulary_state(self.tokenizer)["vocabulary_sha256"]
+        if expected is not None and expected != found:
             raise UserError(
-                f"the model was trained with another vocabulary than {self.data.tokenizer_path}: "
-                f"sha256 {expected[:12]} expected, {self.vocabulary_sha256()[:12]} found; prepare "
-                "the data with --vocabulary and the spiece.model of the training data"
+                f"the model was trained with another vocabulary than {self.tokenizer.origin}: "
+                f"sha256 {expected[:12]} expected, {found[:12]} found; take the "
+                "spiece.model of the training data (vt-prepare: --vocabulary)"
             )
-
-    def vocabulary_sha256(self) -> str:
-        """Hash of the sentencepiece model."""
-        return hashlib.sha256(self.tokenizer.model_proto).hexdigest()
 
     # Building
 
@@ -237,35 +247,42 @@ class VideoTranslateTask(FairseqTask):
         if task_cfg is not None:
             self.adopt_input_options(task_cfg)
         train = split == self.cfg.train_subset and task_cfg is None
-        self.datasets[split] = self.build_dataset(split, train)
+        root = Path(self.cfg.video_root or self.data.video_root)
+        self.datasets[split] = self.build_dataset(
+            self.data.manifest(split), self.clip_loader(root, train), self.selected_actions(), train
+        )
 
-    def build_dataset(self, split: str, train: bool) -> VideoTextDataset:
-        """The split as batches; plain values are read off the configuration here."""
+    def clip_loader(self, video_root: Path, train: bool) -> ClipLoader:
+        """What decodes and crops; plain values are read off the configuration here."""
         cfg = self.cfg
-        sampling = FrameSampling(
-            num_frames=cfg.num_frames,
-            mode=str(cfg.frame_sampling),
-            max_seconds=cfg.max_seconds or None,
-            resample_fps=cfg.resample_fps or None,
-        )
-        transform = ClipTransform(
-            size=cfg.frame_size,
-            train=train,
-            flip_probability=0.0 if cfg.no_flip else 0.5,
-            scales=tuple(float(s) for s in cfg.crop_scales.split(",")),
-        )
-        load_frames = ClipLoader(
-            video_root=Path(cfg.video_root or self.data.video_root),
-            sampling=sampling,
-            transform=transform,
+        return ClipLoader(
+            video_root=video_root,
+            sampling=FrameSampling(
+                num_frames=cfg.num_frames,
+                mode=str(cfg.frame_sampling),
+                max_seconds=cfg.max_seconds or None,
+                resample_fps=cfg.resample_fps or None,
+            ),
+            transform=ClipTransform(
+                size=cfg.frame_size,
+                train=train,
+                flip_probability=0.0 if cfg.no_flip else 0.5,
+                scales=tuple(float(s) for s in cfg.crop_scales.split(",")),
+            ),
             window="random" if train else cfg.test_window,
             blank=cfg.blank_video,
         )
+
+    def build_dataset(
+        self, rows: Sequence[ClipRow], load_frames: FrameLoader, actions: list[Action], train: bool
+    ) -> VideoTextDataset:
+        """Rows as batches; plain values are read off the configuration here."""
+        cfg = self.cfg
         return VideoTextDataset(
-            manifest=self.data.manifest(split),
+            manifest=rows,
             load_frames=load_frames,
             num_video_tokens=self._video_tokens(cfg.num_frames),
-            actions=self.selected_actions(),
+            actions=actions,
             reuse_batch=cfg.reuse_batch,
             text=TextOptions(
                 template=SourceTemplate(self.tokenizer, cfg.max_source_tokens),
@@ -282,11 +299,11 @@ class VideoTranslateTask(FairseqTask):
             train=train,
         )
 
-    def selected_actions(self):
-        """The actions of ``--action`` or ``--actions``."""
+    def selected_actions(self, names: str | None = None) -> list[Action]:
+        """The actions of a comma-separated list; None: of ``--action`` or ``--actions``."""
         definitions = [d.strip() for d in self.cfg.define_action.split(";") if d.strip()]
         table = build_actions(definitions, self.cfg.max_target_tokens)
-        return select_actions(table, self.cfg.action or self.cfg.actions)
+        return select_actions(table, names or self.cfg.action or self.cfg.actions)
 
     def get_batch_iterator(
         self,

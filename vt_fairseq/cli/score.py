@@ -11,21 +11,10 @@ from vt_fairseq.cli import command
 from vt_fairseq.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
-
     from vt_fairseq.data.manifest import ClipRow
-    from vt_fairseq.task import VideoTranslateTask
+    from vt_fairseq.inference import Loaded
 
 DEFAULT_ACTIONS = {"vqa": "answer", "retrieval": "caption", "classify": "classify"}
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model in eval mode with its task, on ``device``."""
-
-    model: "torch.nn.Module"
-    task: "VideoTranslateTask"
-    device: "torch.device"
 
 
 @dataclass(frozen=True)
@@ -60,36 +49,29 @@ def build_parser() -> argparse.ArgumentParser:
         help="rank by the mean log-likelihood per token instead of the sum",
     )
     parser.add_argument("--batch-size", type=int, default=8, help="clips at once")
-    parser.add_argument("--candidate-batch", type=int, default=64, help="candidates at once")
+    parser.add_argument("--max-nodes", type=int, default=2048, help="prefixes decoded at once")
     parser.add_argument("--num-workers", type=int, default=1, help="decoding processes")
     parser.add_argument("--cpu", action="store_true", help="no GPU even if there is one")
     return parser
 
 
-def load(args: argparse.Namespace) -> Loaded:
+def load(args: argparse.Namespace) -> "Loaded":
     """Model, task and the split's dataset; raise UserError when the checkpoint is missing."""
-    import torch
-    from fairseq import checkpoint_utils
+    with command.quiet_imports():
+        from vt_fairseq.inference import open_checkpoint
 
-    import vt_fairseq.plugin  # noqa: F401
-
-    if not args.path.is_file():
-        raise UserError(f"no checkpoint at {args.path}")
     overrides = {
-        "data": str(args.data),
         "video_root": args.video_root,
         "blank_video": args.blank_video,
-        "eval_bleu": False,
         "action": args.action or DEFAULT_ACTIONS[args.kind],
     }
     if args.test_window:
         overrides["test_window"] = args.test_window
-    models, saved, task = checkpoint_utils.load_model_ensemble_and_task(
-        [str(args.path)], arg_overrides=overrides
+    loaded = open_checkpoint(
+        args.path, data=args.data, device="cpu" if args.cpu else None, overrides=overrides
     )
-    task.load_dataset(args.split, task_cfg=saved.task)
-    device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
-    return Loaded(models[0].eval().to(device), task, device)
+    loaded.task.load_dataset(args.split, task_cfg=loaded.cfg)
+    return loaded
 
 
 def candidate_texts(args: argparse.Namespace, rows: Sequence["ClipRow"], task) -> list[str] | None:
@@ -114,37 +96,32 @@ def candidate_texts(args: argparse.Namespace, rows: Sequence["ClipRow"], task) -
     return labels
 
 
-def score_split(args: argparse.Namespace, loaded: Loaded, texts: list[str] | None) -> Iterator:
+def score_split(args: argparse.Namespace, loaded: "Loaded", texts: list[str] | None) -> Iterator:
     """Scored rows of the split, in order; each clip is decoded and encoded once."""
-    import torch
-    from fairseq import utils
     from tqdm import tqdm
 
-    from vt_fairseq.scoring import score_candidates
+    from vt_fairseq.inference import encode
+    from vt_fairseq.scoring.candidates import score_candidates
+    from vt_fairseq.scoring.prefix_tree import PrefixTree
 
     task, dataset = loaded.task, loaded.task.dataset(args.split)
     action = dataset.actions[0]
-    encode = task.tokenizer.encode
-    shared = None if texts is None else [encode(text, action.max_target_tokens) for text in texts]
+    ids = task.tokenizer.encode
+    shared = texts and PrefixTree.build([ids(text, action.max_target_tokens) for text in texts])
     batches = task.get_batch_iterator(
         dataset, max_sentences=args.batch_size, num_workers=args.num_workers
     ).next_epoch_itr(shuffle=False)
     for sample in tqdm(batches, desc=f"vt-score {args.kind}", disable=None):
         task.report_bad(sample)
         rows = [dataset.manifest[i] for i in sample["id"].tolist()]
-        candidates = [
-            shared if shared is not None else [encode(text) for text in row.candidates]
-            for row in rows
-        ]
-        if loaded.device.type == "cuda":
-            sample = utils.move_to_cuda(sample)
-        with torch.inference_mode():
-            net_input = {k: v for k, v in sample["net_input"].items() if k != "prev_output_tokens"}
-            encoder_out = loaded.model.encoder(**net_input)
-        found = score_candidates(loaded.model, encoder_out, candidates, args.candidate_batch)
-        for row, missing, likelihoods in zip(rows, sample["missing"].tolist(), found, strict=True):
-            scores = [x.score(args.length_normalise) for x in likelihoods]
-            yield Scored(row, None if missing else scores)
+        trees = [shared] if shared else [PrefixTree.build(map(ids, r.candidates)) for r in rows]
+        found = score_candidates(loaded.model, encode(loaded, sample), trees, args.max_nodes)
+        trees *= len(rows) // len(trees)
+        for row, missing, sums, tree in zip(
+            rows, sample["missing"].tolist(), found, trees, strict=True
+        ):
+            scores = sums / tree.lengths if args.length_normalise else sums
+            yield Scored(row, None if missing else scores.tolist())
 
 
 def vqa(scored: list[Scored], texts: None) -> tuple[list[dict], dict[str, Any]]:

@@ -102,6 +102,19 @@ class Plan:
         return min(length, self.sampling.max_seconds)
 
 
+def pick_frames(sampling: FrameSampling, count: int) -> np.ndarray:
+    """Which of ``count`` frames, that are the whole clip and tell no times, the model sees.
+
+    (F,) int64, ascending. "uniform": the middles of F equal parts, which are the frames that a file
+    of constant rate gives. "consecutive": F of them from the middle; the last repeats if they are
+    fewer.
+    """
+    steps = np.arange(sampling.num_frames)
+    if sampling.mode == "uniform":
+        return ((2 * steps + 1) * count) // (2 * sampling.num_frames)
+    return np.minimum(max(0, (count - sampling.num_frames) // 2) + steps, count - 1)
+
+
 def window_position(window: str, rng: np.random.Generator | None) -> float:
     """``Plan.position`` of "random" (one draw from ``rng``), "centre", "whole" or "K/N".
 

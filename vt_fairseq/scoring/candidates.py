@@ -17,13 +17,13 @@ EncoderOut = dict[str, list[torch.Tensor]]
 DEFAULT_MAX_NODES = 2048
 
 
-def score_shared(
+def score_candidates(
     model: nn.Module,
     encoder_out: EncoderOut,
-    tree: PrefixTree,
+    trees: Sequence[PrefixTree],
     max_nodes: int = DEFAULT_MAX_NODES,
-) -> np.ndarray:
-    """log p(candidate | clip) of the tree's K candidates for each of B clips: (B, K) float64.
+) -> list[np.ndarray]:
+    """log p(candidate | clip) for each of B clips: (K,) float64, B times.
 
     Natural logarithm, summed over tokens, end of sequence included. Equal to scoring every pair
     alone, up to rounding.
@@ -31,27 +31,10 @@ def score_shared(
     Args:
         model: has ``decoder``; in eval mode.
         encoder_out: the encoder's output for B clips.
-        tree: the candidates, the same for all clips.
+        trees: the candidates of each clip, or one for all of them.
         max_nodes: prefixes decoded at once, over all clips (at least one of each), which bounds
             memory.
     """
-    return np.stack(_score(model, encoder_out, [tree], max_nodes))
-
-
-def score_own(
-    model: nn.Module,
-    encoder_out: EncoderOut,
-    candidates: Sequence[Sequence[Sequence[int]]],
-    max_nodes: int = DEFAULT_MAX_NODES,
-) -> list[np.ndarray]:
-    """``score_shared`` of each clip's own candidates, ids without end of sequence: B of (K_b,)."""
-    trees = [PrefixTree.build(own) for own in candidates]
-    return _score(model, encoder_out, trees, max_nodes)
-
-
-def _score(
-    model: nn.Module, encoder_out: EncoderOut, trees: Sequence[PrefixTree], max_nodes: int
-) -> list[np.ndarray]:
     expander = TreeExpander(model.decoder, encoder_out)
     step = nodes_a_row(expander.num_clips, max_nodes)
     of_clip = list(trees) * (expander.num_clips // len(trees))

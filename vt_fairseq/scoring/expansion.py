@@ -41,7 +41,7 @@ class TreeExpander:
         Args:
             trees, nodes: one a clip, or one for all: a tree and its inner nodes to expand, sorted.
 
-        Returns B pairs: numbers of edges (e,) and log p(child | node, clip), (e,) float64.
+        Returns B pairs: numbers of edges (e,) and log p(child | node, clip), (e,) float32.
         """
         closed = [t.with_ancestors(n) for t, n in zip(trees, nodes, strict=True)]
         features = self._features(trees, closed)
@@ -52,7 +52,7 @@ class TreeExpander:
         parents = [place for _, place in found]
         logits = self.decoder.token_logits(self._pick(expanded, parents), self._tensor(tokens))
         normalisers = self.decoder.log_normaliser(expanded)
-        values = logits.double() - self._pick(normalisers, parents).double()
+        values = logits - self._pick(normalisers, parents)
         of_clip = [edges for edges, _ in found] * (self.num_clips // len(found))
         return [
             (edges, row[: len(edges)])

@@ -10,7 +10,7 @@ Plain numpy. Shapes: M nodes, N inner nodes, E = M - 1 edges, K candidates, D de
 inner node, which is the length of the longest candidate without end of sequence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -44,9 +44,10 @@ class PrefixTree:
     lengths: np.ndarray
 
     @classmethod
-    def build(cls, candidates: Sequence[Sequence[int]]) -> "PrefixTree":
+    def build(cls, candidates: Iterable[Sequence[int]]) -> "PrefixTree":
         """The tree of ``candidates``, ids without end of sequence; they may be empty or equal."""
-        distinct = sorted({tuple(ids) for ids in candidates})
+        candidates = [tuple(ids) for ids in candidates]
+        distinct = sorted(set(candidates))
         tokens, parents, ends = _inner_nodes(distinct)
         inner = len(tokens)
         leaf_of = {ids: inner + i for i, ids in enumerate(distinct)}
@@ -59,7 +60,7 @@ class PrefixTree:
             depths=depths,
             edge_parents=parents[order],
             edge_children=order,
-            leaves=np.array([leaf_of[tuple(ids)] for ids in candidates], dtype=np.int64),
+            leaves=np.array([leaf_of[ids] for ids in candidates], dtype=np.int64),
             lengths=np.array([len(ids) + 1 for ids in candidates], dtype=np.int64),
         )
 

@@ -112,10 +112,10 @@ def top_candidates(
     k: int,
     max_nodes: int = DEFAULT_MAX_NODES,
 ) -> list[Top]:
-    """The min(k, K) best candidates of each of B clips, as ``score_shared`` would rank them.
+    """The min(k, K) best candidates of each of B clips, as ``score_candidates`` would rank them.
 
     Scores are log-likelihoods, or means per token where ``bounds`` are those of means. Arguments
-    as for ``score_shared``; prefixes are kept, their states are computed again.
+    as for ``score_candidates``; prefixes are kept, their states are computed again.
     """
     expander = TreeExpander(model.decoder, encoder_out)
     most = min(NODES_A_ROUND, nodes_a_row(expander.num_clips, max_nodes))
