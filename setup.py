@@ -31,6 +31,8 @@ setup(
         "tqdm",
     ],
     extras_require={
+        # METEOR, ROUGE-L, CIDEr and the PTB tokeniser; needs Java. 104 MB.
+        "coco": ["pycocoevalcap==1.2"],
         "deepspeed": ["deepspeed>=0.19.8"],
         "test": ["pytest", "pytest-timeout", "pytest-xdist", "ruff", "transformers"],
     },
@@ -41,6 +43,7 @@ setup(
             "vt-score = vt_fairseq.cli.score:main",
             "vt-evaluate = vt_fairseq.cli.evaluate:main",
             "vt-init = vt_fairseq.cli.init:main",
+            "vt-submit = vt_fairseq.cli.submit:main",
             "vt-memory = vt_fairseq.cli.memory:main",
         ]
     },

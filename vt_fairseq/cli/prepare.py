@@ -1,15 +1,19 @@
 """``vt-prepare``: annotation files and videos to a data directory."""
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vt_fairseq.cli import command
 from vt_fairseq.errors import UserError
+
+if TYPE_CHECKING:
+    from vt_fairseq.corpora.rows import Source
+    from vt_fairseq.corpora.shards import Shard
 
 PROG = "vt-prepare"
 EXAMPLE = (
@@ -17,27 +21,23 @@ EXAMPLE = (
     "--vocabulary t5/spiece.model"
 )
 SHOWN_REASONS = 5
+OFFICIAL = ("howto100m", "epic-kitchens", "tvqa", "tvc", "youcook2", "msrvtt")
+SUBTITLED = ("tvqa", "tvc")
+JOIN = "join"
 
 
-@dataclass(frozen=True)
-class Source:
-    """A corpus, opened: its rows, the directory of its videos, what goes into data.json."""
-
-    rows: Iterator
-    videos: Path
-    settings: dict[str, Any]
-
-
-def _jsonl(args: argparse.Namespace) -> Source:
+def _jsonl(args: argparse.Namespace) -> "Source":
     from vt_fairseq.corpora import jsonl
+    from vt_fairseq.corpora.rows import Source
 
     if args.annotations is None or args.videos is None:
         raise UserError("jsonl needs --annotations FILE and --videos DIR")
     return Source(jsonl.read(args.annotations), args.videos, {"annotations": str(args.annotations)})
 
 
-def _miniworld(args: argparse.Namespace) -> Source:
+def _miniworld(args: argparse.Namespace) -> "Source":
     from vt_fairseq.corpora import jsonl, miniworld
+    from vt_fairseq.corpora.rows import Source
 
     if (args.annotations is None) != (args.videos is None):
         raise UserError(
@@ -61,9 +61,30 @@ def _miniworld(args: argparse.Namespace) -> Source:
     return Source(jsonl.read(world / "annotations.jsonl"), world / "videos", settings)
 
 
-CORPORA: dict[str, Callable[[argparse.Namespace], Source]] = {
+def _official(args: argparse.Namespace) -> "Source":
+    """A public corpus: its reader is the module of that name."""
+    if args.annotations is None or args.videos is None:
+        raise UserError(
+            f"{args.corpus} needs --annotations DIR (its official files) and --videos DIR"
+        )
+    if not args.annotations.is_dir():
+        raise UserError(
+            f"no directory {args.annotations}; --annotations names the one that holds the "
+            f"official files of {args.corpus}"
+        )
+    reader = importlib.import_module(f"vt_fairseq.corpora.{args.corpus.replace('-', '_')}")
+    options: dict[str, Any] = {}
+    if args.subtitles is not None:
+        options["subtitles"] = args.subtitles
+    if args.shard is not None and args.corpus == "howto100m":
+        options["keeps"] = args.shard.keeps  # saves it the work on the other shards' rows
+    return reader.open_corpus(args.annotations, args.videos, **options)
+
+
+CORPORA: dict[str, Callable[[argparse.Namespace], "Source"]] = {
     "jsonl": _jsonl,
     "miniworld": _miniworld,
+    **dict.fromkeys(OFFICIAL, _official),
 }
 
 
@@ -87,14 +108,29 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _shard(text: str) -> "Shard":
+    from vt_fairseq.corpora.shards import Shard
+
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise argparse.ArgumentTypeError(f"expected K/N, K from 1 to N, found {text!r}")
+    return Shard(int(index), int(count))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The options of ``vt-prepare``."""
     made = command.parser(PROG, "Annotation files and videos to a data directory.", EXAMPLE)
     made.add_argument(
-        "corpus", choices=sorted(CORPORA), metavar="CORPUS", help=" or ".join(CORPORA)
+        "corpus",
+        choices=sorted((*CORPORA, JOIN)),
+        metavar="CORPUS",
+        help=f"{', '.join(CORPORA)}; or {JOIN}, after --shard",
     )
     made.add_argument(
-        "--annotations", type=Path, metavar="PATH", help="annotations; for jsonl the file itself"
+        "--annotations",
+        type=Path,
+        metavar="PATH",
+        help="the official files' directory; for jsonl the file itself",
     )
     made.add_argument("--videos", type=Path, metavar="DIR", help="what the rows' videos lie under")
     made.add_argument("--out", type=Path, metavar="DATA", required=True, help="made or replaced")
@@ -115,6 +151,17 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="videos opened at a time (default: %(default)s)",
     )
+    made.add_argument(
+        "--shard",
+        type=_shard,
+        metavar="K/N",
+        help="prepare one of N parts, any number of them side by side; then: vt-prepare join",
+    )
+    made.add_argument(
+        "--subtitles",
+        choices=("none", "span", "whole"),
+        help=f"{', '.join(SUBTITLED)}: subtitles of the span or the whole clip (default: span)",
+    )
     made.add_argument("--seed", type=int, default=0, help="miniworld: which world (default: 0)")
     made.add_argument(
         "--size", default="default", help="miniworld: default or tiny (default: default)"
@@ -122,39 +169,63 @@ def build_parser() -> argparse.ArgumentParser:
     return made
 
 
-def _table(summary: dict[str, Any], out: Path) -> Iterator[str]:
-    splits = summary["splits"]
+def _table(data: dict[str, Any], out: Path) -> Iterator[str]:
+    splits, published = data["splits"], data["published"]
     width = max(len("split"), *map(len, splits))
-    yield f"{'split':{width}}  {'rows':>10}  {'rejected':>10}"
+    last = f"  {'published':>11}" if published else ""
+    yield f"{'split':{width}}  {'rows':>10}  {'rejected':>10}{last}"
     for name, counts in splits.items():
-        yield f"{name:{width}}  {counts['rows']:>10,}  {counts['rejected']:>10,}"
-    reasons = summary["reasons"]
+        last = f"  {published[name]:>11,}" if name in published else ""
+        yield f"{name:{width}}  {counts['rows']:>10,}  {counts['rejected']:>10,}{last}"
+    reasons = list(data["reasons"].items())
     for reason, rows in reasons[:SHOWN_REASONS]:
         yield f"rejected {rows:,}: {reason}"
     if reasons:
         yield f"every rejected row with its reason: {out / 'rejected.jsonl'}"
+    for note in data["notes"]:
+        yield f"note: {note}"
+
+
+def _source(args: argparse.Namespace) -> "Source":
+    from dataclasses import replace
+
+    source = CORPORA[args.corpus](args)
+    return replace(source, settings={**source.settings, "probed": not args.skip_probe})
+
+
+def _prepare(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command does; returns the content of the data.json that it wrote."""
+    from vt_fairseq.corpora.prepare import Probing, Vocabulary, prepare
+    from vt_fairseq.corpora.shards import join, prepare_shard
+
+    vocabulary = Vocabulary(args.vocabulary, args.train_vocabulary)
+    probing = Probing(not args.skip_probe, args.workers, sys.stderr.isatty())
+    if args.shard is not None:
+        return prepare_shard(args.corpus, _source(args), args.out, args.shard, probing)
+    if args.corpus == JOIN:
+        return join(args.out, vocabulary)
+    vocabulary.check()  # before a world is made, which takes minutes
+    return prepare(args.corpus, _source(args), args.out, vocabulary, probing)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    if args.subtitles is not None and args.corpus not in SUBTITLED:
+        raise UserError(f"--subtitles is for {', '.join(SUBTITLED)}, not for {args.corpus}")
+    if args.shard is None:
+        return
+    if args.corpus in (JOIN, "miniworld"):
+        raise UserError(f"--shard is not for {args.corpus}")
+    if args.vocabulary is not None or args.train_vocabulary is not None:
+        raise UserError("a shard has no vocabulary; give it to vt-prepare join, after all shards")
 
 
 def _main() -> None:
     args = build_parser().parse_args()
-    from vt_fairseq.corpora.prepare import check_vocabulary_choice, prepare
-
-    # Before a world is made, which takes minutes.
-    check_vocabulary_choice(args.vocabulary, args.train_vocabulary)
-    source = CORPORA[args.corpus](args)
-    summary = prepare(
-        args.corpus,
-        source.rows,
-        source.videos,
-        args.out,
-        vocabulary=args.vocabulary,
-        train_vocabulary=args.train_vocabulary,
-        probe=not args.skip_probe,
-        workers=args.workers,
-        progress=sys.stderr.isatty(),
-        settings=source.settings | {"probed": not args.skip_probe},
-    )
-    print("\n".join(_table(summary, args.out)))
+    _check_options(args)
+    data = _prepare(args)
+    print("\n".join(_table(data, args.out)))
+    for warning in data["warnings"]:
+        print(f"{PROG}: warning: {warning}", file=sys.stderr)
 
 
 def main() -> None:
