@@ -127,7 +127,7 @@ def test_one_video_gives_what_a_list_gives_at_its_place_whatever_the_batch_and_t
     vt = VideoTranslate.from_pretrained(trained, device="cpu")
     listed = vt.answer(videos, QUESTION, CANDIDATES, start=1, end=3.5)
     captions = vt.caption([str(video) for video in videos])
-    vt.batch_size, vt.candidate_batch, vt.num_workers = 1, 2, 1
+    vt.batch_size, vt.max_nodes, vt.num_workers = 1, 2, 1
     assert vt.caption(videos) == pytest_approx_captions(captions)
     for video, expected in zip(videos, listed, strict=True):
         alone = vt.answer(video, QUESTION, CANDIDATES, start=1, end=3.5)

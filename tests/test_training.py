@@ -152,7 +152,7 @@ def test_scores_do_not_depend_on_the_batch_size(data_directory, tmp_path, traine
         run(
             "vt-score",
             *["vqa", data_directory, "--path", trained, "--out", tmp_path / str(size), "--cpu"],
-            *["--batch-size", size, "--candidate-batch", size],
+            *["--batch-size", size, "--max-nodes", size],
         )
         lines = (tmp_path / str(size) / "scores.jsonl").read_text().splitlines()
         found.append([score for line in lines for score in json.loads(line)["scores"]])

@@ -22,7 +22,8 @@ from vt_fairseq.errors import UserError, VideoError
 from vt_fairseq.inference import Loaded, encode, open_checkpoint, to_device
 from vt_fairseq.own_videos import OwnLoader, OwnVideos, Seconds, Video, own_videos
 from vt_fairseq.results import Caption, Choice, Encoding, Ranked, Text
-from vt_fairseq.scoring import Likelihood, score_candidates
+from vt_fairseq.scoring.candidates import DEFAULT_MAX_NODES, score_candidates
+from vt_fairseq.scoring.prefix_tree import PrefixTree
 
 METHODS = ("beam", "greedy", "topk")
 Videos = Video | Sequence[Video]
@@ -86,7 +87,7 @@ class VideoTranslate:
 
     Attributes:
         batch_size: clips at once.
-        candidate_batch: pairs of clip and text that are scored at once.
+        max_nodes: beginnings of texts that are scored at once, over all clips of a batch.
         num_workers: processes that decode; with 0, and for a single batch, this one does it.
         on_error: called with (place in the list, reason) for a video that cannot be read, whose
             result is None then.
@@ -95,7 +96,7 @@ class VideoTranslate:
     def __init__(self, loaded: Loaded):
         self.loaded = loaded
         self.batch_size = 8
-        self.candidate_batch = 64
+        self.max_nodes = DEFAULT_MAX_NODES
         self.num_workers = 0
         self.on_error: Callable[[int, str], None] | None = None
 
@@ -179,7 +180,8 @@ class VideoTranslate:
             candidates = [candidates] * len(clips.rows)
         if len(candidates) != len(clips.rows):
             raise UserError(f"{len(candidates)} lists of candidates for {len(clips.rows)} videos")
-        return self._choose(clips, self._action("answer"), candidates, None, length_normalise)
+        trees = [self._tree(row, None) for row in candidates]
+        return self._choose(clips, self._action("answer"), candidates, trees, length_normalise)
 
     def classify(
         self,
@@ -198,8 +200,8 @@ class VideoTranslate:
         labels = labels or self.loaded.task.classes.get(chosen.field)
         if not labels:
             raise UserError("the model knows no class names of its own: name the labels")
-        texts = [labels] * len(clips.rows)
-        return self._choose(clips, chosen, texts, chosen.max_target_tokens, length_normalise)
+        tree = self._tree(labels, chosen.max_target_tokens)
+        return self._choose(clips, chosen, [labels] * len(clips.rows), tree, length_normalise)
 
     def score(
         self,
@@ -218,9 +220,9 @@ class VideoTranslate:
         """
         clips = own_videos(videos, start, end, context=context)
         chosen = self._action(action)
-        shared = self._ids(texts, chosen.max_target_tokens)
-        found = self._likelihoods(clips, chosen, [shared] * len(clips.rows))
-        return clips.shaped([scores_of(row, length_normalise) for row in found])
+        tree = self._tree(texts, chosen.max_target_tokens)
+        found = self._scores(clips, chosen, tree, length_normalise)
+        return clips.shaped([None if row is None else list(row) for row in found])
 
     def rank(
         self,
@@ -236,10 +238,10 @@ class VideoTranslate:
         """Videos by the likelihood of the query, best first; those not read are left out."""
         clips = own_videos(videos, start, end, context=context)
         chosen = self._action(action)
-        shared = self._ids([query], chosen.max_target_tokens)
-        found = self._likelihoods(clips, chosen, [shared] * len(clips.rows))
+        tree = self._tree([query], chosen.max_target_tokens)
+        found = self._scores(clips, chosen, tree, length_normalise)
         ranked = [
-            Ranked(i, row[0].score(length_normalise), clips.rows[i].start, clips.rows[i].end)
+            Ranked(i, row[0], clips.rows[i].start, clips.rows[i].end)
             for i, row in enumerate(found)
             if row is not None
         ]
@@ -297,27 +299,39 @@ class VideoTranslate:
         clips: OwnVideos,
         action: Action,
         texts: Sequence[Sequence[str]],
-        max_tokens: int | None,
+        candidates: PrefixTree | list[PrefixTree],
         length_normalise: bool,
     ) -> Any:
         if not all(texts):
             raise UserError("there are no texts to choose from")
-        found = self._likelihoods(clips, action, [self._ids(row, max_tokens) for row in texts])
+        found = self._scores(clips, action, candidates, length_normalise)
         choices = [
-            None if row is None else (tuple(given), tuple(scores_of(row, length_normalise)))
+            None if row is None else (tuple(given), row)
             for given, row in zip(texts, found, strict=True)
         ]
         return clips.shaped(timed(Choice, clips, choices))
 
-    def _likelihoods(
-        self, clips: OwnVideos, action: Action, candidates: list[list[list[int]]]
-    ) -> list[list[Likelihood] | None]:
-        def likelihoods(sample: dict[str, Any]) -> list[list[Likelihood]]:
-            own = [candidates[i] for i in sample["id"].tolist()]
-            encoded = encode(self.loaded, sample)
-            return score_candidates(self.loaded.model, encoded, own, self.candidate_batch)
+    def _scores(
+        self,
+        clips: OwnVideos,
+        action: Action,
+        candidates: PrefixTree | list[PrefixTree],
+        length_normalise: bool,
+    ) -> list[tuple[float, ...] | None]:
+        """Of each clip's candidates; one tree is every clip's."""
 
-        return self._each_clip(clips, action, likelihoods)
+        def scores(sample: dict[str, Any]) -> list[tuple[float, ...]]:
+            shared = isinstance(candidates, PrefixTree)
+            trees = [candidates] if shared else [candidates[i] for i in sample["id"].tolist()]
+            encoded = encode(self.loaded, sample)
+            found = score_candidates(self.loaded.model, encoded, trees, self.max_nodes)
+            of_clip = trees * (len(found) // len(trees))
+            return [
+                tuple((row / tree.lengths if length_normalise else row).tolist())
+                for row, tree in zip(found, of_clip, strict=True)
+            ]
+
+        return self._each_clip(clips, action, scores)
 
     def _each_clip(
         self, clips: OwnVideos, action: Action, compute: Callable[[dict[str, Any]], list]
@@ -357,19 +371,15 @@ class VideoTranslate:
     def _action(self, name: str) -> Action:
         return self.loaded.task.selected_actions(name)[0]
 
-    def _ids(self, texts: Sequence[str], max_tokens: int | None) -> list[list[int]]:
+    def _tree(self, texts: Sequence[str], max_tokens: int | None) -> PrefixTree:
         if isinstance(texts, str):
             raise UserError(f"expected a list of texts, found the text {texts[:60]!r}")
-        return [self.loaded.task.tokenizer.encode(text, max_tokens) for text in texts]
+        ids = self.loaded.task.tokenizer.encode
+        return PrefixTree.build([ids(text, max_tokens) for text in texts])
 
     def _video_places(self, ids: torch.Tensor) -> slice:
         places = ids.eq(self.loaded.task.tokenizer.video).nonzero().flatten().tolist()
         return slice(places[0], places[-1] + 1) if places else slice(0)
-
-
-def scores_of(row: list[Likelihood] | None, length_normalise: bool) -> list[float] | None:
-    """Scores of a clip's likelihoods; None where it was not read."""
-    return None if row is None else [one.score(length_normalise) for one in row]
 
 
 def timed(kind: type, clips: OwnVideos, found: list[tuple | None]) -> list:

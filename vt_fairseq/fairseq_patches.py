@@ -87,6 +87,8 @@ def split_by_lr_scale(optimizer: FairseqOptimizer) -> FairseqOptimizer:
             by_scale.setdefault(lr_scale(parameter), []).append(parameter)
         for scale in sorted(by_scale, reverse=True):
             groups.append({**group, "params": by_scale[scale], "lr_scale": scale})
+            elements = sum(p.numel() for p in by_scale[scale])
+            logger.info("%s parameters learn at %g times --lr", f"{elements:,}", scale)
     optimizer.optimizer.param_groups[:] = groups
     return optimizer
 
@@ -105,12 +107,12 @@ def get_unscaled_lr(self: FairseqOptimizer) -> float:
 
 def refuse_flat_parameters(cfg, parameters: list[torch.nn.Parameter]) -> None:
     """Raise UserError where fairseq's ``--fp16`` would lose the learning rates' scales."""
-    scales = {lr_scale(parameter) for parameter in parameters}
+    others = sorted({lr_scale(parameter) for parameter in parameters} - {1.0})
     merged = not (cfg.common.fp16_no_flatten_grads or cfg.common.bf16)
-    if merged and scales != {1.0}:
+    if merged and others:
         raise UserError(
             "--fp16 merges all parameters into one, which loses the learning rate of some, "
-            f"{min(scales)} times --lr: add --fp16-no-flatten-grads"
+            f"{' and '.join(map(str, others))} times --lr: add --fp16-no-flatten-grads"
         )
 
 
@@ -154,6 +156,7 @@ def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False,
     self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
     state = saved_state(filename) if os.path.isfile(filename) else {}
     if self.cfg.task._name == "video_translate":
+        self.get_model().heads_start_anew = reset_optimizer
         self.task.load_state_dict(state.get("task_state") or {})
     history = {} if reset_optimizer else optimizer_history(state)
     sharded = history.get("optimizer_name") == "DeepSpeedOptimizer"
@@ -162,6 +165,8 @@ def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False,
             return _load_checkpoint(self, filename, reset_optimizer, *args, **kwargs)
         extra_state = _load_checkpoint(self, filename, True, *args, **kwargs)
     except Exception as error:
+        if isinstance(error.__context__, UserError):  # the model's own reason
+            raise error.__context__ from None
         if "ensure that the architectures match" in str(error):
             refuse_other_model(filename, state["cfg"]["model"], self.cfg.model)
         raise

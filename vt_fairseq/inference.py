@@ -110,7 +110,7 @@ def task_without_data(cfg: DictConfig, task_state: Mapping[str, Any]) -> VideoTr
         check_gpus()
     # As fairseq's setup_task: options that are newer than the checkpoint get their defaults.
     cfg = merge_with_parent(VideoTranslateTaskConfig(), cfg, remove_missing=True)
-    classes = dict(task_state.get("classes", {}))
+    classes = {**task_state.get("classes", {}), **task_state.get("head_classes", {})}
     return VideoTranslateTask(cfg, None, saved_tokenizer(task_state), classes)
 
 

@@ -14,6 +14,7 @@ checkpoints.install()
 interruption.install()
 failures.install()
 
+import vt_fairseq.classification  # noqa: E402
 import vt_fairseq.criterion  # noqa: E402
 import vt_fairseq.models.video_translate  # noqa: E402
 import vt_fairseq.task  # noqa: E402

@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="rank by the mean log-likelihood per token instead of the sum",
     )
     parser.add_argument("--batch-size", type=int, default=8, help="clips at once")
-    parser.add_argument("--candidate-batch", type=int, default=64, help="candidates at once")
+    parser.add_argument("--max-nodes", type=int, default=2048, help="prefixes decoded at once")
     parser.add_argument("--num-workers", type=int, default=1, help="decoding processes")
     parser.add_argument("--cpu", action="store_true", help="no GPU even if there is one")
     return parser
@@ -101,26 +101,27 @@ def score_split(args: argparse.Namespace, loaded: "Loaded", texts: list[str] | N
     from tqdm import tqdm
 
     from vt_fairseq.inference import encode
-    from vt_fairseq.scoring import score_candidates
+    from vt_fairseq.scoring.candidates import score_candidates
+    from vt_fairseq.scoring.prefix_tree import PrefixTree
 
     task, dataset = loaded.task, loaded.task.dataset(args.split)
     action = dataset.actions[0]
     ids = task.tokenizer.encode
-    shared = None if texts is None else [ids(text, action.max_target_tokens) for text in texts]
+    shared = texts and PrefixTree.build([ids(text, action.max_target_tokens) for text in texts])
     batches = task.get_batch_iterator(
         dataset, max_sentences=args.batch_size, num_workers=args.num_workers
     ).next_epoch_itr(shuffle=False)
     for sample in tqdm(batches, desc=f"vt-score {args.kind}", disable=None):
         task.report_bad(sample)
         rows = [dataset.manifest[i] for i in sample["id"].tolist()]
-        candidates = [
-            shared if shared is not None else [ids(text) for text in row.candidates] for row in rows
-        ]
-        encoder_out = encode(loaded, sample)
-        found = score_candidates(loaded.model, encoder_out, candidates, args.candidate_batch)
-        for row, missing, likelihoods in zip(rows, sample["missing"].tolist(), found, strict=True):
-            scores = [x.score(args.length_normalise) for x in likelihoods]
-            yield Scored(row, None if missing else scores)
+        trees = [shared] if shared else [PrefixTree.build(map(ids, r.candidates)) for r in rows]
+        found = score_candidates(loaded.model, encode(loaded, sample), trees, args.max_nodes)
+        trees *= len(rows) // len(trees)
+        for row, missing, sums, tree in zip(
+            rows, sample["missing"].tolist(), found, trees, strict=True
+        ):
+            scores = sums / tree.lengths if args.length_normalise else sums
+            yield Scored(row, None if missing else scores.tolist())
 
 
 def vqa(scored: list[Scored], texts: None) -> tuple[list[dict], dict[str, Any]]:
