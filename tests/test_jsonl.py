@@ -94,7 +94,7 @@ def test_a_misspelled_key_stops_with_file_line_key_and_the_known_ones(tmp_path):
         (row(id="y", answer=True, candidates=["a", "b"]), "wrong type: answer"),
         (row(id="y", answer=1.0, candidates=["a", "b"]), "wrong type: answer"),
         (row(id="y", split=3), "wrong type: split"),
-        (row(), "duplicate id: 'x' is also on line 1"),
+        (row(), "duplicate id: 'x' is also in clips.jsonl line 1"),
     ],
 )
 def test_a_mistake_in_one_row_is_rejected_with_its_reason(tmp_path, bad, reason):

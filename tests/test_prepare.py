@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from vt_fairseq.corpora import jsonl
-from vt_fairseq.corpora.prepare import prepare
+from vt_fairseq.corpora.prepare import Probing, prepare
+from vt_fairseq.corpora.rows import Source
 from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.data.text import Tokenizer
 from vt_fairseq.errors import UserError
@@ -52,11 +53,12 @@ def write(path: Path, *rows: dict | str | bytes) -> Path:
 
 
 def made(tmp_path: Path, videos: Path, *rows, **options) -> tuple[dict, DataDirectory]:
-    options = {"vocabulary": None, "train_vocabulary": 60, "probe": True, "workers": 2} | options
+    probing = Probing(options.pop("probe", True), options.pop("workers", 2))
+    options = {"vocabulary": None, "train_vocabulary": 60} | options
     entries = jsonl.read(write(tmp_path / "clips.jsonl", *rows))
     out = tmp_path / "data"
-    summary = prepare("jsonl", entries, videos, out, progress=False, settings={"a": 1}, **options)
-    return summary, DataDirectory.open(out)
+    found = prepare("jsonl", Source(entries, videos, {"a": 1}), out, probing=probing, **options)
+    return found, DataDirectory.open(out)
 
 
 def rejected(tmp_path: Path) -> list[dict]:
@@ -74,10 +76,11 @@ def test_a_prepared_directory_has_its_rows_classes_and_vocabulary(tmp_path, vide
         row(id="2", label="a", video="deep/b.mp4"),
         row(id="3", label="unseen", split="test"),
     )  # fmt: skip
-    assert summary == {
-        "splits": {"train": {"rows": 2, "rejected": 0}, "test": {"rows": 1, "rejected": 0}},
-        "reasons": [],
+    assert summary["splits"] == {
+        "train": {"rows": 2, "rejected": 0},
+        "test": {"rows": 1, "rejected": 0},
     }
+    assert (summary["reasons"], summary["notes"], summary["warnings"]) == ({}, [], [])
     assert (data.corpus, data.video_root, data.settings) == ("jsonl", videos, {"a": 1})
     assert [r.id for r in data.manifest("train")] == ["1", "2"]
     assert data.classes("label") == ["a", "b", "unseen"]
@@ -117,7 +120,7 @@ def test_broken_and_missing_videos_are_rejected_with_reasons(tmp_path, videos):
     assert found["late"]["reason"].startswith("starts after the end: start 2.5 s, the video has 2")
     assert found["name"]["reason"].startswith("missing video")
     assert found[None]["where"] == "clips.jsonl line 10"
-    assert dict(summary["reasons"])["broken video"] == 2
+    assert summary["reasons"]["broken video"] == 2
 
 
 @pytest.mark.parametrize(

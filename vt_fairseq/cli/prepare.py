@@ -1,15 +1,18 @@
 """``vt-prepare``: annotation files and videos to a data directory."""
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vt_fairseq.cli import command
 from vt_fairseq.errors import UserError
+
+if TYPE_CHECKING:
+    from vt_fairseq.corpora.rows import Source
 
 PROG = "vt-prepare"
 EXAMPLE = (
@@ -19,25 +22,18 @@ EXAMPLE = (
 SHOWN_REASONS = 5
 
 
-@dataclass(frozen=True)
-class Source:
-    """A corpus, opened: its rows, the directory of its videos, what goes into data.json."""
-
-    rows: Iterator
-    videos: Path
-    settings: dict[str, Any]
-
-
-def _jsonl(args: argparse.Namespace) -> Source:
+def _jsonl(args: argparse.Namespace) -> "Source":
     from vt_fairseq.corpora import jsonl
+    from vt_fairseq.corpora.rows import Source
 
     if args.annotations is None or args.videos is None:
         raise UserError("jsonl needs --annotations FILE and --videos DIR")
     return Source(jsonl.read(args.annotations), args.videos, {"annotations": str(args.annotations)})
 
 
-def _miniworld(args: argparse.Namespace) -> Source:
+def _miniworld(args: argparse.Namespace) -> "Source":
     from vt_fairseq.corpora import jsonl, miniworld
+    from vt_fairseq.corpora.rows import Source
 
     if (args.annotations is None) != (args.videos is None):
         raise UserError(
@@ -78,9 +74,25 @@ def _write_layout(args: argparse.Namespace) -> str:
     )
 
 
-CORPORA: dict[str, Callable[[argparse.Namespace], Source]] = {
+def _official(args: argparse.Namespace) -> "Source":
+    """A public corpus: its reader is the module of that name."""
+    if args.annotations is None or args.videos is None:
+        raise UserError(
+            f"{args.corpus} needs --annotations DIR (its official files) and --videos DIR"
+        )
+    if not args.annotations.is_dir():
+        raise UserError(
+            f"no directory {args.annotations}; --annotations names the one that holds the "
+            f"official files of {args.corpus}"
+        )
+    reader = importlib.import_module(f"vt_fairseq.corpora.{args.corpus.replace('-', '_')}")
+    return reader.open_corpus(args.annotations, args.videos)
+
+
+CORPORA: dict[str, Callable[[argparse.Namespace], "Source"]] = {
     "jsonl": _jsonl,
     "miniworld": _miniworld,
+    "epic-kitchens": _official,
 }
 
 
@@ -111,7 +123,10 @@ def build_parser() -> argparse.ArgumentParser:
         "corpus", choices=sorted(CORPORA), metavar="CORPUS", help=" or ".join(CORPORA)
     )
     made.add_argument(
-        "--annotations", type=Path, metavar="PATH", help="annotations; for jsonl the file itself"
+        "--annotations",
+        type=Path,
+        metavar="PATH",
+        help="the official files' directory; for jsonl the file itself",
     )
     made.add_argument("--videos", type=Path, metavar="DIR", help="what the rows' videos lie under")
     made.add_argument("--out", type=Path, metavar="DATA", required=True, help="made or replaced")
@@ -145,17 +160,21 @@ def build_parser() -> argparse.ArgumentParser:
     return made
 
 
-def _table(summary: dict[str, Any], out: Path) -> Iterator[str]:
-    splits = summary["splits"]
+def _table(data: dict[str, Any], out: Path) -> Iterator[str]:
+    splits, published = data["splits"], data["published"]
     width = max(len("split"), *map(len, splits))
-    yield f"{'split':{width}}  {'rows':>10}  {'rejected':>10}"
+    last = f"  {'published':>11}" if published else ""
+    yield f"{'split':{width}}  {'rows':>10}  {'rejected':>10}{last}"
     for name, counts in splits.items():
-        yield f"{name:{width}}  {counts['rows']:>10,}  {counts['rejected']:>10,}"
-    reasons = summary["reasons"]
+        last = f"  {published[name]:>11,}" if name in published else ""
+        yield f"{name:{width}}  {counts['rows']:>10,}  {counts['rejected']:>10,}{last}"
+    reasons = list(data["reasons"].items())
     for reason, rows in reasons[:SHOWN_REASONS]:
         yield f"rejected {rows:,}: {reason}"
     if reasons:
         yield f"every rejected row with its reason: {out / 'rejected.jsonl'}"
+    for note in data["notes"]:
+        yield f"note: {note}"
 
 
 def _main() -> None:
@@ -163,24 +182,24 @@ def _main() -> None:
     if args.layout:
         print(_write_layout(args))
         return
-    from vt_fairseq.corpora.prepare import check_vocabulary_choice, prepare
+    from dataclasses import replace
+
+    from vt_fairseq.corpora.prepare import Probing, check_vocabulary_choice, prepare
 
     # Before a world is made, which takes minutes.
     check_vocabulary_choice(args.vocabulary, args.train_vocabulary)
     source = CORPORA[args.corpus](args)
-    summary = prepare(
+    data = prepare(
         args.corpus,
-        source.rows,
-        source.videos,
+        replace(source, settings={**source.settings, "probed": not args.skip_probe}),
         args.out,
         vocabulary=args.vocabulary,
         train_vocabulary=args.train_vocabulary,
-        probe=not args.skip_probe,
-        workers=args.workers,
-        progress=sys.stderr.isatty(),
-        settings=source.settings | {"probed": not args.skip_probe},
+        probing=Probing(not args.skip_probe, args.workers, sys.stderr.isatty()),
     )
-    print("\n".join(_table(summary, args.out)))
+    print("\n".join(_table(data, args.out)))
+    for warning in data["warnings"]:
+        print(f"{PROG}: warning: {warning}", file=sys.stderr)
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ class Layout:
         name: its name of a video, from the video and its number over all splits.
         files: the annotation files' texts by name.
         cut: one of MiniWorld's videos as the videos that the corpus would have.
-        suffix: of video files.
+        place: where a video lies, from itself and its name.
         frames: where the folder of a video's frames lies, where there are frames.
     """
 
@@ -76,7 +76,7 @@ class Layout:
     name: Callable[[Video, int], str]
     files: Callable[[World], dict[str, str]]
     cut: Callable[[Video], list[Video]] = lambda video: [video]
-    suffix: str = ".mp4"
+    place: Callable[[Video, str], str] = lambda _video, name: f"{name}.mp4"
     frames: Callable[[str], str] | None = None
 
 
@@ -140,7 +140,7 @@ class _Job:
 def _job(layout: Layout, out: Path, video: Video, ids: dict[str, str]) -> _Job:
     name = ids[video.name]
     frames = layout.frames and out / "frames" / layout.frames(name)
-    return _Job(video, out / "videos" / f"{name}{layout.suffix}", frames)
+    return _Job(video, out / "videos" / layout.place(video, name), frames)
 
 
 def _write_video(job: _Job, seed: int) -> None:
@@ -209,6 +209,12 @@ def _kitchen(video: Video, _number: int) -> str:
     return f"P{kitchens[kitchen]:02d}_{number + first:02d}"
 
 
+def _kitchen_file(video: Video, name: str) -> str:
+    """As the official download script lays them out."""
+    part = "train" if video.split in ("train", "valid") else "test"
+    return f"{part}/{name.partition('_')[0]}/{name}.MP4"
+
+
 def _show_clip(video: Video, _number: int) -> str:
     episode, show = divmod(video.index, len(SHOWS))
     season = ("train", "valid", "test").index(video.split) + 1
@@ -222,7 +228,7 @@ def _frames_folder(clip: str) -> str:
 LAYOUTS = {
     "howto100m": Layout(("train", "pretrain"), _youtube_id, howto100m, cut=_one_activity),
     "epic-kitchens": Layout(
-        ("train", "valid", "test", "novel"), _kitchen, epic_kitchens, suffix=".MP4"
+        ("train", "valid", "test", "novel"), _kitchen, epic_kitchens, place=_kitchen_file
     ),
     "tvqa": Layout(SHOW_SPLITS, _show_clip, tvqa, frames=_frames_folder),
     "tvc": Layout(SHOW_SPLITS, _show_clip, tvc, frames=_frames_folder),

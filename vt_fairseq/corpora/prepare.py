@@ -15,12 +15,21 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import tqdm
 
-from vt_fairseq.corpora.rows import CLASS_KINDS, DEFAULT_SPLIT, Entry, Rejected, check_row, reject
+from vt_fairseq.corpora.rows import (
+    CLASS_KINDS,
+    DEFAULT_SPLIT,
+    Entry,
+    Rejected,
+    Source,
+    check_row,
+    reject,
+)
 from vt_fairseq.data.actions import BUILT_IN
 from vt_fairseq.data.manifest import FORMAT, DataDirectory, ManifestWriter, atomic_file
 from vt_fairseq.data.text import Tokenizer, train_vocabulary
@@ -29,7 +38,23 @@ from vt_fairseq.errors import UserError, VideoError
 # A tiny vocabulary must be able to spell the prompts, which stand before every clip.
 PROMPT_TEXTS = tuple(action.prompt.replace("{question}", "") for action in BUILT_IN.values())
 CHUNK_ROWS = 4096  # rows read ahead, so that their videos are probed in parallel
+MAX_CLASSES = 1_000_000  # HowTo100M has 23,611; more would not fit into memory
 TEXT_CHUNK = 1000  # characters; the sentencepiece trainer drops lines over 4192 bytes
+
+
+@dataclass(frozen=True)
+class Probing:
+    """How the rows' videos are looked at.
+
+    Attributes:
+        probe: open each distinct video once and reject the rows whose video cannot be read.
+        workers: videos probed at a time.
+        progress: show a bar on stderr.
+    """
+
+    probe: bool = True
+    workers: int = 1
+    progress: bool = False
 
 
 def check_vocabulary_choice(vocabulary: Path | None, train_vocabulary: int | None) -> None:
@@ -43,66 +68,81 @@ def check_vocabulary_choice(vocabulary: Path | None, train_vocabulary: int | Non
 
 def prepare(
     corpus: str,
-    rows: Iterable[Entry | Rejected],
-    videos: Path,
+    source: Source,
     out: Path,
     *,
     vocabulary: Path | None,
     train_vocabulary: int | None,
-    probe: bool,
-    workers: int,
-    progress: bool,
-    settings: dict[str, Any],
+    probing: Probing,
 ) -> dict[str, Any]:
-    """Write the data directory ``out`` from ``rows``, whose videos lie under ``videos``.
+    """Write the data directory ``out`` from the rows of ``source``.
 
     Args:
         vocabulary: a T5 ``spiece.model`` to copy; or
         train_vocabulary: pieces of one to train on the texts of the training split.
-        probe: open each distinct video once and reject the rows whose video cannot be read.
-        workers: videos probed at a time.
-        progress: show a bar on stderr.
-        settings: goes into data.json as it is.
 
     Memory holds one duration a video and a chunk of rows. ``data.json`` is written last and an old
     one removed first, so an interrupted run never looks complete.
 
-    Returns ``{"splits": {name: {"rows", "rejected"}}, "reasons": [(kind, rows), ...]}``, the
-    most frequent kind first. Raises UserError when the vocabulary is not given exactly once, when
-    ``videos`` does not exist, or when no row is left; and what ``rows`` raises.
+    Returns the content of ``data.json``. Raises UserError when the vocabulary is not given exactly
+    once, when there is no directory of videos, or when no row is left; and what the rows raise.
     """
     check_vocabulary_choice(vocabulary, train_vocabulary)
-    if not videos.is_dir():
-        raise UserError(f"no directory of videos at {videos}; --videos names it")
+    tokenizer = None if vocabulary is None else Tokenizer.from_file(vocabulary)
+    data = write_rows(corpus, source, out, probing)
+    made = DataDirectory(out, corpus, Path(data["video_root"]), data["splits"], data["settings"])
+    model = tokenizer.model_proto if tokenizer else _trained(made, train_vocabulary)
+    write_file(made.tokenizer_path, model)
+    data["notes"] += count_notes(data)
+    data["warnings"] += context_warnings(data)
+    write_data_json(out, data)
+    return data
+
+
+def write_rows(corpus: str, source: Source, out: Path, probing: Probing) -> dict[str, Any]:
+    """Write the manifests, ``rejected.jsonl`` and the class lists; return what data.json needs.
+
+    An old ``data.json`` is removed before anything else changes. Raises as ``prepare`` does.
+    """
+    if not source.videos.is_dir():
+        raise UserError(f"no directory of videos at {source.videos}; --videos names it")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out names a directory to make")
-    tokenizer = None if vocabulary is None else Tokenizer.from_file(vocabulary)
-    videos, out = videos.absolute(), out.absolute()
+    videos, out = source.videos.absolute(), out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as files:
         writer = _Writer(out, files)
-        for entry in _checked(rows, videos, probe, workers, progress):
+        for entry in _checked(source.rows, videos, probing):
             writer.add(entry)
         writer.check_not_empty()
         (out / "data.json").unlink(missing_ok=True)
         writer.close()
-    data = {
+    for kind in CLASS_KINDS:
+        names = source.classes.get(kind) or sorted(writer.classes[kind])
+        write_file(out / f"{kind}s.txt", "".join(f"{name}\n" for name in names).encode())
+    return {
         "format": FORMAT,
         "corpus": corpus,
         "video_root": str(videos),
         "splits": writer.splits,
-        "settings": settings,
+        "published": dict(source.published),
+        "tolerance": source.tolerance,
+        "contexts": dict(writer.contexts),
+        "context_wanted": source.context,
+        "reasons": dict(writer.reasons.most_common()),
+        "settings": dict(source.settings),
+        "notes": list(source.notes),
+        "warnings": list(source.warnings),
     }
-    made = DataDirectory(out, corpus, videos, writer.splits, settings)
-    model = tokenizer.model_proto if tokenizer else _trained(made, train_vocabulary)
-    _write(made.tokenizer_path, model)
-    for kind in CLASS_KINDS:
-        _write(out / f"{kind}s.txt", "".join(f"{c}\n" for c in writer.classes(kind)).encode())
-    _write(out / "data.json", (json.dumps(data, indent=1) + "\n").encode())
-    return {"splits": writer.splits, "reasons": writer.reasons.most_common()}
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_data_json(out: Path, data: dict[str, Any]) -> None:
+    """Write ``data`` as ``out``/data.json, which makes ``out`` a data directory."""
+    write_file(out / "data.json", (json.dumps(data, indent=1) + "\n").encode())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path``, whole or not at all."""
     with atomic_file(path) as file:
         file.write(content)
 
@@ -113,10 +153,11 @@ class _Writer:
     def __init__(self, out: Path, files: contextlib.ExitStack):
         self.splits: dict[str, dict[str, int]] = {}
         self.reasons: Counter[str] = Counter()
+        self.contexts: Counter[str] = Counter()
+        self.classes: dict[str, set[str]] = {kind: set() for kind in CLASS_KINDS}
         self._out = out
         self._files = files
         self._manifests: dict[str, ManifestWriter] = {}
-        self._classes: dict[str, set[str]] = {kind: set() for kind in CLASS_KINDS}
         self._rejected: IO[bytes] = files.enter_context(atomic_file(out / "rejected.jsonl"))
         self._first: Rejected | None = None
 
@@ -127,10 +168,12 @@ class _Writer:
             self._reject(entry)
             return
         counts["rows"] += 1
+        self.contexts[entry.split] += entry.row.context is not None
         self._manifests[entry.split].add(entry.row)
-        for kind, seen in self._classes.items():
-            if (name := getattr(entry.row, kind)) is not None:
+        for kind, seen in self.classes.items():
+            if (name := getattr(entry.row, kind)) is not None and name not in seen:
                 seen.add(name)
+                _check_class_count(kind, seen, entry)
 
     def _split(self, name: str) -> dict[str, int]:
         if name not in self.splits:
@@ -159,25 +202,70 @@ class _Writer:
         for manifest in self._manifests.values():
             manifest.close()
 
-    def classes(self, kind: str) -> list[str]:
-        return sorted(self._classes[kind])
+
+def _check_class_count(kind: str, seen: set[str], entry: Entry) -> None:
+    if len(seen) > MAX_CLASSES:
+        raise UserError(
+            f"{entry.where}: more than {MAX_CLASSES:,} different values of {kind!r}; "
+            "that field is for classes, free text belongs into caption"
+        )
+
+
+# --- what the user should know -------------------------------------------------------------------
+
+
+def count_notes(data: dict[str, Any]) -> list[str]:
+    """Differences between the rows that were found, those published and those left."""
+    notes = []
+    for split, expected in data["published"].items():
+        counts = data["splits"].get(split)
+        if counts is None:
+            notes.append(f"{split}: its {expected:,} published rows are not in the annotations")
+            continue
+        found = counts["rows"] + counts["rejected"]
+        if abs(found - expected) > expected * data["tolerance"]:
+            what = "more than" if found > expected else "fewer than"
+            notes.append(
+                f"{split}: the annotations have {found:,} rows, {what} the {expected:,} of the "
+                "published files; they are another release, or incomplete"
+            )
+        if counts["rejected"]:
+            notes.append(
+                f"{split}: {counts['rejected']:,} of {found:,} rows are left out; metrics will be "
+                f"computed on {counts['rows']:,}, published ones on {expected:,}"
+            )
+    return notes
+
+
+def context_warnings(data: dict[str, Any]) -> list[str]:
+    """One for every split most of whose rows lack the context that others have."""
+    warnings = []
+    for split, counts in data["splits"].items():
+        having = data["contexts"].get(split, 0)
+        if having * 2 < counts["rows"] and (having or data["context_wanted"]):
+            warnings.append(
+                f"{split}: only {having:,} of {counts['rows']:,} rows have a context (subtitles); "
+                "results with context would mostly be results without: check the subtitle files"
+            )
+    return warnings
 
 
 # --- checks --------------------------------------------------------------------------------------
 
 
 def _checked(
-    rows: Iterable[Entry | Rejected], videos: Path, probe: bool, workers: int, progress: bool
+    rows: Iterable[Entry | Rejected], videos: Path, probing: Probing
 ) -> Iterator[Entry | Rejected]:
     """``rows`` in their order, with what the checks and the videos themselves reject."""
     durations: dict[str, float | str | None] = {}
     rows = (check_row(entry, videos) for entry in rows)
-    if not probe:
-        yield from rows
+    hidden = not probing.progress
+    if not probing.probe:
+        yield from tqdm.tqdm(rows, desc="reading", unit="row", unit_scale=True, disable=hidden)
         return
     with (
-        ThreadPoolExecutor(workers) as pool,
-        tqdm.tqdm(desc="probing videos", unit="video", total=0, disable=not progress) as bar,
+        ThreadPoolExecutor(probing.workers) as pool,
+        tqdm.tqdm(desc="probing videos", unit="video", total=0, disable=hidden) as bar,
     ):
         try:
             while chunk := list(itertools.islice(rows, CHUNK_ROWS)):

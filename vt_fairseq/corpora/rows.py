@@ -1,9 +1,13 @@
 """What a corpus reader yields, and the checks on one row that need nothing but the row."""
 
+import functools
 import os
 import re
-from dataclasses import dataclass, replace
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from vt_fairseq.data.manifest import ClipRow
 
@@ -34,6 +38,68 @@ class Rejected:
     where: str
 
 
+@dataclass(frozen=True)
+class Source:
+    """A corpus, opened.
+
+    Attributes:
+        rows: in the order of its files; read once.
+        videos: the directory that the rows' videos lie under.
+        settings: how it was read; goes into data.json.
+        published: split -> rows in the corpus's official files.
+        tolerance: relative difference from ``published`` that is none (its sources round).
+        classes: kind -> all class names in the corpus's own order, which training may not all show.
+        context: the rows should have a context, because subtitles were asked for.
+        notes: what the user should know, one line each; ``rows`` may add to it while it is read.
+        warnings: what the user should think about, likewise.
+    """
+
+    rows: Iterator[Entry | Rejected]
+    videos: Path
+    settings: Mapping[str, Any]
+    published: Mapping[str, int] = field(default_factory=dict)
+    tolerance: float = 0.0
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    context: bool = False
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+class FirstSeen:
+    """Remembers where each key was seen first, in constant memory.
+
+    The keys of 136 million clips do not fit there: SQLite keeps them in a temporary file, which
+    it removes, and CACHE_KIB of them in memory.
+    """
+
+    CACHE_KIB = 32 * 1024
+
+    def __init__(self):
+        self._db = sqlite3.connect("", isolation_level=None)
+        self._db.execute(f"PRAGMA cache_size = -{self.CACHE_KIB}")
+        self._db.execute("PRAGMA journal_mode = OFF")
+        self._db.execute("CREATE TABLE seen (key TEXT PRIMARY KEY, place TEXT) WITHOUT ROWID")
+        self._db.execute("BEGIN")
+
+    def earlier(self, key: str, place: str) -> str | None:
+        """The place of the first ``key``; None when this is the first, which it notes."""
+        if self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (key, place)).rowcount:
+            return None
+        return self._db.execute("SELECT place FROM seen WHERE key = ?", (key,)).fetchone()[0]
+
+
+def unique(entries: Iterable[Entry | Rejected]) -> Iterator[Entry | Rejected]:
+    """``entries``, with every one rejected whose id an earlier one of its split has."""
+    seen = FirstSeen()
+    for entry in entries:
+        if isinstance(entry, Entry):
+            earlier = seen.earlier(f"{entry.split} {entry.row.id}", entry.where)
+            if earlier is not None:
+                yield reject(entry, f"duplicate id: {entry.row.id!r} is also in {earlier}")
+                continue
+        yield entry
+
+
 def check_row(entry: Entry | Rejected, videos: Path) -> Entry | Rejected:
     """``entry`` with its video relative to ``videos``, or the Rejected that it must become."""
     if not _SPLIT.fullmatch(entry.split):
@@ -56,6 +122,7 @@ def reject(entry: Entry, reason: str) -> Rejected:
     return Rejected(entry.row.id, entry.row.video, entry.split, reason, entry.where)
 
 
+@functools.lru_cache(maxsize=1024)  # the clips of one video mostly follow one another
 def local_video(video: str, root: Path) -> str:
     """``video`` relative to ``root``; raise ValueError unless it names a file below it.
 

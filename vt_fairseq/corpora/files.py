@@ -1,0 +1,170 @@
+"""Official annotation files: found by their names, read with every mistake named by file and row.
+
+What a reader cannot make sense of (another file under that name, a missing column, a time that is
+none) raises UserError: official files are right, so the file is not the official one.
+"""
+
+import contextlib
+import csv
+import functools
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vt_fairseq.errors import UserError
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".MP4")
+_CLOCK = re.compile(r"(\d{1,3}):([0-5]\d):([0-5]\d(?:\.\d+)?)")
+
+Record = dict[str, Any]
+
+
+def find_file(folder: Path, *names: str) -> Path | None:
+    """The first of ``names`` that exists in ``folder``: a file or a directory."""
+    return next((folder / name for name in names if (folder / name).exists()), None)
+
+
+def require_file(folder: Path, *names: str, source: str) -> Path:
+    """``find_file``; raise UserError saying where it is published when there is none."""
+    found = find_file(folder, *names)
+    if found is None:
+        others = f" (or {', '.join(names[1:])})" if names[1:] else ""
+        raise UserError(f"no {names[0]}{others} in {folder}; it is published at {source}")
+    return found
+
+
+def splits_found(folder: Path, files: dict[str, str], source: str) -> dict[str, Path]:
+    """Split -> path of those of ``files`` (split -> name) that are there; at least one must be."""
+    found = {split: folder / name for split, name in files.items() if (folder / name).is_file()}
+    if not found:
+        names = ", ".join(files.values())
+        raise UserError(f"none of {names} in {folder}; they are published at {source}")
+    return found
+
+
+# --- formats -------------------------------------------------------------------------------------
+
+
+def csv_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """(where, {column: text}) a row of a comma-separated file with a header.
+
+    Raise UserError when one of ``columns`` is missing or a row has another number of fields.
+    """
+    with _readable(path), open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        header = next(reader, [])
+        missing = [column for column in columns if column not in header]
+        if missing:
+            raise UserError(
+                f"{path}: no column {', '.join(missing)}; expected {', '.join(columns)}, "
+                f"found {', '.join(header)[:200] or 'an empty file'}"
+            )
+        for fields in reader:
+            where = f"{path.name} line {reader.line_num}"
+            if not fields:
+                continue
+            if len(fields) != len(header):
+                raise UserError(f"{where}: expected {len(header)} fields, found {len(fields)}")
+            yield where, dict(zip(header, fields, strict=True))
+
+
+def json_document(path: Path) -> Any:
+    """A whole JSON file; raise UserError where it is none."""
+    with _readable(path):
+        return json.loads(path.read_bytes())
+
+
+def jsonl_records(path: Path) -> Iterator[tuple[str, Record]]:
+    """(where, object) a line of a file with one JSON object a line."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            where = f"{path.name} line {number}"
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{where}: not a line of JSON ({error}); is it whole?") from error
+            yield where, expect(record, dict, where, "the line")
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns what undecodable content of ``path`` raises into UserError."""
+    try:
+        yield
+    except (csv.Error, ValueError, RecursionError) as error:
+        kind = path.suffix[1:] or "text"
+        raise UserError(f"{path} is not {kind} as published: {error}") from error
+
+
+# --- values --------------------------------------------------------------------------------------
+
+
+def expect(value: Any, kind: type, where: str, what: str) -> Any:
+    """``value``; raise UserError unless it is a ``kind``."""
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{where}: expected {what} to be {kind.__name__}, found {value!r:.60}")
+    return value
+
+
+def get(record: Record, key: str, kind: type, where: str) -> Any:
+    """``record[key]``; raise UserError when it is missing or no ``kind``."""
+    if key not in record:
+        known = ", ".join(map(str, list(record)[:12]))
+        raise UserError(f"{where}: no key {key!r}; found {known}")
+    return expect(record[key], kind, where, key)
+
+
+def text(record: Record, key: str, where: str) -> str:
+    """``record[key]`` on one line, without the spaces around it; it must not be empty."""
+    value = " ".join(get(record, key, str, where).split())
+    if not value:
+        raise UserError(f"{where}: {key} is empty")
+    return value
+
+
+def number(value: Any, where: str, what: str) -> float:
+    """A finite number, given as one or as text; raise UserError when it is none."""
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        seconds = float(value)
+        if not math.isfinite(seconds):
+            raise ValueError
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: expected a number as {what}, found {value!r:.60}") from error
+    return seconds
+
+
+def integer(value: Any, where: str, what: str) -> int:
+    """A whole number from 0, given as one or as text; raise UserError when it is none."""
+    if isinstance(value, bool) or not re.fullmatch(r"\d{1,18}", str(value)):
+        raise UserError(f"{where}: expected a whole number as {what}, found {value!r:.60}")
+    return int(value)
+
+
+def clock(value: str, where: str, what: str) -> float:
+    """Seconds of HH:MM:SS.ss; raise UserError when it is something else."""
+    match = _CLOCK.fullmatch(value.strip())
+    if match is None:
+        raise UserError(f"{where}: expected HH:MM:SS.ss as {what}, found {value!r:.60}")
+    hours, minutes, seconds = match.groups()
+    return round(int(hours) * 3600 + int(minutes) * 60 + float(seconds), 6)
+
+
+# --- videos --------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=4096)
+def find_video(root: Path, *stems: str, suffixes: tuple[str, ...] = VIDEO_SUFFIXES) -> str:
+    """The first path below ``root`` that exists; the first one there could be when none does.
+
+    ``stems`` are relative to ``root`` and lack the suffix; one without any suffix is a folder of
+    frames.
+    """
+    paths = [f"{stem}{suffix}" for stem in stems for suffix in suffixes]
+    return next((path for path in paths if (root / path).exists()), paths[0])
