@@ -40,7 +40,7 @@ def lines_of(path):
 
 
 def test_every_named_video_is_there_and_as_long_as_it_says(dressed):
-    for corpus, (out, world) in dressed.items():
+    for out, world in dressed.values():
         files = {path.stem: path for path in (out / "videos").rglob("*.*")}
         assert files.keys() == set(world.ids.values())
         for name, seconds in world.seconds.items():
