@@ -20,6 +20,8 @@ EXAMPLE = (
     "--vocabulary t5/spiece.model"
 )
 SHOWN_REASONS = 5
+OFFICIAL = ("epic-kitchens", "tvqa", "tvc")
+SUBTITLED = ("tvqa", "tvc")
 
 
 def _jsonl(args: argparse.Namespace) -> "Source":
@@ -86,13 +88,14 @@ def _official(args: argparse.Namespace) -> "Source":
             f"official files of {args.corpus}"
         )
     reader = importlib.import_module(f"vt_fairseq.corpora.{args.corpus.replace('-', '_')}")
-    return reader.open_corpus(args.annotations, args.videos)
+    options = {} if args.subtitles is None else {"subtitles": args.subtitles}
+    return reader.open_corpus(args.annotations, args.videos, **options)
 
 
 CORPORA: dict[str, Callable[[argparse.Namespace], "Source"]] = {
     "jsonl": _jsonl,
     "miniworld": _miniworld,
-    "epic-kitchens": _official,
+    **dict.fromkeys(OFFICIAL, _official),
 }
 
 
@@ -147,6 +150,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="videos opened at a time (default: %(default)s)",
     )
+    made.add_argument(
+        "--subtitles",
+        choices=("none", "span", "whole"),
+        help=f"{', '.join(SUBTITLED)}: subtitles of the span or the whole clip (default: span)",
+    )
     made.add_argument("--seed", type=int, default=0, help="miniworld: which world (default: 0)")
     made.add_argument(
         "--as",
@@ -186,6 +194,8 @@ def _main() -> None:
 
     from vt_fairseq.corpora.prepare import Probing, check_vocabulary_choice, prepare
 
+    if args.subtitles is not None and args.corpus not in SUBTITLED:
+        raise UserError(f"--subtitles is for {', '.join(SUBTITLED)}, not for {args.corpus}")
     # Before a world is made, which takes minutes.
     check_vocabulary_choice(args.vocabulary, args.train_vocabulary)
     source = CORPORA[args.corpus](args)

@@ -44,6 +44,7 @@ def open_corpus(annotations: Path, videos: Path) -> Source:
         videos=videos,
         settings={"annotations": str(annotations)},
         published=PUBLISHED,
+        published_at=PUBLISHED_AT,
         classes=classes,
         notes=notes,
     )

@@ -126,6 +126,7 @@ def write_rows(corpus: str, source: Source, out: Path, probing: Probing) -> dict
         "video_root": str(videos),
         "splits": writer.splits,
         "published": dict(source.published),
+        "published_at": source.published_at,
         "tolerance": source.tolerance,
         "contexts": dict(writer.contexts),
         "context_wanted": source.context,
@@ -220,7 +221,10 @@ def count_notes(data: dict[str, Any]) -> list[str]:
     for split, expected in data["published"].items():
         counts = data["splits"].get(split)
         if counts is None:
-            notes.append(f"{split}: its {expected:,} published rows are not in the annotations")
+            notes.append(
+                f"{split}: the annotations have none of its {expected:,} published rows; they are "
+                f"at {data['published_at']}"
+            )
             continue
         found = counts["rows"] + counts["rejected"]
         if abs(found - expected) > expected * data["tolerance"]:

@@ -47,6 +47,7 @@ class Source:
         videos: the directory that the rows' videos lie under.
         settings: how it was read; goes into data.json.
         published: split -> rows in the corpus's official files.
+        published_at: where these files are published.
         tolerance: relative difference from ``published`` that is none (its sources round).
         classes: kind -> all class names in the corpus's own order, which training may not all show.
         context: the rows should have a context, because subtitles were asked for.
@@ -58,6 +59,7 @@ class Source:
     videos: Path
     settings: Mapping[str, Any]
     published: Mapping[str, int] = field(default_factory=dict)
+    published_at: str = ""
     tolerance: float = 0.0
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     context: bool = False
