@@ -101,6 +101,8 @@ def split_by_lr_scale(optimizer: FairseqOptimizer) -> FairseqOptimizer:
             by_scale.setdefault(lr_scale(parameter), []).append(parameter)
         for scale in sorted(by_scale, reverse=True):
             groups.append({**group, "params": by_scale[scale], "lr_scale": scale})
+            elements = sum(p.numel() for p in by_scale[scale])
+            logger.info("%s parameters learn at %g times --lr", f"{elements:,}", scale)
     optimizer.optimizer.param_groups[:] = groups
     return optimizer
 
@@ -119,11 +121,11 @@ def get_unscaled_lr(self: FairseqOptimizer) -> float:
 
 def refuse_flat_parameters(cfg, parameters: list[torch.nn.Parameter]) -> None:
     """Raise UserError where fairseq's ``--fp16`` would lose the learning rates' scales."""
-    scales = {lr_scale(parameter) for parameter in parameters}
-    if not cfg.common.fp16_no_flatten_grads and scales != {1.0}:
+    others = sorted({lr_scale(parameter) for parameter in parameters} - {1.0})
+    if not cfg.common.fp16_no_flatten_grads and others:
         raise UserError(
             "--fp16 merges all parameters into one, which loses the learning rate of some, "
-            f"{min(scales)} times --lr: add --fp16-no-flatten-grads"
+            f"{' and '.join(map(str, others))} times --lr: add --fp16-no-flatten-grads"
         )
 
 
@@ -135,24 +137,34 @@ def shared_parameters(module: torch.nn.Module, memo: dict | None = None, prefix:
     return [p for p in found if trainer._get_module_by_path(module, p[0]) is not None]
 
 
-def optimizer_history(filename: str) -> dict:
-    """What a checkpoint says of the optimizer that made it; reads no tensors where it can."""
+def checkpoint_header(filename: str) -> tuple[dict, dict]:
+    """A checkpoint's task state and what it says of the optimizer that made it.
+
+    Reads no tensors where it can.
+    """
     mmap = zipfile.is_zipfile(filename)  # not so in files of torch before 1.6
     state = torch.load(filename, map_location="cpu", mmap=mmap, weights_only=True)
-    return (state.get("optimizer_history") or [{}])[-1]
+    return state.get("task_state") or {}, (state.get("optimizer_history") or [{}])[-1]
 
 
 def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False, *args, **kwargs):
-    """``Trainer.load_checkpoint`` on all processes, from DeepSpeed's engine to fairseq and back."""
+    """``Trainer.load_checkpoint`` on all processes, from DeepSpeed's engine to fairseq and back.
+
+    The task may refuse the checkpoint, as it may in generation; fairseq does not ask it here.
+    """
     # Otherwise rank 0 sends the others a pickle that weights_only=True rightly refuses.
     self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
+    self.get_model().heads_start_anew = reset_optimizer
     history = {}
-    if not reset_optimizer and os.path.isfile(filename):
-        history = optimizer_history(filename)
+    if os.path.isfile(filename):
+        task_state, history = checkpoint_header(filename)
+        self.task.load_state_dict(task_state)
+    if reset_optimizer:
+        history = {}
     sharded = history.get("optimizer_name") == "DeepSpeedOptimizer"
     if not history or sharded == self.sharded:
-        return _load_checkpoint(self, filename, reset_optimizer, *args, **kwargs)
-    extra_state = _load_checkpoint(self, filename, True, *args, **kwargs)
+        return load_or_refuse(self, filename, reset_optimizer, *args, **kwargs)
+    extra_state = load_or_refuse(self, filename, True, *args, **kwargs)
     self.lr_scheduler.load_state_dict(history["lr_scheduler_state"])
     self.set_num_updates(history["num_updates"])
     logger.warning(
@@ -161,6 +173,16 @@ def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False,
         *(filename, "with" if sharded else "without"),
     )
     return extra_state
+
+
+def load_or_refuse(self: Trainer, *args, **kwargs):
+    """fairseq's ``load_checkpoint``, with a model's own reason for refusing the weights."""
+    try:
+        return _load_checkpoint(self, *args, **kwargs)
+    except Exception as error:
+        if isinstance(error.__context__, UserError):
+            raise error.__context__ from None
+        raise
 
 
 _readers: weakref.WeakSet[BackgroundConsumer] = weakref.WeakSet()

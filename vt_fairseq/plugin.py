@@ -11,6 +11,7 @@ fairseq_patches.install()
 launch.install()
 trainer.install()
 
+import vt_fairseq.classification  # noqa: E402
 import vt_fairseq.criterion  # noqa: E402
 import vt_fairseq.models.video_translate  # noqa: E402
 import vt_fairseq.task  # noqa: E402

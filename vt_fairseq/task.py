@@ -22,6 +22,7 @@ from vt_fairseq.data.batches import ReusedBatchIterator
 from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.data.dataset import TextOptions, VideoTextDataset
 from vt_fairseq.data.dictionary import T5Dictionary
+from vt_fairseq.data.heads import ANSWER, HeadTargets, parse_heads
 from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.data.noise import MASK_AMOUNTS, TEXT_INPUTS, TextNoise
 from vt_fairseq.data.text import EOS, PAD, SourceTemplate, Tokenizer
@@ -89,7 +90,11 @@ class VideoTranslateTaskConfig(FairseqDataclass):
     )
     # Text
     actions: str = field(
-        default="caption", metadata={"help": "comma-separated actions to train and validate on"}
+        default="",
+        metadata={
+            "help": "comma-separated actions to train and validate on; when empty caption, or "
+            "with --heads the one that fits: classify or answer"
+        },
     )
     action: str = field(
         default="", metadata={"help": "the one action to generate; overrides --actions"}
@@ -158,6 +163,7 @@ class VideoTranslateTask(FairseqTask):
         self.dictionary = T5Dictionary(self.tokenizer)
         self._reported: set[str] = set()
         self._results = None
+        self.heads: HeadTargets | None = None
         self._video_tokens: Callable[[int], int] | None = None
         self._validation_generator: SequenceGenerator | None = None
 
@@ -186,12 +192,15 @@ class VideoTranslateTask(FairseqTask):
 
     # Checkpoints
 
-    def state_dict(self) -> dict[str, str]:
-        """Kept in every checkpoint: which vocabulary the model's ids belong to."""
-        return {"vocabulary_sha256": self.vocabulary_sha256()}
+    def state_dict(self) -> dict[str, Any]:
+        """Kept in every checkpoint: the vocabulary of the model's ids, the classes of its heads."""
+        return {
+            "vocabulary_sha256": self.vocabulary_sha256(),
+            "head_classes": self.heads.names() if self.heads is not None else {},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raise UserError when the checkpoint's vocabulary is not that of the data."""
+        """Raise UserError when the checkpoint's vocabulary or classes are not the data's."""
         expected = state_dict.get("vocabulary_sha256")
         if expected is not None and expected != self.vocabulary_sha256():
             raise UserError(
@@ -199,6 +208,9 @@ class VideoTranslateTask(FairseqTask):
                 f"sha256 {expected[:12]} expected, {self.vocabulary_sha256()[:12]} found; prepare "
                 "the data with --vocabulary and the spiece.model of the training data"
             )
+        for name, classes in state_dict.get("head_classes", {}).items():
+            if name != ANSWER:
+                compare_classes(name, classes, self.data.classes(name), str(self.data.path))
 
     def vocabulary_sha256(self) -> str:
         """Hash of the sentencepiece model."""
@@ -207,7 +219,11 @@ class VideoTranslateTask(FairseqTask):
     # Building
 
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False):
-        """The model; the task learns from it how many tokens a clip has."""
+        """The model; the task learns from it how many tokens a clip has, and of its heads."""
+        names = parse_heads(cfg.heads)
+        self.heads = HeadTargets.of(names, self.data) if names else None
+        if self.heads is not None and self.cfg.eval_bleu:
+            raise UserError("--eval-bleu does not go with --heads: they write no text")
         model = super().build_model(cfg, from_checkpoint)
         self._video_tokens = model.encoder.video.num_tokens
         if self.cfg.eval_bleu:
@@ -280,13 +296,18 @@ class VideoTranslateTask(FairseqTask):
             ),
             seed=cfg.seed,
             train=train,
+            heads=self.heads,
         )
 
     def selected_actions(self):
-        """The actions of ``--action`` or ``--actions``."""
+        """The actions of ``--action`` or ``--actions``; heads have one, for its prompt."""
         definitions = [d.strip() for d in self.cfg.define_action.split(";") if d.strip()]
         table = build_actions(definitions, self.cfg.max_target_tokens)
-        return select_actions(table, self.cfg.action or self.cfg.actions)
+        fitting = "caption" if self.heads is None else self.heads.action
+        actions = select_actions(table, self.cfg.action or self.cfg.actions or fitting)
+        if self.heads is not None and len(actions) > 1:
+            raise UserError(f"--actions {self.cfg.actions}: expected one action with --heads")
+        return actions
 
     def get_batch_iterator(
         self,
@@ -436,6 +457,20 @@ class VideoTranslateTask(FairseqTask):
             reference = {"id": clip_id, "references": references}
             for file, record in zip(self._results, (prediction, reference), strict=True):
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def compare_classes(name: str, saved: list[str], found: list[str], where: str) -> None:
+    """Raise UserError where the classes of a head are not those that ``where`` has."""
+    if saved == found:
+        return
+    missing, new = sorted(set(saved) - set(found)), sorted(set(found) - set(saved))
+    examples = [f"it lacks {missing[0]!r}"] if missing else []
+    examples += [f"it has {new[0]!r} beside them"] if new else []
+    raise UserError(
+        f"the model's head {name} was trained on {len(saved)} classes, {where} has {len(found)}: "
+        f"{' and '.join(examples) or 'the order differs'}; prepare all splits together, so that "
+        "they share their class lists"
+    )
 
 
 def empty_hypothesis() -> dict[str, Any]:

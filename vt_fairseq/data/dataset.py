@@ -17,6 +17,7 @@ import torch
 from fairseq.data import FairseqDataset
 
 from vt_fairseq.data.actions import Action
+from vt_fairseq.data.heads import HeadTargets, candidate_mask
 from vt_fairseq.data.manifest import ClipRow, Manifest
 from vt_fairseq.data.noise import TextNoise, random_generator
 from vt_fairseq.data.text import EOS, PAD, SourceTemplate
@@ -84,6 +85,7 @@ class VideoTextDataset(FairseqDataset):
         text: how texts become ids.
         seed: first part of every random key.
         train: noise, augmentation, shuffling and replacement of bad rows.
+        heads: what linear heads are trained on; None for a model that writes text.
     """
 
     # fairseq otherwise keeps the first epoch's batches, and a resumed run sees others.
@@ -101,16 +103,18 @@ class VideoTextDataset(FairseqDataset):
         text: TextOptions,
         seed: int,
         train: bool,
+        heads: HeadTargets | None = None,
     ):
         super().__init__()
         self.manifest = manifest
         self.load_frames = load_frames
         self.num_video_tokens = num_video_tokens if load_frames is not None else 0
         self.actions = list(actions)
-        self.reuse_batch = reuse_batch and train
+        self.reuse_batch = reuse_batch and train and len(self.actions) > 1
         self.text = text
         self.seed = seed
         self.train = train
+        self.heads = heads
         self.epoch = 1
 
     def __len__(self) -> int:
@@ -154,6 +158,11 @@ class VideoTextDataset(FairseqDataset):
         ``prev_output_tokens`` (B, L). ``target`` (B, L) ends in eos and is padded, or is None
         when no row has one. ``missing`` (B,) bool marks rows whose clip could not be read;
         ``clip_ids`` and ``references`` (texts) are lists of B, ``bad`` lists (id, reason).
+
+        For heads there is no ``target`` but ``classes``, (B,) int64 a head. For the head
+        ``answer`` the source has R rows, one a candidate, clip after clip: ``candidates`` (B, K)
+        bool says how many each has, and in ``net_input`` ``clip_of_row`` gives the clip of each
+        row that has [VIDEO] tokens.
         """
         if not clips:
             return {}
@@ -174,35 +183,60 @@ class VideoTextDataset(FairseqDataset):
     def _sample(self, clips: list[Clip], action_of) -> Sample:
         if not clips:
             return {}
+        if self.heads is not None:
+            return self._common(clips, action_of) | self._head_inputs(clips)
         share = random_generator(self.seed, self.epoch, clips[0].index, STREAM_BATCH).random()
         sources, targets = [], []
         for clip in clips:
             source, target = self._texts(clip, action_of(clip), share)
             sources.append(source)
             targets.append(target)
-        src_tokens, src_lengths = pad_right(sources)
-        net_input: dict[str, Any] = {"src_tokens": src_tokens, "src_lengths": src_lengths}
-        frames = [c.frames for c in clips if c.frames is not None]
-        if frames:
-            net_input["video"] = torch.from_numpy(np.stack(frames))
+        net_input = source_tensors(sources, clips)
         target = None
         if any(targets):
             target, _ = pad_right(targets)
             shifted = torch.full_like(target, PAD)
             shifted[:, 1:] = target[:, :-1]
             net_input["prev_output_tokens"] = shifted
-        return {
-            "id": torch.tensor([c.index for c in clips]),
-            "nsentences": len(clips),
+        return self._common(clips, action_of) | {
             "ntokens": sum(map(len, targets)),
             "net_input": net_input,
             "target": target,
+        }
+
+    def _common(self, clips: list[Clip], action_of) -> Sample:
+        return {
+            "id": torch.tensor([c.index for c in clips]),
+            "nsentences": len(clips),
             "missing": torch.tensor([c.missing for c in clips]),
             "num_missing": sum(c.missing for c in clips),
             "bad": [b for c in clips for b in c.bad],
             "clip_ids": [c.row.id for c in clips],
             "references": [list(action_of(c).references(c.row)) for c in clips],
         }
+
+    def _head_inputs(self, clips: list[Clip]) -> Sample:
+        """No noise and nothing of the target: the source is the same in training and at test."""
+        candidates = [self.heads.candidates(clip.row) for clip in clips]
+        sources = [
+            self._source(clip, self.actions[0], (), candidate)
+            for clip, texts in zip(clips, candidates, strict=True)
+            for candidate in texts
+        ]
+        sample = {
+            "ntokens": sum(map(len, sources)),
+            "net_input": source_tensors(sources, clips),
+            "target": None,
+            "classes": self.heads.targets([clip.row for clip in clips]),
+        }
+        if self.heads.per_candidate:
+            sample["candidates"] = candidate_mask([len(texts) for texts in candidates])
+            seen = [
+                len(c) for c, clip in zip(candidates, clips, strict=True) if clip.frames is not None
+            ]
+            of_row = torch.arange(len(seen)).repeat_interleave(torch.tensor(seen, dtype=torch.long))
+            sample["net_input"]["clip_of_row"] = of_row
+        return sample
 
     def _texts(self, clip: Clip, action: Action, share: float) -> tuple[list[int], list[int]]:
         """Source ids and target ids (with eos; empty when there is no target to learn)."""
@@ -217,15 +251,22 @@ class VideoTextDataset(FairseqDataset):
             noisy = self.text.noise(target, share, rng)
         else:
             noisy = [t.mask] * self.text.test_mask_tokens
-        source = self.text.template.build(
+        return self._source(clip, action, noisy), [] if text is None else [*target, EOS]
+
+    def _source(
+        self, clip: Clip, action: Action, text: Sequence[int], candidate: str = ""
+    ) -> list[int]:
+        """Source ids: after [SEP] the candidate and the row's context, [SEP] between them."""
+        t = self.text.template.tokenizer
+        context = t.encode(clip.row.context) if clip.row.context and self.text.context else []
+        if candidate:
+            context = [*t.encode(candidate), *([t.sep, *context] if context else [])]
+        return self.text.template.build(
             t.encode(action.prompt_for(clip.row)),
             0 if clip.frames is None else self.num_video_tokens,
-            noisy,
-            t.encode(clip.row.context) if clip.row.context and self.text.context else (),
+            text,
+            context,
         )
-        if text is None:
-            return source, []
-        return source, [*target, EOS]
 
     def ordered_indices(self) -> np.ndarray:
         """All rows: shuffled in training (fairseq has seeded numpy with seed + epoch)."""
@@ -264,10 +305,20 @@ class VideoTextDataset(FairseqDataset):
         return self.num_tokens(index)
 
 
+def source_tensors(sources: list[list[int]], clips: list[Clip]) -> Sample:
+    """``src_tokens``, ``src_lengths`` and, of the clips that have frames, ``video``."""
+    src_tokens, src_lengths = pad_right(sources)
+    net_input: Sample = {"src_tokens": src_tokens, "src_lengths": src_lengths}
+    frames = [c.frames for c in clips if c.frames is not None]
+    if frames:
+        net_input["video"] = torch.from_numpy(np.stack(frames))
+    return net_input
+
+
 def pad_right(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, S) int64 padded with 0 on the right, and the (B,) lengths."""
-    lengths = torch.tensor([len(r) for r in rows])
-    out = torch.full((len(rows), max(1, int(lengths.max()))), PAD, dtype=torch.long)
+    lengths = torch.tensor([len(r) for r in rows], dtype=torch.long)
+    out = torch.full((len(rows), max([1, *lengths.tolist()])), PAD, dtype=torch.long)
     for i, row in enumerate(rows):
         out[i, : len(row)] = torch.tensor(row, dtype=torch.long)
     return out, lengths
