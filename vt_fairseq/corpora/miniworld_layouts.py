@@ -40,6 +40,7 @@ from vt_fairseq.corpora.miniworld import (
     write_atomically,
 )
 from vt_fairseq.corpora.miniworld_official import (
+    RECIPE_TYPE,
     SHOW_SPLITS,
     SHOWS,
     Row,
@@ -68,7 +69,7 @@ class Layout:
         name: its name of a video, from the video and its number over all splits.
         files: the annotation files' texts by name.
         cut: one of MiniWorld's videos as the videos that the corpus would have.
-        place: where a video lies, from itself and its name.
+        place: where a video lies, from itself and its name: as the official scripts do it.
         frames: where the folder of a video's frames lies, where there are frames.
     """
 
@@ -210,9 +211,16 @@ def _kitchen(video: Video, _number: int) -> str:
 
 
 def _kitchen_file(video: Video, name: str) -> str:
-    """As the official download script lays them out."""
     part = "train" if video.split in ("train", "valid") else "test"
     return f"{part}/{name.partition('_')[0]}/{name}.MP4"
+
+
+def _recipe_file(video: Video, name: str) -> str:
+    return f"{'training' if video.split == 'train' else 'validation'}/{RECIPE_TYPE}/{name}.mp4"
+
+
+def _msrvtt_file(video: Video, name: str) -> str:
+    return f"{'TrainVal' if video.split in ('train', 'valid') else 'Test'}Video/{name}.mp4"
 
 
 def _show_clip(video: Video, _number: int) -> str:
@@ -232,11 +240,12 @@ LAYOUTS = {
     ),
     "tvqa": Layout(SHOW_SPLITS, _show_clip, tvqa, frames=_frames_folder),
     "tvc": Layout(SHOW_SPLITS, _show_clip, tvc, frames=_frames_folder),
-    "youcook2": Layout(("train", "retrieval"), _youtube_id, youcook2),
+    "youcook2": Layout(("train", "retrieval"), _youtube_id, youcook2, place=_recipe_file),
     "msrvtt": Layout(
         ("train", "valid", "test", "retrieval"),
         lambda _video, number: f"video{number}",
         msrvtt,
         cut=_one_clip_each,
+        place=_msrvtt_file,
     ),
 }

@@ -25,6 +25,7 @@ SHOWS = {  # by the prefix of the names of their clips; The Big Bang Theory's ha
     "grey_": "Grey's Anatomy",
     "met_": "How I Met You Mother",
 }
+RECIPE_TYPE = "101"  # of every video of YouCook2
 SHOW_SPLITS = ("train", "valid", "test")
 EPIC_FRAMES_PER_SECOND = 60  # of the frame numbers in EPIC-Kitchens' files
 Row = dict[str, Any]
@@ -260,7 +261,7 @@ def youcook2(world: World) -> dict[str, str]:
             database[world.ids[name]] = {
                 "duration": world.seconds[name],
                 "subset": subset,
-                "recipe_type": "101",
+                "recipe_type": RECIPE_TYPE,
                 "annotations": [
                     {"segment": [row["start"], row["end"]], "id": k, "sentence": row["caption"][0]}
                     for k, row in enumerate(rows)
@@ -268,7 +269,7 @@ def youcook2(world: World) -> dict[str, str]:
                 "video_url": f"https://www.youtube.com/watch?v={world.ids[name]}",
             }
     clips = (
-        (row["end"], row["start"], 101, row["caption"][0], world.ids[row["group"]])
+        (row["end"], row["start"], RECIPE_TYPE, row["caption"][0], world.ids[row["group"]])
         for row in world.of("retrieval")
     )
     return {
