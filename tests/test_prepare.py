@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vt_fairseq.corpora import jsonl
-from vt_fairseq.corpora.prepare import Probing, prepare
+from vt_fairseq.corpora.prepare import Probing, Vocabulary, prepare
 from vt_fairseq.corpora.rows import Source
 from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.data.text import Tokenizer
@@ -54,10 +54,10 @@ def write(path: Path, *rows: dict | str | bytes) -> Path:
 
 def made(tmp_path: Path, videos: Path, *rows, **options) -> tuple[dict, DataDirectory]:
     probing = Probing(options.pop("probe", True), options.pop("workers", 2))
-    options = {"vocabulary": None, "train_vocabulary": 60} | options
+    vocabulary = options.pop("vocabulary", Vocabulary(pieces=60))
     entries = jsonl.read(write(tmp_path / "clips.jsonl", *rows))
     out = tmp_path / "data"
-    found = prepare("jsonl", Source(entries, videos, {"a": 1}), out, probing=probing, **options)
+    found = prepare("jsonl", Source(entries, videos, {"a": 1}), out, vocabulary, probing)
     return found, DataDirectory.open(out)
 
 
@@ -196,16 +196,16 @@ def test_a_failing_run_leaves_the_directory_as_it_was(tmp_path, videos):
 
 
 def test_the_vocabulary_is_given_exactly_once(tmp_path, videos):
-    for options in ({"train_vocabulary": None}, {"vocabulary": tmp_path / "spiece.model"}):
+    for vocabulary in (Vocabulary(), Vocabulary(tmp_path / "spiece.model", 60)):
         with pytest.raises(UserError, match=r"exactly one of --vocabulary .* --train-vocabulary"):
-            made(tmp_path, videos, row(), **options)
+            made(tmp_path, videos, row(), vocabulary=vocabulary)
 
 
 def test_a_given_vocabulary_is_copied(tmp_path, videos):
     _, data = made(tmp_path, videos, row())
     spiece = tmp_path / "spiece.model"
     os.rename(data.tokenizer_path, spiece)
-    _, data = made(tmp_path, videos, row(), vocabulary=spiece, train_vocabulary=None)
+    _, data = made(tmp_path, videos, row(), vocabulary=Vocabulary(spiece))
     assert data.tokenizer_path.read_bytes() == spiece.read_bytes()
 
 
@@ -213,7 +213,7 @@ def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, videos):
     bad = tmp_path / "bad.model"
     bad.write_bytes(b"nonsense")
     with pytest.raises(UserError, match=r"bad.model is not a sentencepiece model"):
-        made(tmp_path, videos, row(), vocabulary=bad, train_vocabulary=None)
+        made(tmp_path, videos, row(), vocabulary=Vocabulary(bad))
 
 
 def test_a_vocabulary_needs_training_rows(tmp_path, videos):
@@ -225,7 +225,7 @@ def test_a_vocabulary_needs_training_rows(tmp_path, videos):
 def test_every_character_of_the_training_texts_can_be_spelled(tmp_path, videos):
     # One line longer than the trainer's longest, 4192 bytes, the only one with a "ž" in it.
     rows = [row(context="žluť " * 1000, question="which ?")]
-    _, data = made(tmp_path, videos, *rows, train_vocabulary=200)
+    _, data = made(tmp_path, videos, *rows, vocabulary=Vocabulary(pieces=200))
     tokenizer = Tokenizer.from_file(data.tokenizer_path)
     for text in ("žluť", "which"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -240,7 +240,7 @@ def test_the_captioned_youtube_clips_are_prepared_whole(tmp_path):
     captions = json.loads((folder / "captions.json").read_text())
     rows = [{"id": c["file"], "video": c["file"], "caption": c["caption"]} for c in captions]
     summary, data = made(
-        tmp_path, folder, *rows, vocabulary=root / "t5" / "spiece.model", train_vocabulary=None
+        tmp_path, folder, *rows, vocabulary=Vocabulary(root / "t5" / "spiece.model")
     )
     assert summary["splits"] == {"train": {"rows": 48, "rejected": 0}}
     assert Tokenizer.from_file(data.tokenizer_path).num_pieces == 32_000

@@ -13,6 +13,7 @@ from vt_fairseq.errors import UserError
 
 if TYPE_CHECKING:
     from vt_fairseq.corpora.rows import Source
+    from vt_fairseq.corpora.shards import Shard
 
 PROG = "vt-prepare"
 EXAMPLE = (
@@ -20,8 +21,9 @@ EXAMPLE = (
     "--vocabulary t5/spiece.model"
 )
 SHOWN_REASONS = 5
-OFFICIAL = ("epic-kitchens", "tvqa", "tvc")
+OFFICIAL = ("howto100m", "epic-kitchens", "tvqa", "tvc", "youcook2", "msrvtt")
 SUBTITLED = ("tvqa", "tvc")
+JOIN = "join"
 
 
 def _jsonl(args: argparse.Namespace) -> "Source":
@@ -88,7 +90,11 @@ def _official(args: argparse.Namespace) -> "Source":
             f"official files of {args.corpus}"
         )
     reader = importlib.import_module(f"vt_fairseq.corpora.{args.corpus.replace('-', '_')}")
-    options = {} if args.subtitles is None else {"subtitles": args.subtitles}
+    options: dict[str, Any] = {}
+    if args.subtitles is not None:
+        options["subtitles"] = args.subtitles
+    if args.shard is not None and args.corpus == "howto100m":
+        options["keeps"] = args.shard.keeps  # saves it the work on the other shards' rows
     return reader.open_corpus(args.annotations, args.videos, **options)
 
 
@@ -119,11 +125,23 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _shard(text: str) -> "Shard":
+    from vt_fairseq.corpora.shards import Shard
+
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise argparse.ArgumentTypeError(f"expected K/N, K from 1 to N, found {text!r}")
+    return Shard(int(index), int(count))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The options of ``vt-prepare``."""
     made = command.parser(PROG, "Annotation files and videos to a data directory.", EXAMPLE)
     made.add_argument(
-        "corpus", choices=sorted(CORPORA), metavar="CORPUS", help=" or ".join(CORPORA)
+        "corpus",
+        choices=sorted((*CORPORA, JOIN)),
+        metavar="CORPUS",
+        help=f"{', '.join(CORPORA)}; or {JOIN}, after --shard",
     )
     made.add_argument(
         "--annotations",
@@ -149,6 +167,12 @@ def build_parser() -> argparse.ArgumentParser:
         default=min(16, os.cpu_count() or 1),
         metavar="N",
         help="videos opened at a time (default: %(default)s)",
+    )
+    made.add_argument(
+        "--shard",
+        type=_shard,
+        metavar="K/N",
+        help="prepare one of N parts, any number of them side by side; then: vt-prepare join",
     )
     made.add_argument(
         "--subtitles",
@@ -185,28 +209,46 @@ def _table(data: dict[str, Any], out: Path) -> Iterator[str]:
         yield f"note: {note}"
 
 
+def _source(args: argparse.Namespace) -> "Source":
+    from dataclasses import replace
+
+    source = CORPORA[args.corpus](args)
+    return replace(source, settings={**source.settings, "probed": not args.skip_probe})
+
+
+def _prepare(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command does; returns the content of the data.json that it wrote."""
+    from vt_fairseq.corpora.prepare import Probing, Vocabulary, prepare
+    from vt_fairseq.corpora.shards import join, prepare_shard
+
+    vocabulary = Vocabulary(args.vocabulary, args.train_vocabulary)
+    probing = Probing(not args.skip_probe, args.workers, sys.stderr.isatty())
+    if args.shard is not None:
+        return prepare_shard(args.corpus, _source(args), args.out, args.shard, probing)
+    if args.corpus == JOIN:
+        return join(args.out, vocabulary)
+    vocabulary.check()  # before a world is made, which takes minutes
+    return prepare(args.corpus, _source(args), args.out, vocabulary, probing)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    if args.subtitles is not None and args.corpus not in SUBTITLED:
+        raise UserError(f"--subtitles is for {', '.join(SUBTITLED)}, not for {args.corpus}")
+    if args.shard is None:
+        return
+    if args.corpus in (JOIN, "miniworld"):
+        raise UserError(f"--shard is not for {args.corpus}")
+    if args.vocabulary is not None or args.train_vocabulary is not None:
+        raise UserError("a shard has no vocabulary; give it to vt-prepare join, after all shards")
+
+
 def _main() -> None:
     args = build_parser().parse_args()
     if args.layout:
         print(_write_layout(args))
         return
-    from dataclasses import replace
-
-    from vt_fairseq.corpora.prepare import Probing, check_vocabulary_choice, prepare
-
-    if args.subtitles is not None and args.corpus not in SUBTITLED:
-        raise UserError(f"--subtitles is for {', '.join(SUBTITLED)}, not for {args.corpus}")
-    # Before a world is made, which takes minutes.
-    check_vocabulary_choice(args.vocabulary, args.train_vocabulary)
-    source = CORPORA[args.corpus](args)
-    data = prepare(
-        args.corpus,
-        replace(source, settings={**source.settings, "probed": not args.skip_probe}),
-        args.out,
-        vocabulary=args.vocabulary,
-        train_vocabulary=args.train_vocabulary,
-        probing=Probing(not args.skip_probe, args.workers, sys.stderr.isatty()),
-    )
+    _check_options(args)
+    data = _prepare(args)
     print("\n".join(_table(data, args.out)))
     for warning in data["warnings"]:
         print(f"{PROG}: warning: {warning}", file=sys.stderr)

@@ -17,6 +17,9 @@ from typing import Any
 from vt_fairseq.errors import UserError
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".MP4")
+CHUNK = 1 << 22  # characters read at a time
+MAX_VALUE = 1 << 26  # characters of one value; no video has more narration
+_SPACE = re.compile(r"[ \t\n\r]*")
 _CLOCK = re.compile(r"(\d{1,3}):([0-5]\d):([0-5]\d(?:\.\d+)?)")
 
 Record = dict[str, Any]
@@ -89,6 +92,61 @@ def jsonl_records(path: Path) -> Iterator[tuple[str, Record]]:
             except (ValueError, RecursionError) as error:
                 raise UserError(f"{where}: not a line of JSON ({error}); is it whole?") from error
             yield where, expect(record, dict, where, "the line")
+
+
+def json_items(path: Path) -> Iterator[tuple[str, Any]]:
+    """(key, value) after (key, value) of a JSON file that is one object too large for memory.
+
+    Memory holds one value and CHUNK characters. Raise UserError where the file is damaged or ends
+    early, saying near which character.
+    """
+    decoder = json.JSONDecoder()
+    with _readable(path), open(path, encoding="utf-8-sig") as file:
+        buffer, at, before = file.read(CHUNK), 0, 0  # before: characters dropped from the buffer
+        while True:
+            try:
+                key, value, at, more = _json_item(decoder, buffer, at)
+            except (ValueError, IndexError) as error:  # not whole yet, or damaged
+                added = file.read(CHUNK)
+                if not added or len(buffer) - at > MAX_VALUE:
+                    place = f"near character {before + at:,}"
+                    raise UserError(
+                        f"{path} is damaged or cut off {place}, expected one JSON object of "
+                        "key: value pairs"
+                    ) from error
+                buffer, at, before = buffer[at:] + added, 0, before + at
+                continue
+            if key is not None:
+                yield key, value
+            if not more:
+                return
+
+
+def _json_item(decoder: json.JSONDecoder, text: str, at: int) -> tuple[str | None, Any, int, bool]:
+    """The pair that begins with the brace or comma at ``at``, where it ends, does another follow.
+
+    The key is None for an object without pairs. Raises ValueError or IndexError unless the pair
+    and the mark after it are whole.
+    """
+    at = _after_space(text, at)
+    if text[at] not in "{,":
+        raise ValueError("expected { or ,")
+    opening, at = text[at], _after_space(text, at + 1)
+    if opening == "{" and text[at] == "}":
+        return None, None, at, False
+    key, at = decoder.raw_decode(text, at)
+    at = _after_space(text, at)
+    if not isinstance(key, str) or text[at] != ":":
+        raise ValueError("expected a key")
+    value, at = decoder.raw_decode(text, _after_space(text, at + 1))
+    at = _after_space(text, at)
+    if text[at] not in ",}":
+        raise ValueError("expected , or }")
+    return key, value, at, text[at] == ","
+
+
+def _after_space(text: str, at: int) -> int:
+    return _SPACE.match(text, at).end()
 
 
 @contextlib.contextmanager

@@ -39,6 +39,7 @@ from vt_fairseq.errors import UserError, VideoError
 PROMPT_TEXTS = tuple(action.prompt.replace("{question}", "") for action in BUILT_IN.values())
 CHUNK_ROWS = 4096  # rows read ahead, so that their videos are probed in parallel
 MAX_CLASSES = 1_000_000  # HowTo100M has 23,611; more would not fit into memory
+VOCABULARY_ROWS = 200_000  # a vocabulary is trained on so many, evenly spread; they are in memory
 TEXT_CHUNK = 1000  # characters; the sentencepiece trainer drops lines over 4192 bytes
 
 
@@ -57,29 +58,33 @@ class Probing:
     progress: bool = False
 
 
-def check_vocabulary_choice(vocabulary: Path | None, train_vocabulary: int | None) -> None:
-    """Raise UserError unless exactly one of the two is given."""
-    if (vocabulary is None) == (train_vocabulary is None):
-        raise UserError(
-            "expected exactly one of --vocabulary spiece.model (the one that belongs to the T5 "
-            "weights) and --train-vocabulary N (for a model trained from nothing)"
-        )
+@dataclass(frozen=True)
+class Vocabulary:
+    """Where the sentencepiece model comes from; exactly one of the two is given.
+
+    Attributes:
+        file: a T5 ``spiece.model`` to copy.
+        pieces: of one to train on the texts of the training split.
+    """
+
+    file: Path | None = None
+    pieces: int | None = None
+
+    def check(self) -> None:
+        """Raise UserError unless exactly one is given and the file is a vocabulary."""
+        if (self.file is None) == (self.pieces is None):
+            raise UserError(
+                "expected exactly one of --vocabulary spiece.model (the one that belongs to the "
+                "T5 weights) and --train-vocabulary N (for a model trained from nothing)"
+            )
+        if self.file is not None:
+            Tokenizer.from_file(self.file)
 
 
 def prepare(
-    corpus: str,
-    source: Source,
-    out: Path,
-    *,
-    vocabulary: Path | None,
-    train_vocabulary: int | None,
-    probing: Probing,
+    corpus: str, source: Source, out: Path, vocabulary: Vocabulary, probing: Probing
 ) -> dict[str, Any]:
     """Write the data directory ``out`` from the rows of ``source``.
-
-    Args:
-        vocabulary: a T5 ``spiece.model`` to copy; or
-        train_vocabulary: pieces of one to train on the texts of the training split.
 
     Memory holds one duration a video and a chunk of rows. ``data.json`` is written last and an old
     one removed first, so an interrupted run never looks complete.
@@ -87,11 +92,17 @@ def prepare(
     Returns the content of ``data.json``. Raises UserError when the vocabulary is not given exactly
     once, when there is no directory of videos, or when no row is left; and what the rows raise.
     """
-    check_vocabulary_choice(vocabulary, train_vocabulary)
-    tokenizer = None if vocabulary is None else Tokenizer.from_file(vocabulary)
-    data = write_rows(corpus, source, out, probing)
-    made = DataDirectory(out, corpus, Path(data["video_root"]), data["splits"], data["settings"])
-    model = tokenizer.model_proto if tokenizer else _trained(made, train_vocabulary)
+    vocabulary.check()
+    return finish(out, write_rows(corpus, source, out, probing), vocabulary)
+
+
+def finish(out: Path, data: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+    """Add the vocabulary and data.json to ``out``, and to ``data`` what the counts show."""
+    made = DataDirectory(out, data["corpus"], Path(), data["splits"], data["settings"])
+    if vocabulary.file is not None:
+        model = Tokenizer.from_file(vocabulary.file).model_proto
+    else:
+        model = _trained(made, vocabulary.pieces)
     write_file(made.tokenizer_path, model)
     data["notes"] += count_notes(data)
     data["warnings"] += context_warnings(data)
@@ -99,7 +110,9 @@ def prepare(
     return data
 
 
-def write_rows(corpus: str, source: Source, out: Path, probing: Probing) -> dict[str, Any]:
+def write_rows(
+    corpus: str, source: Source, out: Path, probing: Probing, may_be_empty: bool = False
+) -> dict[str, Any]:
     """Write the manifests, ``rejected.jsonl`` and the class lists; return what data.json needs.
 
     An old ``data.json`` is removed before anything else changes. Raises as ``prepare`` does.
@@ -114,7 +127,8 @@ def write_rows(corpus: str, source: Source, out: Path, probing: Probing) -> dict
         writer = _Writer(out, files)
         for entry in _checked(source.rows, videos, probing):
             writer.add(entry)
-        writer.check_not_empty()
+        if not (may_be_empty or writer.has_rows()):
+            raise nothing_left(writer.counts())
         (out / "data.json").unlink(missing_ok=True)
         writer.close()
     for kind in CLASS_KINDS:
@@ -124,13 +138,11 @@ def write_rows(corpus: str, source: Source, out: Path, probing: Probing) -> dict
         "format": FORMAT,
         "corpus": corpus,
         "video_root": str(videos),
-        "splits": writer.splits,
+        **writer.counts(),
         "published": dict(source.published),
         "published_at": source.published_at,
         "tolerance": source.tolerance,
-        "contexts": dict(writer.contexts),
         "context_wanted": source.context,
-        "reasons": dict(writer.reasons.most_common()),
         "settings": dict(source.settings),
         "notes": list(source.notes),
         "warnings": list(source.warnings),
@@ -188,20 +200,33 @@ class _Writer:
         self.reasons[entry.reason.partition(":")[0]] += 1
         self._rejected.write(json.dumps(vars(entry)).encode() + b"\n")
 
-    def check_not_empty(self) -> None:
-        if any(counts["rows"] for counts in self.splits.values()):
-            return
-        if self._first is None:
-            raise UserError("the annotations have no rows; expected one clip a line")
-        raise UserError(
-            f"every one of {self.reasons.total()} rows was rejected; the first is "
-            f"{self._first.where}: {self._first.reason} (id {self._first.id!r}, video "
-            f"{self._first.video!r}); nothing was written: correct the annotations or --videos"
-        )
+    def has_rows(self) -> bool:
+        return any(counts["rows"] for counts in self.splits.values())
+
+    def counts(self) -> dict[str, Any]:
+        """Rows a split, contexts a split, rejected rows a reason, and the first of those."""
+        return {
+            "splits": self.splits,
+            "contexts": dict(self.contexts),
+            "reasons": dict(self.reasons.most_common()),
+            "first_rejected": vars(self._first) if self._first else None,
+        }
 
     def close(self) -> None:
         for manifest in self._manifests.values():
             manifest.close()
+
+
+def nothing_left(counts: dict[str, Any]) -> UserError:
+    """The error for annotations no row of which can be used."""
+    first = counts["first_rejected"]
+    if first is None:
+        return UserError("the annotations have no rows; expected one clip a line")
+    return UserError(
+        f"every one of {sum(counts['reasons'].values())} rows was rejected; the first is "
+        f"{first['where']}: {first['reason']} (id {first['id']!r}, video {first['video']!r}); "
+        "nothing was written: correct the annotations or --videos"
+    )
 
 
 def _check_class_count(kind: str, seen: set[str], entry: Entry) -> None:
@@ -235,8 +260,9 @@ def count_notes(data: dict[str, Any]) -> list[str]:
             )
         if counts["rejected"]:
             notes.append(
-                f"{split}: {counts['rejected']:,} of {found:,} rows are left out; metrics will be "
-                f"computed on {counts['rows']:,}, published ones on {expected:,}"
+                f"{split}: {counts['rejected']:,} of {found:,} rows are left out; what is "
+                f"measured on it is measured on {counts['rows']:,}, published results on "
+                f"{expected:,}"
             )
     return notes
 
@@ -326,7 +352,9 @@ def _trained(data: DataDirectory, pieces: int) -> bytes:
 
 
 def _training_texts(data: DataDirectory) -> Iterator[str]:
-    for row in data.manifest(DEFAULT_SPLIT):
+    rows = data.manifest(DEFAULT_SPLIT)
+    step = -(-len(rows) // VOCABULARY_ROWS)
+    for row in rows if step == 1 else (rows[i] for i in range(0, len(rows), step)):
         yield from PROMPT_TEXTS
         single = (row.label, row.verb, row.noun, row.question, row.context)
         for text in (*row.captions, *row.candidates, *filter(None, single)):

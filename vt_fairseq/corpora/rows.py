@@ -112,9 +112,11 @@ def check_row(entry: Entry | Rejected, videos: Path) -> Entry | Rejected:
     if isinstance(entry, Rejected):
         return entry
     try:
-        entry = replace(entry, row=replace(entry.row, video=local_video(entry.row.video, videos)))
+        video = local_video(entry.row.video, videos)
     except ValueError as error:
         return reject(entry, str(error))
+    if video != entry.row.video:
+        entry = replace(entry, row=replace(entry.row, video=video))
     problem = _row_problem(entry.row)
     return reject(entry, problem) if problem else entry
 
@@ -128,10 +130,10 @@ def reject(entry: Entry, reason: str) -> Rejected:
 def local_video(video: str, root: Path) -> str:
     """``video`` relative to ``root``; raise ValueError unless it names a file below it.
 
-    Only local files are ever opened: no URL, no FFmpeg protocol, no name that reads as an option.
+    Only local files are ever opened: no URL, no FFmpeg protocol. A name may start with a dash, as
+    one in 64 of YouTube's does: files are opened by absolute path, which no program takes for an
+    option.
     """
-    if video.startswith("-"):
-        raise ValueError("not a local video: the name starts with '-'; rename the file")
     if _SCHEME.match(video):
         raise ValueError("not a local video: it names a protocol; expected a path below --videos")
     if any(ord(c) < 32 for c in video):

@@ -138,6 +138,31 @@ def write_manifest(path: str | Path, rows: Iterable[ClipRow]) -> int:
     return writer.rows
 
 
+def join_manifests(path: str | Path, parts: Iterable[str | Path]) -> int:
+    """Write the rows of all ``parts``, in their order, to ``path``; return how many there are.
+
+    Atomic, in bounded memory, without looking into the rows.
+    """
+    rows = 0
+    with atomic_file(path) as file, pa.ipc.new_file(file, _SCHEMA) as writer:
+        for batch in _rebatched(b for part in parts for b in Manifest(part).batches()):
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    return rows
+
+
+def _rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows, ROWS_PER_BATCH in every batch but the last."""
+    held = _SCHEMA.empty_table()
+    for batch in batches:
+        held = pa.concat_tables([held, pa.Table.from_batches([batch])])
+        if held.num_rows >= ROWS_PER_BATCH:
+            yield held.slice(0, ROWS_PER_BATCH).combine_chunks().to_batches()[0]
+            held = held.slice(ROWS_PER_BATCH)
+    if held.num_rows:
+        yield held.combine_chunks().to_batches()[0]
+
+
 class Manifest(Sequence[ClipRow]):
     """The rows of one Arrow file, read where they lie: memory does not grow with their number.
 
@@ -203,12 +228,20 @@ class Manifest(Sequence[ClipRow]):
     def column(self, name: str) -> Iterator[Any]:
         """The values of one field of ClipRow over all rows, batch by batch; lists stay lists."""
         index = _NAMES.index(name)
-        for batch in range(-(-self._length // self._rows_per_batch)):
+        for batch in self.batches():
             try:
-                values = self._batch(batch).column(index)
-                values.validate(full=True)
-                yield from values.to_pylist()
-            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                yield from batch.column(index).to_pylist()
+            except UnicodeDecodeError as error:
+                raise self._damaged(error) from error
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All rows as Arrow has them; raise UserError when their bytes are damaged."""
+        for index in range(-(-self._length // self._rows_per_batch)):
+            try:
+                batch = self._batch(index)
+                batch.validate(full=True)
+                yield batch
+            except (pa.ArrowException, OSError) as error:
                 raise self._damaged(error) from error
 
     def __getstate__(self) -> dict:
