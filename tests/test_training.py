@@ -143,6 +143,7 @@ def test_generation_writes_one_prediction_a_row_with_the_checkpoints_input_optio
         "vt-evaluate",
         *["captions", "--predictions", tmp_path / "predictions.jsonl"],
         *["--references", tmp_path / "references.jsonl", "--out", tmp_path / "metrics.json"],
+        *["--coco", "off"],
     )
     assert "bleu4" in evaluated and "sacrebleu" in evaluated
 
