@@ -2,13 +2,14 @@
 
 import csv
 import json
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
 from tests.conftest import run_main
-from vt_fairseq.corpora import miniworld, miniworld_layouts
+from vt_fairseq.corpora import howto100m, miniworld, miniworld_layouts
 from vt_fairseq.corpora.miniworld_layouts import LAYOUTS
 from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.data.sampling import FrameSampling
@@ -156,21 +157,40 @@ def as_miniworld(row):
 
 
 TIMES = ("start", "end")
+LABELLED = ("caption", *TIMES, "verb", "noun")
+ASKED = (*TIMES, "question", "candidates", "context")
+# corpus: (data directory's split, MiniWorld's splits, keys that come back, captions that do)
 ROUND_TRIPS = {
-    # corpus: (data directory's split, MiniWorld's, keys that have to come back, captions of a row)
+    "howto100m": [("train", ["pretrain"], ("caption", "label"), 1)],
     "epic-kitchens": [
-        ("train", "train", ("caption", *TIMES, "verb", "noun"), 1),
-        ("valid", "valid", ("caption", *TIMES, "verb", "noun"), 1),
-        ("test_s1", "test", TIMES, 0),
-        ("test_s2", "novel", TIMES, 0),
+        ("train", ["train"], LABELLED, 1),
+        ("valid", ["valid"], LABELLED, 1),
+        ("test_s1", ["test"], TIMES, 0),
+        ("test_s2", ["novel"], TIMES, 0),
     ],
     "tvqa": [
-        (s, s, (*TIMES, "question", "candidates", "answer", "context"), 0)
-        for s in ("train", "valid")
-    ]
-    + [("test", "test", (*TIMES, "question", "candidates", "context"), 0)],
-    "tvc": [(s, s, ("caption", *TIMES, "context"), 3) for s in ("train", "valid")]
-    + [("test", "test", (*TIMES, "context"), 0)],
+        ("train", ["train"], (*ASKED, "answer"), 0),
+        ("valid", ["valid"], (*ASKED, "answer"), 0),
+        ("test", ["test"], ASKED, 0),
+    ],
+    "tvc": [
+        ("train", ["train"], ("caption", *TIMES, "context"), 3),
+        ("valid", ["valid"], ("caption", *TIMES, "context"), 3),
+        ("test", ["test"], (*TIMES, "context"), 0),
+    ],
+    "youcook2": [
+        ("train", ["train"], ("caption", *TIMES), 1),
+        ("valid", ["retrieval"], ("caption", *TIMES), 1),
+        ("retrieval", ["retrieval"], ("caption", *TIMES), 1),
+    ],
+    "msrvtt": [
+        ("train", ["train"], ("caption",), 3),
+        ("valid", ["valid"], ("caption",), 3),
+        ("test", ["test", "retrieval"], ("caption",), 3),
+        ("retrieval", ["retrieval"], ("caption",), 1),
+        ("train_7k", ["train", "valid"], ("caption",), 3),
+        ("train_9k", ["train", "valid", "test"], ("caption",), 3),
+    ],
 }
 
 
@@ -188,12 +208,20 @@ def test_the_corpus_reader_gives_back_the_rows_of_miniworld(dressed, corpus, tmp
     data = DataDirectory.open(tmp_path)
     assert {name: n["rejected"] for name, n in data.splits.items() if n["rejected"]} == {}
     assert set(data.splits) == {split for split, *_ in ROUND_TRIPS[corpus]}
-    for split, source, keys, captions in ROUND_TRIPS[corpus]:
-        rows, originals = list(data.manifest(split)), world.of(source)
-        assert [row.group or row.id for row in rows] == [world.ids[o["group"]] for o in originals]
+    for split, sources, keys, captions in ROUND_TRIPS[corpus]:
+        rows, originals = list(data.manifest(split)), world.of(*sources)
+        assert [Path(row.video).stem for row in rows] == [world.ids[o["group"]] for o in originals]
         for row, original in zip(rows, originals, strict=True):
             original = original | {"caption": original["caption"][:captions]}
             assert {k: as_miniworld(row)[k] for k in keys} == {k: original[k] for k in keys}
+
+
+def test_narrations_are_widened_to_four_seconds_about_themselves(dressed):
+    out, world = dressed["howto100m"]
+    source = howto100m.open_corpus(out / "annotations", out / "videos")
+    for entry, row in zip(source.rows, world.of("pretrain"), strict=True):
+        assert entry.row.start <= row["start"] and row["end"] <= entry.row.end
+        assert entry.row.end - entry.row.start == pytest.approx(4.0)
 
 
 def test_the_command_says_what_comes_next(tmp_path, capsys):
