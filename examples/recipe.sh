@@ -50,10 +50,14 @@ PREPARE=(--annotations "${ANNOTATIONS:?is the folder of the annotation files}"
 TRAIN="${TRAINER:---optimizer deepspeed_adam --zero-stage 1 --fp16} --num-workers 8
   --save-interval-updates 5000 --validate-interval-updates 5000 --keep-interval-updates 1
   --no-epoch-checkpoints --log-format simple --log-interval 100 --seed 1 ${EXTRA:-}"
-# Appendix C.1: t5-large's own procedure but for the warm-up and the learning rate. Like there, the
-# best of the checkpoints made every 5,000 updates is evaluated.
+# Appendix C.1: T5's own fine-tuning but for the warm-up and the learning rate. Like there, the best
+# of the checkpoints made every 5,000 updates is evaluated.
 GENERATIVE="--arch video_translate_t5_large --criterion video_translate --batch-size 8
   --lr 1e-4 --lr-scheduler fixed --warmup-updates 20000 --max-update 262144"
+# The best by BLEU on the validation set. Captions of these corpora pass pretraining's 20 tokens.
+CAPTIONING="$GENERATIVE --actions caption --max-target-tokens caption=40
+  --eval-bleu --eval-bleu-max-len 40 --best-checkpoint-metric bleu
+  --maximize-best-checkpoint-metric"
 # Appendix C.2: 1e-5 for the video network and the encoder, 1e-3 for the linear layers.
 DISCRIMINATIVE="--arch video_translate_t5_large --criterion video_translate_classification
   --batch-size 8 --lr 1e-5 --video-lr-scale 1 --head-lr-scale 100

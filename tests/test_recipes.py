@@ -98,3 +98,21 @@ def test_every_option_of_a_recipe_is_one_of_the_real_commands(
             parsed(command)
         except SystemExit:
             pytest.fail(f"{recipe}: not a command line that is understood: {command}")
+
+
+# --- smoke mode -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real_commands(tmp_path_factory) -> Path:
+    scripts = {
+        name: f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n'
+        for name, module in MODULES.items()
+    }
+    return commands_folder(tmp_path_factory.mktemp("real") / "bin", scripts)
+
+
+def test_the_smoke_mode_of_youcook2_runs(real_commands, tmp_path):
+    print(bash(EXAMPLES / "youcook2" / "run.sh", path=real_commands, SMOKE=1, RUNS=tmp_path))
+    results = tmp_path / "youcook2"
+    assert json.loads((results / "captions" / "metrics.json").read_text())["n"] == 10

@@ -5,13 +5,16 @@
 # T5 is the folder of t5-large, IG65M the file of R(2+1)D-34. Many nodes: slurm.sbatch, torchrun.sh.
 RECIPE=pretrain_howto100m CORPUS=howto100m
 . "$(dirname "$0")/../recipe.sh"
+START=(--finetune-from-model "$OUT/init.pt")
+[ -z "${SMOKE:-}" ] || [ -n "${T5:-}" ] || START=() # a smoke run without T5 starts from nothing
 
 prepare() {
   vt-prepare howto100m "${PREPARE[@]}" --out "$DATA"
 }
 
 init() {
-  vt-init --t5 "${T5:?}" --video "${IG65M:?}" --arch video_translate_t5_large --out "$OUT/init.pt"
+  [ "${#START[@]}" = 0 ] || vt-init --t5 "${T5:?}" --video "${IG65M:?}" \
+    --arch video_translate_t5_large --out "$OUT/init.pt" ${SMALL_INIT:-}
 }
 
 train() {
@@ -20,7 +23,7 @@ train() {
     --text-input shuffled-masked --mask-amount batch --max-target-tokens caption=20,classify=12 \
     --num-frames 32 --frame-size 112 --max-seconds 6 --lr 1e-3 --video-lr-scale 0.1 \
     --lr-scheduler inverse_sqrt --warmup-updates 50000 --max-update 250000 --batch-size 8 \
-    --disable-validation --finetune-from-model "$OUT/init.pt" --save-dir "$OUT/checkpoints" $TRAIN
+    --disable-validation "${START[@]}" --save-dir "$OUT/checkpoints" $TRAIN
 }
 
 stages prepare init train -- "$@"

@@ -1,21 +1,19 @@
 #!/usr/bin/env bash
-# shellcheck disable=SC2086
+# shellcheck disable=SC2034,SC2086
 # YouCook2: captions (Table 2) and retrieval (Table 5). Variables: ../recipe.sh; numbers: README.md.
 #   bash examples/youcook2/run.sh [prepare|train|captions|retrieval]...   (all, in this order)
-# shellcheck disable=SC2034
+# MODEL=$PRETRAINED for the rows of the tables without fine-tuning.
 RECIPE=youcook2 CORPUS=youcook2
 . "$(dirname "$0")/../recipe.sh"
-MODEL=${MODEL:-$OUT/generative/checkpoint_best.pt} # PRETRAINED gives the rows without fine-tuning
+MODEL=${MODEL:-$OUT/generative/checkpoint_best.pt}
 
 prepare() {
   vt-prepare youcook2 "${PREPARE[@]}" --out "$DATA"
 }
 
 train() {
-  launch fairseq-train "$DATA" $PLUGIN $GENERATIVE --actions caption \
-    --max-target-tokens caption=40 --eval-bleu --eval-bleu-max-len 40 \
-    --best-checkpoint-metric bleu --maximize-best-checkpoint-metric \
-    --finetune-from-model "$PRETRAINED" --save-dir "$OUT/generative" $TRAIN
+  launch fairseq-train "$DATA" $PLUGIN $CAPTIONING --finetune-from-model "$PRETRAINED" \
+    --save-dir "$OUT/generative" $TRAIN
 }
 
 captions() {
