@@ -31,14 +31,16 @@ smoke() {
     [ -e "$PRETRAINED" ] || RUNS=$RUNS bash examples/pretrain_howto100m/run.sh
   fi
   [ -d "$OUT/world/annotations" ] ||
-    vt-prepare miniworld --as "$CORPUS" --size tiny --out "$OUT/world"
+    vt-prepare miniworld --as "$CORPUS" --size tiny --workers 1 --out "$OUT/world"
   ANNOTATIONS=$OUT/world/annotations
   VIDEOS=$OUT/world/videos
   [ ! -d "$OUT/world/frames" ] || VIDEOS=$OUT/world/frames
   TRAINER=${TRAINER:---optimizer adam}
   EXTRA="--arch video_translate_tiny --num-frames 8 --frame-size 32 --batch-size 4 --cpu
     --max-update 3 --warmup-updates 1 --log-interval 1 --num-workers 0 ${EXTRA:-}"
-  SMALL="--batch-size 8 --num-workers 0 --cpu"
+  SMALL_INIT="--arch video_translate_tiny"
+  SMALL_INFER="--batch-size 8 --num-workers 0 --cpu"
+  SMALL_EVALUATE="--coco off"
 }
 if [ -n "${SMOKE:-}" ]; then smoke; fi
 
@@ -62,7 +64,8 @@ CAPTIONING="$GENERATIVE --actions caption --max-target-tokens caption=40
 DISCRIMINATIVE="--arch video_translate_t5_large --criterion video_translate_classification
   --batch-size 8 --lr 1e-5 --video-lr-scale 1 --head-lr-scale 100
   --lr-scheduler step --lr-deacy-period 15000 --lr-decay 0.1 --max-update 40000"
-INFER="--batch-size 32 --num-workers 8 ${SMALL:-}"
+INFER="--batch-size 32 --num-workers 8 ${SMALL_INFER:-}"
+EVALUATE=${SMALL_EVALUATE:-}
 
 launch() { ${LAUNCHER:-} "$@"; }
 

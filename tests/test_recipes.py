@@ -8,11 +8,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.commands import MODULES, ROOT, environment
+from tests.warm_commands import READY, client_scripts
 
 EXAMPLES = ROOT / "examples"
 RECIPES = sorted(path.parent.name for path in EXAMPLES.glob("*/run.sh"))
@@ -104,12 +107,24 @@ def test_every_option_of_a_recipe_is_one_of_the_real_commands(
 
 
 @pytest.fixture(scope="module")
-def real_commands(tmp_path_factory) -> Path:
-    scripts = {
-        name: f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n'
-        for name, module in MODULES.items()
-    }
-    return commands_folder(tmp_path_factory.mktemp("real") / "bin", scripts)
+def real_commands() -> Iterator[Path]:
+    """A folder with all commands, which run in forks of a process that has done the imports."""
+    # The name of a socket is short; pytest's folders need not be.
+    with tempfile.TemporaryDirectory() as folder:
+        address = f"{folder}/socket"
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tests.warm_commands", address],
+            env=environment(),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert f"{READY}\n" in iter(server.stdout.readline, "")  # a log line may come before
+            yield commands_folder(Path(folder) / "bin", client_scripts(address))
+        finally:
+            server.kill()
+            server.wait()
 
 
 def test_the_smoke_mode_of_youcook2_runs(real_commands, tmp_path):

@@ -21,7 +21,7 @@ captions() {
     --gen-subset test --action caption --sampling --sampling-topk 5 --beam 1 --max-len-b 40 \
     --results-path "$OUT/captions" $INFER
   vt-evaluate captions --predictions "$OUT/captions/predictions.jsonl" \
-    --references "$OUT/captions/references.jsonl" --out "$OUT/captions/metrics.json"
+    --references "$OUT/captions/references.jsonl" --out "$OUT/captions/metrics.json" $EVALUATE
 }
 
 # train_7k holds the official validation videos, so there is nothing to choose a checkpoint by.

@@ -24,7 +24,7 @@ captions() {
   fairseq-generate "$DATA" $PLUGIN --path "$MODEL" --gen-subset valid --action caption \
     --beam 1 --max-len-b 40 --results-path "$RESULTS/valid" $INFER
   vt-evaluate captions --predictions "$RESULTS/valid/predictions.jsonl" --ascii-only \
-    --references "$RESULTS/valid/references.jsonl" --out "$RESULTS/metrics.json"
+    --references "$RESULTS/valid/references.jsonl" --out "$RESULTS/metrics.json" $EVALUATE
 }
 
 # For the test server.

@@ -20,7 +20,7 @@ captions() {
   fairseq-generate "$DATA" $PLUGIN --path "$MODEL" --gen-subset valid --action caption \
     --sampling --sampling-topk 5 --beam 1 --max-len-b 40 --results-path "$OUT/captions" $INFER
   vt-evaluate captions --predictions "$OUT/captions/predictions.jsonl" \
-    --references "$OUT/captions/references.jsonl" --out "$OUT/captions/metrics.json"
+    --references "$OUT/captions/references.jsonl" --out "$OUT/captions/metrics.json" $EVALUATE
 }
 
 retrieval() {
