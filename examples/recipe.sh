@@ -24,7 +24,7 @@ DATA=$OUT/data
 smoke() {
   local pretraining=$RUNS/pretrain_howto100m
   if [ "$CORPUS" = howto100m ]; then
-    TOKENIZER="--train-vocabulary=300"
+    [ -n "${VOCABULARY:-}" ] || TOKENIZER="--train-vocabulary=300"
   elif [ -z "${PRETRAINED:-}" ]; then
     PRETRAINED=$pretraining/checkpoints/checkpoint_last.pt
     VOCABULARY=$pretraining/data/spiece.model
@@ -45,9 +45,6 @@ smoke() {
 if [ -n "${SMOKE:-}" ]; then smoke; fi
 
 PLUGIN="--user-dir user_dir --task video_translate"
-PREPARE=(--annotations "${ANNOTATIONS:?is the folder of the annotation files}"
-  --videos "${VIDEOS:?is the folder of the videos}"
-  "${TOKENIZER:---vocabulary=${VOCABULARY:?is the file spiece.model}}")
 # Options of every training. One checkpoint is kept beside the best and the last: 13 GB each.
 TRAIN="${TRAINER:---optimizer deepspeed_adam --zero-stage 1 --fp16} --num-workers 8
   --save-interval-updates 5000 --validate-interval-updates 5000 --keep-interval-updates 1

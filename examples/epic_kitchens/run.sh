@@ -10,7 +10,8 @@ RECIPE=epic_kitchens CORPUS=epic-kitchens
 EPIC="--resample-fps 24"
 
 prepare() {
-  vt-prepare epic-kitchens "${PREPARE[@]}" --out "$DATA"
+  vt-prepare epic-kitchens --annotations "$ANNOTATIONS" --videos "$VIDEOS" --out "$DATA" \
+    "${TOKENIZER:---vocabulary=$VOCABULARY}"
 }
 
 generative() {

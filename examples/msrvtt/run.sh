@@ -8,7 +8,8 @@ RECIPE=msrvtt CORPUS=msrvtt
 . "$(dirname "$0")/../recipe.sh"
 
 prepare() {
-  vt-prepare msrvtt "${PREPARE[@]}" --out "$DATA"
+  vt-prepare msrvtt --annotations "$ANNOTATIONS" --videos "$VIDEOS" --out "$DATA" \
+    "${TOKENIZER:---vocabulary=$VOCABULARY}"
 }
 
 train() {

@@ -9,7 +9,8 @@ START=(--finetune-from-model "$OUT/init.pt")
 [ -z "${SMOKE:-}" ] || [ -n "${T5:-}" ] || START=() # a smoke run without T5 starts from nothing
 
 prepare() {
-  vt-prepare howto100m "${PREPARE[@]}" --out "$DATA"
+  vt-prepare howto100m --annotations "$ANNOTATIONS" --videos "$VIDEOS" --out "$DATA" \
+    "${TOKENIZER:---vocabulary=$VOCABULARY}"
 }
 
 init() {

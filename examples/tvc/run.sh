@@ -12,7 +12,8 @@ TVC="--max-seconds 0"
 [ "$SUBTITLES" != no ] || TVC="$TVC --no-context"
 
 prepare() {
-  vt-prepare tvc "${PREPARE[@]}" --subtitles span --out "$DATA"
+  vt-prepare tvc --annotations "$ANNOTATIONS" --videos "$VIDEOS" --out "$DATA" \
+    "${TOKENIZER:---vocabulary=$VOCABULARY}" --subtitles span
 }
 
 train() {

@@ -14,7 +14,8 @@ TVQA="--max-seconds 0"
 [ "$SUBTITLES" != no ] || TVQA="$TVQA --no-context"
 
 prepare() {
-  vt-prepare tvqa "${PREPARE[@]}" --subtitles span --out "$DATA"
+  vt-prepare tvqa --annotations "$ANNOTATIONS" --videos "$VIDEOS" --out "$DATA" \
+    "${TOKENIZER:---vocabulary=$VOCABULARY}" --subtitles span
 }
 
 generative() {

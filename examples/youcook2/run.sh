@@ -8,7 +8,8 @@ RECIPE=youcook2 CORPUS=youcook2
 MODEL=${MODEL:-$OUT/generative/checkpoint_best.pt}
 
 prepare() {
-  vt-prepare youcook2 "${PREPARE[@]}" --out "$DATA"
+  vt-prepare youcook2 --annotations "$ANNOTATIONS" --videos "$VIDEOS" --out "$DATA" \
+    "${TOKENIZER:---vocabulary=$VOCABULARY}"
 }
 
 train() {
