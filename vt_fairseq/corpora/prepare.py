@@ -181,7 +181,8 @@ class _Writer:
             self._reject(entry)
             return
         counts["rows"] += 1
-        self.contexts[entry.split] += entry.row.context is not None
+        if entry.row.context is not None:
+            self.contexts[entry.split] += 1
         self._manifests[entry.split].add(entry.row)
         for kind, seen in self.classes.items():
             if (name := getattr(entry.row, kind)) is not None and name not in seen:
