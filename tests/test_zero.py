@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands import PLUGIN, ROOT, environment, run
+from tests.commands import PLUGIN, ROOT, environment, free_port, launcher, run
 
 psutil = pytest.importorskip("psutil")
 pytest.importorskip("deepspeed")
@@ -35,20 +34,6 @@ EVERY_STAGE = [1, 2, 3]
 def zero(stage: int) -> list[str]:
     """Options of a ZeRO stage."""
     return [*ADAM, "--zero-stage", str(stage)]
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def launcher(processes: int) -> list[str]:
-    """Command that starts a Python script in one process or, by torchrun, in several."""
-    if processes == 1:
-        return [sys.executable]
-    where = ["--nproc-per-node", str(processes), "--master-port", str(free_port())]
-    return [sys.executable, "-m", "torch.distributed.run", *where]
 
 
 def command(data: Path, out: Path, *arguments: str | int | Path, processes: int = 1) -> list[str]:

@@ -22,7 +22,7 @@ from vt_fairseq.data.batches import ReusedBatchIterator
 from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.data.dataset import TextOptions, VideoTextDataset
 from vt_fairseq.data.dictionary import T5Dictionary
-from vt_fairseq.data.heads import ANSWER, HeadTargets, parse_heads
+from vt_fairseq.data.heads import ANSWER, CLASS_HEADS, HeadTargets, parse_heads
 from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.data.noise import MASK_AMOUNTS, TEXT_INPUTS, TextNoise
 from vt_fairseq.data.text import EOS, PAD, SourceTemplate, Tokenizer
@@ -221,7 +221,8 @@ class VideoTranslateTask(FairseqTask):
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False):
         """The model; the task learns from it how many tokens a clip has, and of its heads."""
         names = parse_heads(cfg.heads)
-        self.heads = HeadTargets.of(names, self.data) if names else None
+        class_lists = {name: self.data.classes(name) for name in CLASS_HEADS}
+        self.heads = HeadTargets.of(names, class_lists, str(self.data.path)) if names else None
         if self.heads is not None and self.cfg.eval_bleu:
             raise UserError("--eval-bleu does not go with --heads: they write no text")
         model = super().build_model(cfg, from_checkpoint)

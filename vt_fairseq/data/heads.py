@@ -3,12 +3,12 @@
 Shapes: B clips, K candidates of the question that has most.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from vt_fairseq.data.manifest import ClipRow, DataDirectory
+from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
 
 CLASS_HEADS = ("verb", "noun", "label")
@@ -44,15 +44,16 @@ class HeadTargets:
     classes: dict[str, dict[str, int]]
 
     @classmethod
-    def of(cls, names: Sequence[str], data: DataDirectory) -> "HeadTargets":
-        """Heads with the classes of ``data``; raise UserError where there are none."""
+    def of(
+        cls, names: Sequence[str], class_lists: Mapping[str, Sequence[str]], where: str
+    ) -> "HeadTargets":
+        """The heads ``names``; raise UserError where ``where``'s ``class_lists`` are empty."""
         classes = {}
         for name in names:
-            found = [] if name == ANSWER else data.classes(name)
+            found = () if name == ANSWER else class_lists[name]
             if name != ANSWER and not found:
                 raise UserError(
-                    f"--heads {name}: no row of {data.path} has a {name}; prepare annotations "
-                    "that have"
+                    f"--heads {name}: no row of {where} has a {name}; prepare annotations that have"
                 )
             classes[name] = {text: number for number, text in enumerate(found)}
         return cls(classes)
