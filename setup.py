@@ -40,6 +40,7 @@ setup(
             "vt-prepare = vt_fairseq.cli.prepare:main",
             "vt-score = vt_fairseq.cli.score:main",
             "vt-evaluate = vt_fairseq.cli.evaluate:main",
+            "vt-submit = vt_fairseq.cli.submit:main",
             "vt-memory = vt_fairseq.cli.memory:main",
         ]
     },

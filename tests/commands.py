@@ -16,6 +16,7 @@ MODULES = {
     "vt-score": "vt_fairseq.cli.score",
     "vt-evaluate": "vt_fairseq.cli.evaluate",
     "vt-memory": "vt_fairseq.cli.memory",
+    "vt-submit": "vt_fairseq.cli.submit",
     "vt-prepare": "vt_fairseq.cli.prepare",
 }
 TINY = [
