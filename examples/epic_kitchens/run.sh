@@ -43,14 +43,13 @@ classes() {
   score "$OUT/discriminative/checkpoint_best.pt" valid discriminative
 }
 
-# For the test server: seen and unseen kitchens.
+# The archive for the test server, of seen (S1) and unseen (S2) kitchens.
 submission() {
-  local split
-  for split in s1 s2; do
-    score "$OUT/discriminative/checkpoint_best.pt" "test_$split" "$split"
-    vt-submit epic-kitchens --predictions "$OUT/results/$split/predictions.jsonl" \
-      --out "$OUT/results/$split/submission.json"
-  done
+  score "$OUT/discriminative/checkpoint_best.pt" test_s1 test_s1
+  score "$OUT/discriminative/checkpoint_best.pt" test_s2 test_s2
+  vt-submit epic-kitchens --annotations "$ANNOTATIONS" --out "$OUT/results/submission.zip" \
+    --predictions "test_s1=$OUT/results/test_s1/scores.jsonl" \
+    "test_s2=$OUT/results/test_s2/scores.jsonl"
 }
 
 stages prepare generative multitask discriminative classes submission -- "$@"

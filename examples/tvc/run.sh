@@ -21,19 +21,23 @@ train() {
     --save-dir "$OUT/subtitles_$SUBTITLES" $TRAIN
 }
 
+# generate SPLIT
+generate() {
+  fairseq-generate "$DATA" $PLUGIN --path "$MODEL" --gen-subset "$1" --action caption \
+    --beam 1 --max-len-b 40 --results-path "$RESULTS/$1" $INFER
+}
+
 captions() {
-  fairseq-generate "$DATA" $PLUGIN --path "$MODEL" --gen-subset valid --action caption \
-    --beam 1 --max-len-b 40 --results-path "$RESULTS/valid" $INFER
+  generate valid
   vt-evaluate captions --predictions "$RESULTS/valid/predictions.jsonl" --ascii-only \
     --references "$RESULTS/valid/references.jsonl" --out "$RESULTS/metrics.json" $EVALUATE
 }
 
-# For the test server.
+# The archive for the test server.
 submission() {
-  fairseq-generate "$DATA" $PLUGIN --path "$MODEL" --gen-subset test --action caption \
-    --beam 1 --max-len-b 40 --results-path "$RESULTS/test" $INFER
-  vt-submit tvc --predictions "$RESULTS/test/predictions.jsonl" --data "$DATA" \
-    --out "$RESULTS/submission.jsonl"
+  generate test
+  vt-submit tvc --annotations "$ANNOTATIONS" --out "$RESULTS/submission.zip" \
+    --predictions "valid=$RESULTS/valid/predictions.jsonl" "test=$RESULTS/test/predictions.jsonl"
 }
 
 stages prepare train captions submission -- "$@"

@@ -29,22 +29,24 @@ discriminative() {
     --finetune-from-model "$PRETRAINED" --save-dir "$MODELS/discriminative" $TRAIN
 }
 
-answers() {
-  local generative=$MODELS/generative/checkpoint_best.pt
-  local discriminative=$MODELS/discriminative/checkpoint_best.pt
-  launch vt-score vqa "$DATA" --path "$generative" --split valid \
-    --out "$RESULTS/generative" $INFER
-  launch vt-score vqa "$DATA" --path "$discriminative" --split valid \
-    --out "$RESULTS/discriminative" $INFER
-  launch vt-score vqa "$DATA" --path "$generative" --fuse "$discriminative" --split valid \
-    --out "$RESULTS/fused" $INFER
+# score MODEL SPLIT OUT [OPTION]...
+score() {
+  launch vt-score vqa "$DATA" --path "$MODELS/$1/checkpoint_best.pt" --split "$2" \
+    --out "$RESULTS/$3" "${@:4}" $INFER
 }
 
-# For the test server.
+answers() {
+  score generative valid generative
+  score discriminative valid discriminative
+  score generative valid fused --fuse "$MODELS/discriminative/checkpoint_best.pt"
+}
+
+# The archive for the test server; meta.json describes the model and is yours to fill in.
 submission() {
-  launch vt-score vqa "$DATA" --path "$MODELS/generative/checkpoint_best.pt" \
-    --fuse "$MODELS/discriminative/checkpoint_best.pt" --split test --out "$RESULTS/test" $INFER
-  vt-submit tvqa --predictions "$RESULTS/test/predictions.jsonl" --out "$RESULTS/submission.json"
+  score generative test test --fuse "$MODELS/discriminative/checkpoint_best.pt"
+  vt-submit tvqa --annotations "$ANNOTATIONS" --meta examples/tvqa/meta.json \
+    --predictions "valid=$RESULTS/fused/predictions.jsonl" "test=$RESULTS/test/predictions.jsonl" \
+    --out "$RESULTS/submission.zip"
 }
 
 stages prepare generative discriminative answers submission -- "$@"
