@@ -19,6 +19,7 @@ from tests.warm_commands import READY, client_scripts
 
 EXAMPLES = ROOT / "examples"
 RECIPES = sorted(path.parent.name for path in EXAMPLES.glob("*/run.sh"))
+COSTS = json.loads((ROOT / "benchmarks" / "recipe_costs.json").read_text())
 RECORDER = """#!{python}
 import json, os, sys
 with open(os.environ["RECORD"], "a") as file:
@@ -103,6 +104,74 @@ def test_every_option_of_a_recipe_is_one_of_the_real_commands(
             pytest.fail(f"{recipe}: not a command line that is understood: {command}")
 
 
+def test_pretraining_has_the_papers_hyper_parameters(recorder, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    script = EXAMPLES / "pretrain_howto100m" / "slurm.sbatch"
+    (command,) = recorded(script, recorder, tmp_path, SLURM_NTASKS=128, **INPUTS)
+    found = vars(parsed(command))
+    paper = {
+        "arch": "video_translate_t5_large",
+        "actions": "caption,classify",
+        "reuse_batch": True,
+        "text_input": "shuffled-masked",
+        "mask_amount": "batch",
+        "max_target_tokens": "caption=20,classify=12",
+        "num_frames": 32,
+        "frame_size": 112,
+        "lr": [1e-3],
+        "video_lr_scale": 0.1,
+        "lr_scheduler": "inverse_sqrt",
+        "warmup_updates": 50_000,
+        "max_update": 250_000,
+        "batch_size": 8,
+        "distributed_world_size": 128,
+    }
+    assert {key: found[key] for key in paper} == paper
+
+
+def test_torchrun_starts_the_same_training_as_slurm(recorder, tmp_path):
+    folder = EXAMPLES / "pretrain_howto100m"
+    node = {"NODE": 3, "FIRST_NODE": "node0"}
+    (command,) = recorded(folder / "torchrun.sh", recorder, tmp_path, **node, **INPUTS)
+    launcher, training = command[: (k := command.index("fairseq-train"))], command[k:]
+    assert (
+        launcher
+        == (
+            "torchrun --nnodes 16 --node-rank 3 --nproc-per-node 8 --master-addr node0 "
+            "--master-port 29500 --no-python"
+        ).split()
+    )
+    (tmp_path / "record.jsonl").unlink()
+    (slurm,) = recorded(folder / "slurm.sbatch", recorder, tmp_path, SLURM_NTASKS=128, **INPUTS)
+    assert slurm[: len(training)] == training
+    assert slurm[len(training) :] == "--distributed-world-size 128 --distributed-port 29500".split()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_costs_in_a_readme_are_those_that_were_computed(recipe):
+    text = " ".join((EXAMPLES / recipe / "README.md").read_text().split())
+    trainings = [t for t in COSTS["trainings"] if t["name"].split()[0] == recipe]
+    assert trainings
+    for t in trainings:
+        cost = f"{t['hours']} hours on {t['gpus']} V100s, {t['gib_per_gpu']} GiB each"
+        assert cost in text, t["name"]
+        cells = [t["name"], t["gpus"], f"{t['updates']:,}", t["tflop_per_update"], t["hours"]]
+        assert f"| {' | '.join(map(str, cells))} |" in (EXAMPLES / "README.md").read_text()
+
+
+def test_the_costs_were_computed_for_as_many_updates_as_the_recipes_make(recorder, tmp_path):
+    for recipe in RECIPES:
+        (tmp_path / recipe).mkdir()
+        commands = recorded(EXAMPLES / recipe / "run.sh", recorder, tmp_path / recipe, **INPUTS)
+        made = [
+            int(command[command.index("--max-update") + 1])
+            for command in commands
+            if command[0] == "fairseq-train"
+        ]
+        trainings = [t for t in COSTS["trainings"] if t["name"].split()[0] == recipe]
+        assert made == [t["updates"] for t in trainings]
+
+
 # --- smoke mode -----------------------------------------------------------------------------------
 
 
@@ -127,7 +196,71 @@ def real_commands() -> Iterator[Path]:
             server.wait()
 
 
+def numbers(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
 def test_the_smoke_mode_of_youcook2_runs(real_commands, tmp_path):
-    print(bash(EXAMPLES / "youcook2" / "run.sh", path=real_commands, SMOKE=1, RUNS=tmp_path))
+    bash(EXAMPLES / "youcook2" / "run.sh", path=real_commands, SMOKE=1, RUNS=tmp_path)
     results = tmp_path / "youcook2"
-    assert json.loads((results / "captions" / "metrics.json").read_text())["n"] == 10
+    for name in ("captions", "retrieval"):
+        found = numbers(results / name / "metrics.json")
+        assert (found["n"], found["missing"]) == (10, 0)
+
+
+@pytest.fixture(scope="module")
+def pretrained(real_commands, tmp_path_factory) -> dict[str, Path]:
+    """What a recipe takes from pretraining's smoke run."""
+    runs = tmp_path_factory.mktemp("pretrained")
+    bash(EXAMPLES / "pretrain_howto100m" / "run.sh", path=real_commands, SMOKE=1, RUNS=runs)
+    out = runs / "pretrain_howto100m"
+    return {
+        "PRETRAINED": out / "checkpoints" / "checkpoint_last.pt",
+        "VOCABULARY": out / "data" / "spiece.model",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "results"),
+    [
+        ("msrvtt", {"captions": 15, "retrieval": 10}),
+        ("tvc", {"results_yes": 5}),
+        ("tvqa", {f"results_yes/{n}": 5 for n in ("generative", "discriminative", "fused")}),
+        (
+            "epic_kitchens",
+            {f"results/{n}": 5 for n in ("zero_shot", "generative", "multitask", "discriminative")},
+        ),
+    ],
+)
+def test_the_smoke_mode_runs(recipe, results, real_commands, pretrained, tmp_path):
+    script = EXAMPLES / recipe / "run.sh"
+    bash(script, path=real_commands, SMOKE=1, RUNS=tmp_path, **pretrained)
+    for name, rows in results.items():
+        found = numbers(tmp_path / recipe / name / "metrics.json")
+        assert (found["n"], found["missing"]) == (rows, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "stage"), [("tvc", "captions"), ("tvqa", "answers")])
+def test_the_smoke_mode_without_subtitles_runs(recipe, stage, real_commands, pretrained, tmp_path):
+    script = EXAMPLES / recipe / "run.sh"
+    bash(script, path=real_commands, SMOKE=1, RUNS=tmp_path, SUBTITLES="no", **pretrained)
+    assert (tmp_path / recipe / "results_no" / "submission.zip").is_file()
+
+
+@pytest.mark.slow
+def test_pretraining_runs_under_torchrun_and_deepspeed(real_commands, tmp_path):
+    bash(
+        EXAMPLES / "pretrain_howto100m" / "run.sh",
+        path=real_commands,
+        SMOKE=1,
+        RUNS=tmp_path,
+        LAUNCHER=f"{sys.executable} -m torch.distributed.run --nproc-per-node 2 --no-python",
+        TRAINER="--optimizer deepspeed_adam --zero-stage 1 --adam-backend torch",
+        DS_ACCELERATOR="cpu",
+    )
+    checkpoints = tmp_path / "pretrain_howto100m" / "checkpoints"
+    assert (checkpoints / "checkpoint_last.pt").is_file()
+    shards = {path.name for path in (checkpoints / "deepspeed").rglob("*optim_states.pt")}
+    assert len(shards) == 2
