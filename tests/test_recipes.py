@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import MODULES, ROOT, environment
-from tests.warm_commands import READY, client_scripts
+from tests.warm_commands import commands_on_path, scripts_folder
 
 EXAMPLES = ROOT / "examples"
 RECIPES = sorted(path.parent.name for path in EXAMPLES.glob("*/run.sh"))
@@ -29,15 +29,6 @@ INPUTS = {
     name: f"/given/{name.lower()}"
     for name in ("ANNOTATIONS", "VIDEOS", "VOCABULARY", "PRETRAINED", "T5", "IG65M")
 }
-
-
-def commands_folder(folder: Path, scripts: dict[str, str]) -> Path:
-    """A folder with an executable script of each name."""
-    folder.mkdir()
-    for name, text in scripts.items():
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o755)
-    return folder
 
 
 def bash(script: Path, *stages: str, path: Path, **variables: object) -> str:
@@ -64,7 +55,7 @@ def recorder(tmp_path_factory) -> Path:
     scripts = dict.fromkeys(names, RECORDER.format(python=sys.executable))
     # Slurm's own part is to start the rest of the line on every node.
     scripts["srun"] = '#!/bin/sh\nexec "$@"\n'
-    return commands_folder(tmp_path_factory.mktemp("recorder") / "bin", scripts)
+    return scripts_folder(tmp_path_factory.mktemp("recorder") / "bin", scripts)
 
 
 def recorded(script: Path, recorder: Path, tmp_path: Path, **variables: object) -> list[list[str]]:
@@ -178,23 +169,9 @@ def test_the_costs_were_computed_for_as_many_updates_as_the_recipes_make(recorde
 
 @pytest.fixture(scope="module")
 def real_commands() -> Iterator[Path]:
-    """A folder with all commands, which run in forks of a process that has done the imports."""
-    # The name of a socket is short; pytest's folders need not be.
-    with tempfile.TemporaryDirectory() as folder:
-        address = f"{folder}/socket"
-        server = subprocess.Popen(
-            [sys.executable, "-m", "tests.warm_commands", address],
-            env=environment(),
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            assert f"{READY}\n" in iter(server.stdout.readline, "")  # a log line may come before
-            yield commands_folder(Path(folder) / "bin", client_scripts(address))
-        finally:
-            server.kill()
-            server.wait()
+    """A folder with all commands."""
+    with tempfile.TemporaryDirectory() as folder, commands_on_path(Path(folder)) as path:
+        yield path
 
 
 def numbers(path: Path) -> dict:

@@ -1,96 +1,54 @@
-"""The commands in forks of one process that has already imported torch and fairseq.
+"""The commands by name, for shell scripts under test: each runs as a fork, see ``tests.warm``."""
 
-Starting a command costs five seconds of imports; a recipe calls six to ten. The server does nothing
-but import, so that no thread is lost in a fork; each command runs in a fork of its own, as
-``python -m MODULE`` would run it.
-
-    python -m tests.warm_commands SOCKET    serves until the process that started it ends
-"""
-
-import atexit
-import importlib
 import json
-import os
-import runpy
-import signal
-import socket
+import socketserver
 import sys
-import traceback
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from tests import warm
 from tests.commands import MODULES
 
-READY = "ready"
-IMPORTS = ("fairseq.trainer", "vt_fairseq.plugin", "pyarrow", "sacrebleu")
-SECONDS_BETWEEN_LOOKS = 5.0
-# What a shell calls by a command's name: hands over its arguments, folder, environment and files.
+# What a shell starts: it has the command run with its arguments, folder, environment and output.
 CLIENT = """#!{python} -SE
 import json, os, socket, sys
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
 command = [os.path.basename(sys.argv[0]), *sys.argv[1:]]
-request = json.dumps([command, os.getcwd(), dict(os.environ)]).encode()
-socket.send_fds(server, [request + b"\\0"], [0, 1, 2])
+request = [command, os.getcwd(), dict(os.environ), os.getpid()]
+server.sendall(json.dumps(request).encode() + b"\\n")
 sys.exit(int(server.recv(16) or 1))
 """
 
 
-def serve(address: str) -> None:
-    """Run every command that a client asks for in a fork."""
-    for name in IMPORTS:
-        importlib.import_module(name)
-    server = socket.socket(socket.AF_UNIX)
-    server.bind(address)
-    server.listen()
-    server.settimeout(SECONDS_BETWEEN_LOOKS)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children need not be waited for
-    print(READY, flush=True)
-    started_by = os.getppid()
-    while os.getppid() == started_by:
+class _Request(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        (name, *arguments), folder, environment, client = json.loads(self.rfile.readline())
+        output = Path(f"/proc/{client}/fd/1")
+        process = warm.start(["-m", MODULES[name], *arguments], output, environment, Path(folder))
+        process.join()
+        self.wfile.write(str(process.exitcode).encode())
+
+
+@contextmanager
+def commands_on_path(folder: Path) -> Iterator[Path]:
+    """A folder to put on the PATH; ``folder`` must have a short name, as it holds a socket."""
+    address = folder / "socket"
+    with socketserver.ThreadingUnixStreamServer(str(address), _Request) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        script = CLIENT.format(python=Path(sys.executable).resolve(), address=str(address))
         try:
-            client, _ = server.accept()
-        except TimeoutError:
-            continue
-        if os.fork() == 0:
-            client.sendall(str(_command(client)).encode())
-            os._exit(0)
-        client.close()
+            yield scripts_folder(folder / "bin", dict.fromkeys(MODULES, script))
+        finally:
+            server.shutdown()
 
 
-def _command(client: socket.socket) -> int:
-    """Exit code of the command that one client asks for, run in this process."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    request, files, _, _ = socket.recv_fds(client, 1 << 20, 3)
-    while not request.endswith(b"\0"):
-        request += client.recv(1 << 20)
-    (name, *arguments), folder, environment = json.loads(request[:-1])
-    for target, file in enumerate(files):
-        os.dup2(file, target)
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = [name, *arguments]
-    try:
-        runpy.run_module(MODULES[name], run_name="__main__", alter_sys=True)
-        code = 0
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        if isinstance(stop.code, str):
-            print(stop.code, file=sys.stderr)
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return code
-
-
-def client_scripts(address: str) -> dict[str, str]:
-    """Name of each command -> the script that asks the server at ``address`` for it."""
-    text = CLIENT.format(python=Path(sys.executable).resolve(), address=address)
-    return dict.fromkeys(MODULES, text)
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1])
+def scripts_folder(folder: Path, scripts: dict[str, str]) -> Path:
+    """A folder with an executable script of each name."""
+    folder.mkdir()
+    for name, text in scripts.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    return folder
