@@ -125,12 +125,9 @@ def test_torchrun_starts_the_same_training_as_slurm(recorder, tmp_path):
     node = {"NODE": 3, "FIRST_NODE": "node0"}
     (command,) = recorded(folder / "torchrun.sh", recorder, tmp_path, **node, **INPUTS)
     launcher, training = command[: (k := command.index("fairseq-train"))], command[k:]
-    assert (
-        launcher
-        == (
-            "torchrun --nnodes 16 --node-rank 3 --nproc-per-node 8 --master-addr node0 "
-            "--master-port 29500 --no-python"
-        ).split()
+    assert " ".join(launcher) == (
+        "torchrun --nnodes 16 --node-rank 3 --nproc-per-node 8 --master-addr node0 "
+        "--master-port 29500 --no-python"
     )
     (tmp_path / "record.jsonl").unlink()
     (slurm,) = recorded(folder / "slurm.sbatch", recorder, tmp_path, SLURM_NTASKS=128, **INPUTS)
