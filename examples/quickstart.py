@@ -122,7 +122,12 @@ def captions(split: str, blank: bool) -> dict:
     run(f"generate {name}", generate, folder / "metrics.json", threads=1)
     files = [f"--{kind}={folder}/{kind}.jsonl" for kind in ("predictions", "references")]
     metrics = folder / "metrics.json"
-    run(f"evaluate {name}", ["vt-evaluate", "captions", *files, "--coco=off", f"--out={metrics}"], metrics, 1)
+    run(
+        f"evaluate {name}",
+        ["vt-evaluate", "captions", *files, "--coco=off", f"--out={metrics}"],
+        metrics,
+        1,
+    )
     return json.loads(metrics.read_text())
 
 

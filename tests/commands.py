@@ -17,6 +17,7 @@ MODULES = {
     "fairseq-validate": "fairseq_cli.validate",
     "vt-score": "vt_fairseq.cli.score",
     "vt-evaluate": "vt_fairseq.cli.evaluate",
+    "vt-init": "vt_fairseq.cli.init",
     "vt-memory": "vt_fairseq.cli.memory",
     "vt-submit": "vt_fairseq.cli.submit",
     "vt-prepare": "vt_fairseq.cli.prepare",

@@ -14,6 +14,7 @@ import shutil
 import time
 import weakref
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 # Older releases run code from hostile checkpoints even with weights_only=True
 # (CVE-2025-32434, CVE-2026-24747).
 MINIMUM_TORCH = (2, 10)
+# Options of the model that decide which tensors it has.
+ARCHITECTURE_OPTIONS = ("t5_size", "t5_variant", "t5_dims", "video_network")
 # dtypes of the numbers that fairseq's meters and iterators keep.
 NUMPY_DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "bool")
 # What the reading thread gets to finish the batch that it is at when the process ends.
@@ -137,34 +140,50 @@ def shared_parameters(module: torch.nn.Module, memo: dict | None = None, prefix:
     return [p for p in found if trainer._get_module_by_path(module, p[0]) is not None]
 
 
-def checkpoint_header(filename: str) -> tuple[dict, dict]:
-    """A checkpoint's task state and what it says of the optimizer that made it.
-
-    Reads no tensors where it can.
-    """
+def saved_state(filename: str) -> dict:
+    """What a checkpoint holds; tensors stay on disk where they can."""
     mmap = zipfile.is_zipfile(filename)  # not so in files of torch before 1.6
-    state = torch.load(filename, map_location="cpu", mmap=mmap, weights_only=True)
-    return state.get("task_state") or {}, (state.get("optimizer_history") or [{}])[-1]
+    return torch.load(filename, map_location="cpu", mmap=mmap, weights_only=True)
+
+
+def optimizer_history(state: dict) -> dict:
+    """What a checkpoint says of the optimizer that made it; empty before the first update."""
+    history = (state.get("optimizer_history") or [{}])[-1]
+    return history if history.get("optimizer_name") else {}
+
+
+def refuse_other_model(filename: str, saved: dict, wanted: Mapping) -> None:
+    """Raise UserError naming the options in which a checkpoint's model is not the command's."""
+    differing = [
+        f"--{name.replace('_', '-')} {saved[name]} (the command: {wanted[name] or 'none'})"
+        for name in ARCHITECTURE_OPTIONS
+        if saved.get(name) is not None and str(saved[name]) != str(wanted.get(name))
+    ]
+    if differing:
+        raise UserError(f"{filename} holds a model of {', '.join(differing)}")
 
 
 def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False, *args, **kwargs):
     """``Trainer.load_checkpoint`` on all processes, from DeepSpeed's engine to fairseq and back.
 
-    The task may refuse the checkpoint, as it may in generation; fairseq does not ask it here.
+    Raises UserError where the checkpoint is of another model or vocabulary than the command's.
     """
     # Otherwise rank 0 sends the others a pickle that weights_only=True rightly refuses.
     self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
     self.get_model().heads_start_anew = reset_optimizer
-    history = {}
-    if os.path.isfile(filename):
-        task_state, history = checkpoint_header(filename)
-        self.task.load_state_dict(task_state)
-    if reset_optimizer:
-        history = {}
+    state = saved_state(filename) if os.path.isfile(filename) else {}
+    if self.cfg.task._name == "video_translate":
+        self.task.load_state_dict(state.get("task_state") or {})
+    history = {} if reset_optimizer else optimizer_history(state)
     sharded = history.get("optimizer_name") == "DeepSpeedOptimizer"
-    if not history or sharded == self.sharded:
-        return load_or_refuse(self, filename, reset_optimizer, *args, **kwargs)
-    extra_state = load_or_refuse(self, filename, True, *args, **kwargs)
+    try:
+        if not history or sharded == self.sharded:
+            return load_or_refuse(self, filename, reset_optimizer, *args, **kwargs)
+        extra_state = load_or_refuse(self, filename, True, *args, **kwargs)
+    except Exception as error:
+        if "ensure that the architectures match" in str(error):
+            refuse_other_model(filename, state["cfg"]["model"], self.cfg.model)
+        raise
     self.lr_scheduler.load_state_dict(history["lr_scheduler_state"])
     self.set_num_updates(history["num_updates"])
     logger.warning(
