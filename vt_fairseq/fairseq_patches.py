@@ -170,10 +170,10 @@ def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False,
     """
     # Otherwise rank 0 sends the others a pickle that weights_only=True rightly refuses.
     self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
-    self.get_model().heads_start_anew = reset_optimizer
     state = saved_state(filename) if os.path.isfile(filename) else {}
     if self.cfg.task._name == "video_translate":
         self.task.load_state_dict(state.get("task_state") or {})
+    self.get_model().heads_start_anew = reset_optimizer
     history = {} if reset_optimizer else optimizer_history(state)
     sharded = history.get("optimizer_name") == "DeepSpeedOptimizer"
     try:
