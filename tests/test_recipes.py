@@ -185,14 +185,17 @@ def test_the_smoke_mode_of_youcook2_runs(real_commands, tmp_path):
 
 @pytest.fixture(scope="module")
 def pretrained(real_commands, tmp_path_factory) -> dict[str, Path]:
-    """What a recipe takes from pretraining's smoke run."""
+    """What a recipe takes from pretraining's smoke run, which starts from a T5 like google's."""
+    from tests.weights import vocabulary, write_t5
+
     runs = tmp_path_factory.mktemp("pretrained")
-    bash(EXAMPLES / "pretrain_howto100m" / "run.sh", path=real_commands, SMOKE=1, RUNS=runs)
-    out = runs / "pretrain_howto100m"
-    return {
-        "PRETRAINED": out / "checkpoints" / "checkpoint_last.pt",
-        "VOCABULARY": out / "data" / "spiece.model",
-    }
+    layers = {"num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
+    write_t5(runs / "t5", vocabulary(), d_model=128, d_kv=32, d_ff=256, **layers)
+    given = {"T5": runs / "t5", "IG65M": "random", "VOCABULARY": runs / "t5" / "spiece.model"}
+    script = EXAMPLES / "pretrain_howto100m" / "run.sh"
+    bash(script, path=real_commands, SMOKE=1, RUNS=runs, **given)
+    checkpoint = runs / "pretrain_howto100m" / "checkpoints" / "checkpoint_last.pt"
+    return {"PRETRAINED": checkpoint, "VOCABULARY": given["VOCABULARY"]}
 
 
 @pytest.mark.slow
