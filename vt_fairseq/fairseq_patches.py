@@ -158,13 +158,12 @@ def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False,
     if self.cfg.task._name == "video_translate":
         self.get_model().heads_start_anew = reset_optimizer
         self.task.load_state_dict(state.get("task_state") or {})
-    self.get_model().heads_start_anew = reset_optimizer
     history = {} if reset_optimizer else optimizer_history(state)
     sharded = history.get("optimizer_name") == "DeepSpeedOptimizer"
     try:
         if not history or sharded == self.sharded:
-            return load_or_refuse(self, filename, reset_optimizer, *args, **kwargs)
-        extra_state = load_or_refuse(self, filename, True, *args, **kwargs)
+            return _load_checkpoint(self, filename, reset_optimizer, *args, **kwargs)
+        extra_state = _load_checkpoint(self, filename, True, *args, **kwargs)
     except Exception as error:
         if isinstance(error.__context__, UserError):  # the model's own reason
             raise error.__context__ from None
