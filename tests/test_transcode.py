@@ -1,11 +1,16 @@
 """Copies at the training size show the same frames at the same times."""
 
+import json
+
 import av
 import numpy as np
 import pytest
 
 from tests import media
-from vt_fairseq.corpora.transcode import GOP_SECONDS, copy_name, transcode
+from tests.conftest import run_main
+from vt_fairseq.corpora.rows import copy_name
+from vt_fairseq.corpora.transcode import GOP_SECONDS, transcode
+from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.data.sampling import FrameSampling
 from vt_fairseq.data.video import probe, read_clip
 from vt_fairseq.errors import VideoError
@@ -83,3 +88,21 @@ def test_a_damaged_video_gives_its_reason_and_leaves_no_copy(tmp_path):
     with pytest.raises(VideoError):
         transcode(source, tmp_path / "copies" / "b.mp4", 48)
     assert not list((tmp_path / "copies").iterdir())
+
+
+def test_vt_prepare_transcode_makes_copies_that_the_rows_name(tmp_path):
+    """The real command; an unreadable video is rejected, a second run makes nothing again."""
+    media.write_numbered(tmp_path / "a.mkv", 50, options=X264)
+    (tmp_path / "b.mp4").write_bytes(b"not a video")
+    rows = [{"id": v, "video": v, "caption": "numbers", "end": 1.0} for v in ("a.mkv", "b.mp4")]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["jsonl", "--annotations", tmp_path / "a.jsonl", "--videos", tmp_path]
+    arguments += ["--out", tmp_path / "data", "--train-vocabulary", "60", "--transcode", "48"]
+    for _ in range(2):
+        run_main("vt_fairseq.cli.prepare", *map(str, arguments))
+        data = DataDirectory.open(tmp_path / "data")
+        assert data.splits == {"train": {"rows": 1, "rejected": 1}}
+        copy = data.video_root / data.manifest("train")[0].video
+        assert copy == tmp_path / "data" / "videos" / "a.mkv.mp4"
+        assert numbers(copy, end=1.0) == numbers(tmp_path / "a.mkv", end=1.0)
+    assert "broken video" in (tmp_path / "data" / "rejected.jsonl").read_text()

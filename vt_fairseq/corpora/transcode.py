@@ -15,6 +15,7 @@ from typing import Any
 import av
 import numpy as np
 
+from vt_fairseq.corpora.rows import COPY_SUFFIX
 from vt_fairseq.data.images import Scaler, decode_image, image_files
 from vt_fairseq.data.video import FORMATS, FrameSource, UnorderedError, frames_of, probe
 from vt_fairseq.errors import VideoError
@@ -27,14 +28,6 @@ ENCODER = {
     **{"preset": "veryfast", "crf": "18", "bf": "0", "threads": "1"},
     **{"g": "999", "sc_threshold": "0", "forced-idr": "1"},  # keyframes where we say
 }
-SUFFIX = ".mp4"
-
-
-def copy_name(video: str, root: Path) -> str:
-    """Where, relative to the copies' root, the copy of ``video`` (relative to ``root``) lies."""
-    if video.lower().endswith(SUFFIX) or (root / video).is_dir():
-        return video
-    return video + SUFFIX
 
 
 def transcode(source: Path, target: Path, short_side: int) -> float:
@@ -47,7 +40,7 @@ def transcode(source: Path, target: Path, short_side: int) -> float:
     to its end, or the copy does not have the frames that were put into it.
     """
     if not _is_current(source, target):
-        partial = target.with_name(f".{target.name}.{os.getpid()}.tmp{SUFFIX}")
+        partial = target.with_name(f".{target.name}.{os.getpid()}.tmp{COPY_SUFFIX}")
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             if source.is_dir():
