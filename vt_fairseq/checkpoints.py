@@ -201,8 +201,12 @@ def describe_holder(text: str) -> str:
 # --- choosing ------------------------------------------------------------------------------------
 
 
-def problem(path: Path) -> str | None:
-    """Why a checkpoint cannot be used, or None. Reads all of it and compares checksums."""
+def problem(path: Path, optimizer: bool = True) -> str | None:
+    """Why a checkpoint cannot be used, or None. Reads all of it and compares checksums.
+
+    Args:
+        optimizer: its shards are wanted, too.
+    """
     if path.stat().st_size == 0:
         return "it is empty (0 bytes)"
     try:
@@ -216,21 +220,24 @@ def problem(path: Path) -> str | None:
         return " ".join(str(error).split())[:200]
     if "model" not in state:
         return "it has no model in it"
+    if not optimizer:
+        return None
     return problem_of_shards(path.parent, state.get("last_optimizer_state") or {})
 
 
 def problem_of_shards(folder: Path, optimizer_state: dict[str, Any]) -> str | None:
     """Which of the shards that a checkpoint names is not as it was written."""
+    cure = "--reset-optimizer starts the optimizer anew (the weights are kept)"
     for name, size in (optimizer_state.get("files") or {}).items():
         file = folder / optimizer_state["folder"] / name
         if not file.is_file():
-            return f"its shard {file} is missing"
-        if file.stat().st_size != size:
-            return f"its shard {file} has {file.stat().st_size} bytes, {size} were written"
+            return f"the optimizer's shard {file} is missing; {cure}"
+        if (found := file.stat().st_size) != size:
+            return f"the optimizer's shard {file} has {found} bytes, {size} were written; {cure}"
     return None
 
 
-def newest_complete(save_dir: Path) -> Path | None:
+def newest_complete(save_dir: Path, optimizer: bool = True) -> Path | None:
     """The checkpoint that a restart goes on from; None in a directory without any.
 
     That is ``checkpoint_last.pt``, or, if it is not whole, which is said, the newest other one that
@@ -242,7 +249,7 @@ def newest_complete(save_dir: Path) -> Path | None:
     found = ([last] if last.exists() else []) + [p for p in others if p != last]
     reasons = []
     for path in found:
-        reason = problem(path)
+        reason = problem(path, optimizer)
         if reason is None:
             if path != last:
                 logger.warning("going on from %s", path)
@@ -288,20 +295,21 @@ def on_first_process(cfg) -> tuple[str | None, str | None]:
     try:
         if not cfg.no_save:
             _locks.append(DirectoryLock(Path(cfg.save_dir)))
+        optimizer = not cfg.reset_optimizer
         if cfg.restore_file == LAST:
-            path = newest_complete(Path(cfg.save_dir))
+            path = newest_complete(Path(cfg.save_dir), optimizer)
             return (None if path is None else str(path)), None
-        check_named(Path(cfg.restore_file))
+        check_named(Path(cfg.restore_file), optimizer)
         return cfg.restore_file, None
     except UserError as error:
         return None, str(error)
 
 
-def check_named(path: Path) -> None:
+def check_named(path: Path, optimizer: bool = True) -> None:
     """Raise UserError unless ``--restore-file`` can be used; fairseq would start from scratch."""
     if not path.is_file():
         raise UserError(f"--restore-file {path}: there is no such file")
-    if (reason := problem(path)) is not None:
+    if (reason := problem(path, optimizer)) is not None:
         raise UserError(f"--restore-file {path} cannot be used: {reason}")
 
 

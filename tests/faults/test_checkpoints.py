@@ -140,6 +140,7 @@ def test_a_missing_or_shortened_shard_makes_a_checkpoint_incomplete(tmp_path):
     assert "has 2 bytes, 5 were written" in checkpoints.problem(path)
     shard.unlink()
     assert "rank0.pt is missing" in checkpoints.problem(path)
+    assert checkpoints.problem(path, optimizer=False) is None
 
 
 def test_a_named_checkpoint_that_is_missing_or_damaged_is_refused(tmp_path):

@@ -65,6 +65,12 @@ class Shards:
             "zero_stage": self.stage,
             "processes": dist.get_world_size(),
             "deepspeed": version("deepspeed"),
+            # By these a checkpoint is known to be complete (``vt_fairseq.checkpoints``).
+            "files": {
+                str(file.relative_to(folder)): file.stat().st_size
+                for file in sorted(folder.rglob("*"))
+                if file.is_file()
+            },
         }
 
     def load(self, engine, saved: dict[str, Any]) -> None:
