@@ -168,7 +168,8 @@ def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False,
         if isinstance(error.__context__, UserError):  # the model's own reason
             raise error.__context__ from None
         if "ensure that the architectures match" in str(error):
-            refuse_other_model(filename, state["cfg"]["model"], self.cfg.model)
+            saved = (state.get("cfg") or {}).get("model") or {}
+            refuse_other_model(filename, saved, self.cfg.model)
         raise
     self.lr_scheduler.load_state_dict(history["lr_scheduler_state"])
     self.set_num_updates(history["num_updates"])
