@@ -13,6 +13,7 @@ import pytest
 import torch
 from fairseq import checkpoint_utils
 from fairseq.logging import metrics
+from fairseq_cli import generate as fairseq_generate
 from fairseq_cli import train as fairseq_train
 from fairseq_cli import validate as fairseq_validate
 
@@ -292,6 +293,26 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_losses(
     whole = train(5, tmp_path / "whole")
     assert sorted(whole) == [1, 2, 3, 4, 5]
     assert train(2, tmp_path / "parts") | train(5, tmp_path / "parts") == whole
+
+
+def test_restoring_with_everything_reset_starts_heads_anew_as_well(
+    data_directory, tmp_path, command, generative
+):
+    resets = [f"--reset-{what}" for what in ("optimizer", "lr-scheduler", "dataloader", "meters")]
+    log = command(
+        fairseq_train,
+        *[data_directory, *PLUGIN, *CLASSIFY, "--lr", "1e-5", "--save-dir", tmp_path, "--no-save"],
+        *["--restore-file", generative, *resets, "--disable-validation", "--max-update", "1"],
+    )
+    assert "heads.noun.weight is new" in log and "num_updates=1," in log
+
+
+def test_a_model_with_heads_is_not_asked_for_text(data_directory, command, checkpoint):
+    with pytest.raises(UserError, match="writes no text; vt-score"):
+        command(
+            fairseq_generate,
+            *[data_directory, *PLUGIN, "--path", checkpoint, "--batch-size", 4],
+        )
 
 
 def test_a_generative_checkpoint_is_not_resumed_as_a_discriminative_one(
