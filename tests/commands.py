@@ -2,9 +2,11 @@
 
 import os
 import re
-import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+from tests import warm
 
 ROOT = Path(__file__).resolve().parent.parent
 PLUGIN = ["--user-dir", str(ROOT / "user_dir"), "--task", "video_translate", "--cpu"]
@@ -42,17 +44,17 @@ def run(
     timeout: float = 300,
 ) -> str:
     """Output (stdout and stderr) of a command that ends with ``expected_code``."""
-    done = subprocess.run(
-        command_line(command, *arguments),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment(),
-        cwd=cwd,
-        timeout=timeout,
-    )
-    assert done.returncode == expected_code, done.stdout[-3000:]
-    return done.stdout
+    arguments = command_line(command, *arguments)[1:]
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "output"
+        process = warm.start(arguments, output, environment(), cwd)
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        text = output.read_text(errors="replace")
+    assert process.exitcode == expected_code, text[-3000:]
+    return text
 
 
 def train_losses(log: str) -> dict[int, tuple[str, str]]:

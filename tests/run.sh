@@ -15,4 +15,4 @@ fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 ruff check .
 ruff format --check .
-python -m pytest -m "$marks" --numprocesses auto --dist loadfile "$@"
+python -m pytest -m "$marks" --numprocesses auto --dist worksteal "$@"

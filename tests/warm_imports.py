@@ -1,0 +1,3 @@
+"""What the process behind ``tests.warm`` imports once for all commands."""
+
+import vt_fairseq.plugin  # noqa: F401
