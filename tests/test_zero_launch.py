@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.commands import PLUGIN, command_line, run
+from tests.commands import PLUGIN, command_line
 from tests.test_zero import (
     TINY,
     command,
@@ -145,6 +145,20 @@ def test_a_mistake_found_in_a_started_process_is_one_line(capsys):
 # --- the real commands ----------------------------------------------------------------------------
 
 
+def fairseq_train(*arguments: str | Path, expected_code: int = 0) -> str:
+    """Output of the command itself, which starts the processes."""
+    done = subprocess.run(
+        command_line("fairseq-train", *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=cpu_environment(),
+        timeout=600,
+    )
+    assert done.returncode == expected_code, done.stdout[-3000:]
+    return done.stdout
+
+
 def weights(out: Path) -> dict[str, torch.Tensor]:
     return torch.load(out / "save" / "checkpoint_last.pt", weights_only=True)["model"]
 
@@ -184,11 +198,9 @@ def test_two_nodes_train_one_model(data_directory, tmp_path):
 def test_processes_that_fairseq_starts_itself_train_one_model(data_directory, tmp_path, stage):
     options = [*zero(stage), "--ddp-backend", "legacy_ddp", "--max-update", "4"]
     train(data_directory, tmp_path / "torchrun", *options, processes=2)
-    log = run(
-        *["fairseq-train", data_directory, *PLUGIN, *TINY, *options],
-        *["--save-dir", tmp_path / "spawned" / "save"],
+    log = fairseq_train(
+        *[data_directory, *PLUGIN, *TINY, *options, "--save-dir", tmp_path / "spawned" / "save"],
         *["--distributed-world-size", "2", "--distributed-port", str(free_port())],
-        timeout=600,
     )
     assert "training on 2 devices" in log
     assert_same_weights(tmp_path / "torchrun", tmp_path / "spawned")
@@ -196,11 +208,10 @@ def test_processes_that_fairseq_starts_itself_train_one_model(data_directory, tm
 
 @pytest.mark.slow
 def test_a_mistake_in_processes_that_fairseq_starts_itself_is_one_line(data_directory, tmp_path):
-    log = run(
-        *["fairseq-train", data_directory, *PLUGIN, *TINY, *zero(3), "--store-ema"],
-        *["--save-dir", tmp_path, "--distributed-world-size", "2"],
+    log = fairseq_train(
+        *[data_directory, *PLUGIN, *TINY, *zero(3), "--store-ema", "--save-dir", tmp_path],
+        *["--distributed-world-size", "2"],
         expected_code=1,
-        timeout=600,
     )
     assert log.splitlines()[-1].startswith("error: --zero-stage 3 does not go with --store-ema")
     assert "Traceback" not in log

@@ -191,8 +191,10 @@ def carry_moments(trainer: Trainer, folder: Path, state: dict) -> None:
 
     Raises NoMomentsError, with nothing changed, where that cannot be done.
     """
-    named = [item for item in trainer.get_model().named_parameters() if item[1].requires_grad]
-    named.sort(key=lambda item: -lr_scale(item[1]))  # as ``split_by_lr_scale`` orders them
+    trained = [item for item in trainer.get_model().named_parameters() if item[1].requires_grad]
+    trained.sort(key=lambda item: -lr_scale(item[1]))  # as ``split_by_lr_scale`` orders them
+    # ZeRO-3's parameters are empty themselves.
+    named = [(name, getattr(p, "ds_shape", p.shape)) for name, p in trained]
     if trainer.sharded:
         moments.to_engine(trainer.engine, moments.from_fairseq(state, named))
     elif "folder" in state:

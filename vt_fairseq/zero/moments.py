@@ -17,7 +17,8 @@ KEYS = ("exp_avg", "exp_avg_sq")
 # inside functions.
 ADAMS = ("Adam", "AdamW", "FusedAdam", "FusedAdamV1", "DeepSpeedCPUAdam")
 
-Named = list[tuple[str, torch.nn.Parameter]]
+# Names and shapes of the trained parameters, in the optimizer's order.
+Named = list[tuple[str, torch.Size]]
 # Parameter's name -> exp_avg, exp_avg_sq (of its shape, fp32) and step (int).
 Moments = dict[str, dict[str, Any]]
 
@@ -31,7 +32,7 @@ def from_fairseq(state: dict[str, Any], parameters: Named) -> Moments:
     ids = [index for group in state.get("param_groups", []) for index in group["params"]]
     saved = [state["state"].get(index, {}) for index in ids]
     shapes = [entry["exp_avg"].shape for entry in saved if set(KEYS) <= set(entry)]
-    if shapes != [p.shape for _, p in parameters]:
+    if shapes != [shape for _, shape in parameters]:
         raise NoMomentsError("they are not of this model's trained parameters one by one")
     found = {}
     for group in state["param_groups"]:
@@ -52,8 +53,8 @@ def from_shards(folder: Path, parameters: Named) -> Moments:
         with weights_only(), universal(folder) as whole:
             step = read_step(whole / "zero", parameters[0][0])
             return {
-                name: {**read_universal(whole / "zero" / name, p.shape), "step": step}
-                for name, p in parameters
+                name: {**read_universal(whole / "zero" / name, shape), "step": step}
+                for name, shape in parameters
             }
     except ImportError as error:
         raise NoMomentsError(f"DeepSpeed is needed to read its shards: {error}") from error
@@ -88,7 +89,7 @@ def to_fairseq(optimizer, parameters: Named, moments: Moments) -> None:
     adam = optimizer.optimizer
     check_adam(adam)
     own = [p for group in adam.param_groups for p in group["params"]]
-    if [p.shape for p in own] != [p.shape for _, p in parameters]:
+    if [p.shape for p in own] != [shape for _, shape in parameters]:
         raise NoMomentsError("this optimizer merges parameters")
     for (name, _), parameter in zip(parameters, own, strict=True):
         entry = moments[name]
