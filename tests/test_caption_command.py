@@ -269,6 +269,7 @@ def test_the_progress_bar_is_for_terminals_alone(caption, videos, monkeypatch):
     [
         (["--candidates", "a"], "add --ask"),
         (["--ask", "?", "--action", "caption"], "leave --action out"),
+        (["--rank", "x", "--num-candidates", "2"], "--top limits"),
         (["--rank", "x", "--format", "srt"], "--rank writes one list"),
         (["--format", "vtt"], "add --out DIR"),
         (["--decoding", "greedy", "--num-candidates", "2"], "one candidate"),

@@ -129,6 +129,9 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("--candidates are answers: add --ask QUESTION")
     if args.ask is not None and args.action:
         raise UserError("--ask has an action of its own: leave --action out")
+    ranking = args.candidates or args.classify or args.rank is not None
+    if ranking and args.num_candidates > 1:
+        raise UserError("--num-candidates is for generated texts; --top limits what is ranked")
     if args.rank is not None and (args.format in SUBTITLES or args.out):
         raise UserError("--rank writes one list: --format text or jsonl, without --out")
     if args.out and args.out.exists() and not args.out.is_dir():
