@@ -3,10 +3,12 @@
 A data directory (made by ``vt-prepare``) has::
 
     data.json            {"format": 1, "corpus", "video_root" (absolute), "settings",
-                          "splits": {name: {"rows": n, "rejected": n}}}; written last
+                          "splits": {name: {"rows": n, "rejected": n}},
+                          "published", "reasons", "notes", "warnings", ...}; written last
     <split>.arrow        the rows (class Manifest)
     spiece.model         the sentencepiece vocabulary
-    labels.txt, verbs.txt, nouns.txt   the classes, one a line, sorted
+    labels.txt, verbs.txt, nouns.txt   the classes, one a line, sorted or as the corpus
+                                       numbers them
     rejected.jsonl       the rows that were left out, with reasons
 """
 
@@ -326,7 +328,7 @@ class DataDirectory:
         return self.path / "spiece.model"
 
     def classes(self, kind: str) -> list[str]:
-        """The class names, sorted; ``kind`` is "label", "verb" or "noun"; empty without any."""
+        """The class names in their order; ``kind`` is label, verb or noun; empty without any."""
         return [
             line for line in (self.path / f"{kind}s.txt").read_text("utf-8").split("\n") if line
         ]
