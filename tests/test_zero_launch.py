@@ -9,13 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.commands import PLUGIN, command_line
+from tests.commands import PLUGIN, command_line, free_port
 from tests.test_zero import (
     TINY,
     command,
     cpu_environment,
     difference,
-    free_port,
     recorded,
     train,
     zero,

@@ -156,8 +156,8 @@ def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False,
     self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
     state = saved_state(filename) if os.path.isfile(filename) else {}
     if self.cfg.task._name == "video_translate":
-        self.get_model().heads_start_anew = reset_optimizer
         self.task.load_state_dict(state.get("task_state") or {})
+        self.get_model().heads_start_anew = reset_optimizer
     history = {} if reset_optimizer else optimizer_history(state)
     sharded = history.get("optimizer_name") == "DeepSpeedOptimizer"
     try:
