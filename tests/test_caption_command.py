@@ -76,7 +76,7 @@ def test_every_video_gets_a_line_of_text_as_the_api_has_it(caption, vt, videos):
     from vt_fairseq import Decoding
 
     decoding = Decoding("topk", topk=50, max_tokens=5)
-    expected = [one.text for one in vt.caption(videos, decoding=decoding)]
+    expected = [" ".join(one.text.split()) for one in vt.caption(videos, decoding=decoding)]
     assert any(expected)
     assert (code, err) == (0, "")
     assert out == "".join(f"{v}: {t}\n" for v, t in zip(videos, expected, strict=True))
@@ -114,8 +114,8 @@ def test_subtitles_are_files_that_ffmpeg_reads_with_the_segments_times(
         for start, end, text in subtitles(path):
             assert any(abs(start - a) + abs(end - b) < 2e-3 for a, b in times) and text
             cues += 1
-    assert cues > 5
-    caption(videos[0], "--segments", "3", "--format", suffix, *SAMPLED)
+    code, out, _ = caption(*videos, "--segments", "3", "--format", "jsonl", *SAMPLED)
+    assert cues == sum(bool(one["text"].strip()) for one in objects(out)) > 0
 
 
 def test_one_videos_subtitles_go_to_stdout(caption, videos, tmp_path):
