@@ -315,31 +315,40 @@ class VideoTranslateTask(FairseqTask):
             num_video_tokens=self._video_tokens(cfg.num_frames),
             actions=actions,
             reuse_batch=cfg.reuse_batch,
-            text=TextOptions(
-                template=SourceTemplate(self.tokenizer, cfg.max_source_tokens),
-                noise=TextNoise(
-                    mode=str(cfg.text_input),
-                    mask_amount=str(cfg.mask_amount),
-                    dropout=cfg.text_dropout,
-                    mask_id=self.tokenizer.mask,
-                ),
-                test_mask_tokens=cfg.test_mask_tokens if str(cfg.test_text) == "mask" else 0,
-                context=not cfg.no_context,
-            ),
+            text=self.text_options(),
             seed=cfg.seed,
             train=train,
             heads=self.heads,
         )
+
+    def text_options(self) -> TextOptions:
+        """How texts become ids; plain values are read off the configuration here."""
+        cfg = self.cfg
+        return TextOptions(
+            template=SourceTemplate(self.tokenizer, cfg.max_source_tokens),
+            noise=TextNoise(
+                mode=str(cfg.text_input),
+                mask_amount=str(cfg.mask_amount),
+                dropout=cfg.text_dropout,
+                mask_id=self.tokenizer.mask,
+            ),
+            test_mask_tokens=cfg.test_mask_tokens if str(cfg.test_text) == "mask" else 0,
+            context=not cfg.no_context,
+        )
+
+    def action_table(self) -> dict[str, Action]:
+        """All actions by name, those of ``--define-action`` among them."""
+        definitions = [d.strip() for d in self.cfg.define_action.split(";") if d.strip()]
+        return build_actions(definitions, self.cfg.max_target_tokens)
 
     def selected_actions(self, names: str | None = None) -> list[Action]:
         """The actions of a comma-separated list; None: of ``--action`` or ``--actions``.
 
         Heads have one, for its prompt.
         """
-        definitions = [d.strip() for d in self.cfg.define_action.split(";") if d.strip()]
-        table = build_actions(definitions, self.cfg.max_target_tokens)
         fitting = "caption" if self.heads is None else self.heads.action
-        actions = select_actions(table, names or self.cfg.action or self.cfg.actions or fitting)
+        wanted = names or self.cfg.action or self.cfg.actions or fitting
+        actions = select_actions(self.action_table(), wanted)
         if self.heads is not None and len(actions) > 1:
             raise UserError(f"--actions {self.cfg.actions}: expected one action with --heads")
         return actions

@@ -46,6 +46,13 @@ class FrameSampling:
         if not all(number is None or 0 < number < math.inf for number in numbers):
             raise UserError(f"numbers of frames, seconds and rates must be positive: {self}")
 
+    @property
+    def window_seconds(self) -> float:
+        """Longest segment that a window spans whole; infinite where windows are never shorter."""
+        if self.mode == "consecutive":
+            return self.num_frames / self.consecutive_fps
+        return math.inf if self.max_seconds is None else self.max_seconds
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -96,10 +103,8 @@ class Plan:
     def _span(self, length: float) -> float:
         """Seconds of the window in a segment of ``length`` seconds."""
         if self.sampling.mode == "consecutive":
-            return self.sampling.num_frames / self.sampling.consecutive_fps
-        if self.sampling.max_seconds is None or self.whole:
-            return length
-        return min(length, self.sampling.max_seconds)
+            return self.sampling.window_seconds
+        return length if self.whole else min(length, self.sampling.window_seconds)
 
 
 def pick_frames(sampling: FrameSampling, count: int) -> np.ndarray:
