@@ -10,6 +10,7 @@ import pytest
 from tests.corpora import rejected, rows
 from vt_fairseq.corpora import files
 from vt_fairseq.corpora.howto100m import open_corpus, read_tasks, widened
+from vt_fairseq.corpora.rows import Entry, Rejected, check_row
 from vt_fairseq.errors import UserError
 
 VIDEOS = {
@@ -134,6 +135,18 @@ def test_a_video_that_comes_twice_is_rejected_the_second_time(tmp_path):
     (folder / "raw_caption.json").write_text(f"{{{one}, {one}}}")
     [found] = rejected(open_corpus(folder, tmp_path))
     assert found.reason == "duplicate id: the video is also in raw_caption.json v"
+
+
+def test_text_with_half_a_character_is_rejected_and_not_a_crash(tmp_path):
+    folder = write(tmp_path)
+    (folder / "raw_caption.json").write_text(
+        '{"\\ud83d": {"text": ["a"], "start": [1], "end": [9]},'
+        ' "v": {"text": ["\\ud83d", "\\ud83d\\ude00"], "start": [1, 2], "end": [9, 9]}}'
+    )
+    found = [check_row(entry, tmp_path) for entry in open_corpus(folder, tmp_path).rows]
+    assert [type(entry) for entry in found] == [Rejected, Rejected, Entry]
+    assert all(entry.reason.startswith("bad text: it has half a char") for entry in found[:2])
+    assert found[2].row.captions == ("😀",)
 
 
 @pytest.mark.data

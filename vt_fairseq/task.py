@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, List, Optional
 
 import torch
-from fairseq.data import data_utils, iterators
+from fairseq.data import iterators
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.logging import metrics
 from fairseq.sequence_generator import SequenceGenerator
@@ -332,10 +332,8 @@ class VideoTranslateTask(FairseqTask):
         the same ones.
         """
         dataset.set_epoch(epoch)
-        with data_utils.numpy_seed(seed + epoch):
-            indices = dataset.ordered_indices()
         batches = dataset.batch_by_size(
-            indices,
+            dataset.ordered_indices(),
             max_tokens=max_tokens,
             max_sentences=max_sentences,
             required_batch_size_multiple=required_batch_size_multiple,
@@ -344,7 +342,7 @@ class VideoTranslateTask(FairseqTask):
         return ReusedBatchIterator(
             dataset=dataset,
             collate_fn=dataset.collater,
-            batch_sampler=batches,
+            batches=batches,
             seed=seed,
             num_shards=num_shards,
             shard_id=shard_id,
