@@ -412,6 +412,12 @@ class VideoTranslateTask(FairseqTask):
 
     # Generation
 
+    def build_generator(self, models, args, **kwargs):
+        """fairseq's; raise UserError for a model with heads, whose decoder did not follow."""
+        if self.heads is not None:
+            raise UserError("a model with heads writes no text; vt-score reads its classes")
+        return super().build_generator(models, args, **kwargs)
+
     def generate(self, generator, sample, prefix_tokens=None, constraints=None):
         """fairseq's hypotheses for each row; None for a row whose clip could not be read."""
         with torch.no_grad():
