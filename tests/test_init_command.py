@@ -3,13 +3,13 @@
 import hashlib
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from fairseq.trainer import Trainer
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 import vt_fairseq.plugin  # noqa: F401
@@ -25,11 +25,12 @@ from vt_fairseq.models.pretrained.initial import Sources, initial_checkpoint
 from vt_fairseq.models.pretrained.t5_weights import T5Weights, config_of_dims
 from vt_fairseq.models.pretrained.video_weights import VideoWeights
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D
-from vt_fairseq.models.t5 import T5_DIMS
+from vt_fairseq.models.t5 import T5_DIMS, T5_V1_1_DIMS, T5Dims
 from vt_fairseq.models.video_translate import VideoTranslateModel, architecture, saved_config
 from vt_fairseq.task import VideoTranslateTask, VideoTranslateTaskConfig
 
 INIT = "vt_fairseq.cli.init"
+UNUSED_BIAS = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 OTHER = ["some words of another corpus"]
 
 
@@ -173,34 +174,64 @@ def nothing_as(state: dict) -> dict:
     return {n: torch.zeros((), dtype=t.dtype).expand(t.shape) for n, t in state.items()}
 
 
+def published_t5(dims: T5Dims, file) -> T5Weights:
+    """A T5 with transformers' names and shapes, the first checkpoints' unused bias among them."""
+    with torch.device("meta"):
+        state = T5ForConditionalGeneration(T5Config(**config_of_dims(dims))).state_dict()
+    state = nothing_as(state) | {UNUSED_BIAS: torch.zeros(dims.num_buckets, dims.num_heads)}
+    copies = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
+    for name in copies + ["lm_head.weight"] * dims.tie_word_embeddings:
+        del state[name]
+    return T5Weights(file, (file,), state, dims, has_config=True, vocabulary=None)
+
+
 @pytest.mark.data
 def test_t5_large_and_r2plus1d_34_with_the_published_names_and_shapes(test_data, tmp_path):
-    dims = T5_DIMS["large"]
-    with torch.device("meta"):
-        t5 = T5ForConditionalGeneration(T5Config(**config_of_dims(dims))).state_dict()
-        net = R2Plus1D(R2PLUS1D_DIMS["34"], num_classes=359)
-    t5 = nothing_as(t5)
-    for name in ("encoder.embed_tokens", "decoder.embed_tokens", "lm_head"):
-        del t5[f"{name}.weight"]
-    # As the checkpoints of 2019 have it.
-    unused = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
-    t5[unused] = torch.zeros(32, 16)
     (tmp_path / "file").touch()
-    file = tmp_path / "file"
-    config = architecture("video_translate_t5_large")
+    with torch.device("meta"):
+        net = R2Plus1D(R2PLUS1D_DIMS["34"], num_classes=359)
     sources = Sources(
-        t5=T5Weights(file, (file,), t5, dims, has_config=True, vocabulary=None),
-        video=VideoWeights(file, "torch", nothing_as(net.state_dict())),
+        t5=published_t5(T5_DIMS["large"], tmp_path / "file"),
+        video=VideoWeights(tmp_path / "file", "torch", nothing_as(net.state_dict())),
         tokenizer=Tokenizer.from_file(test_data / "t5" / "spiece.model"),
         seed=1,
     )
-    state = initial_checkpoint(config, sources, cfg={})
+    state = initial_checkpoint(architecture("video_translate_t5_large"), sources, cfg={})
     report = state["pretrained"]
     assert report["used"]["t5"]["numbers"] == 737_668_096
     assert report["used"]["video"]["tensors"] == 416 - 2
     assert report["parameters"] == 737_668_096 + 63_491_975 + 512 * 1024 + 1024
-    assert report["dropped"] == [unused, "fc.bias", "fc.weight"]
+    assert report["dropped"] == [UNUSED_BIAS, "fc.bias", "fc.weight"]
     assert report["new_rows"]["[MASK]"] == "the row of <extra_id_0>"
+
+
+@pytest.mark.data
+def test_t5_1_1_small_fills_the_named_architecture_of_that_variant(test_data, tmp_path):
+    (tmp_path / "file").touch()
+    sources = Sources(
+        t5=published_t5(T5_V1_1_DIMS["small"], tmp_path / "file"),
+        video=None,
+        tokenizer=Tokenizer.from_file(test_data / "t5" / "spiece.model"),
+        seed=1,
+    )
+    config = replace(architecture("video_translate_t5_small"), video_network="tiny")
+    with pytest.raises(UserError, match="gated_gelu true and not false, tie_word_embeddings false"):
+        initial_checkpoint(config, sources, cfg={})
+    state = initial_checkpoint(replace(config, t5_variant="v1_1"), sources, cfg={})
+    assert state["pretrained"]["used"]["t5"]["numbers"] == 76_961_152
+    assert state["model"]["decoder.lm_head.weight"].shape == (32128, 512)
+    assert sum("video.network" in name for name in state["pretrained"]["new"]) > 100
+
+
+@pytest.mark.parametrize(("named", "said"), [("right", "as it is named"), ("wrong", "not as it")])
+def test_a_hash_in_a_files_name_is_compared(files, tmp_path, capsys, named, said):
+    digest = hashlib.sha256((files / "r2plus1d.pth").read_bytes()).hexdigest()[:8]
+    name = f"net-{digest if named == 'right' else '0123abcd'}.pth"
+    shutil.copy(files / "r2plus1d.pth", tmp_path / name)
+    arguments = ["--t5", files / "t5", "--video", tmp_path / name, "--arch", "from-t5"]
+    arguments += ["--video-network", "tiny", "--out", tmp_path / "init.pt"]
+    run_main(INIT, *map(str, arguments))
+    assert f" ({said}" in capsys.readouterr().out
 
 
 # Exports
@@ -410,6 +441,12 @@ def test_a_hostile_file_ends_in_one_line_and_nothing_ran(files, tmp_path, capsys
     assert not marker.exists() and not (tmp_path / "x.pt").exists()
 
 
+def misshape(folder) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["decoder.block.1.layer.2.DenseReluDense.wi.weight"] = torch.ones(64, 47)
+    save_file(tensors, folder / "model.safetensors")
+
+
 def truncate(path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
@@ -419,6 +456,7 @@ def truncate(path) -> None:
     [
         (lambda f: truncate(f / "t5" / "model.safetensors"), "model.safetensors is damaged"),
         (lambda f: truncate(f / "r2plus1d.pth"), "r2plus1d.pth is damaged"),
+        (lambda f: misshape(f / "t5"), "DenseReluDense.wi.weight is (64, 47) torch.float32, the"),
         (lambda f: (f / "t5" / "spiece.model").unlink(), "no spiece.model beside"),
         (lambda f: truncate(f / "t5" / "spiece.model"), "is not a sentencepiece model"),
         (lambda f: (f / "t5" / "config.json").write_text("{"), "config.json is not JSON"),
@@ -462,6 +500,7 @@ def test_options_that_do_not_go_together_are_named(capsys, arguments, message):
         ({"--video-network": "34"}, "of (1, 1, 1, 1) blocks, expected (3, 4, 6, 3)"),
         ({"--t5": "model.safetensors"}, "needs a config.json beside"),
         ({"--vocabulary": "other.model"}, "which belongs to the weights"),
+        ({"--out": "full"}, "--out full is a folder"),
         ({"--export": "full"}, "exists and is not an empty folder"),
     ],
 )

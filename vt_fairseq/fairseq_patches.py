@@ -182,7 +182,8 @@ def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False,
         extra_state = load_or_refuse(self, filename, True, *args, **kwargs)
     except Exception as error:
         if "ensure that the architectures match" in str(error):
-            refuse_other_model(filename, state["cfg"]["model"], self.cfg.model)
+            saved = (state.get("cfg") or {}).get("model") or {}
+            refuse_other_model(filename, saved, self.cfg.model)
         raise
     self.lr_scheduler.load_state_dict(history["lr_scheduler_state"])
     self.set_num_updates(history["num_updates"])

@@ -1,6 +1,7 @@
 """``vt-init``: pretrained weights into a checkpoint to start from, and checkpoints into folders."""
 
 import argparse
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +100,8 @@ def _check(args: argparse.Namespace) -> None:
     missing = [name for name, value in joining.items() if not value]
     if missing:
         raise UserError(f"expected {' and '.join(missing)}, or --from-checkpoint; see --help")
+    if args.out and args.out.is_dir():
+        raise UserError(f"--out {args.out} is a folder, expected a file")
     if not (args.out or args.export):
         raise UserError("expected --out or --export, where to write the model")
 
@@ -218,7 +221,7 @@ def _report(report: dict[str, Any]) -> list[str]:
     for source in report["sources"]:
         lines.append(
             f"{source['part']:10} {source['file']}, {source['bytes']:,} bytes, "
-            f"sha256 {source['sha256']}"
+            f"sha256 {source['sha256']}{_named_hash(source)}"
         )
     for part, used in report["used"].items():
         if used["tensors"]:
@@ -230,6 +233,14 @@ def _report(report: dict[str, Any]) -> list[str]:
     lines += [f"new row    {token} starts as {o}" for token, o in report["new_rows"].items()]
     lines.append(f"model      {report['parameters']:,} parameters")
     return lines
+
+
+def _named_hash(source: dict[str, Any]) -> str:
+    """Whether a name such as ``weights-449a7af9.pth`` has the hash's beginning."""
+    named = re.search(r"-([0-9a-f]{8})\.pth$", source["file"])
+    if not named:
+        return ""
+    return " (as it is named)" if source["sha256"].startswith(named[1]) else " (not as it is named)"
 
 
 def _new(new: dict[str, int], seed: int) -> list[str]:

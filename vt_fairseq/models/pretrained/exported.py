@@ -43,6 +43,7 @@ def write_exported(state: dict[str, Any], folder: Path) -> None:
         "cfg": {**cfg, "task": {**cfg["task"], **LOCAL_OPTIONS}},
         "shared": {k: v for k, v in SHARED.items() if k in state["model"]},
         "vocabulary_sha256": state["task_state"]["vocabulary_sha256"],
+        "classes": state["task_state"].get("classes", {}),
     }
     with new_folder(folder) as partial:
         write_tensors(_without_copies(state["model"]), partial / WEIGHTS)
@@ -66,6 +67,7 @@ def read_exported(folder: Path) -> dict[str, Any]:
     task_state = vocabulary_state(tokenizer)
     if task_state["vocabulary_sha256"] != config["vocabulary_sha256"]:
         raise UserError(f"{folder / VOCABULARY} is not the vocabulary that the model came with")
+    task_state["classes"] = config["classes"]
     tensors = read_tensors(folder / WEIGHTS)
     for copy, original in config["shared"].items():
         if original not in tensors:
@@ -95,7 +97,7 @@ def read_checkpoint(path: Path, vocabulary: Tokenizer | None = None) -> dict[str
         given = vocabulary_state(vocabulary)
         if given["vocabulary_sha256"] != saved["vocabulary_sha256"]:
             raise UserError(f"{vocabulary.origin} is not the vocabulary of {path}")
-        saved = given
+        saved = {**saved, **given}
     return {"cfg": state["cfg"], "model": state["model"], "task_state": saved}
 
 

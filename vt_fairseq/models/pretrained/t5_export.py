@@ -13,10 +13,8 @@ from vt_fairseq.models.pretrained.exported import (
     write_tensors,
 )
 from vt_fairseq.models.pretrained.hf_tokenizer import tokenizer_config, tokenizer_json
-from vt_fairseq.models.pretrained.t5_weights import config_of_dims, hf_key
+from vt_fairseq.models.pretrained.t5_weights import config_of_dims, hf_key, in_transformer
 from vt_fairseq.models.video_translate import saved_config, transformer_dims
-
-_VIDEO = "encoder.video."
 
 
 def write_t5(state: dict[str, Any], folder: Path) -> None:
@@ -26,7 +24,7 @@ def write_t5(state: dict[str, Any], folder: Path) -> None:
     video network has no place there. Raises UserError where ``folder`` exists and holds something.
     """
     tokenizer = saved_tokenizer(state["task_state"])
-    tensors = {hf_key(n): t for n, t in state["model"].items() if not n.startswith(_VIDEO)}
+    tensors = {hf_key(n): t for n, t in state["model"].items() if in_transformer(n)}
     dims = transformer_dims(saved_config(state["cfg"]["model"]), len(tensors["shared.weight"]))
     max_length = int(state["cfg"]["task"]["max_source_tokens"])
     with new_folder(folder) as partial:
