@@ -39,10 +39,11 @@ setup(
     entry_points={
         "console_scripts": [
             "vt-prepare = vt_fairseq.cli.prepare:main",
+            "vt-caption = vt_fairseq.cli.caption:main",
             "vt-score = vt_fairseq.cli.score:main",
             "vt-evaluate = vt_fairseq.cli.evaluate:main",
-            "vt-submit = vt_fairseq.cli.submit:main",
             "vt-init = vt_fairseq.cli.init:main",
+            "vt-submit = vt_fairseq.cli.submit:main",
             "vt-memory = vt_fairseq.cli.memory:main",
         ]
     },

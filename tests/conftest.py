@@ -1,10 +1,12 @@
-"""Shared fixtures: the real test material, and a small MiniWorld with its data directory."""
+"""Shared fixtures: real test material, a small MiniWorld prepared, a model trained on it."""
 
 import os
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.commands import PLUGIN, TINY, run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,12 +31,27 @@ def data_directory(tmp_path_factory) -> Path:
     return out
 
 
-def run_main(module: str, *arguments: str) -> None:
+@pytest.fixture(scope="session")
+def trained(data_directory, tmp_path_factory) -> Path:
+    """A checkpoint of a few updates, with validation that generates."""
+    save = tmp_path_factory.mktemp("trained")
+    log = run(
+        "fairseq-train",
+        *[data_directory, *PLUGIN, *TINY, "--actions", "caption,classify", "--save-dir", save],
+        *["--max-epoch", "2", "--eval-bleu", "--best-checkpoint-metric", "bleu"],
+        *["--maximize-best-checkpoint-metric", "--lr-scheduler", "inverse_sqrt"],
+        *["--warmup-updates", "4", "--video-lr-scale", "0.1"],
+    )
+    assert "| bleu " in log and "| exact_match " in log and "accuracy" in log
+    return save / "checkpoint_best.pt"
+
+
+def run_main(module: str, *arguments: str, function: str = "main") -> None:
     """Call a command's ``main()`` in this process, as its console script does."""
     import importlib
 
     old, sys.argv = sys.argv, [module, *arguments]
     try:
-        importlib.import_module(module).main()
+        getattr(importlib.import_module(module), function)()
     finally:
         sys.argv = old

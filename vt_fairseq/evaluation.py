@@ -206,8 +206,11 @@ def _action_heads(pairs: Pairs) -> list[_Head]:
         for part in given
     ]
     actions = [v and n and v + n for v, n in zip(given["verb"], given["noun"], strict=True)]
+    rankings = _ranked_actions(pairs)
+    if rankings is not None:  # the best pair need not be the best verb and the best noun
+        actions = [r[0] if r else a for a, r in zip(actions, rankings, strict=True)]
     both = [[pair] for pair in zip(right["verb"], right["noun"], strict=True)]
-    return [*heads, _Head("action", _keys("action"), actions, _ranked_actions(pairs), both)]
+    return [*heads, _Head("action", _keys("action"), actions, rankings, both)]
 
 
 def _keys(name: str) -> tuple[str, str, str]:

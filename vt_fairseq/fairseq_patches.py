@@ -172,6 +172,7 @@ def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False,
     self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
     state = saved_state(filename) if os.path.isfile(filename) else {}
     if self.cfg.task._name == "video_translate":
+        self.get_model().heads_start_anew = reset_optimizer
         self.task.load_state_dict(state.get("task_state") or {})
     self.get_model().heads_start_anew = reset_optimizer
     history = {} if reset_optimizer else optimizer_history(state)
@@ -181,6 +182,8 @@ def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False,
             return load_or_refuse(self, filename, reset_optimizer, *args, **kwargs)
         extra_state = load_or_refuse(self, filename, True, *args, **kwargs)
     except Exception as error:
+        if isinstance(error.__context__, UserError):  # the model's own reason
+            raise error.__context__ from None
         if "ensure that the architectures match" in str(error):
             saved = (state.get("cfg") or {}).get("model") or {}
             refuse_other_model(filename, saved, self.cfg.model)
@@ -193,16 +196,6 @@ def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False,
         *(filename, "with" if sharded else "without"),
     )
     return extra_state
-
-
-def load_or_refuse(self: Trainer, *args, **kwargs):
-    """fairseq's ``load_checkpoint``, with a model's own reason for refusing the weights."""
-    try:
-        return _load_checkpoint(self, *args, **kwargs)
-    except Exception as error:
-        if isinstance(error.__context__, UserError):
-            raise error.__context__ from None
-        raise
 
 
 _readers: weakref.WeakSet[BackgroundConsumer] = weakref.WeakSet()

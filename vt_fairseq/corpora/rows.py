@@ -9,11 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vt_fairseq.data.manifest import ClipRow
+from vt_fairseq.data.manifest import CLASS_KINDS, ClipRow
 
 DEFAULT_SPLIT = "train"
 """The split of a row that names none, and the one that vocabularies are trained on."""
-CLASS_KINDS = ("label", "verb", "noun")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(,[^:/]*)?:")
 _SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 

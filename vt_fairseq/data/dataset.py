@@ -70,6 +70,28 @@ class TextOptions:
     test_mask_tokens: int
     context: bool = True
 
+    def source(
+        self,
+        row: ClipRow,
+        action: Action,
+        num_video_tokens: int,
+        text: Sequence[int] | None = None,
+        candidate: str = "",
+    ) -> list[int]:
+        """Source ids: after [SEP] the candidate and the row's context, [SEP] between them.
+
+        ``text`` None is the absent text at test.
+        """
+        t = self.template.tokenizer
+        context = t.encode(row.context) if row.context and self.context else []
+        if candidate:
+            context = [*t.encode(candidate), *([t.sep, *context] if context else [])]
+        if text is None:
+            text = [t.mask] * self.test_mask_tokens
+        return self.template.build(
+            t.encode(action.prompt_for(row)), num_video_tokens, text, context
+        )
+
 
 class VideoTextDataset(FairseqDataset):
     """Rows of one split as fairseq batches.
@@ -248,26 +270,14 @@ class VideoTextDataset(FairseqDataset):
         )
         text = action.target(clip.row, rng if self.train else None)
         target = [] if text is None else t.encode(text, action.max_target_tokens)
-        if self.train:
-            noisy = self.text.noise(target, share, rng)
-        else:
-            noisy = [t.mask] * self.text.test_mask_tokens
+        noisy = self.text.noise(target, share, rng) if self.train else None
         return self._source(clip, action, noisy), [] if text is None else [*target, EOS]
 
     def _source(
-        self, clip: Clip, action: Action, text: Sequence[int], candidate: str = ""
+        self, clip: Clip, action: Action, text: Sequence[int] | None, candidate: str = ""
     ) -> list[int]:
-        """Source ids: after [SEP] the candidate and the row's context, [SEP] between them."""
-        t = self.text.template.tokenizer
-        context = t.encode(clip.row.context) if clip.row.context and self.text.context else []
-        if candidate:
-            context = [*t.encode(candidate), *([t.sep, *context] if context else [])]
-        return self.text.template.build(
-            t.encode(action.prompt_for(clip.row)),
-            0 if clip.frames is None else self.num_video_tokens,
-            text,
-            context,
-        )
+        num_video_tokens = 0 if clip.frames is None else self.num_video_tokens
+        return self.text.source(clip.row, action, num_video_tokens, text, candidate)
 
     def ordered_indices(self) -> Sequence[int]:
         """All rows, in training in an order of their own for each (seed, epoch)."""

@@ -27,6 +27,7 @@ import pyarrow as pa
 from vt_fairseq.errors import UserError
 
 FORMAT = 1
+CLASS_KINDS = ("label", "verb", "noun")
 ROWS_PER_BATCH = 1024
 """Every record batch but the last has exactly so many rows, so a row is found by division."""
 TOUCHED_BATCHES = 256

@@ -65,7 +65,7 @@ def classification_metrics(scores: np.ndarray, targets: Sequence[int]) -> dict:
 
     Ties and errors as ``target_ranks``.
     """
-    return _head(target_ranks(scores, targets), targets) | {"n": len(targets)}
+    return rank_accuracy(target_ranks(scores, targets), targets) | {"n": len(targets)}
 
 
 def action_metrics(
@@ -91,7 +91,7 @@ def action_metrics(
     found = {
         prefix + key: value
         for prefix, (ranks, classes) in heads.items()
-        for key, value in _head(ranks, classes).items()
+        for key, value in rank_accuracy(ranks, classes).items()
     }
     return found | {"n": len(verbs)}
 
@@ -127,6 +127,10 @@ def _pair_ranks(
     return target_ranks(pairs, verbs * noun_scores.shape[1] + nouns)
 
 
-def _head(ranks: np.ndarray, classes: Sequence[Hashable]) -> dict[str, float]:
+def rank_accuracy(ranks: np.ndarray, classes: Sequence[Hashable]) -> dict[str, float]:
+    """``top1``, ``top5`` and ``mean_class_accuracy`` from the (Q,) ranks of the right ``classes``.
+
+    Ranks count from 1.
+    """
     mean = mean_class_measure("mean_class_accuracy", ranks <= 1, list(classes))
     return {f"top{k}": per_cent(ranks <= k) for k in DEPTHS} | numbers([mean])

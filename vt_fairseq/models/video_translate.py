@@ -101,21 +101,24 @@ class MultimodalEncoder(FairseqEncoder):
         src_lengths: torch.Tensor | None = None,
         video: torch.Tensor | None = None,
         clip_of_row: torch.Tensor | None = None,
+        video_tokens: torch.Tensor | None = None,
     ) -> dict[str, list[torch.Tensor]]:
         """(B, S) ids and (V, F, H, W, 3) uint8 -> fairseq's encoder output.
 
         ``encoder_out`` [(S, B, C)], ``encoder_padding_mask`` [(B, S) bool, True at padding].
         The r-th row that has [VIDEO] tokens takes the r-th clip, or clip ``clip_of_row[r]`` where
         rows share clips. Rows without them, and batches without ``video``, are text only.
+        ``video_tokens`` (V, T, C) stands for ``video`` where the video network has run before.
         ``src_lengths`` is there because fairseq passes it.
         """
         states = self.embed_tokens(src_tokens)
         if video is not None:
+            video_tokens = self.video(video)
+        if video_tokens is not None:
             places = src_tokens.eq(self.video_id).unsqueeze(-1)
-            tokens = self.video(video).to(states.dtype)
             if clip_of_row is not None:
-                tokens = tokens.index_select(0, clip_of_row)
-            states = states.masked_scatter(places, tokens)
+                video_tokens = video_tokens.index_select(0, clip_of_row)
+            states = states.masked_scatter(places, video_tokens.to(states.dtype))
         padding = src_tokens.eq(PAD)
         states = self.transformer(states, padding)
         return {
