@@ -36,17 +36,18 @@ score() {
     "${@:4}" $INFER
 }
 
+# The decoder ranks the pairs of verb and noun that the labels have; --pairs all ranks all 44,000.
 classes() {
-  score "$PRETRAINED" valid zero_shot
-  score "$OUT/generative/checkpoint_best.pt" valid generative
-  score "$OUT/multitask/checkpoint_best.pt" valid multitask --caption-first
-  score "$OUT/discriminative/checkpoint_best.pt" valid discriminative
+  score "$PRETRAINED" valid zero_shot --targets action
+  score "$OUT/generative/checkpoint_best.pt" valid generative --targets action
+  score "$OUT/multitask/checkpoint_best.pt" valid multitask --targets action --caption-first
+  score "$OUT/discriminative/checkpoint_best.pt" valid discriminative --targets verb,noun
 }
 
 # The archive for the test server, of seen (S1) and unseen (S2) kitchens.
 submission() {
-  score "$OUT/discriminative/checkpoint_best.pt" test_s1 test_s1
-  score "$OUT/discriminative/checkpoint_best.pt" test_s2 test_s2
+  score "$OUT/discriminative/checkpoint_best.pt" test_s1 test_s1 --targets verb,noun
+  score "$OUT/discriminative/checkpoint_best.pt" test_s2 test_s2 --targets verb,noun
   vt-submit epic-kitchens --annotations "$ANNOTATIONS" --out "$OUT/results/submission.zip" \
     --predictions "test_s1=$OUT/results/test_s1/scores.jsonl" \
     "test_s2=$OUT/results/test_s2/scores.jsonl"
