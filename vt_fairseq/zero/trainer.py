@@ -19,6 +19,7 @@ from fairseq.distributed.module_proxy_wrapper import ModuleProxyWrapper
 from fairseq.optim import lr_scheduler
 from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
 from fairseq.trainer import Trainer
+from omegaconf import OmegaConf
 
 from vt_fairseq.errors import UserError
 from vt_fairseq.zero.config import EngineOptions, engine_config
@@ -41,7 +42,9 @@ def install() -> None:
 
 def zero_stage(cfg) -> int:
     """``--zero-stage`` of a configuration; 0 with any other optimizer."""
-    is_ours = cfg.optimizer is not None and cfg.optimizer["_name"] == "deepspeed_adam"
+    if not OmegaConf.is_config(cfg.optimizer):  # none, or fairseq's oldest: a Namespace
+        return 0
+    is_ours = cfg.optimizer["_name"] == "deepspeed_adam"
     return int(str(cfg.optimizer.zero_stage)) if is_ours else 0
 
 
