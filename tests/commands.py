@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -14,10 +15,12 @@ MODULES = {
     "fairseq-train": "fairseq_cli.train",
     "fairseq-generate": "fairseq_cli.generate",
     "fairseq-validate": "fairseq_cli.validate",
+    "vt-caption": "vt_fairseq.cli.caption",
     "vt-score": "vt_fairseq.cli.score",
     "vt-evaluate": "vt_fairseq.cli.evaluate",
     "vt-init": "vt_fairseq.cli.init",
     "vt-memory": "vt_fairseq.cli.memory",
+    "vt-submit": "vt_fairseq.cli.submit",
     "vt-prepare": "vt_fairseq.cli.prepare",
 }
 TINY = [
@@ -62,3 +65,18 @@ def train_losses(log: str) -> dict[int, tuple[str, str]]:
     """Loss and gradient norm of each update as they were printed."""
     pattern = r"\| train_inner \|.*? loss=([\d.]+).*?num_updates=(\d+).*?gnorm=([\d.]+)"
     return {int(n): (loss, norm) for loss, n, norm in re.findall(pattern, log)}
+
+
+def free_port() -> int:
+    """A port that nothing listens at."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def launcher(processes: int) -> list[str]:
+    """Command that starts a Python script in one process or, by torchrun, in several."""
+    if processes == 1:
+        return [sys.executable]
+    where = ["--nproc-per-node", str(processes), "--master-port", str(free_port())]
+    return [sys.executable, "-m", "torch.distributed.run", *where]

@@ -11,6 +11,7 @@ from fairseq.logging import metrics
 from torch import nn
 
 from vt_fairseq.data.text import PAD
+from vt_fairseq.errors import UserError
 
 
 @register_criterion("video_translate", dataclass=FairseqDataclass)
@@ -21,6 +22,14 @@ class VideoTranslateCriterion(FairseqCriterion):
     processes and micro batches, which makes it the mean. Logs ``loss`` and ``nll_loss`` in base
     2 as fairseq does, ``accuracy`` in per cent, and ``bad_clips`` (clips that could not be read).
     """
+
+    def __init__(self, task):
+        super().__init__(task)
+        if task.heads is not None:
+            raise UserError(
+                "--criterion video_translate trains the decoder, which --heads freezes: leave one "
+                "out, or train heads with --criterion video_translate_classification"
+            )
 
     def forward(
         self, model: nn.Module, sample: dict[str, Any], reduce: bool = True

@@ -13,7 +13,8 @@ import numpy as np
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
 
-FIELDS = ("caption", "label", "verb", "noun", "answer")
+# "action" is verb and noun together, for EPIC-Kitchens ("cut tomato").
+FIELDS = ("caption", "label", "verb", "noun", "action", "answer")
 # Narrations have 20 and descriptions 12 tokens in the paper's pretraining (section 3.1).
 DEFAULT_TARGET_TOKENS = {"caption": 20, "classify": 12, "answer": 20}
 OTHER_TARGET_TOKENS = 20
@@ -45,6 +46,8 @@ class Action:
             return row.captions
         if self.field == "answer":
             return () if row.answer is None else (row.candidates[row.answer],)
+        if self.field == "action":
+            return () if None in (row.verb, row.noun) else (f"{row.verb} {row.noun}",)
         text = {"label": row.label, "verb": row.verb, "noun": row.noun}[self.field]
         return () if text is None else (text,)
 

@@ -17,8 +17,10 @@ import torch
 from fairseq.data import FairseqDataset
 
 from vt_fairseq.data.actions import Action
+from vt_fairseq.data.heads import HeadTargets, candidate_mask
 from vt_fairseq.data.manifest import ClipRow, Manifest
 from vt_fairseq.data.noise import TextNoise, random_generator
+from vt_fairseq.data.order import Batches, Permutation
 from vt_fairseq.data.text import EOS, PAD, SourceTemplate
 from vt_fairseq.errors import UserError, VideoError
 
@@ -26,7 +28,7 @@ from vt_fairseq.errors import UserError, VideoError
 # data as a whole is not there.
 MAX_REPLACEMENTS = 20
 # Streams of random numbers of one row, so that adding a draw to one leaves the others alone.
-STREAM_CLIP, STREAM_ACTION, STREAM_TEXT, STREAM_BATCH, STREAM_REPLACE = range(1, 6)
+STREAM_CLIP, STREAM_ACTION, STREAM_TEXT, STREAM_BATCH, STREAM_REPLACE, STREAM_ORDER = range(1, 7)
 
 Sample = dict[str, Any]
 
@@ -68,6 +70,28 @@ class TextOptions:
     test_mask_tokens: int
     context: bool = True
 
+    def source(
+        self,
+        row: ClipRow,
+        action: Action,
+        num_video_tokens: int,
+        text: Sequence[int] | None = None,
+        candidate: str = "",
+    ) -> list[int]:
+        """Source ids: after [SEP] the candidate and the row's context, [SEP] between them.
+
+        ``text`` None is the absent text at test.
+        """
+        t = self.template.tokenizer
+        context = t.encode(row.context) if row.context and self.context else []
+        if candidate:
+            context = [*t.encode(candidate), *([t.sep, *context] if context else [])]
+        if text is None:
+            text = [t.mask] * self.test_mask_tokens
+        return self.template.build(
+            t.encode(action.prompt_for(row)), num_video_tokens, text, context
+        )
+
 
 class VideoTextDataset(FairseqDataset):
     """Rows of one split as fairseq batches.
@@ -84,6 +108,7 @@ class VideoTextDataset(FairseqDataset):
         text: how texts become ids.
         seed: first part of every random key.
         train: noise, augmentation, shuffling and replacement of bad rows.
+        heads: what linear heads are trained on; None for a model that writes text.
     """
 
     # fairseq otherwise keeps the first epoch's batches, and a resumed run sees others.
@@ -101,16 +126,18 @@ class VideoTextDataset(FairseqDataset):
         text: TextOptions,
         seed: int,
         train: bool,
+        heads: HeadTargets | None = None,
     ):
         super().__init__()
         self.manifest = manifest
         self.load_frames = load_frames
         self.num_video_tokens = num_video_tokens if load_frames is not None else 0
         self.actions = list(actions)
-        self.reuse_batch = reuse_batch and train
+        self.reuse_batch = reuse_batch and train and len(self.actions) > 1
         self.text = text
         self.seed = seed
         self.train = train
+        self.heads = heads
         self.epoch = 1
 
     def __len__(self) -> int:
@@ -154,6 +181,11 @@ class VideoTextDataset(FairseqDataset):
         ``prev_output_tokens`` (B, L). ``target`` (B, L) ends in eos and is padded, or is None
         when no row has one. ``missing`` (B,) bool marks rows whose clip could not be read;
         ``clip_ids`` and ``references`` (texts) are lists of B, ``bad`` lists (id, reason).
+
+        For heads there is no ``target`` but ``classes``, (B,) int64 a head. For the head
+        ``answer`` the source has R rows, one a candidate, clip after clip: ``candidates`` (B, K)
+        bool says how many each has, and in ``net_input`` ``clip_of_row`` gives the clip of each
+        row that has [VIDEO] tokens.
         """
         if not clips:
             return {}
@@ -174,35 +206,60 @@ class VideoTextDataset(FairseqDataset):
     def _sample(self, clips: list[Clip], action_of) -> Sample:
         if not clips:
             return {}
+        if self.heads is not None:
+            return self._common(clips, action_of) | self._head_inputs(clips)
         share = random_generator(self.seed, self.epoch, clips[0].index, STREAM_BATCH).random()
         sources, targets = [], []
         for clip in clips:
             source, target = self._texts(clip, action_of(clip), share)
             sources.append(source)
             targets.append(target)
-        src_tokens, src_lengths = pad_right(sources)
-        net_input: dict[str, Any] = {"src_tokens": src_tokens, "src_lengths": src_lengths}
-        frames = [c.frames for c in clips if c.frames is not None]
-        if frames:
-            net_input["video"] = torch.from_numpy(np.stack(frames))
+        net_input = source_tensors(sources, clips)
         target = None
         if any(targets):
             target, _ = pad_right(targets)
             shifted = torch.full_like(target, PAD)
             shifted[:, 1:] = target[:, :-1]
             net_input["prev_output_tokens"] = shifted
-        return {
-            "id": torch.tensor([c.index for c in clips]),
-            "nsentences": len(clips),
+        return self._common(clips, action_of) | {
             "ntokens": sum(map(len, targets)),
             "net_input": net_input,
             "target": target,
+        }
+
+    def _common(self, clips: list[Clip], action_of) -> Sample:
+        return {
+            "id": torch.tensor([c.index for c in clips]),
+            "nsentences": len(clips),
             "missing": torch.tensor([c.missing for c in clips]),
             "num_missing": sum(c.missing for c in clips),
             "bad": [b for c in clips for b in c.bad],
             "clip_ids": [c.row.id for c in clips],
             "references": [list(action_of(c).references(c.row)) for c in clips],
         }
+
+    def _head_inputs(self, clips: list[Clip]) -> Sample:
+        """No noise and nothing of the target: the source is the same in training and at test."""
+        candidates = [self.heads.candidates(clip.row) for clip in clips]
+        sources = [
+            self._source(clip, self.actions[0], (), candidate)
+            for clip, texts in zip(clips, candidates, strict=True)
+            for candidate in texts
+        ]
+        sample = {
+            "ntokens": sum(map(len, sources)),
+            "net_input": source_tensors(sources, clips),
+            "target": None,
+            "classes": self.heads.targets([clip.row for clip in clips]),
+        }
+        if self.heads.per_candidate:
+            sample["candidates"] = candidate_mask([len(texts) for texts in candidates])
+            seen = [
+                len(c) for c, clip in zip(candidates, clips, strict=True) if clip.frames is not None
+            ]
+            of_row = torch.arange(len(seen)).repeat_interleave(torch.tensor(seen, dtype=torch.long))
+            sample["net_input"]["clip_of_row"] = of_row
+        return sample
 
     def _texts(self, clip: Clip, action: Action, share: float) -> tuple[list[int], list[int]]:
         """Source ids and target ids (with eos; empty when there is no target to learn)."""
@@ -213,33 +270,28 @@ class VideoTextDataset(FairseqDataset):
         )
         text = action.target(clip.row, rng if self.train else None)
         target = [] if text is None else t.encode(text, action.max_target_tokens)
-        if self.train:
-            noisy = self.text.noise(target, share, rng)
-        else:
-            noisy = [t.mask] * self.text.test_mask_tokens
-        source = self.text.template.build(
-            t.encode(action.prompt_for(clip.row)),
-            0 if clip.frames is None else self.num_video_tokens,
-            noisy,
-            t.encode(clip.row.context) if clip.row.context and self.text.context else (),
-        )
-        if text is None:
-            return source, []
-        return source, [*target, EOS]
+        noisy = self.text.noise(target, share, rng) if self.train else None
+        return self._source(clip, action, noisy), [] if text is None else [*target, EOS]
 
-    def ordered_indices(self) -> np.ndarray:
-        """All rows: shuffled in training (fairseq has seeded numpy with seed + epoch)."""
+    def _source(
+        self, clip: Clip, action: Action, text: Sequence[int] | None, candidate: str = ""
+    ) -> list[int]:
+        num_video_tokens = 0 if clip.frames is None else self.num_video_tokens
+        return self.text.source(clip.row, action, num_video_tokens, text, candidate)
+
+    def ordered_indices(self) -> Sequence[int]:
+        """All rows, in training in an order of their own for each (seed, epoch)."""
         if self.train:
-            return np.random.permutation(len(self))
-        return np.arange(len(self))
+            return Permutation(len(self), self.seed, self.epoch, STREAM_ORDER)
+        return range(len(self))
 
     def batch_by_size(
         self,
-        indices: np.ndarray,
+        indices: Sequence[int],
         max_tokens: int | None = None,
         max_sentences: int | None = None,
         required_batch_size_multiple: int = 1,
-    ) -> list[np.ndarray]:
+    ) -> Batches:
         """``indices`` in order: ``max_sentences`` rows or ``max_tokens`` target tokens at once.
 
         fairseq's own loses rows when the last batch is no multiple of
@@ -248,8 +300,7 @@ class VideoTextDataset(FairseqDataset):
         sizes = [] if max_sentences is None else [max_sentences]
         if max_tokens is not None:
             sizes.append(max(1, max_tokens // self.num_tokens(0)))
-        size = min(sizes, default=1)
-        return [indices[i : i + size] for i in range(0, len(indices), size)]
+        return Batches(indices, min(sizes, default=1))
 
     def num_tokens(self, index: int) -> int:
         """An upper bound of a row's target tokens, the same for all (texts are short)."""
@@ -264,10 +315,20 @@ class VideoTextDataset(FairseqDataset):
         return self.num_tokens(index)
 
 
+def source_tensors(sources: list[list[int]], clips: list[Clip]) -> Sample:
+    """``src_tokens``, ``src_lengths`` and, of the clips that have frames, ``video``."""
+    src_tokens, src_lengths = pad_right(sources)
+    net_input: Sample = {"src_tokens": src_tokens, "src_lengths": src_lengths}
+    frames = [c.frames for c in clips if c.frames is not None]
+    if frames:
+        net_input["video"] = torch.from_numpy(np.stack(frames))
+    return net_input
+
+
 def pad_right(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, S) int64 padded with 0 on the right, and the (B,) lengths."""
-    lengths = torch.tensor([len(r) for r in rows])
-    out = torch.full((len(rows), max(1, int(lengths.max()))), PAD, dtype=torch.long)
+    lengths = torch.tensor([len(r) for r in rows], dtype=torch.long)
+    out = torch.full((len(rows), max([1, *lengths.tolist()])), PAD, dtype=torch.long)
     for i, row in enumerate(rows):
         out[i, : len(row)] = torch.tensor(row, dtype=torch.long)
     return out, lengths

@@ -109,6 +109,10 @@ def dims_as_text(dims: T5Dims) -> str:
     return ",".join(f"{name}={str(getattr(dims, name)).lower()}" for name in DIMS_IN_TEXT)
 
 
+# Rows of the output table whose logits are there at once where only their sum is wanted.
+VOCABULARY_BLOCK = 4096
+
+
 class RMSNorm(nn.Module):
     """T5's layer norm: scales by the root mean square, no mean, no bias. fp32 inside."""
 
@@ -142,13 +146,14 @@ class RelativeBias(nn.Module):
         self.register_buffer("bucket_of_distance", table, persistent=False)
 
     def forward(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Positions (N,) and (S,) -> bias (1, H, N, S) fp32."""
-        ahead = keys[None, :] - queries[:, None]
+        """Positions (N,) and (S,) -> bias (1, H, N, S) fp32; (B, N) and (B, S) -> (B, H, N, S)."""
+        ahead = keys[..., None, :] - queries[..., :, None]
         distance = ahead.abs() if self.bidirectional else -ahead.clamp(max=0)
         buckets = self.bucket_of_distance[distance.clamp(max=self.max_distance)]
         if self.bidirectional:
             buckets = buckets + (ahead > 0) * self.buckets_a_side
-        return F.embedding(buckets, self.weight).float().permute(2, 0, 1).unsqueeze(0)
+        bias = F.embedding(buckets, self.weight).float().movedim(-1, -3)
+        return bias if bias.dim() == 4 else bias.unsqueeze(0)
 
 
 def distance_buckets(num_buckets: int, max_distance: int) -> torch.Tensor:
@@ -299,7 +304,7 @@ class DecoderLayer(nn.Module):
         keys_values = self._target_keys_values(normed, cache)
         x = x + self.dropout(self.self_attention(normed, *keys_values, self_bias))
         normed = self.cross_attention_norm(x)
-        keys_values = self._source_keys_values(source, cache)
+        keys_values = self.source_keys_values(source, cache)
         x = x + self.dropout(self.cross_attention(normed, *keys_values, source_bias))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
@@ -316,9 +321,10 @@ class DecoderLayer(nn.Module):
         cache.update(zip(names, (keys, values), strict=True))
         return keys, values
 
-    def _source_keys_values(
+    def source_keys_values(
         self, source: torch.Tensor, cache: dict[str, torch.Tensor] | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two of (B, H, S, D), from the cache when they are there and kept in it when not."""
         if cache is None:
             return self.cross_attention.keys_values(source)
         names = f"{self.index}.source_keys", f"{self.index}.source_values"
@@ -409,27 +415,93 @@ class T5Decoder(FairseqIncrementalDecoder):
         keys = torch.arange(prev_output_tokens.size(1), device=prev_output_tokens.device)
         queries = keys[past:]
         self_bias = hide(self.relative_bias(queries, keys), keys[None, :] > queries[:, None])
+        features = self._features(prev_output_tokens[:, past:], self_bias, encoder_out, cache)
+        if incremental_state is not None:
+            self.set_incremental_state(incremental_state, "cache", cache)
+        return features, {"attn": [None]}
+
+    def packed_features(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        visible: torch.Tensor,
+        encoder_out: dict[str, list[torch.Tensor]],
+        source_cache: dict[str, torch.Tensor],
+    ) -> torch.Tensor:
+        """States (B, N, C) of N target tokens a row that may belong to many targets.
+
+        Args:
+            tokens, positions: (B, N) ids and places in the target, from 0; or (1, N), the same for
+                every row.
+            visible: (B or 1, N, N) bool: ``visible[b, i, j]`` lets token i see token j.
+            encoder_out: as in ``forward``.
+            source_cache: made by ``source_cache`` from it; left as it is.
+        """
+        bias = hide(self.relative_bias(positions, positions), ~visible.unsqueeze(1))
+        tokens = tokens.expand(encoder_out["encoder_padding_mask"][0].size(0), -1)
+        return self._features(tokens, bias, encoder_out, dict(source_cache))
+
+    def source_cache(self, encoder_out: dict[str, list[torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Every layer's keys and values of the source, which depend on nothing else."""
+        cache: dict[str, torch.Tensor] = {}
+        source = encoder_out["encoder_out"][0].transpose(0, 1)
+        for layer in self.layers:
+            layer.source_keys_values(source, cache)
+        return cache
+
+    def _features(
+        self,
+        tokens: torch.Tensor,
+        self_bias: torch.Tensor,
+        encoder_out: dict[str, list[torch.Tensor]],
+        cache: dict[str, torch.Tensor] | None,
+    ) -> torch.Tensor:
+        """(B, N) ids -> (B, N, C); ``self_bias`` and ``cache`` as the layers take them."""
         padding_mask = encoder_out["encoder_padding_mask"][0]
         source_bias = hide(torch.zeros_like(padding_mask, dtype=torch.float32), padding_mask)[
             :, None, None, :
         ]
         source = encoder_out["encoder_out"][0].transpose(0, 1)
-        x = self.dropout(self.embed_tokens(prev_output_tokens[:, past:]).float())
+        x = self.dropout(self.embed_tokens(tokens).float())
         inputs = self_bias, source, source_bias, cache
         # A cache is written to, which must not happen twice.
         recompute = self.recompute_layers and cache is None
         for layer in self.layers:
             x = recomputed(layer, x, *inputs) if recompute else layer(x, *inputs)
-        if incremental_state is not None:
-            self.set_incremental_state(incremental_state, "cache", cache)
-        return self.dropout(self.final_norm(x)), {"attn": [None]}
+        return self.dropout(self.final_norm(x))
 
     def output_layer(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, N, C) -> logits (B, N, V) fp32, scaled by C ** -0.5 as T5 does for tied tables."""
-        if self.lm_head is not None:
-            return self.lm_head(features)
-        scaled = features.float() * features.size(-1) ** -0.5
-        return fp32_linear(scaled, self.embed_tokens.weight)
+        """(B, N, C) -> logits (B, N, V) fp32."""
+        return fp32_linear(self._output_states(features), self._output_table)
+
+    def token_logits(self, features: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """(..., C) and one token of each, (...) -> that token's logit (...) fp32."""
+        rows = F.embedding(tokens, self._output_table)
+        return (self._output_states(features).float() * rows.float()).sum(-1)
+
+    def log_normaliser(self, features: torch.Tensor) -> torch.Tensor:
+        """(..., C) -> log of the sum of the exponentials of all logits, (...) fp32.
+
+        In blocks of the vocabulary, each gone before it leaves the processor's cache: on a CPU the
+        sum costs nothing beside the product, where that of whole rows costs four times as much.
+        """
+        states = self._output_states(features)
+        parts = []
+        for rows in self._output_table.split(VOCABULARY_BLOCK):
+            logits = fp32_linear(states, rows)
+            highest = logits.amax(-1, keepdim=True)
+            parts.append(logits.sub_(highest).exp_().sum(-1).log_() + highest.squeeze(-1))
+        return torch.stack(parts, dim=-1).logsumexp(-1)
+
+    @property
+    def _output_table(self) -> torch.Tensor:
+        return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def _output_states(self, features: torch.Tensor) -> torch.Tensor:
+        """(..., C), scaled by C ** -0.5 as T5 does for tied tables."""
+        return (
+            features if self.lm_head is not None else features.float() * features.size(-1) ** -0.5
+        )
 
     def reorder_incremental_state(self, incremental_state: dict, new_order: torch.Tensor) -> None:
         """Rows of the cache in ``new_order`` (R,), which may repeat or leave out rows."""

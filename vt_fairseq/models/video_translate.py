@@ -3,6 +3,7 @@
 Shapes: B rows, V <= B rows with video, F frames, T video tokens, S source, L target, C width.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -19,6 +20,7 @@ from torch import nn
 
 from vt_fairseq.data.text import PAD
 from vt_fairseq.errors import UserError
+from vt_fairseq.models.heads import PREFIX, ClassHeads, add_new_heads
 from vt_fairseq.models.r2plus1d import (
     R2PLUS1D_DIMS,
     VIDEO_STAGES,
@@ -35,6 +37,8 @@ from vt_fairseq.models.t5 import (
     dims_from_text,
     init_t5_parameters,
 )
+
+logger = logging.getLogger(__name__)
 
 # New video tokens are several times as large as new word embeddings, as T5's pretrained embeddings
 # are, too: the video counts from the first update on.
@@ -96,18 +100,25 @@ class MultimodalEncoder(FairseqEncoder):
         src_tokens: torch.Tensor,
         src_lengths: torch.Tensor | None = None,
         video: torch.Tensor | None = None,
+        clip_of_row: torch.Tensor | None = None,
+        video_tokens: torch.Tensor | None = None,
     ) -> dict[str, list[torch.Tensor]]:
         """(B, S) ids and (V, F, H, W, 3) uint8 -> fairseq's encoder output.
 
         ``encoder_out`` [(S, B, C)], ``encoder_padding_mask`` [(B, S) bool, True at padding].
-        The r-th row that has [VIDEO] tokens takes the r-th clip. Rows without them, and batches
-        without ``video``, are text only. ``src_lengths`` is there because fairseq passes it.
+        The r-th row that has [VIDEO] tokens takes the r-th clip, or clip ``clip_of_row[r]`` where
+        rows share clips. Rows without them, and batches without ``video``, are text only.
+        ``video_tokens`` (V, T, C) stands for ``video`` where the video network has run before.
+        ``src_lengths`` is there because fairseq passes it.
         """
         states = self.embed_tokens(src_tokens)
         if video is not None:
+            video_tokens = self.video(video)
+        if video_tokens is not None:
             places = src_tokens.eq(self.video_id).unsqueeze(-1)
-            tokens = self.video(video).to(states.dtype)
-            states = states.masked_scatter(places, tokens)
+            if clip_of_row is not None:
+                video_tokens = video_tokens.index_select(0, clip_of_row)
+            states = states.masked_scatter(places, video_tokens.to(states.dtype))
         padding = src_tokens.eq(PAD)
         states = self.transformer(states, padding)
         return {
@@ -174,6 +185,17 @@ class VideoTranslateConfig(FairseqDataclass):
             "help": "learning rate of the video network relative to --lr (paper: 1e-4 to 1e-3)"
         },
     )
+    heads: str = field(
+        default="",
+        metadata={
+            "help": "linear layers on the encoder's state at [CLS] to train instead of the "
+            "decoder, which is frozen then: some of verb,noun,label, or answer"
+        },
+    )
+    head_lr_scale: float = field(
+        default=100.0,
+        metadata={"help": "learning rate of the heads relative to --lr (paper: 1e-3 to 1e-5)"},
+    )
     checkpoint_activations: bool = field(
         default=False,
         metadata={"help": "save memory: compute T5's layers again in the backward pass"},
@@ -189,28 +211,49 @@ class VideoTranslateConfig(FairseqDataclass):
 
 @register_model("video_translate", dataclass=VideoTranslateConfig)
 class VideoTranslateModel(FairseqEncoderDecoderModel):
-    """f(action, video, noisy text) -> text. ``build_model`` reads the configuration."""
+    """f(action, video, noisy text) -> text, or classes where it has heads.
+
+    ``build_model`` reads the configuration.
+
+    Attributes:
+        heads: the linear layers of ``--heads``, or None.
+        heads_start_anew: whether weights that are loaded may lack heads (fine-tuning).
+    """
+
+    def __init__(
+        self, encoder: MultimodalEncoder, decoder: T5Decoder, heads: ClassHeads | None = None
+    ):
+        super().__init__(encoder, decoder)
+        self.heads = heads
+        self.heads_start_anew = False
 
     @classmethod
     def build_model(cls, cfg: VideoTranslateConfig, task) -> "VideoTranslateModel":
-        """Build from fairseq's configuration; sizes of the vocabulary come from the task."""
-        return cls.from_config(cfg, task.tokenizer.table_size, task.tokenizer.video)
+        """Build from fairseq's configuration; sizes of vocabulary and heads are the task's."""
+        sizes = task.heads.sizes() if task.heads is not None else {}
+        return cls.from_config(cfg, task.tokenizer.table_size, task.tokenizer.video, sizes)
 
     @classmethod
     def from_config(
-        cls, cfg: VideoTranslateConfig, vocab_size: int, video_id: int
+        cls,
+        cfg: VideoTranslateConfig,
+        vocab_size: int,
+        video_id: int,
+        head_sizes: Mapping[str, int] | None = None,
     ) -> "VideoTranslateModel":
         """Build with ``vocab_size`` rows in the embedding table and [VIDEO] at ``video_id``.
 
-        Raises UserError for an option out of its range.
+        ``head_sizes``: outputs of each head by its name. Raises UserError for an option out of its
+        range.
         """
         if not 0 <= cfg.checkpoint_video_stages <= VIDEO_STAGES:
             raise UserError(
                 f"--checkpoint-video-stages {cfg.checkpoint_video_stages}: expected a number of "
                 f"stages from 0 to {VIDEO_STAGES}"
             )
+        t5 = transformer_dims(cfg, vocab_size)
         encoder, decoder = build_networks(
-            transformer_dims(cfg, vocab_size),
+            t5,
             R2PLUS1D_DIMS[str(cfg.video_network)],
             video_id,
             str(cfg.video_pooling),
@@ -219,21 +262,54 @@ class VideoTranslateModel(FairseqEncoderDecoderModel):
         encoder.transformer.recompute_layers = cfg.checkpoint_activations
         decoder.recompute_layers = cfg.checkpoint_activations
         encoder.video.network.recomputed_stages = cfg.checkpoint_video_stages
-        for parameter in encoder.video.network.parameters():
-            # Read by `fairseq_patches.py`; fairseq carries this attribute over to fp32 copies.
-            parameter.optim_overrides = {"optimizer": {"lr_scale": cfg.video_lr_scale}}
-        return cls(encoder, decoder)
+        scale_learning_rate(encoder.video.network, cfg.video_lr_scale)
+        if not head_sizes:
+            return cls(encoder, decoder)
+        heads = ClassHeads(head_sizes, t5.d_model)
+        scale_learning_rate(heads, cfg.head_lr_scale)
+        decoder.requires_grad_(False)
+        encoder.embed_tokens.requires_grad_(True)  # the decoder's as well
+        return cls(encoder, decoder, heads)
 
     def forward(
         self,
         src_tokens: torch.Tensor,
-        prev_output_tokens: torch.Tensor,
+        prev_output_tokens: torch.Tensor | None = None,
         src_lengths: torch.Tensor | None = None,
         video: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, dict]:
-        """Logits (B, L, vocabulary) under teacher forcing; see the encoder for the inputs."""
-        encoder_out = self.encoder(src_tokens, src_lengths=src_lengths, video=video)
+        clip_of_row: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, dict] | dict[str, torch.Tensor]:
+        """Logits (B, L, vocabulary) under teacher forcing; see the encoder for the inputs.
+
+        Without ``prev_output_tokens`` the heads' logits instead; see ``class_logits``.
+        """
+        encoder_out = self.encoder(
+            src_tokens, src_lengths=src_lengths, video=video, clip_of_row=clip_of_row
+        )
+        if prev_output_tokens is None:
+            return self.class_logits(encoder_out)
         return self.decoder(prev_output_tokens, encoder_out=encoder_out)
+
+    def class_logits(self, encoder_out: dict[str, list[torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """The encoder's output for B rows -> logits (B, classes) fp32 of each head.
+
+        ``answer`` has (B, 1): the score of each row's question with its one candidate.
+        """
+        return self.heads(encoder_out["encoder_out"][0][0])
+
+    def upgrade_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
+        """Called by fairseq on weights before it loads them strictly; see ``add_new_heads``."""
+        super().upgrade_state_dict(state_dict)
+        own = {k: v for k, v in self.state_dict().items() if k.startswith(PREFIX)}
+        for name in add_new_heads(state_dict, own, self.heads_start_anew):
+            logger.info("%s is new: the checkpoint does not have it", name)
+
+
+def scale_learning_rate(module: nn.Module, scale: float) -> None:
+    """Train ``module`` at ``scale`` times ``--lr``."""
+    for parameter in module.parameters():
+        # Read by `fairseq_patches.py`; fairseq carries this attribute over to fp32 copies.
+        parameter.optim_overrides = {"optimizer": {"lr_scale": scale}}
 
 
 def architectures() -> dict[str, type[VideoTranslateConfig]]:
