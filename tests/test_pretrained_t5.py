@@ -28,6 +28,7 @@ from vt_fairseq.models.pretrained.vocabulary_rows import (
 from vt_fairseq.models.t5 import T5_VARIANTS
 from vt_fairseq.models.video_translate import VideoTranslateModel, architecture
 
+WEIGHT = torch.ones(2, 3)
 INDEX = {"safetensors": "model.safetensors.index.json", "bin": "pytorch_model.bin.index.json"}
 
 
@@ -172,6 +173,15 @@ def test_weights_that_are_no_t5_say_which_tensor_is_missing(tmp_path):
     save_file({"bert.embeddings.weight": torch.ones(3)}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"holds no T5: 'shared\.weight'"):
         read_t5(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("content", [[1], {"decoder.embed_tokens.weight": "text"}, {1: WEIGHT}])
+def test_a_file_of_something_else_than_tensors_is_named(tmp_path, content):
+    torch.save(content, tmp_path / "pytorch_model.bin")
+    with pytest.raises(
+        UserError, match=r"pytorch_model\.bin: expected (a plain tensor|tensors by)"
+    ):
+        read_t5(tmp_path / "pytorch_model.bin")
 
 
 def test_copies_of_the_table_that_differ_are_refused(tmp_path, folder):

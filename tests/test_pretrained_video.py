@@ -126,9 +126,26 @@ def edited(change) -> dict:
         (lambda s: s.update({"stem.0.weight": torch.ones(45, 3, 1, 3, 3)}), r"stem\.0\.weight is"),
         (lambda s: s.update({"stem.1.bias": torch.full((45,), torch.nan)}), "not finite"),
         (lambda s: s.update({"stem.1.bias": torch.ones(45, dtype=torch.int8)}), "torch.int8"),
-        (lambda s: s.update({"stem.1.bias": "text"}), "expected a tensor under 'stem.1.bias'"),
+        (lambda s: s.update({7: torch.ones(1)}), "expected a plain tensor under 7"),
+        (
+            lambda s: s.update({"stem.1.bias": torch.ones(45).to_sparse()}),
+            "expected a plain tensor",
+        ),
+        (
+            lambda s: s.update({"stem.1.bias": "text"}),
+            "expected a plain tensor under 'stem.1.bias'",
+        ),
     ],
-    ids=["missing", "left over", "other shape", "not finite", "other type", "no tensor"],
+    ids=[
+        "missing",
+        "left over",
+        "other shape",
+        "not finite",
+        "other type",
+        "no name",
+        "sparse",
+        "text",
+    ],
 )
 def test_a_tensor_without_counterpart_or_of_another_kind_is_named(tmp_path, change, message):
     torch.save(edited(change), tmp_path / "x.pth")

@@ -83,6 +83,18 @@ def read_tensors(path: Path) -> Any:
         raise UserError(f"{path} is damaged or not what it seems: {_reason(error)}") from error
 
 
+def only_tensors(content: Any, path: Path) -> Tensors:
+    """``content`` of a file, where it is nothing but plain tensors by name; else UserError."""
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected tensors by name, found {type(content).__name__}")
+    for name, tensor in content.items():
+        plain = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
+        if not (isinstance(name, str) and plain) or tensor.is_quantized:
+            kind = type(tensor).__name__
+            raise UserError(f"{path}: expected a plain tensor under {name!r}, found {kind}")
+    return content
+
+
 def _reader(head: bytes) -> Callable[[Path], Any] | None:
     if head.startswith(ZIP):
         return lambda path: torch.load(path, map_location="cpu", mmap=True, weights_only=True)

@@ -32,10 +32,6 @@ def fill(
         UserError: a tensor of either side has no counterpart or another shape, or holds something
             else than finite numbers.
     """
-    for name, tensor in source.items():
-        if not isinstance(tensor, torch.Tensor):
-            kind = type(tensor).__name__
-            raise UserError(f"{origin}: expected a tensor under {name!r}, found {kind}")
     left_over = source.keys() - set(names.values())
     unknown = {name for name in left_over if not dropped.fullmatch(name)}
     missing = {names[name] for name in wanted} - source.keys()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from vt_fairseq.errors import UserError
-from vt_fairseq.models.pretrained.files import Tensors, read_json, read_tensors
+from vt_fairseq.models.pretrained.files import Tensors, only_tensors, read_json, read_tensors
 from vt_fairseq.models.t5 import T5Dims
 
 CONFIG = "config.json"
@@ -125,10 +125,7 @@ def _weights_in(folder: Path) -> Path:
 
 def _read_parts(weights: Path) -> tuple[tuple[Path, ...], Tensors]:
     if not weights.name.endswith(".index.json"):
-        tensors = read_tensors(weights)
-        if not isinstance(tensors, dict):
-            raise UserError(f"{weights} holds no tensors by name")
-        return (weights,), tensors
+        return (weights,), only_tensors(read_tensors(weights), weights)
     listed = read_json(weights).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(x, str) for x in listed.values()):
         raise UserError(f"{weights} has no weight_map from tensors to files")
@@ -138,7 +135,7 @@ def _read_parts(weights: Path) -> tuple[tuple[Path, ...], Tensors]:
         if file.parent != weights.parent:
             raise UserError(f"{weights} lists {file.name}, which is not beside it")
         here = {name for name, part in listed.items() if part == file.name}
-        part = read_tensors(file)
+        part = only_tensors(read_tensors(file), file)
         if part.keys() != here:
             raise UserError(
                 f"{file} does not hold the tensors that {weights.name} says: "
@@ -201,15 +198,12 @@ def dims_of_config(config: dict[str, Any], origin: Path) -> T5Dims:
         )
     # Newer versions of transformers always write true there, and the truth under the other name.
     untied = False in (config.get("tie_word_embeddings"), config.get("scale_decoder_outputs"))
-    sizes: dict[str, Any] = {
-        "num_decoder_layers": config.get("num_layers"),
-        "gated_gelu": _ACTIVATIONS[activation],
-        "tie_word_embeddings": not untied,
-    }
+    names = {field.name: _CONFIG_NAMES.get(field.name, field.name) for field in fields(T5Dims)}
+    sizes = {ours: config[name] for ours, name in names.items() if config.get(name) is not None}
+    if "num_layers" in sizes:
+        sizes.setdefault("num_decoder_layers", sizes["num_layers"])
+    sizes |= {"gated_gelu": _ACTIVATIONS[activation], "tie_word_embeddings": not untied}
     for field in fields(T5Dims):
-        value = config.get(_CONFIG_NAMES.get(field.name, field.name))
-        if field.name not in ("gated_gelu", "tie_word_embeddings") and value is not None:
-            sizes[field.name] = value
         if field.type is int and not isinstance(sizes.get(field.name, 1), int):
             raise UserError(f"{origin}: {field.name} is {sizes[field.name]!r}, no whole number")
     try:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from vt_fairseq.errors import UserError
-from vt_fairseq.models.pretrained.files import Tensors, read_tensors
+from vt_fairseq.models.pretrained.files import Tensors, only_tensors, read_tensors
 from vt_fairseq.models.pretrained.filling import fill
 from vt_fairseq.models.r2plus1d import R2Plus1DDims
 
@@ -67,9 +67,9 @@ def read_video(path: Path) -> VideoWeights:
     found = read_tensors(path)
     if isinstance(found, dict) and isinstance(found.get("blobs"), dict):
         blobs = {name: _tensor(name, blob, path) for name, blob in found["blobs"].items()}
-        return VideoWeights(path, "caffe2", blobs)
+        return VideoWeights(path, "caffe2", only_tensors(blobs, path))
     if isinstance(found, dict) and "stem.0.weight" in found:
-        return VideoWeights(path, "torch", found)
+        return VideoWeights(path, "torch", only_tensors(found, path))
     keys = ", ".join(map(str, list(found)[:3])) if isinstance(found, dict) else type(found).__name__
     raise UserError(
         f"{path} holds no R(2+1)D: expected stem.0.weight and so on, or Caffe2's blobs, "
