@@ -32,6 +32,12 @@ def test_users_add_actions_by_a_flag():
     assert table["verb"].max_target_tokens == 3
 
 
+def test_verb_and_noun_together_are_a_target_of_rows_that_have_both():
+    action = build_actions(["action=action:classify :"], "")["action"]
+    assert action.references(row(verb="cut", noun="tomato")) == ("cut tomato",)
+    assert action.references(row(verb="cut")) == action.references(row(noun="tomato")) == ()
+
+
 def test_training_draws_among_the_captions_and_evaluation_takes_the_first():
     caption = build_actions([], "")["caption"]
     captioned = row(captions=("one", "two"))

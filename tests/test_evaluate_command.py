@@ -350,6 +350,18 @@ def test_without_java_the_command_says_so_and_prints_the_rest(run, monkeypatch):
     assert "exact_match" in out
 
 
+def test_without_java_on_the_path_nlg_evals_protocol_lacks_meteor_alone(run, monkeypatch, tmp_path):
+    pytest.importorskip("pycocoevalcap.bleu.bleu", reason="pycocoevalcap is not installed")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    rows = [{"id": i, "prediction": "a dog runs in a park"} for i in "ab"]
+    right = [{"id": i, "references": ["a dog runs in a park", i]} for i in "abc"]
+    code, found, _, err = run("captions", rows, right, "--coco", "none")
+    assert (code, err) == (0, "vt-evaluate: coco_meteor left out: no java on the PATH\n")
+    assert "coco_meteor" not in found and found["missing"] == 1
+    assert found["coco_rouge_l"] == pytest.approx(100 * 2 / 3)
+    assert {"coco_bleu4", "coco_cider"} < found.keys()
+
+
 REFERENCE = {"id": "a", "references": ["x"], "answer": 0, "target": "v", "label": "l"}
 GOOD = {"id": "a", "prediction": "x"}
 

@@ -260,6 +260,12 @@ def test_ties_in_howto100ms_way_are_the_scripts_and_differ_from_the_pessimistic_
     assert (found["r1"] > pessimistic["r1"]) == (levels < 1000)
 
 
+def test_one_score_for_all_is_chance_in_howto100ms_way_and_nothing_in_ours():
+    scores = np.zeros((20, 20))
+    assert retrieval_metrics(scores, range(20))["r1"] == 0
+    assert retrieval_metrics(scores, range(20), ties="howto100m")["r1"] == pytest.approx(100 / 20)
+
+
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_minus_infinity_of_the_target_does_not_count_in_howto100ms_way():
     scores = np.array([[1.0, 0.0], [-math.inf, -math.inf]])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 from pathlib import Path
 
 import av
@@ -10,7 +11,7 @@ import pytest
 
 from vt_fairseq.corpora import jsonl
 from vt_fairseq.corpora.prepare import Probing, Vocabulary, prepare
-from vt_fairseq.corpora.rows import Source
+from vt_fairseq.corpora.rows import FirstSeen, Source
 from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.data.text import Tokenizer
 from vt_fairseq.errors import UserError
@@ -190,6 +191,98 @@ def test_a_failing_run_leaves_the_directory_as_it_was(tmp_path, videos):
     with pytest.raises(UserError, match="unknown key"):
         made(tmp_path, videos, row(id="other"), row(id="y", typo=1))
     assert {p.name: p.read_bytes() for p in (tmp_path / "data").iterdir()} == first
+
+
+# --- what the user should know -------------------------------------------------------------------
+
+
+def described(tmp_path, videos, *rows, **source) -> dict:
+    entries = jsonl.read(write(tmp_path / "clips.jsonl", *rows))
+    source = Source(entries, videos, {}, **source)
+    return prepare("x", source, tmp_path / "data", Vocabulary(pieces=60), Probing())
+
+
+def test_rows_that_differ_from_the_published_ones_are_explained(tmp_path, videos):
+    found = described(
+        tmp_path, videos,
+        row(id="1"), row(id="2", video="gone.mp4"), row(id="3", split="valid"),
+        published={"train": 2, "valid": 9, "test": 5}, published_at="example.org",
+    )  # fmt: skip
+    assert found["notes"] == [
+        "train: 1 of 2 rows are left out; what is measured on it is measured on 1, published "
+        "results on 2",
+        "valid: the annotations have 1 rows, fewer than the 9 of the published files; they are "
+        "another release, or incomplete",
+        "test: the annotations have none of its 5 published rows; they are at example.org",
+    ]
+    assert json.loads((tmp_path / "data" / "data.json").read_text())["notes"] == found["notes"]
+
+
+def test_rounded_published_numbers_have_a_tolerance(tmp_path, videos):
+    rows = [row(id=str(i)) for i in range(99)]
+    assert not described(tmp_path, videos, *rows, published={"train": 100}, tolerance=0.01)["notes"]
+    [note] = described(tmp_path, videos, *rows, published={"train": 102}, tolerance=0.01)["notes"]
+    assert note.startswith("train: the annotations have 99 rows, fewer than the 102")
+
+
+@pytest.mark.parametrize(
+    ("contexts", "wanted", "warned"),
+    [
+        ([None, None, "said"], False, True),
+        ([None, "said"], False, False),
+        ([None, None, "said"], True, True),
+        ([None, None], True, True),
+        ([None, None], False, False),
+        (["said"], True, False),
+    ],
+)
+def test_a_context_that_most_rows_lack_is_an_alarm(tmp_path, videos, contexts, wanted, warned):
+    rows = [row(id=str(i), context=context) for i, context in enumerate(contexts)]
+    warnings = described(tmp_path, videos, *rows, context=wanted)["warnings"]
+    assert bool(warnings) == warned
+    if warned:
+        having = sum(context is not None for context in contexts)
+        assert warnings[0].startswith(
+            f"train: only {having} of {len(contexts)} rows have a context"
+        )
+
+
+def test_a_corpus_keeps_its_own_classes_and_their_order(tmp_path, videos):
+    rows = [row(id="1", verb="open"), row(id="2", verb="close")]
+    described(tmp_path, videos, *rows, classes={"verb": ["take", "open", "close"]})
+    data = DataDirectory.open(tmp_path / "data")
+    assert data.classes("verb") == ["take", "open", "close"]
+
+
+def test_free_text_where_a_class_belongs_is_refused_before_memory_is_full(
+    tmp_path, videos, monkeypatch
+):
+    monkeypatch.setattr("vt_fairseq.corpora.prepare.MAX_CLASSES", 2)
+    rows = [row(id=str(i), label=f"said {i}") for i in range(3)]
+    with pytest.raises(UserError, match=r"clips.jsonl line 3: more than 2 different values of 'l"):
+        described(tmp_path, videos, *rows)
+
+
+def test_a_vocabulary_is_trained_on_a_bounded_sample(tmp_path, videos, monkeypatch):
+    monkeypatch.setattr("vt_fairseq.corpora.prepare.VOCABULARY_ROWS", 10)
+    seen = []
+    monkeypatch.setattr(
+        "vt_fairseq.corpora.prepare.train_vocabulary",
+        lambda texts, pieces: seen.extend(texts) or b"model",
+    )
+    described(tmp_path, videos, *(row(id=str(i), caption=f"text {i}") for i in range(95)))
+    assert [text for text in seen if text.startswith("text")] == [
+        f"text {i}" for i in range(0, 95, 10)
+    ]
+
+
+def test_many_keys_are_remembered_in_little_memory():
+    seen = FirstSeen()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert all(seen.earlier(f"some clip {i}", f"line {i}") is None for i in range(500_000))
+    assert seen.earlier("some clip 77", "line 999999") == "line 77"
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 60 * 1024  # KiB; a dictionary of them takes 95 MiB
 
 
 # --- vocabulary ----------------------------------------------------------------------------------

@@ -201,6 +201,16 @@ def test_scores_by_class_name_are_those_of_a_list(run, epic):
     assert found == expected
 
 
+def test_fewer_pairs_than_a_hundred_are_all_taken(run, epic):
+    for kind in ("verb", "noun"):
+        path = epic / f"EPIC_{kind}_classes.csv"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:4]))
+    row = {"id": "9969", "verb": [1, 2, 3], "noun": [10, 30, 20]}
+    _, found, _, _ = run("epic-kitchens", epic, {"test_s1": [], "test_s2": [row]})
+    actions = json.loads(found["unseen.json"])["results"]["9969"]["action"]
+    assert list(actions) == ["2,1", "1,1", "0,1", "2,2", "1,2", "0,2", "2,0", "1,0", "0,0"]
+
+
 def test_a_rows_own_action_scores_are_taken(run, epic):
     row, _, _ = epic_row("9969", 1)
     pairs = [(v, n) for v in range(12) for n in range(15)][:120]

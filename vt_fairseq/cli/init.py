@@ -1,6 +1,7 @@
 """``vt-init``: pretrained weights into a checkpoint to start from, and checkpoints into folders."""
 
 import argparse
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,14 +72,15 @@ def _main() -> None:
     _check(args)
     with command.quiet_imports():
         import vt_fairseq.plugin  # noqa: F401
+        from vt_fairseq.models.pretrained.exported import check_new, new_folder, write_exported
         from vt_fairseq.models.pretrained.t5_export import write_t5
 
+    if args.export:
+        check_new(args.export)
     state = _opened(args) if args.from_checkpoint else _joined(args)
     if args.out:
         _save(state, args.out)
     if args.export:
-        from vt_fairseq.models.pretrained.exported import new_folder, write_exported
-
         with new_folder(args.export) as partial:
             write_exported(state, partial)
             write_t5(state, partial / "t5")
@@ -98,6 +100,8 @@ def _check(args: argparse.Namespace) -> None:
     missing = [name for name, value in joining.items() if not value]
     if missing:
         raise UserError(f"expected {' and '.join(missing)}, or --from-checkpoint; see --help")
+    if args.out and args.out.is_dir():
+        raise UserError(f"--out {args.out} is a folder, expected a file")
     if not (args.out or args.export):
         raise UserError("expected --out or --export, where to write the model")
 
@@ -194,15 +198,22 @@ def _save(state: dict[str, Any], path: Path) -> None:
 
     with atomic_file(path) as file:
         torch.save(state, file)
+    options = " ".join(_training_options(state["cfg"]["model"]))
     print(f"wrote {path}; train it with")
-    model = state["cfg"]["model"]
-    options = [f"--arch {model['_name']}"]
-    if model["t5_dims"]:
-        options.append(f"--t5-dims {model['t5_dims']}")
-    options += [
-        f"--{name.replace('_', '-')} {model[name]}" for name in ("t5_variant", "video_network")
+    print(f"  fairseq-train DATA --finetune-from-model {path} {options} ...")
+
+
+def _training_options(model: dict[str, Any]) -> list[str]:
+    """What fairseq-train needs to build the same model."""
+    from vt_fairseq.fairseq_patches import ARCHITECTURE_OPTIONS
+    from vt_fairseq.models.video_translate import architecture
+
+    usual = architecture(model["_name"])
+    return [f"--arch {model['_name']}"] + [
+        f"--{name.replace('_', '-')} {model[name]}"
+        for name in ARCHITECTURE_OPTIONS
+        if str(model[name]) != str(getattr(usual, name))
     ]
-    print(f"  fairseq-train DATA --finetune-from-model {path} {' '.join(options)} ...")
 
 
 def _report(report: dict[str, Any]) -> list[str]:
@@ -210,16 +221,26 @@ def _report(report: dict[str, Any]) -> list[str]:
     for source in report["sources"]:
         lines.append(
             f"{source['part']:10} {source['file']}, {source['bytes']:,} bytes, "
-            f"sha256 {source['sha256']}"
+            f"sha256 {source['sha256']}{_named_hash(source)}"
         )
     for part, used in report["used"].items():
         if used["tensors"]:
-            lines.append(f"{part:10} {used['tensors']} tensors, {used['numbers']:,} numbers")
+            lines.append(
+                f"loaded     {used['tensors']} tensors of {part}, {used['numbers']:,} numbers"
+            )
     lines.append(f"left out   {', '.join(report['dropped']) or 'nothing'}")
     lines += _new(report["new"], report["seed"])
     lines += [f"new row    {token} starts as {o}" for token, o in report["new_rows"].items()]
     lines.append(f"model      {report['parameters']:,} parameters")
     return lines
+
+
+def _named_hash(source: dict[str, Any]) -> str:
+    """Whether a name such as ``weights-449a7af9.pth`` has the hash's beginning."""
+    named = re.search(r"-([0-9a-f]{8})\.pth$", source["file"])
+    if not named:
+        return ""
+    return " (as it is named)" if source["sha256"].startswith(named[1]) else " (not as it is named)"
 
 
 def _new(new: dict[str, int], seed: int) -> list[str]:

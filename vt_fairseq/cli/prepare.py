@@ -46,19 +46,36 @@ def _miniworld(args: argparse.Namespace) -> "Source":
         )
     if args.annotations is not None:
         return _jsonl(args)
-    if args.size not in miniworld.SIZES:
-        known = ", ".join(miniworld.SIZES)
-        raise UserError(f"--size {args.size}: no such size of MiniWorld; known: {known}")
     world = args.out / "world"
-    miniworld.generate(
-        world,
-        size=miniworld.SIZES[args.size],
-        seed=args.seed,
-        workers=args.workers,
-        progress=_bar("making videos") if sys.stderr.isatty() else None,
-    )
+    miniworld.generate(world, **_world(args))
     settings = {"seed": args.seed, "size": args.size}
     return Source(jsonl.read(world / "annotations.jsonl"), world / "videos", settings)
+
+
+def _world(args: argparse.Namespace) -> dict[str, Any]:
+    """Which MiniWorld to make, and how."""
+    from vt_fairseq.corpora.miniworld import SIZES
+
+    if args.size not in SIZES:
+        raise UserError(f"--size {args.size}: no such size of MiniWorld; known: {', '.join(SIZES)}")
+    progress = _bar("making videos") if sys.stderr.isatty() else None
+    size = SIZES[args.size]
+    return {"size": size, "seed": args.seed, "workers": args.workers, "progress": progress}
+
+
+def _write_layout(args: argparse.Namespace) -> str:
+    """``miniworld --as CORPUS``: no data directory, but the files that CORPUS's reader takes."""
+    from vt_fairseq.corpora import miniworld_layouts
+
+    if args.corpus != "miniworld" or args.layout not in miniworld_layouts.LAYOUTS:
+        known = ", ".join(miniworld_layouts.LAYOUTS)
+        raise UserError(f"--as {args.layout}: expected miniworld as one of {known}")
+    world = miniworld_layouts.write(args.layout, args.out, **_world(args))
+    return (
+        f"{len(world.ids)} videos of MiniWorld as {args.layout}; next:\n"
+        f"vt-prepare {args.layout} --annotations {args.out}/annotations "
+        f"--videos {args.out}/videos --out DATA --train-vocabulary 300"
+    )
 
 
 def _official(args: argparse.Namespace) -> "Source":
@@ -145,6 +162,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--skip-probe", action="store_true", help="trust the annotations: do not open the videos"
     )
     made.add_argument(
+        "--transcode",
+        type=_positive,
+        nargs="?",
+        const=128,
+        metavar="PIXELS",
+        help="copy the videos to DATA/videos with this short side (default: %(const)s), from where "
+        "they load many times faster; a run that was stopped goes on",
+    )
+    made.add_argument(
         "--workers",
         type=_positive,
         default=min(16, os.cpu_count() or 1),
@@ -163,6 +189,12 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"{', '.join(SUBTITLED)}: subtitles of the span or the whole clip (default: span)",
     )
     made.add_argument("--seed", type=int, default=0, help="miniworld: which world (default: 0)")
+    made.add_argument(
+        "--as",
+        dest="layout",
+        metavar="CORPUS",
+        help="miniworld: write the official files of this corpus instead of a data directory",
+    )
     made.add_argument(
         "--size", default="default", help="miniworld: default or tiny (default: default)"
     )
@@ -199,7 +231,13 @@ def _prepare(args: argparse.Namespace) -> dict[str, Any]:
     from vt_fairseq.corpora.shards import join, prepare_shard
 
     vocabulary = Vocabulary(args.vocabulary, args.train_vocabulary)
-    probing = Probing(not args.skip_probe, args.workers, sys.stderr.isatty())
+    probing = Probing(
+        probe=not args.skip_probe,
+        workers=args.workers,
+        progress=sys.stderr.isatty(),
+        copies=args.out / "videos" if args.transcode else None,
+        short_side=args.transcode or 0,
+    )
     if args.shard is not None:
         return prepare_shard(args.corpus, _source(args), args.out, args.shard, probing)
     if args.corpus == JOIN:
@@ -221,6 +259,9 @@ def _check_options(args: argparse.Namespace) -> None:
 
 def _main() -> None:
     args = build_parser().parse_args()
+    if args.layout:
+        print(_write_layout(args))
+        return
     _check_options(args)
     data = _prepare(args)
     print("\n".join(_table(data, args.out)))

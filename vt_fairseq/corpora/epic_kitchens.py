@@ -14,7 +14,14 @@ line K + 1 of verbs.txt and nouns.txt is class K of the challenge.
 from collections.abc import Iterator
 from pathlib import Path
 
-from vt_fairseq.corpora.files import clock, csv_records, find_video, integer, require_file, text
+from vt_fairseq.corpora.files import (
+    VideoFinder,
+    clock,
+    csv_records,
+    integer,
+    require_file,
+    text,
+)
 from vt_fairseq.corpora.rows import Entry, Rejected, Source, unique
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
@@ -40,7 +47,7 @@ def open_corpus(annotations: Path, videos: Path) -> Source:
         if len(names) != CLASSES[kind]
     ]
     return Source(
-        rows=unique(_rows(train, tests, classes, videos)),
+        rows=unique(_rows(train, tests, classes, VideoFinder(videos, (".MP4", ".mp4")))),
         videos=videos,
         settings={"annotations": str(annotations)},
         published=PUBLISHED,
@@ -67,7 +74,7 @@ def readable(class_key: str) -> str:
 
 
 def _rows(
-    train: Path, tests: dict[str, Path], classes: dict[str, list[str]], videos: Path
+    train: Path, tests: dict[str, Path], classes: dict[str, list[str]], videos: VideoFinder
 ) -> Iterator[Entry | Rejected]:
     for where, record in csv_records(train, (*_SEGMENT, *_LABELS)):
         verb, noun = (_class(record, kind, classes[kind], where) for kind in CLASSES)
@@ -88,13 +95,13 @@ def _class(record: dict[str, str], kind: str, names: list[str], where: str) -> s
     return names[index]
 
 
-def _row(record: dict[str, str], videos: Path, where: str, labels: dict) -> ClipRow:
+def _row(record: dict[str, str], videos: VideoFinder, where: str, labels: dict) -> ClipRow:
     kitchen, video = (text(record, key, where) for key in ("participant_id", "video_id"))
     # As the official download script lays them out, without its outer folder, or all in one.
     stems = (f"{kitchen}/{video}", video, f"train/{kitchen}/{video}", f"test/{kitchen}/{video}")
     return ClipRow(
         id=text(record, "uid", where),
-        video=find_video(videos, *stems, suffixes=(".MP4", ".mp4")),
+        video=videos.find(*stems),
         start=clock(record["start_timestamp"], where, "start_timestamp"),
         end=clock(record["stop_timestamp"], where, "stop_timestamp"),
         group=video,

@@ -6,9 +6,9 @@ none) raises UserError: official files are right, so the file is not the officia
 
 import contextlib
 import csv
-import functools
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -217,12 +217,29 @@ def clock(value: str, where: str, what: str) -> float:
 # --- videos --------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=4096)
-def find_video(root: Path, *stems: str, suffixes: tuple[str, ...] = VIDEO_SUFFIXES) -> str:
-    """The first path below ``root`` that exists; the first one there could be when none does.
+class VideoFinder:
+    """Where the videos of a corpus lie below a root; lists each folder once, as it was then.
 
-    ``stems`` are relative to ``root`` and lack the suffix; one without any suffix is a folder of
-    frames.
+    One name costs one look-up in memory: of a million files on a network disk not each is asked
+    for under each name that it may have.
     """
-    paths = [f"{stem}{suffix}" for stem in stems for suffix in suffixes]
-    return next((path for path in paths if (root / path).exists()), paths[0])
+
+    def __init__(self, root: Path, suffixes: Sequence[str] = VIDEO_SUFFIXES):
+        self._root = root
+        self._suffixes = suffixes
+        self._listed: dict[str, frozenset[str]] = {}
+
+    def find(self, *stems: str) -> str:
+        """The first path below the root that exists; when none does the first one there could be.
+
+        ``stems`` are relative to the root and lack the suffix. A folder of frames has suffix "".
+        """
+        paths = [f"{stem}{suffix}" for stem in stems for suffix in self._suffixes]
+        return next(filter(self._exists, paths), paths[0])
+
+    def _exists(self, path: str) -> bool:
+        folder, _, name = path.rpartition("/")
+        if folder not in self._listed:
+            place = self._root / folder
+            self._listed[folder] = frozenset(os.listdir(place) if place.is_dir() else ())
+        return name in self._listed[folder]

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from vt_fairseq.corpora.files import (
+    VideoFinder,
     csv_records,
-    find_video,
     integer,
     json_items,
     require_file,
@@ -66,7 +66,7 @@ def open_corpus(
     if narrations.name == "caption.json":
         notes.append("caption.json lacks stop words; the paper keeps them: raw_caption.json")
     return Source(
-        rows=_rows(narrations, labels, videos, notes, keeps),
+        rows=_rows(narrations, labels, VideoFinder(videos), notes, keeps),
         videos=videos,
         settings={"annotations": str(annotations), "narrations": narrations.name},
         published=PUBLISHED,
@@ -131,7 +131,7 @@ def read_labels(path: Path, tasks: Mapping[int, str]) -> dict[str, str]:
 def _rows(
     path: Path,
     labels: Mapping[str, str],
-    videos: Path,
+    videos: VideoFinder,
     notes: list[str],
     keeps: Callable[[str], bool],
 ) -> Iterator[Entry | Rejected]:
@@ -148,7 +148,7 @@ def _rows(
         elif narration.problem is not None:
             yield _rejected(narration, f"bad narration: {narration.problem}")
         else:
-            yield from _clips(narration, labels.get(name), find_video(videos, name))
+            yield from _clips(narration, labels.get(name), videos.find(name))
     notes.append(
         f"{count:,} videos have narrations, about {PUBLISHED_VIDEOS:,} are published; "
         f"{unlabelled:,} of them have no activity"

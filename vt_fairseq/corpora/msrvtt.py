@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vt_fairseq.corpora.files import (
+    VideoFinder,
     csv_records,
     expect,
     find_file,
-    find_video,
     get,
     json_document,
     text,
@@ -61,7 +61,7 @@ def open_corpus(annotations: Path, videos: Path) -> Source:
              if (annotations / n).is_file()}  # fmt: skip
     found = {"retrieval"} if retrieval else set()
     return Source(
-        rows=unique(_rows(captions, retrieval, lists, videos)),
+        rows=unique(_rows(captions, retrieval, lists, VideoFinder(videos))),
         videos=videos,
         settings={"annotations": str(annotations)},
         published=PUBLISHED | {s: n for s, n in PUBLISHED_LISTS.items() if s in found | set(lists)},
@@ -122,7 +122,7 @@ def read_list(path: Path) -> list[tuple[str, str]]:
 
 
 def _rows(
-    captions: Captions, retrieval: Path | None, lists: dict[str, list], videos: Path
+    captions: Captions, retrieval: Path | None, lists: dict[str, list], videos: VideoFinder
 ) -> Iterator[Entry | Rejected]:
     for name, split in captions.split.items():
         yield _captioned(split, name, captions, videos, f"video {name}")
@@ -138,15 +138,15 @@ def _rows(
 
 
 def _captioned(
-    split: str, name: str, captions: Captions, videos: Path, where: str
+    split: str, name: str, captions: Captions, videos: VideoFinder, where: str
 ) -> Entry | Rejected:
     row = ClipRow(name, _video(videos, name), captions=tuple(captions.of.get(name, ())))
     entry = Entry(split, row, where)
     return entry if row.captions else reject(entry, "no caption: the info files have none for it")
 
 
-def _video(videos: Path, name: str) -> str:
-    return find_video(videos, name, f"TrainValVideo/{name}", f"TestVideo/{name}", f"all/{name}")
+def _video(videos: VideoFinder, name: str) -> str:
+    return videos.find(name, f"TrainValVideo/{name}", f"TestVideo/{name}", f"all/{name}")
 
 
 def _caption_counts(captions: Captions) -> list[str]:

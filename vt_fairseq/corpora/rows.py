@@ -13,6 +13,7 @@ from vt_fairseq.data.manifest import CLASS_KINDS, ClipRow
 
 DEFAULT_SPLIT = "train"
 """The split of a row that names none, and the one that vocabularies are trained on."""
+COPY_SUFFIX = ".mp4"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(,[^:/]*)?:")
 _SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 
@@ -79,14 +80,17 @@ class FirstSeen:
         self._db = sqlite3.connect("", isolation_level=None)
         self._db.execute(f"PRAGMA cache_size = -{self.CACHE_KIB}")
         self._db.execute("PRAGMA journal_mode = OFF")
-        self._db.execute("CREATE TABLE seen (key TEXT PRIMARY KEY, place TEXT) WITHOUT ROWID")
+        self._db.execute("CREATE TABLE seen (key BLOB PRIMARY KEY, place BLOB) WITHOUT ROWID")
         self._db.execute("BEGIN")
 
     def earlier(self, key: str, place: str) -> str | None:
         """The place of the first ``key``; None when this is the first, which it notes."""
-        if self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (key, place)).rowcount:
+        # Bytes: a damaged key need not be text that SQLite takes.
+        pair = tuple(text.encode(errors="surrogatepass") for text in (key, place))
+        if self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", pair).rowcount:
             return None
-        return self._db.execute("SELECT place FROM seen WHERE key = ?", (key,)).fetchone()[0]
+        found = self._db.execute("SELECT place FROM seen WHERE key = ?", pair[:1]).fetchone()
+        return found[0].decode(errors="surrogatepass")
 
 
 def unique(entries: Iterable[Entry | Rejected]) -> Iterator[Entry | Rejected]:
@@ -156,4 +160,16 @@ def _row_problem(row: ClipRow) -> str | None:
     for kind in CLASS_KINDS:
         if "\n" in (getattr(row, kind) or ""):
             return f"bad text: {kind} has a line break"
+    single = (row.id, row.label, row.verb, row.noun, row.question, row.context, row.group)
+    try:
+        "".join((*row.captions, *row.candidates, *filter(None, single))).encode()
+    except UnicodeEncodeError as error:
+        return f"bad text: it has half a character ({error.reason})"
     return None
+
+
+def copy_name(video: str, root: Path) -> str:
+    """Where, relative to the copies' root, the copy of ``video`` (relative to ``root``) lies."""
+    if video.lower().endswith(COPY_SUFFIX) or (root / video).is_dir():
+        return video
+    return video + COPY_SUFFIX

@@ -16,7 +16,7 @@ from typing import Any
 from vt_fairseq.corpora.files import (
     VIDEO_SUFFIXES,
     Record,
-    find_video,
+    VideoFinder,
     number,
     splits_found,
     text,
@@ -57,7 +57,7 @@ class Clips:
         odd: (split, what was done) -> rows.
     """
 
-    videos: Path
+    videos: VideoFinder
     subtitles: Subtitles | None
     whole: bool
     odd: Counter = field(default_factory=Counter)
@@ -103,7 +103,8 @@ def open_shows(
         subtitles: none, span or whole.
     """
     files = splits_found(annotations, release.files, release.published_at)
-    clips = Clips(videos, Subtitles.find(annotations, subtitles), subtitles == "whole")
+    finder = VideoFinder(videos, ("", *VIDEO_SUFFIXES))
+    clips = Clips(finder, Subtitles.find(annotations, subtitles), subtitles == "whole")
     notes: list[str] = []
 
     def rows() -> Iterator[Entry | Rejected]:
@@ -123,14 +124,14 @@ def open_shows(
     )
 
 
-def clip_path(videos: Path, name: str, where: str) -> str:
+def clip_path(videos: VideoFinder, name: str, where: str) -> str:
     """Folder of frames or video file of a clip, relative to ``videos``."""
     match = _CLIP.fullmatch(name)
     if match is None:
         raise UserError(f"{where}: {name!r:.80} is no clip of TVQA's six shows")
     folder = f"{match[1] or 'bbt'}_frames/{name}"
     stems = (folder, name, f"frames_hq/{folder}", f"{match[1] or 'bbt'}/{name}")
-    return find_video(videos, *stems, suffixes=("", *VIDEO_SUFFIXES))
+    return videos.find(*stems)
 
 
 def _is_nan(time: Any) -> bool:

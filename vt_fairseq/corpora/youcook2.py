@@ -13,10 +13,10 @@ from pathlib import Path
 
 from vt_fairseq.corpora.files import (
     Record,
+    VideoFinder,
     csv_records,
     expect,
     find_file,
-    find_video,
     get,
     integer,
     json_document,
@@ -42,7 +42,7 @@ def open_corpus(annotations: Path, videos: Path) -> Source:
     retrieval = find_file(annotations, RETRIEVAL_FILE)
     notes: list[str] = []
     return Source(
-        rows=unique(_rows(captions, retrieval, videos, notes)),
+        rows=unique(_rows(captions, retrieval, VideoFinder(videos), notes)),
         videos=videos,
         settings={"annotations": str(annotations)},
         published=PUBLISHED,
@@ -52,14 +52,14 @@ def open_corpus(annotations: Path, videos: Path) -> Source:
 
 
 def _rows(
-    captions: Path, retrieval: Path | None, videos: Path, notes: list[str]
+    captions: Path, retrieval: Path | None, videos: VideoFinder, notes: list[str]
 ) -> Iterator[Entry | Rejected]:
     yield from _caption_rows(captions, videos)
     if retrieval is not None:
         yield from _retrieval_rows(retrieval, videos, notes)
 
 
-def _caption_rows(path: Path, videos: Path) -> Iterator[Entry]:
+def _caption_rows(path: Path, videos: VideoFinder) -> Iterator[Entry]:
     document = expect(json_document(path), dict, path.name, "the file")
     for name, video in get(document, "database", dict, path.name).items():
         where = f"{path.name} video {name}"
@@ -82,7 +82,7 @@ def _caption_row(name: str, file: str, annotation: Record, where: str) -> ClipRo
     return ClipRow(f"{name}_{index}", file, start, end, captions=(sentence,), group=name)
 
 
-def _retrieval_rows(path: Path, videos: Path, notes: list[str]) -> Iterator[Entry]:
+def _retrieval_rows(path: Path, videos: VideoFinder, notes: list[str]) -> Iterator[Entry]:
     segments: Counter[tuple] = Counter()
     records = csv_records(path, ("end", "start", "task", "text", "video_id"))
     for index, (where, record) in enumerate(records):
@@ -104,6 +104,6 @@ def _retrieval_rows(path: Path, videos: Path, notes: list[str]) -> Iterator[Entr
     ]
 
 
-def _video(videos: Path, name: str, recipe: str) -> str:
+def _video(videos: VideoFinder, name: str, recipe: str) -> str:
     # Flat, or as the official download script lays them out.
-    return find_video(videos, name, f"training/{recipe}/{name}", f"validation/{recipe}/{name}")
+    return videos.find(name, f"training/{recipe}/{name}", f"validation/{recipe}/{name}")

@@ -20,6 +20,7 @@ from vt_fairseq.data.actions import Action
 from vt_fairseq.data.heads import HeadTargets, candidate_mask
 from vt_fairseq.data.manifest import ClipRow, Manifest
 from vt_fairseq.data.noise import TextNoise, random_generator
+from vt_fairseq.data.order import Batches, Permutation
 from vt_fairseq.data.text import EOS, PAD, SourceTemplate
 from vt_fairseq.errors import UserError, VideoError
 
@@ -27,7 +28,7 @@ from vt_fairseq.errors import UserError, VideoError
 # data as a whole is not there.
 MAX_REPLACEMENTS = 20
 # Streams of random numbers of one row, so that adding a draw to one leaves the others alone.
-STREAM_CLIP, STREAM_ACTION, STREAM_TEXT, STREAM_BATCH, STREAM_REPLACE = range(1, 6)
+STREAM_CLIP, STREAM_ACTION, STREAM_TEXT, STREAM_BATCH, STREAM_REPLACE, STREAM_ORDER = range(1, 7)
 
 Sample = dict[str, Any]
 
@@ -278,19 +279,19 @@ class VideoTextDataset(FairseqDataset):
         num_video_tokens = 0 if clip.frames is None else self.num_video_tokens
         return self.text.source(clip.row, action, num_video_tokens, text, candidate)
 
-    def ordered_indices(self) -> np.ndarray:
-        """All rows: shuffled in training (fairseq has seeded numpy with seed + epoch)."""
+    def ordered_indices(self) -> Sequence[int]:
+        """All rows, in training in an order of their own for each (seed, epoch)."""
         if self.train:
-            return np.random.permutation(len(self))
-        return np.arange(len(self))
+            return Permutation(len(self), self.seed, self.epoch, STREAM_ORDER)
+        return range(len(self))
 
     def batch_by_size(
         self,
-        indices: np.ndarray,
+        indices: Sequence[int],
         max_tokens: int | None = None,
         max_sentences: int | None = None,
         required_batch_size_multiple: int = 1,
-    ) -> list[np.ndarray]:
+    ) -> Batches:
         """``indices`` in order: ``max_sentences`` rows or ``max_tokens`` target tokens at once.
 
         fairseq's own loses rows when the last batch is no multiple of
@@ -299,8 +300,7 @@ class VideoTextDataset(FairseqDataset):
         sizes = [] if max_sentences is None else [max_sentences]
         if max_tokens is not None:
             sizes.append(max(1, max_tokens // self.num_tokens(0)))
-        size = min(sizes, default=1)
-        return [indices[i : i + size] for i in range(0, len(indices), size)]
+        return Batches(indices, min(sizes, default=1))
 
     def num_tokens(self, index: int) -> int:
         """An upper bound of a row's target tokens, the same for all (texts are short)."""

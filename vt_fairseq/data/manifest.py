@@ -3,15 +3,18 @@
 A data directory (made by ``vt-prepare``) has::
 
     data.json            {"format": 1, "corpus", "video_root" (absolute), "settings",
-                          "splits": {name: {"rows": n, "rejected": n}}}; written last
+                          "splits": {name: {"rows": n, "rejected": n}},
+                          "published", "reasons", "notes", "warnings", ...}; written last
     <split>.arrow        the rows (class Manifest)
     spiece.model         the sentencepiece vocabulary
-    labels.txt, verbs.txt, nouns.txt   the classes, one a line, sorted
+    labels.txt, verbs.txt, nouns.txt   the classes, one a line, sorted or as the corpus
+                                       numbers them
     rejected.jsonl       the rows that were left out, with reasons
 """
 
 import contextlib
 import json
+import mmap
 import operator
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +30,8 @@ FORMAT = 1
 CLASS_KINDS = ("label", "verb", "noun")
 ROWS_PER_BATCH = 1024
 """Every record batch but the last has exactly so many rows, so a row is found by division."""
+TOUCHED_BATCHES = 256
+"""After looking into so many (40 MB of HowTo100M) a process lets go of what it has mapped."""
 
 _BATCH_KEY = b"vt_fairseq.rows_per_batch"
 _TEXTS = pa.list_(pa.string())
@@ -178,15 +183,16 @@ class Manifest(Sequence[ClipRow]):
         self._open()
 
     def _open(self) -> None:
-        self._pid = os.getpid()
+        self._pid, self._touched = os.getpid(), 0
         try:
             # One thread: a thread pool does not survive the fork of a data worker.
             options = pa.ipc.IpcReadOptions(use_threads=False)
-            source = pa.memory_map(str(self.path))
-            self._reader = pa.ipc.open_file(source, options=options)
+            with open(self.path, "rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._reader = pa.ipc.open_file(pa.py_buffer(self._map), options=options)
             schema, batches = self._reader.schema, self._reader.num_record_batches
             last = self._reader.get_batch(batches - 1).num_rows if batches else 0
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(error) from error
         if not schema.equals(_SCHEMA) or _BATCH_KEY not in (schema.metadata or {}):
             raise UserError(
@@ -202,6 +208,10 @@ class Manifest(Sequence[ClipRow]):
     def _batch(self, index: int) -> pa.RecordBatch:
         if self._pid != os.getpid():
             self._open()
+        self._touched += 1
+        if self._touched % TOUCHED_BATCHES == 0:
+            # The file stays in the system's cache, but not in this process's memory.
+            self._map.madvise(mmap.MADV_DONTNEED)
         return self._reader.get_batch(index)
 
     def __len__(self) -> int:
@@ -318,7 +328,7 @@ class DataDirectory:
         return self.path / "spiece.model"
 
     def classes(self, kind: str) -> list[str]:
-        """The class names, sorted; ``kind`` is "label", "verb" or "noun"; empty without any."""
+        """The class names in their order; ``kind`` is label, verb or noun; empty without any."""
         return [
             line for line in (self.path / f"{kind}s.txt").read_text("utf-8").split("\n") if line
         ]

@@ -5,7 +5,8 @@ Shapes: B rows, V <= B rows with video, F frames, T video tokens, S source, L ta
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
@@ -326,6 +327,12 @@ def architecture(name: str) -> VideoTranslateConfig:
     if name not in known:
         raise UserError(f"--arch {name}: expected one of {', '.join(sorted(known))}")
     return known[name]()
+
+
+def saved_config(options: Mapping[str, Any]) -> VideoTranslateConfig:
+    """Options of a checkpoint's model; those that are newer than it are as they were then."""
+    names = {option.name for option in fields(VideoTranslateConfig)}
+    return VideoTranslateConfig(**{n: value for n, value in options.items() if n in names})
 
 
 def transformer_dims(cfg: VideoTranslateConfig, vocab_size: int) -> T5Dims:

@@ -58,7 +58,8 @@ def _rounded(score: float) -> float:
 def _top_actions(verbs: np.ndarray, nouns: np.ndarray) -> Actions:
     """The likeliest pairs with log p(verb) + log p(noun), as the server itself would rank them."""
     scores = (_log_softmax(verbs)[:, None] + _log_softmax(nouns)).ravel()
-    best = np.argsort(-scores, kind="stable")[:TOP_ACTIONS]
+    best = np.argpartition(-scores, min(TOP_ACTIONS, len(scores)) - 1)[:TOP_ACTIONS]
+    best = best[np.argsort(-scores[best], kind="stable")]
     return [(int(k) // len(nouns), int(k) % len(nouns), scores[k]) for k in best]
 
 
@@ -94,6 +95,7 @@ def _scores(row: Row, kind: str, names: dict[str, int]) -> np.ndarray:
 
 def _actions(row: Row, classes: Classes) -> Actions:
     verbs, nouns = classes["verb"], classes["noun"]
+    least = min(TOP_ACTIONS, len(verbs) * len(nouns))
 
     def is_action(value: Any) -> bool:
         return (
@@ -107,9 +109,9 @@ def _actions(row: Row, classes: Classes) -> Actions:
 
     def valid(value: Any) -> bool:
         whole = isinstance(value, list) and all(map(is_action, value))
-        return whole and len({(v, n) for v, n, _ in value}) == len(value) >= TOP_ACTIONS
+        return whole and len({(v, n) for v, n, _ in value}) == len(value) >= least
 
-    what = f"at least {TOP_ACTIONS} distinct lists of a verb class, a noun class and a score"
+    what = f"at least {least} distinct lists of a verb class, a noun class and a score"
     best = sorted(field(row, "action", valid, what), key=lambda v: -v[2])[:TOP_ACTIONS]
     return [(verbs[verb], nouns[noun], score) for verb, noun, score in best]
 

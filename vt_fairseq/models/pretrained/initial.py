@@ -19,6 +19,7 @@ from vt_fairseq.models.pretrained.t5_weights import (
     T5Weights,
     differences,
     hf_key,
+    in_transformer,
 )
 from vt_fairseq.models.pretrained.video_weights import VideoWeights, fill_video
 from vt_fairseq.models.pretrained.vocabulary_rows import (
@@ -123,7 +124,7 @@ def _check_dims(t5: T5Weights, config: VideoTranslateConfig) -> None:
 
 
 def _fill_t5(wanted: Tensors, sources: Sources) -> tuple[Tensors, list[str], dict[str, str]]:
-    wanted = {name: tensor for name, tensor in wanted.items() if not name.startswith(VIDEO)}
+    wanted = {name: tensor for name, tensor in wanted.items() if in_transformer(name)}
     tensors = dict(sources.t5.tensors)
     tensors[TABLE], rows = input_rows(tensors[TABLE], sources.tokenizer)
     if OUTPUT in tensors:

@@ -1,6 +1,5 @@
 """The transformer of a model as a Hugging Face T5 folder, which transformers loads as it is."""
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,8 @@ from vt_fairseq.models.pretrained.exported import (
     write_tensors,
 )
 from vt_fairseq.models.pretrained.hf_tokenizer import tokenizer_config, tokenizer_json
-from vt_fairseq.models.pretrained.t5_weights import config_of_dims, hf_key
-from vt_fairseq.models.video_translate import VideoTranslateConfig, transformer_dims
-
-_VIDEO = "encoder.video."
+from vt_fairseq.models.pretrained.t5_weights import config_of_dims, hf_key, in_transformer
+from vt_fairseq.models.video_translate import saved_config, transformer_dims
 
 
 def write_t5(state: dict[str, Any], folder: Path) -> None:
@@ -27,8 +24,8 @@ def write_t5(state: dict[str, Any], folder: Path) -> None:
     video network has no place there. Raises UserError where ``folder`` exists and holds something.
     """
     tokenizer = saved_tokenizer(state["task_state"])
-    tensors = {hf_key(n): t for n, t in state["model"].items() if not n.startswith(_VIDEO)}
-    dims = transformer_dims(_config(state["cfg"]["model"]), len(tensors["shared.weight"]))
+    tensors = {hf_key(n): t for n, t in state["model"].items() if in_transformer(n)}
+    dims = transformer_dims(saved_config(state["cfg"]["model"]), len(tensors["shared.weight"]))
     max_length = int(state["cfg"]["task"]["max_source_tokens"])
     with new_folder(folder) as partial:
         write_tensors(tensors, partial / WEIGHTS)
@@ -36,9 +33,3 @@ def write_t5(state: dict[str, Any], folder: Path) -> None:
         write_json(tokenizer_json(tokenizer), partial / "tokenizer.json")
         write_json(tokenizer_config(tokenizer, max_length), partial / "tokenizer_config.json")
         (partial / VOCABULARY).write_bytes(tokenizer.model_proto)
-
-
-def _config(options: dict[str, Any]) -> VideoTranslateConfig:
-    """The architecture of a checkpoint; options that it does not know yet are as they were then."""
-    names = {field.name for field in fields(VideoTranslateConfig)}
-    return VideoTranslateConfig(**{n: value for n, value in options.items() if n in names})

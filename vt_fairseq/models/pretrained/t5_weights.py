@@ -77,6 +77,11 @@ class T5Weights:
     vocabulary: Path | None
 
 
+def in_transformer(name: str) -> bool:
+    """Whether a tensor of our model is the transformer's: T5 has nothing else."""
+    return name.startswith(("encoder.", "decoder.")) and not name.startswith("encoder.video.")
+
+
 def hf_key(name: str) -> str:
     """Hugging Face's name of a tensor of our transformer, encoder or decoder."""
     for pattern, replacement in _NAMES:
