@@ -168,9 +168,10 @@ def test_torchrun_starts_it(data_directory, trained, tmp_path):
     import sys
 
     launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    command = [sys.executable, "-m", *launcher, "-m", "vt_fairseq.cli.score", "vqa"]
+    command += [data_directory, "--path", trained, "--out", tmp_path, "--cpu", "--batch-size", "2"]
     done = subprocess.run(
-        [sys.executable, "-m", *launcher, "-m", "vt_fairseq.cli.score", "vqa", data_directory]
-        + ["--path", trained, "--out", tmp_path, "--cpu", "--batch-size", "2"],
+        command,
         env=environment(),
         capture_output=True,
         text=True,
