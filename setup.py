@@ -23,6 +23,7 @@ setup(
         "hydra-core>=1.3.4",  # CVE-2026-68508
         "omegaconf>=2.3",
         "sentencepiece",
+        "safetensors",
         "av>=14",
         "numpy",
         "pyarrow",
@@ -30,14 +31,22 @@ setup(
         "tqdm",
     ],
     extras_require={
+        # METEOR, ROUGE-L, CIDEr and the PTB tokeniser; needs Java. 104 MB.
+        "coco": ["pycocoevalcap==1.2"],
         "deepspeed": ["deepspeed>=0.19.8"],
-        "test": ["pytest", "pytest-timeout", "pytest-xdist", "ruff", "transformers", "safetensors"],
+        "test": [
+            *["pytest", "pytest-timeout", "pytest-xdist", "ruff"],
+            *["transformers", "tensorboardX"],
+        ],
     },
     entry_points={
         "console_scripts": [
             "vt-prepare = vt_fairseq.cli.prepare:main",
+            "vt-caption = vt_fairseq.cli.caption:main",
             "vt-score = vt_fairseq.cli.score:main",
             "vt-evaluate = vt_fairseq.cli.evaluate:main",
+            "vt-submit = vt_fairseq.cli.submit:main",
+            "vt-init = vt_fairseq.cli.init:main",
             "vt-memory = vt_fairseq.cli.memory:main",
         ]
     },

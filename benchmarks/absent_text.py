@@ -55,7 +55,7 @@ def main() -> None:
                 generate += ["--path", f"{folder}/checkpoint_last.pt", "--action", "classify"]
                 run([*generate, "--beam", "1", "--test-text", text, "--results-path", str(out)])
                 files = [f"--{kind}={out}/{kind}.jsonl" for kind in ("predictions", "references")]
-                run(["vt-evaluate", "captions", *files, f"--out={out}/metrics.json"])
+                run(["vt-evaluate", "captions", *files, "--coco=off", f"--out={out}/metrics.json"])
                 metrics = json.loads((out / "metrics.json").read_text())
                 accuracy[dropout][text] = round(metrics["exact_match"], 1)
         print(dropout, accuracy[dropout], flush=True)

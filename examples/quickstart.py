@@ -122,7 +122,8 @@ def captions(split: str, blank: bool) -> dict:
     run(f"generate {name}", generate, folder / "metrics.json", threads=1)
     files = [f"--{kind}={folder}/{kind}.jsonl" for kind in ("predictions", "references")]
     metrics = folder / "metrics.json"
-    run(f"evaluate {name}", ["vt-evaluate", "captions", *files, f"--out={metrics}"], metrics, 1)
+    evaluate = ["vt-evaluate", "captions", *files, "--coco=off", f"--out={metrics}"]
+    run(f"evaluate {name}", evaluate, metrics, 1)
     return json.loads(metrics.read_text())
 
 
@@ -132,7 +133,7 @@ def scores(kind: str, split: str, blank: bool) -> dict:
     folder = OUT / name
     command = [
         *["vt-score", kind, str(DATA), "--path", str(CHECKPOINT), "--split", split],
-        *["--out", str(folder), "--batch-size", "32", "--candidate-batch", "256", "--cpu"],
+        *["--out", str(folder), "--batch-size", "32", "--cpu"],
         *(["--blank-video"] if blank else []),
     ]
     run(f"score {name}", command, folder / "metrics.json", threads=1)

@@ -15,9 +15,12 @@ MODULES = {
     "fairseq-train": "fairseq_cli.train",
     "fairseq-generate": "fairseq_cli.generate",
     "fairseq-validate": "fairseq_cli.validate",
+    "vt-caption": "vt_fairseq.cli.caption",
     "vt-score": "vt_fairseq.cli.score",
     "vt-evaluate": "vt_fairseq.cli.evaluate",
+    "vt-init": "vt_fairseq.cli.init",
     "vt-memory": "vt_fairseq.cli.memory",
+    "vt-submit": "vt_fairseq.cli.submit",
     "vt-prepare": "vt_fairseq.cli.prepare",
 }
 TINY = [

@@ -1,10 +1,14 @@
-"""Shared fixtures: the real test material, and a small MiniWorld with its data directory."""
+"""Shared fixtures: real test material, a small MiniWorld prepared, a model trained on it."""
 
+import fcntl
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.commands import PLUGIN, TINY, run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,22 +23,60 @@ def test_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def data_directory(tmp_path_factory) -> Path:
+def shared_folder(tmp_path_factory) -> Path:
+    """A folder that the worker processes of one run of the tests have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """``folder``, filled by ``make`` in the first process that wants it while the others wait."""
+    folder.mkdir(exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / ".made").exists():
+            make(folder)
+            (folder / ".made").touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_directory(shared_folder) -> Path:
     """A prepared data directory of the smallest MiniWorld."""
-    out = tmp_path_factory.mktemp("miniworld") / "data"
-    run_main(
-        "vt_fairseq.cli.prepare",
-        *["miniworld", "--size", "tiny", "--out", str(out), "--train-vocabulary", "200"],
-    )
-    return out
+
+    def prepare(folder: Path) -> None:
+        run_main(
+            "vt_fairseq.cli.prepare",
+            *["miniworld", "--size", "tiny", "--out", str(folder / "data")],
+            *["--train-vocabulary", "200"],
+        )
+
+    return made_once(shared_folder / "miniworld", prepare) / "data"
 
 
-def run_main(module: str, *arguments: str) -> None:
+@pytest.fixture(scope="session")
+def trained(data_directory, shared_folder) -> Path:
+    """A checkpoint of a few updates, with validation that generates."""
+
+    def train(save: Path) -> None:
+        log = run(
+            "fairseq-train",
+            *[data_directory, *PLUGIN, *TINY, "--actions", "caption,classify", "--save-dir", save],
+            *["--max-epoch", "2", "--eval-bleu", "--best-checkpoint-metric", "bleu"],
+            *["--maximize-best-checkpoint-metric", "--lr-scheduler", "inverse_sqrt"],
+            *["--warmup-updates", "4", "--video-lr-scale", "0.1"],
+        )
+        assert "| bleu " in log and "| exact_match " in log and "accuracy" in log
+
+    return made_once(shared_folder / "trained", train) / "checkpoint_best.pt"
+
+
+def run_main(module: str, *arguments: str, function: str = "main") -> None:
     """Call a command's ``main()`` in this process, as its console script does."""
     import importlib
 
     old, sys.argv = sys.argv, [module, *arguments]
     try:
-        importlib.import_module(module).main()
+        getattr(importlib.import_module(module), function)()
     finally:
         sys.argv = old

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . examples/environment.sh
-install_project "[test,deepspeed]"
+install_project "[test,deepspeed,coco]"
 
 marks="not slow"
 if [ "${1:-}" = "--slow" ]; then

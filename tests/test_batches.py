@@ -32,7 +32,7 @@ def iterator(group: int = 1, **options) -> ReusedBatchIterator:
     return ReusedBatchIterator(
         dataset=rows,
         collate_fn=rows.collater,
-        batch_sampler=batches,
+        batches=batches,
         uses=2,
         group=group,
         **options,

@@ -1,6 +1,8 @@
 """vt-evaluate: the right numbers from files, and one line that says what is wrong with them."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 import sacrebleu
 
+from vt_fairseq import caption_files
 from vt_fairseq.cli import evaluate
 
 REPOSITORY = Path(__file__).parents[1]
@@ -23,13 +26,14 @@ def write(path: Path, rows: list[dict | str]) -> Path:
 def run(tmp_path, monkeypatch, capsys):
     """Run the command on rows; return exit code, metrics.json (None without), stdout, stderr."""
 
-    def call(task: str, predictions: list, references: list):
+    def call(task: str, predictions: list | Path, references: list | Path, *more):
+        """Rows are written as jsonl first. The COCO toolkit is off unless ``more`` says so."""
         out = tmp_path / "out" / "metrics.json"
-        args = [
-            "vt-evaluate", task, "--out", out,
-            "--predictions", write(tmp_path / "predictions.jsonl", predictions),
-            "--references", write(tmp_path / "references.jsonl", references),
-        ]  # fmt: skip
+        files = []
+        for name, rows in (("predictions", predictions), ("references", references)):
+            path = write(tmp_path / f"{name}.jsonl", rows) if isinstance(rows, list) else rows
+            files += [f"--{name}", path]
+        args = ["vt-evaluate", task, "--out", out, "--coco", "off", *files, *more]
         monkeypatch.setattr(sys, "argv", list(map(str, args)))
         code = 0
         try:
@@ -111,6 +115,251 @@ def test_top_five_comes_from_the_ranking(run):
     predictions = [{"id": str(i), "prediction": "c0", "ranking": names} for i in range(10)]
     _, found, _, _ = run("classify", predictions, references)
     assert (found["accuracy"], found["top5"]) == (10, 50)
+
+
+def test_mean_class_accuracy_and_each_classs_own_are_reported(run, tmp_path):
+    references = [{"id": str(i), "label": "cut" if i else "open"} for i in range(4)]
+    predictions = [{"id": str(i), "prediction": "cut"} for i in range(4)]
+    out = tmp_path / "classes.jsonl"
+    _, found, _, _ = run("classify", predictions, references, "--per-class", out)
+    assert (found["accuracy"], found["mean_class_accuracy"]) == (75, 50)
+    assert [json.loads(line) for line in out.read_text().splitlines()] == [
+        {"of": "label", "class": "open", "accuracy": 0, "n": 1},
+        {"of": "label", "class": "cut", "accuracy": 100, "n": 3},
+    ]
+
+
+def test_an_action_is_right_when_verb_and_noun_are(run):
+    references = [{"id": str(i), "verb": "open", "noun": "door"} for i in range(4)]
+    row = {"verb": "open", "noun": "door"}
+    predictions = [
+        {"id": "0", **row},
+        {"id": "1", **row, "noun": "tap"},
+        {"id": "2", **row, "verb": None},
+    ]
+    more = {"verb_ranking": ["cut", "open"], "noun_ranking": ["tap"]}
+    more["action_ranking"] = [["cut", "door"], ["Open", "Door"]]
+    _, found, _, _ = run("classify", [p | more for p in predictions], references)
+    assert {k: v for k, v in found.items() if k != "signatures"} == {
+        "verb_top1": 50, "verb_top5": 75, "verb_mean_class_accuracy": 50,
+        "noun_top1": 50, "noun_top5": 0, "noun_mean_class_accuracy": 50,
+        "action_top1": 25, "action_top5": 75, "action_mean_class_accuracy": 25,
+        "n": 4, "missing": 2,
+    }  # fmt: skip
+
+
+def test_scores_beside_a_ranking_break_ties_as_asked(run):
+    references = [{"id": str(i), "target": "b"} for i in range(2)]
+    predictions = [
+        {"id": "0", "ranking": ["b", "a", "c"], "scores": [2, 2.0, 1]},
+        {"id": "1", "ranking": ["b", "a", "c"], "scores": [3, 2, 1]},
+    ]
+    _, found, _, _ = run("retrieval", predictions, references)
+    assert found["r1"] == 50
+    assert "loses every tie" in found["signatures"]["r1"]
+    _, found, _, _ = run("retrieval", predictions, references, "--ties", "howto100m")
+    assert found["r1"] == pytest.approx(100 * 2 / 3)
+    assert "HowTo100M" in found["signatures"]["r1"]
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "reference"),
+    [
+        ("captions", {"prediction": "a dog runs in a park"}, {"references": ["a dog runs in a"]}),
+        ("vqa", {"prediction": 0}, {"answer": 0}),
+        ("retrieval", {"ranking": ["v", "w"]}, {"target": "v"}),
+        ("classify", {"prediction": "cut", "ranking": ["cut"]}, {"label": "cut"}),
+        ("classify", {"verb": "cut", "noun": "it"}, {"verb": "cut", "noun": "it"}),
+    ],
+)
+def test_intervals_and_comparison_work_for_all_tasks(run, tmp_path, task, row, reference):
+    references = [{"id": str(i), **reference} for i in range(12)]
+    predictions = [{"id": str(i), **row} for i in range(12)]
+    other = write(tmp_path / "other.jsonl", predictions[:3])
+    arguments = ["--confidence", "0.9", "--compare", other, "--resamples", "300"]
+    code, found, out, _ = run(task, predictions[:10], references, *arguments)
+    assert code == 0
+    keys = [k for k in found if f"{k}_p" in found]
+    assert "n" not in keys and found["n"] == 12
+    assert (found["missing"], found["missing_other"]) == (2, 9)
+    assert any(found[f"{k}_p"] < 0.05 for k in keys)
+    for key in keys:
+        assert found[f"{key}_low"] <= found[key] <= found[f"{key}_high"]
+        difference = found[key] - found[f"{key}_other"]
+        assert found[f"{key}_difference"] == pytest.approx(difference, abs=1e-9)
+    assert found["signatures"]["low, high"].startswith("percentile bootstrap|level 0.9|300 resam")
+    assert "approximate randomisation" in found["signatures"]["other, difference, p"]
+    assert "difference" in out and " p 0.0" in out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--confidence", "95"], "--confidence must lie between 0 and 1, found 95.0"),
+        (["--resamples", "0"], "--resamples must be at least 1"),
+        (["--compare", "gone.jsonl"], "no file gone.jsonl"),
+        (["--references", "a.jsonl", "b.jsonl"], "vqa takes one --references, found 2"),
+    ],
+)
+def test_a_mistake_in_the_options_ends_in_one_line(run, more, message):
+    rows = [{"id": "a", "prediction": 0}], [{"id": "a", "answer": 0}]
+    code, _, _, err = run("vqa", *rows, *more)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert message in err
+
+
+# --- other people's files of captions ------------------------------------------------------------
+
+
+def text_file(path: Path, *lines: str) -> Path:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.mark.data
+def test_nlg_evals_example_scores_to_every_published_digit(run, test_data):
+    pytest.importorskip("pycocoevalcap.bleu.bleu", reason="pycocoevalcap is not installed")
+    if shutil.which("java") is None:
+        pytest.skip("no java on the PATH: METEOR cannot run")
+    folder = test_data / "metrics" / "nlg_eval_example"
+    published = dict(re.findall(r"^ +(\w+): ([\d.]+)$", (folder / "README.md").read_text(), re.M))
+    arguments = ["--references", folder / "ref1.txt", folder / "ref2.txt", "--coco", "none"]
+    _, found, out, err = run("captions", folder / "hyp.txt", [], *arguments)
+    names = {f"Bleu_{n}": f"coco_bleu{n}" for n in (1, 2, 3, 4)}
+    names |= {"METEOR": "coco_meteor", "ROUGE_L": "coco_rouge_l", "CIDEr": "coco_cider"}
+    for name, key in names.items():
+        assert f"{found[key] / 100:.6f}" == published[name], name
+    assert err == ""
+    assert "pycocoevalcap 1.2|nrefs:2|tok:none (nlg-eval)|case:mixed|METEOR 1.5" in out
+    # These sentences have no punctuation and no capitals, so 13a changes nothing.
+    assert found["bleu4"] == pytest.approx(100 * float(published["Bleu_4"]), abs=1e-4)
+
+
+@pytest.mark.data
+def test_tvcs_sample_predictions_are_read_and_scored(run, test_data):
+    """Against the one description of TVC's four that TVR's public file has of each clip."""
+    folder = test_data / "annotations" / "tvc"
+    moments = {}
+    for line in (folder / "tvr_val_release.jsonl").read_text("utf-8").splitlines():
+        row = json.loads(line)
+        moments.setdefault((row["vid_name"], *row["ts"]), []).append({"desc": row["desc"]})
+    sample = folder / "sample_val_predictions.jsonl"
+    given = [json.loads(line) for line in sample.read_text("utf-8").splitlines()]
+    references = [
+        {"clip_id": row["clip_id"], "descs": moments[(row["vid_name"], *row["ts"])]}
+        for row in given
+    ]
+    assert [row["clip_id"] for row in given] == list(range(86603, 97444))
+    code, found, _, err = run("captions", sample, references, "--ascii-only")
+    assert (code, err) == (0, "")
+    assert (found["n"], found["missing"]) == (10841, 0)
+    assert 2 < found["bleu4"] < 4  # of one reference; with all four, the published 10.5
+    assert "non-ASCII:blank" in found["signatures"]["bleu4"]
+
+
+@pytest.mark.data
+def test_msr_vtts_test_captions_have_twenty_references(run, tmp_path, test_data):
+    captions = test_data / "annotations" / "msrvtt" / "msrvtt_caption_test.json"
+    read = caption_files.read_references([captions])
+    assert (len(read), {len(row["references"]) for row in read.values()}) == (2990, {20})
+    rows = json.loads(captions.read_text("utf-8"))[:200]
+    results, right = tmp_path / "results.json", tmp_path / "right.json"
+    entries = [{"image_id": row["video"], "caption": row["caption"][0]} for row in rows]
+    results.write_text(json.dumps(entries))
+    right.write_text(json.dumps(rows))
+    code, found, _, _ = run("captions", results, right)
+    assert (code, found["n"], found["missing"], found["exact_match"]) == (0, 200, 0, 100)
+    assert "nrefs:20" in found["signatures"]["bleu4"]
+
+
+def test_cocos_json_scores_as_the_same_captions_in_jsonl(run, tmp_path):
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps([{"image_id": 7, "caption": "a dog runs in a park"}]))
+    annotations = tmp_path / "annotations.json"
+    right = ["a dog runs in the park", "dogs run"]
+    entries = [{"image_id": i, "id": 0, "caption": t} for i in (7, 9) for t in right]
+    annotations.write_text(json.dumps({"images": [], "annotations": entries}))
+    _, found, _, _ = run("captions", results, annotations)
+    rows = [{"id": "7", "prediction": "a dog runs in a park"}]
+    _, expected, _, _ = run("captions", rows, [{"id": i, "references": right} for i in ("7", "9")])
+    assert found == expected
+    assert found["missing"] == 1
+
+
+def test_lines_of_text_score_as_the_same_captions_in_jsonl(run, tmp_path):
+    given = text_file(tmp_path / "hyp.txt", "a dog runs in a park ", "", "x")
+    right = [
+        text_file(tmp_path / "ref1.txt", "a dog runs in the park", "a cat", "x"),
+        text_file(tmp_path / "ref2.txt", "dogs run", "cats", "y"),
+    ]
+    _, found, _, _ = run("captions", given, [], "--references", *right)
+    rows = [
+        {"id": "1", "prediction": "a dog runs in a park"},
+        {"id": "2", "prediction": ""},
+        {"id": "3", "prediction": "x"},
+    ]
+    references = [["a dog runs in the park", "dogs run"], ["a cat", "cats"], ["x", "y"]]
+    references = [{"id": str(i), "references": r} for i, r in enumerate(references, 1)]
+    _, expected, _, _ = run("captions", rows, references)
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "right", "message"),
+    [
+        ({"h.txt": "a\n"}, {"r.txt": "a\nb\n"}, "h.txt has 1 lines, but"),
+        ({"h.txt": "a\n"}, {"r.txt": "a\n", "q.txt": "a\nb\n"}, "q.txt has 2 lines, but"),
+        ({"h.txt": b"\xff\n"}, {"r.txt": "a\n"}, "h.txt: expected UTF-8 text"),
+        ({"h.json": "{"}, {"r.txt": "a\n"}, "h.json: expected JSON"),
+        ({"h.json": "{}"}, {"r.txt": "a\n"}, "h.json: expected a list of captions"),
+        ({"h.json": "[3]"}, {"r.txt": "a\n"}, "h.json entry 1: expected an object with one of im"),
+        ({"h.json": '[{"image_id": 1, "caption": 3}]'}, {"r.txt": "a\n"}, "'caption': a text"),
+        ({"h.json": '[{"caption": "a"}]'}, {"r.txt": "a\n"}, "entry 1: expected an object"),
+        ({"h.jsonl": '{"descs": []}'}, {"r.txt": "a\n"}, "'clip_id': an integer, found None"),
+        ({"h.jsonl": '{"clip_id": 1, "descs": []}'}, {"r.txt": "a\n"}, "'descs': a list of obj"),
+        ({"h.txt": "a\n"}, {"r.jsonl": "", "q.jsonl": ""}, "several --references must be text"),
+        (
+            {"h.json": '[{"image_id": 1, "caption": "a"}, {"image_id": 1, "caption": "b"}]'},
+            {"r.txt": "a\n"},
+            "entry 2: duplicate id '1', first on",
+        ),
+    ],
+)
+def test_a_mistake_in_other_peoples_files_ends_in_one_line(run, tmp_path, given, right, message):
+    for name, content in (given | right).items():
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    right = [tmp_path / name for name in right]
+    code, found, _, err = run("captions", tmp_path / next(iter(given)), [], "--references", *right)
+    assert (code, found, len(err.splitlines())) == (2, None, 1)
+    assert message in err
+
+
+# --- without the toolkit -------------------------------------------------------------------------
+
+
+def test_without_java_the_command_says_so_and_prints_the_rest(run, monkeypatch):
+    monkeypatch.setattr("vt_fairseq.metrics.coco_java.package_folder", lambda: Path("somewhere"))
+    monkeypatch.setattr("vt_fairseq.metrics.coco_java.java", lambda: None)
+    rows = [{"id": "a", "prediction": "x y"}], [{"id": "a", "references": ["x y"]}]
+    code, found, out, err = run("captions", *rows, "--coco", "ptb")
+    assert code == 0
+    assert found["exact_match"] == 100
+    assert not [k for k in found if k.startswith("coco_")]
+    assert found["signatures"]["coco_cider"] == "left out: no java on the PATH"
+    assert err.startswith("vt-evaluate: coco_bleu1, ") and "no java on the PATH" in err
+    assert "exact_match" in out
+
+
+def test_without_java_on_the_path_nlg_evals_protocol_lacks_meteor_alone(run, monkeypatch, tmp_path):
+    pytest.importorskip("pycocoevalcap.bleu.bleu", reason="pycocoevalcap is not installed")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    rows = [{"id": i, "prediction": "a dog runs in a park"} for i in "ab"]
+    right = [{"id": i, "references": ["a dog runs in a park", i]} for i in "abc"]
+    code, found, _, err = run("captions", rows, right, "--coco", "none")
+    assert (code, err) == (0, "vt-evaluate: coco_meteor left out: no java on the PATH\n")
+    assert "coco_meteor" not in found and found["missing"] == 1
+    assert found["coco_rouge_l"] == pytest.approx(100 * 2 / 3)
+    assert {"coco_bleu4", "coco_cider"} < found.keys()
 
 
 REFERENCE = {"id": "a", "references": ["x"], "answer": 0, "target": "v", "label": "l"}

@@ -94,7 +94,7 @@ def test_a_misspelled_key_stops_with_file_line_key_and_the_known_ones(tmp_path):
         (row(id="y", answer=True, candidates=["a", "b"]), "wrong type: answer"),
         (row(id="y", answer=1.0, candidates=["a", "b"]), "wrong type: answer"),
         (row(id="y", split=3), "wrong type: split"),
-        (row(), "duplicate id: 'x' is also on line 1"),
+        (row(), "duplicate id: 'x' is also in clips.jsonl line 1"),
     ],
 )
 def test_a_mistake_in_one_row_is_rejected_with_its_reason(tmp_path, bad, reason):
@@ -132,6 +132,7 @@ def test_a_long_manifest_is_read_line_by_line(tmp_path):
         ("12:30.mp4", "12:30.mp4"),
         ("naïve 😀;$(x).mp4", "naïve 😀;$(x).mp4"),
         ("..a.mp4", "..a.mp4"),
+        ("-xbTvALWCIg.mp4", "-xbTvALWCIg.mp4"),
     ],
 )
 def test_local_paths_become_relative(video, expected):
@@ -142,7 +143,7 @@ def test_local_paths_become_relative(video, expected):
     "video",
     [
         "http://example.org/a.mp4", "rtsp://x", "file:/etc/passwd", "concat:a.mp4|b.mp4", "data:,x",
-        "pipe:0", "subfile,,start,0,end,0,,:/etc/passwd", "-i", "../a.mp4", "deep/../../a.mp4",
+        "pipe:0", "subfile,,start,0,end,0,,:/etc/passwd", "../a.mp4", "deep/../../a.mp4",
         "..", ".", "/etc/passwd", "/rootless/a.mp4", "a\nb.mp4", "a\x00b.mp4",
     ],
 )  # fmt: skip

@@ -283,3 +283,24 @@ def test_another_format_is_refused(data):
 
 def test_the_schema_covers_every_field_of_a_row():
     assert tuple(module._SCHEMA.names) == module._NAMES
+
+
+def test_reading_all_over_a_file_does_not_keep_it_in_this_process(tmp_path, monkeypatch):
+    path = tmp_path / "a.arrow"
+    row = ClipRow("x" * 500, "y" * 500, captions=("z" * 500,))
+    write_manifest(path, (row for _ in range(40_000)))
+    assert path.stat().st_size > 50 * 2**20
+
+    def mapped_kib() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("RssFile:")[1].split()[0])
+
+    monkeypatch.setattr(module, "TOUCHED_BATCHES", 8)
+    manifest = Manifest(path)
+    before, most = mapped_kib(), 0
+    for i in range(0, 40_000, 100):
+        assert manifest[i] == row
+        most = max(most, mapped_kib() - before)
+    assert most < 25 * 1024  # 8 batches are 12 MiB
+    assert sum(1 for _ in manifest.column("id")) == 40_000
+    assert mapped_kib() - before < 25 * 1024

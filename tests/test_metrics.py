@@ -1,22 +1,27 @@
 """Metrics against their official scorers, naive loops and hand-counted cases."""
 
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import sacrebleu
 
 from vt_fairseq.metrics import (
+    BleuStatistics,
     accuracy,
+    action_metrics,
+    action_ranks,
     caption_metrics,
+    classification,
     classification_metrics,
+    per_class_accuracy,
     rank_metrics,
     recall,
     retrieval_metrics,
     target_ranks,
 )
+from vt_fairseq.metrics.classification import mean_class_measure
+from vt_fairseq.metrics.retrieval import ranking_places
 
 # --- captions ------------------------------------------------------------------------------------
 
@@ -34,17 +39,26 @@ def test_bleu_equals_sacrebleu():
     assert sacrebleu.__version__ in found["signatures"]["bleu4"]
 
 
-@pytest.mark.data
-def test_bleu_equals_the_published_score_of_nlg_eval():
-    if "VT_TEST_DATA" not in os.environ:
-        pytest.skip("VT_TEST_DATA is not set")
-    folder = Path(os.environ["VT_TEST_DATA"]) / "metrics" / "nlg_eval_example"
-    hypotheses, first, second = (
-        (folder / f"{name}.txt").read_text().strip().split("\n") for name in ("hyp", "ref1", "ref2")
-    )
-    # nlg-eval does not tokenise; these sentences have no punctuation, so 13a changes nothing.
-    found = caption_metrics(hypotheses, list(zip(first, second, strict=True)))
-    assert found["bleu4"] == pytest.approx(100 * 0.201143, abs=1e-4)
+def test_bleu_of_every_order_is_sacrebleus_and_statistics_add_up():
+    predictions = ["a b c d e f", "", "the cat sat , on the mat", "x", "dogs run fast in the park"]
+    right = [
+        ["a b c d x f"],
+        ["y z"],
+        ["the cat sat on a mat", "cats sit"],
+        ["x"],
+        ["dogs run in parks"],
+    ]
+    streams = [[r[0] for r in right], [None, None, right[2][1], None, None]]
+    found = caption_metrics(predictions, right)
+    for order in (1, 2, 3, 4):
+        expected = sacrebleu.BLEU(max_ngram_order=order).corpus_score(predictions, streams).score
+        assert found[f"bleu{order}"] == pytest.approx(expected, abs=1e-9)
+    counts = BleuStatistics.of(predictions, right)
+    assert counts.bleu() == pytest.approx(found["bleu4"])
+    parts = [BleuStatistics.of(predictions[k], right[k]).as_dict() for k in (slice(2), slice(2, 5))]
+    summed = {key: parts[0][key] + parts[1][key] for key in parts[0]}
+    assert BleuStatistics.from_dict(summed) == counts
+    assert BleuStatistics.of(["a"], [[]]).score() == 0
 
 
 def test_perfect_captions_score_one_hundred():
@@ -178,7 +192,95 @@ def test_targets_that_do_not_fit_are_refused(scores, targets):
 
 def test_classification_counts_the_first_and_the_first_five():
     scores = np.tile(-np.arange(10.0), (4, 1))
-    assert classification_metrics(scores, [0, 4, 5, 9]) == {"top1": 25, "top5": 50, "n": 4}
+    found = classification_metrics(scores, [0, 4, 5, 9])
+    assert found == {"top1": 25, "top5": 50, "mean_class_accuracy": 25, "n": 4}
+
+
+def test_classes_count_alike_in_their_mean_however_many_rows_they_have():
+    right, classes = [1, 1, 1, 0, 0], ["a", "a", "a", "a", "b"]
+    assert per_class_accuracy(right, classes) == {"a": (75, 4), "b": (0, 1)}
+    assert mean_class_measure("mean", right, classes).numbers() == {"mean": 37.5}
+    scores = np.eye(3)[[0, 0, 0, 1, 0]]
+    found = classification_metrics(scores, [0, 0, 0, 0, 1])
+    assert (found["top1"], found["mean_class_accuracy"]) == (60, 37.5)
+
+
+def test_actions_are_ranked_by_the_product_of_both_probabilities():
+    rng = np.random.default_rng(0)
+    verbs, nouns = rng.normal(size=(40, 5)), rng.normal(size=(40, 7))
+    v, n = rng.integers(5, size=40), rng.integers(7, size=40)
+    softmax = [np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (verbs, nouns)]
+    joint = softmax[0][:, :, None] * softmax[1][:, None, :]
+    expected = [(joint[i] >= joint[i, v[i], n[i]]).sum() for i in range(40)]
+    assert action_ranks(verbs, nouns, v, n).tolist() == expected
+    found = action_metrics(verbs, nouns, v, n)
+    both = (verbs.argmax(axis=1) == v) & (nouns.argmax(axis=1) == n)
+    assert found["action_top1"] == pytest.approx(100 * both.mean())
+    assert found["action_top5"] == pytest.approx(100 * np.mean(np.array(expected) <= 5))
+    assert found["verb_top1"] == pytest.approx(100 * np.mean(verbs.argmax(axis=1) == v))
+    assert found["noun_top5"] == classification_metrics(nouns, n)["top5"]
+    assert found["n"] == 40
+
+
+def test_a_clip_that_was_not_scored_has_no_right_action():
+    found = action_metrics(np.zeros((1, 3)), np.zeros((1, 4)), [0], [0])
+    assert (found["verb_top1"], found["noun_top1"], found["action_top5"]) == (0, 0, 0)
+
+
+def test_actions_are_compared_in_slices_without_a_difference(monkeypatch):
+    rng = np.random.default_rng(1)
+    scores = rng.normal(size=(9, 4)), rng.normal(size=(9, 6))
+    targets = rng.integers(4, size=9), rng.integers(6, size=9)
+    whole = action_ranks(*scores, *targets)
+    monkeypatch.setattr(classification, "_PAIRS_AT_ONCE", 50)
+    assert (action_ranks(*scores, *targets) == whole).all()
+
+
+def test_nan_among_verbs_or_nouns_is_refused_with_its_place():
+    nouns = np.zeros((3, 4))
+    nouns[2, 1] = math.nan
+    with pytest.raises(ValueError, match="NaN at row 2, column 1"):
+        action_metrics(np.zeros((3, 2)), nouns, [0, 0, 0], [0, 0, 0])
+
+
+def howto100m(x: np.ndarray) -> dict:
+    """What the shared script computes, step by step: places in the sorted row that equal."""
+    _, places = np.nonzero(np.sort(-x, axis=1) - np.diag(-x)[:, None] == 0)
+    found = {f"r{k}": 100 * np.mean(places < k) for k in (1, 5, 10)}
+    return found | {"median_rank": np.median(places) + 1}
+
+
+@pytest.mark.parametrize("levels", [2, 4, 1000])
+def test_ties_in_howto100ms_way_are_the_scripts_and_differ_from_the_pessimistic_way(levels):
+    rng = np.random.default_rng(levels)
+    scores = rng.integers(levels, size=(30, 30)).astype(float)
+    found = retrieval_metrics(scores, range(30), ties="howto100m")
+    assert found == pytest.approx(howto100m(scores) | {"n": 30})
+    pessimistic = retrieval_metrics(scores, range(30))
+    assert (found["r1"] > pessimistic["r1"]) == (levels < 1000)
+
+
+def test_one_score_for_all_is_chance_in_howto100ms_way_and_nothing_in_ours():
+    scores = np.zeros((20, 20))
+    assert retrieval_metrics(scores, range(20))["r1"] == 0
+    assert retrieval_metrics(scores, range(20), ties="howto100m")["r1"] == pytest.approx(100 / 20)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_minus_infinity_of_the_target_does_not_count_in_howto100ms_way():
+    scores = np.array([[1.0, 0.0], [-math.inf, -math.inf]])
+    found = retrieval_metrics(scores, [0, 1], ties="howto100m")
+    assert found["r1"] == howto100m(scores)["r1"] == 100
+    assert retrieval_metrics(scores, [0, 1])["r1"] == 50
+
+
+def test_scores_beside_a_ranking_show_its_ties():
+    rankings, scores = [["a", "b", "c"], ["a", "b", "c"]], [[3.0, 3.0, 1.0], [3.0, 2.0, 1.0]]
+    places = ranking_places(rankings, ["a", "a"], scores)
+    assert places.tolist() == [[0, 2, 1], [0, 1, 1]]
+    assert ranking_places(rankings, ["a", "a"]).tolist() == [[0, 1, 1], [0, 1, 1]]
+    with pytest.raises(ValueError, match="NaN"):
+        ranking_places(rankings[:1], ["a"], [[math.nan, 1.0, 0.0]])
 
 
 def test_rankings_score_as_the_scores_they_were_sorted_from():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 from pathlib import Path
 
 import av
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from vt_fairseq.corpora import jsonl
-from vt_fairseq.corpora.prepare import prepare
+from vt_fairseq.corpora.prepare import Probing, Vocabulary, prepare
+from vt_fairseq.corpora.rows import FirstSeen, Source
 from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.data.text import Tokenizer
 from vt_fairseq.errors import UserError
@@ -52,11 +54,12 @@ def write(path: Path, *rows: dict | str | bytes) -> Path:
 
 
 def made(tmp_path: Path, videos: Path, *rows, **options) -> tuple[dict, DataDirectory]:
-    options = {"vocabulary": None, "train_vocabulary": 60, "probe": True, "workers": 2} | options
+    probing = Probing(options.pop("probe", True), options.pop("workers", 2))
+    vocabulary = options.pop("vocabulary", Vocabulary(pieces=60))
     entries = jsonl.read(write(tmp_path / "clips.jsonl", *rows))
     out = tmp_path / "data"
-    summary = prepare("jsonl", entries, videos, out, progress=False, settings={"a": 1}, **options)
-    return summary, DataDirectory.open(out)
+    found = prepare("jsonl", Source(entries, videos, {"a": 1}), out, vocabulary, probing)
+    return found, DataDirectory.open(out)
 
 
 def rejected(tmp_path: Path) -> list[dict]:
@@ -74,10 +77,11 @@ def test_a_prepared_directory_has_its_rows_classes_and_vocabulary(tmp_path, vide
         row(id="2", label="a", video="deep/b.mp4"),
         row(id="3", label="unseen", split="test"),
     )  # fmt: skip
-    assert summary == {
-        "splits": {"train": {"rows": 2, "rejected": 0}, "test": {"rows": 1, "rejected": 0}},
-        "reasons": [],
+    assert summary["splits"] == {
+        "train": {"rows": 2, "rejected": 0},
+        "test": {"rows": 1, "rejected": 0},
     }
+    assert (summary["reasons"], summary["notes"], summary["warnings"]) == ({}, [], [])
     assert (data.corpus, data.video_root, data.settings) == ("jsonl", videos, {"a": 1})
     assert [r.id for r in data.manifest("train")] == ["1", "2"]
     assert data.classes("label") == ["a", "b", "unseen"]
@@ -117,7 +121,7 @@ def test_broken_and_missing_videos_are_rejected_with_reasons(tmp_path, videos):
     assert found["late"]["reason"].startswith("starts after the end: start 2.5 s, the video has 2")
     assert found["name"]["reason"].startswith("missing video")
     assert found[None]["where"] == "clips.jsonl line 10"
-    assert dict(summary["reasons"])["broken video"] == 2
+    assert summary["reasons"]["broken video"] == 2
 
 
 @pytest.mark.parametrize(
@@ -189,20 +193,112 @@ def test_a_failing_run_leaves_the_directory_as_it_was(tmp_path, videos):
     assert {p.name: p.read_bytes() for p in (tmp_path / "data").iterdir()} == first
 
 
+# --- what the user should know -------------------------------------------------------------------
+
+
+def described(tmp_path, videos, *rows, **source) -> dict:
+    entries = jsonl.read(write(tmp_path / "clips.jsonl", *rows))
+    source = Source(entries, videos, {}, **source)
+    return prepare("x", source, tmp_path / "data", Vocabulary(pieces=60), Probing())
+
+
+def test_rows_that_differ_from_the_published_ones_are_explained(tmp_path, videos):
+    found = described(
+        tmp_path, videos,
+        row(id="1"), row(id="2", video="gone.mp4"), row(id="3", split="valid"),
+        published={"train": 2, "valid": 9, "test": 5}, published_at="example.org",
+    )  # fmt: skip
+    assert found["notes"] == [
+        "train: 1 of 2 rows are left out; what is measured on it is measured on 1, published "
+        "results on 2",
+        "valid: the annotations have 1 rows, fewer than the 9 of the published files; they are "
+        "another release, or incomplete",
+        "test: the annotations have none of its 5 published rows; they are at example.org",
+    ]
+    assert json.loads((tmp_path / "data" / "data.json").read_text())["notes"] == found["notes"]
+
+
+def test_rounded_published_numbers_have_a_tolerance(tmp_path, videos):
+    rows = [row(id=str(i)) for i in range(99)]
+    assert not described(tmp_path, videos, *rows, published={"train": 100}, tolerance=0.01)["notes"]
+    [note] = described(tmp_path, videos, *rows, published={"train": 102}, tolerance=0.01)["notes"]
+    assert note.startswith("train: the annotations have 99 rows, fewer than the 102")
+
+
+@pytest.mark.parametrize(
+    ("contexts", "wanted", "warned"),
+    [
+        ([None, None, "said"], False, True),
+        ([None, "said"], False, False),
+        ([None, None, "said"], True, True),
+        ([None, None], True, True),
+        ([None, None], False, False),
+        (["said"], True, False),
+    ],
+)
+def test_a_context_that_most_rows_lack_is_an_alarm(tmp_path, videos, contexts, wanted, warned):
+    rows = [row(id=str(i), context=context) for i, context in enumerate(contexts)]
+    warnings = described(tmp_path, videos, *rows, context=wanted)["warnings"]
+    assert bool(warnings) == warned
+    if warned:
+        having = sum(context is not None for context in contexts)
+        assert warnings[0].startswith(
+            f"train: only {having} of {len(contexts)} rows have a context"
+        )
+
+
+def test_a_corpus_keeps_its_own_classes_and_their_order(tmp_path, videos):
+    rows = [row(id="1", verb="open"), row(id="2", verb="close")]
+    described(tmp_path, videos, *rows, classes={"verb": ["take", "open", "close"]})
+    data = DataDirectory.open(tmp_path / "data")
+    assert data.classes("verb") == ["take", "open", "close"]
+
+
+def test_free_text_where_a_class_belongs_is_refused_before_memory_is_full(
+    tmp_path, videos, monkeypatch
+):
+    monkeypatch.setattr("vt_fairseq.corpora.prepare.MAX_CLASSES", 2)
+    rows = [row(id=str(i), label=f"said {i}") for i in range(3)]
+    with pytest.raises(UserError, match=r"clips.jsonl line 3: more than 2 different values of 'l"):
+        described(tmp_path, videos, *rows)
+
+
+def test_a_vocabulary_is_trained_on_a_bounded_sample(tmp_path, videos, monkeypatch):
+    monkeypatch.setattr("vt_fairseq.corpora.prepare.VOCABULARY_ROWS", 10)
+    seen = []
+    monkeypatch.setattr(
+        "vt_fairseq.corpora.prepare.train_vocabulary",
+        lambda texts, pieces: seen.extend(texts) or b"model",
+    )
+    described(tmp_path, videos, *(row(id=str(i), caption=f"text {i}") for i in range(95)))
+    assert [text for text in seen if text.startswith("text")] == [
+        f"text {i}" for i in range(0, 95, 10)
+    ]
+
+
+def test_many_keys_are_remembered_in_little_memory():
+    seen = FirstSeen()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert all(seen.earlier(f"some clip {i}", f"line {i}") is None for i in range(500_000))
+    assert seen.earlier("some clip 77", "line 999999") == "line 77"
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 60 * 1024  # KiB; a dictionary of them takes 95 MiB
+
+
 # --- vocabulary ----------------------------------------------------------------------------------
 
 
 def test_the_vocabulary_is_given_exactly_once(tmp_path, videos):
-    for options in ({"train_vocabulary": None}, {"vocabulary": tmp_path / "spiece.model"}):
+    for vocabulary in (Vocabulary(), Vocabulary(tmp_path / "spiece.model", 60)):
         with pytest.raises(UserError, match=r"exactly one of --vocabulary .* --train-vocabulary"):
-            made(tmp_path, videos, row(), **options)
+            made(tmp_path, videos, row(), vocabulary=vocabulary)
 
 
 def test_a_given_vocabulary_is_copied(tmp_path, videos):
     _, data = made(tmp_path, videos, row())
     spiece = tmp_path / "spiece.model"
     os.rename(data.tokenizer_path, spiece)
-    _, data = made(tmp_path, videos, row(), vocabulary=spiece, train_vocabulary=None)
+    _, data = made(tmp_path, videos, row(), vocabulary=Vocabulary(spiece))
     assert data.tokenizer_path.read_bytes() == spiece.read_bytes()
 
 
@@ -210,7 +306,7 @@ def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, videos):
     bad = tmp_path / "bad.model"
     bad.write_bytes(b"nonsense")
     with pytest.raises(UserError, match=r"bad.model is not a sentencepiece model"):
-        made(tmp_path, videos, row(), vocabulary=bad, train_vocabulary=None)
+        made(tmp_path, videos, row(), vocabulary=Vocabulary(bad))
 
 
 def test_a_vocabulary_needs_training_rows(tmp_path, videos):
@@ -222,7 +318,7 @@ def test_a_vocabulary_needs_training_rows(tmp_path, videos):
 def test_every_character_of_the_training_texts_can_be_spelled(tmp_path, videos):
     # One line longer than the trainer's longest, 4192 bytes, the only one with a "ž" in it.
     rows = [row(context="žluť " * 1000, question="which ?")]
-    _, data = made(tmp_path, videos, *rows, train_vocabulary=200)
+    _, data = made(tmp_path, videos, *rows, vocabulary=Vocabulary(pieces=200))
     tokenizer = Tokenizer.from_file(data.tokenizer_path)
     for text in ("žluť", "which"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -237,7 +333,7 @@ def test_the_captioned_youtube_clips_are_prepared_whole(tmp_path):
     captions = json.loads((folder / "captions.json").read_text())
     rows = [{"id": c["file"], "video": c["file"], "caption": c["caption"]} for c in captions]
     summary, data = made(
-        tmp_path, folder, *rows, vocabulary=root / "t5" / "spiece.model", train_vocabulary=None
+        tmp_path, folder, *rows, vocabulary=Vocabulary(root / "t5" / "spiece.model")
     )
     assert summary["splits"] == {"train": {"rows": 48, "rejected": 0}}
     assert Tokenizer.from_file(data.tokenizer_path).num_pieces == 32_000

@@ -1,3 +1,6 @@
+"""Candidates: the prefix tree against a loop over single pairs, and best-first search."""
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -6,9 +9,13 @@ from vt_fairseq.data.text import EOS, PAD
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS
 from vt_fairseq.models.t5 import T5_DIMS
 from vt_fairseq.models.video_translate import build_networks
-from vt_fairseq.scoring import score_candidates
+from vt_fairseq.scoring.candidates import score_candidates
+from vt_fairseq.scoring.prefix_tree import PrefixTree
+from vt_fairseq.scoring.top_k import Bounds, top_candidates
 
 VIDEO = 303
+AWKWARD = [[], [5], [5, 6], [5, 6, 7], [5, 6], [], [9, 5], [9], [8, 8, 8, 8, 8, 8, 8]]
+"""Empty, equal, and beginnings of one another."""
 
 
 class Joined(nn.Module):
@@ -36,8 +43,35 @@ def clips() -> dict:
     return {"src_tokens": source[[0, 1, 0]], "video": video}
 
 
-def naive(model, clips, row: int, candidate: list[int]) -> float:
-    """One pair, one encoder run, one softmax."""
+@pytest.fixture(scope="module")
+def encoder_out(model, clips) -> dict:
+    with torch.no_grad():
+        return model.encoder(**clips)
+
+
+def random_candidates(count: int, seed: int, tokens: int = 200) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randint(3, tokens, (int(n),), generator=generator).tolist()
+        for n in torch.randint(0, 9, (count,), generator=generator)
+    ]
+
+
+@pytest.fixture(scope="module")
+def naive(model, clips):
+    """log p of one pair: one encoder run, one softmax."""
+    known = {}
+
+    def once(row: int, candidate: list[int]) -> float:
+        key = row, *candidate
+        if key not in known:
+            known[key] = single_pair(model, clips, row, candidate)
+        return known[key]
+
+    return once
+
+
+def single_pair(model, clips, row: int, candidate: list[int]) -> float:
     one = {k: v[row : row + 1] for k, v in clips.items()}
     length = int(one["src_tokens"].ne(PAD).sum())
     one["src_tokens"] = one["src_tokens"][:, :length]
@@ -48,30 +82,132 @@ def naive(model, clips, row: int, candidate: list[int]) -> float:
     return logits.log_softmax(-1).gather(2, target.unsqueeze(2)).sum().item()
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 64])
-def test_scores_equal_a_naive_loop_over_single_pairs(model, clips, batch_size):
-    generator = torch.Generator().manual_seed(2)
-    candidates = [
-        [
-            torch.randint(3, 200, (int(n),), generator=generator).tolist()
-            for n in torch.randint(1, 9, (count,), generator=generator)
-        ]
-        for count in (70, 0, 66)
-    ]
-    with torch.no_grad():
-        encoder_out = model.encoder(**clips)
-    found = score_candidates(model, encoder_out, candidates, batch_size)
-    assert [len(row) for row in found] == [70, 0, 66]
-    for row, (texts, likelihoods) in enumerate(zip(candidates, found, strict=True)):
-        for text, likelihood in zip(texts, likelihoods, strict=True):
-            expected = naive(model, clips, row, text)
-            assert likelihood.log_likelihood == pytest.approx(expected, abs=1e-4)
-            assert likelihood.num_tokens == len(text) + 1
-            assert likelihood.score(True) == likelihood.log_likelihood / (len(text) + 1)
+@pytest.mark.parametrize("max_nodes", [1, 5, 100, 2048])
+def test_scores_equal_a_naive_loop_over_single_pairs(model, naive, encoder_out, max_nodes):
+    # Few different tokens, so that they share beginnings.
+    candidates = [*AWKWARD, *random_candidates(40, 2, tokens=6)]
+    found = score_candidates(model, encoder_out, [PrefixTree.build(candidates)], max_nodes)
+    assert [len(row) for row in found] == [49, 49, 49]
+    for row in range(3):
+        expected = [naive(row, candidate) for candidate in candidates]
+        assert found[row] == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_encoder_is_not_run_by_scoring(model, clips, monkeypatch):
-    with torch.no_grad():
-        encoder_out = model.encoder(**clips)
+@pytest.mark.parametrize("max_nodes", [1, 50, 2048])
+def test_clips_may_have_candidates_of_their_own(model, naive, encoder_out, max_nodes):
+    candidates = [[*AWKWARD, *random_candidates(30, 3)], [], random_candidates(33, 4)]
+    trees = [PrefixTree.build(own) for own in candidates]
+    found = score_candidates(model, encoder_out, trees, max_nodes)
+    assert [len(row) for row in found] == [39, 0, 33]
+    for row, own in enumerate(candidates):
+        expected = [naive(row, candidate) for candidate in own]
+        assert found[row] == pytest.approx(expected, abs=1e-4)
+
+
+def test_no_candidates_at_all_are_no_scores(model, encoder_out):
+    nothing = PrefixTree.build([])
+    for trees in ([nothing], [nothing] * 3):
+        assert [len(row) for row in score_candidates(model, encoder_out, trees)] == [0, 0, 0]
+
+
+def test_a_tree_has_every_beginning_once_and_knows_every_candidates_tokens():
+    candidates = [*AWKWARD, *random_candidates(200, 5, tokens=9)]
+    tree = PrefixTree.build(candidates)
+    beginnings = {tuple(c[:n]) for c in candidates for n in range(len(c) + 1)}
+    assert tree.num_inner == len(beginnings)
+    assert len(tree.tokens) == tree.num_inner + len(set(map(tuple, candidates)))
+    # Each candidate's tokens are those of the edges that its sum runs over.
+    numbers = tree.candidate_sums(np.eye(len(tree.edge_children)))
+    for k, candidate in enumerate(candidates):
+        edges = np.flatnonzero(numbers[:, k])
+        children = tree.edge_children[edges]
+        order = np.argsort([tree.depths[p] for p in tree.edge_parents[edges]])
+        assert tree.tokens[children[order]].tolist() == [*candidate, EOS]
+    assert tree.lengths.tolist() == [len(c) + 1 for c in candidates]
+
+
+def test_memory_of_scoring_does_not_grow_with_the_candidates(model, encoder_out, monkeypatch):
+    largest = []
+    packed = model.decoder.packed_features
+
+    def recording(tokens, *rest):
+        found = packed(tokens, *rest)
+        largest.append(found.size(0) * found.size(1))
+        return found
+
+    monkeypatch.setattr(model.decoder, "packed_features", recording)
+    tree = PrefixTree.build(random_candidates(300, 6))
+    score_candidates(model, encoder_out, [tree], max_nodes=90)
+    # 30 nodes of each of 3 clips, and at most the beginnings (8 tokens) of the first of them.
+    assert tree.num_inner > 900 and max(largest) <= 3 * (30 + 8)
+    assert len(largest) == -(-tree.num_inner // 30)
+
+
+def test_neither_the_encoder_nor_its_keys_are_computed_again(model, encoder_out, monkeypatch):
     monkeypatch.setattr(model.encoder, "forward", lambda *_, **__: pytest.fail("encoder ran"))
-    score_candidates(model, encoder_out, [[[5]], [[6]], [[7]]])
+    rows = []
+    for layer in model.decoder.layers:
+        attention = layer.cross_attention
+        attention.k.register_forward_hook(lambda _, x, y: rows.append(x[0].shape[:2]))
+    tree = PrefixTree.build(random_candidates(50, 7))
+    score_candidates(model, encoder_out, [tree], max_nodes=30)
+    source = encoder_out["encoder_padding_mask"][0].shape
+    assert rows == [source] * len(model.decoder.layers)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("k", [1, 5, 1000])
+def test_the_best_first_search_finds_the_top_of_the_full_ranking(model, encoder_out, k, normalised):
+    candidates = [*AWKWARD, *random_candidates(150, 8, tokens=12)]
+    tree = PrefixTree.build(candidates)
+    full = score_candidates(model, encoder_out, [tree])
+    full = [row / (tree.lengths if normalised else 1) for row in full]
+    found = top_candidates(model, encoder_out, Bounds.of(tree, normalised), k, max_nodes=60)
+    for scores, top in zip(full, found, strict=True):
+        order = np.argsort(-scores, kind="stable")[:k]
+        assert top.scores == pytest.approx(scores[order], abs=1e-4)
+        assert scores[top.candidates] == pytest.approx(scores[order], abs=1e-4)
+        assert len(set(top.candidates.tolist())) == min(k, len(candidates))
+
+
+def test_equal_candidates_come_in_their_order(model, encoder_out):
+    tree = PrefixTree.build([[7], [5], [7], [5], [5]])
+    full = score_candidates(model, encoder_out, [tree])
+    for scores, top in zip(
+        full, top_candidates(model, encoder_out, Bounds.of(tree, False), 5), strict=True
+    ):
+        assert top.candidates.tolist() == np.argsort(-scores, kind="stable").tolist()
+
+
+def test_the_best_first_search_leaves_out_what_cannot_win(model, encoder_out, monkeypatch):
+    taught = Joined()
+    taught.load_state_dict(model.state_dict())
+    one = taught.encoder.reorder_encoder_out(encoder_out, torch.tensor([0]))
+    teach(taught.decoder, one, [4, 31, 50])
+    candidates = [[v, n, m] for v in range(3, 23) for n in range(30, 45) for m in (50, 51)]
+    tree = PrefixTree.build(candidates)
+    expanded = []
+    find = taught.decoder.log_normaliser
+
+    def recording(features):
+        expanded.append(features.size(1))
+        return find(features)
+
+    monkeypatch.setattr(taught.decoder, "log_normaliser", recording)
+    top = top_candidates(taught, one, Bounds.of(tree, False), 3, max_nodes=8)[0]
+    assert tree.num_inner == 921 and sum(expanded) < 100
+    full = score_candidates(taught, one, [tree])[0]
+    assert top.scores == pytest.approx(np.sort(full)[::-1][:3], abs=1e-3)
+    assert candidates[top.candidates[0]] == [4, 31, 50]
+
+
+def teach(decoder: nn.Module, encoder_out: dict, tokens: list[int]) -> None:
+    """Train the decoder until it says ``tokens``."""
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=3e-3)
+    for _ in range(12):
+        logits, _ = decoder(torch.tensor([[PAD, *tokens]]), encoder_out=encoder_out)
+        loss = nn.functional.cross_entropy(logits[0], torch.tensor([*tokens, EOS]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    decoder.eval()

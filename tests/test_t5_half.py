@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from fairseq.models import FairseqEncoderDecoderModel
 from torch import nn
 
-from tests.test_t5 import NARROW, PAD, build, random_ids, shift_right
+from tests.test_t5 import NARROW, NARROW_V1_1, PAD, build, random_ids, shift_right
 from vt_fairseq.models.linear import SATURATION, Fp32OutputLinear, SaturatingLinear
-from vt_fairseq.models.t5 import Attention, FeedForward, hide
+from vt_fairseq.models.t5 import Attention, FeedForward, GatedFeedForward, T5Dims, hide
 
 SOURCE = random_ids(NARROW.vocab_size, 3, 10, 4, seed=31)
 TARGET = random_ids(NARROW.vocab_size, 3, 6, 6, seed=32)
 PREVIOUS = shift_right(TARGET)
+STATES = torch.randn(64, NARROW.d_model, generator=torch.Generator().manual_seed(33)).half()
 
 # Factors on the weights of every attention or feed-forward, by what they push out of range.
 OVERFLOWS = {
@@ -30,12 +31,12 @@ OVERFLOWS = {
 }
 
 
-def scaled(factors: dict[str, float]) -> FairseqEncoderDecoderModel:
+def scaled(factors: dict[str, float], dims: T5Dims = NARROW) -> FairseqEncoderDecoderModel:
     """fp32 model with the factors applied, all its weights rounded to fp16."""
-    model = build(NARROW)
+    model = build(dims)
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, Attention | FeedForward):
+            if isinstance(module, Attention | FeedForward | GatedFeedForward):
                 for name, projection in module.named_children():
                     if name in factors:
                         projection.weight.mul_(factors[name])
@@ -147,8 +148,14 @@ def test_inner_values_beyond_the_range_saturate_and_dropout_does_not_push_them_o
     assert layer.bfloat16()(x.bfloat16()).abs().max() > SATURATION
 
 
-def test_inner_overflow_leaves_training_finite():
-    model = scaled({"wi": 20_000, "v": 20_000}).half().train()
+@pytest.mark.parametrize("dims", [NARROW, NARROW_V1_1], ids=["v1_0", "v1_1"])
+def test_inner_overflow_leaves_training_finite(dims):
+    factors = {"wi": 20_000, "wi_0": 200, "wi_1": 200, "v": 20_000}
+    model = scaled(factors, dims).half().train()
+    with torch.no_grad():
+        layer = model.encoder.transformer.layers[0].feed_forward
+        inner = layer.wi_0(STATES) * layer.wi_1(STATES) if dims.gated_gelu else layer.wi(STATES)
+    assert inner.abs().max() >= SATURATION
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.3

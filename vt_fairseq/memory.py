@@ -172,7 +172,6 @@ def count_training(model: VideoTranslateModel, batch: BatchShape) -> TrainingMem
 
     Raises UserError where the source is too short for the video's tokens.
     """
-    device = model.decoder.embed_tokens.weight.device
     tokens = model.encoder.video.num_tokens(batch.frames)
     if min(batch.rows, batch.frames, batch.size, batch.target) < 1 or batch.source < tokens:
         raise UserError(
@@ -180,33 +179,38 @@ def count_training(model: VideoTranslateModel, batch: BatchShape) -> TrainingMem
             f"found {batch}"
         )
 
-    def loss() -> torch.Tensor:
-        with torch.device(device):
-            side = (batch.size, batch.size)
-            video = torch.zeros(batch.rows, batch.frames, *side, 3, dtype=torch.uint8)
-            target = torch.full((batch.rows, batch.target), VIDEO_ID)
-            source = torch.full((batch.rows, batch.source), VIDEO_ID - 1)
-            source[:, :tokens] = VIDEO_ID
-        logits, _ = model(source, target, video=video)
-        # As vt_fairseq.criterion has it.
-        return F.cross_entropy(
-            logits.flatten(0, 1), target.flatten(), ignore_index=PAD, reduction="sum"
-        )
+    return training_memory(model.parameters(), model.buffers(), lambda: batch_loss(model, batch))
 
-    return training_memory(model.parameters(), model.buffers(), loss)
+
+def batch_loss(model: VideoTranslateModel, batch: BatchShape) -> torch.Tensor:
+    """The training loss of a made-up batch of this shape, on the model's device."""
+    device = model.decoder.embed_tokens.weight.device
+    with torch.device(device):
+        side = (batch.size, batch.size)
+        video = torch.zeros(batch.rows, batch.frames, *side, 3, dtype=torch.uint8)
+        target = torch.full((batch.rows, batch.target), VIDEO_ID)
+        source = torch.full((batch.rows, batch.source), VIDEO_ID - 1)
+        source[:, : model.encoder.video.num_tokens(batch.frames)] = VIDEO_ID
+    logits, _ = model(source, target, video=video)
+    # As vt_fairseq.criterion has it.
+    return F.cross_entropy(
+        logits.flatten(0, 1), target.flatten(), ignore_index=PAD, reduction="sum"
+    )
 
 
 def predict(run: Run) -> Prediction:
     """Memory of one GPU of the run; raises UserError where the options exclude each other."""
     check(run.setup)
     model = build(run)
+    return prediction(model, run.setup, count_training(model, run.batch))
+
+
+def prediction(model: torch.nn.Module, setup: Setup, training: TrainingMemory) -> Prediction:
+    """Memory of one GPU that trains ``model``, whose batches need ``training``."""
     numbers = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    kept = states(
-        sum(n for n, _ in numbers), sum(n for n, trained in numbers if trained), run.setup
-    )
+    kept = states(sum(n for n, _ in numbers), sum(n for n, trained in numbers if trained), setup)
     buffers = sum(buffer.nbytes for buffer in model.buffers())
-    kept = replace(kept, parameters=kept.parameters + buffers)
-    return Prediction(kept, count_training(model, run.batch))
+    return Prediction(replace(kept, parameters=kept.parameters + buffers), training)
 
 
 def cures(run: Run) -> Iterator[tuple[str, Run]]:

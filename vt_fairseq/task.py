@@ -1,29 +1,28 @@
 """The fairseq task ``video_translate``: clips and prompts in, text out."""
 
-import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, List, Optional
 
 import torch
-from fairseq.data import data_utils, iterators
+from fairseq.data import iterators
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.logging import metrics
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II
 
-from vt_fairseq.data.actions import build_actions, select_actions
+from vt_fairseq.data.actions import Action, build_actions, select_actions
 from vt_fairseq.data.batches import ReusedBatchIterator
-from vt_fairseq.data.clips import ClipLoader
+from vt_fairseq.data.clips import ClipLoader, FrameLoader
 from vt_fairseq.data.dataset import TextOptions, VideoTextDataset
 from vt_fairseq.data.dictionary import T5Dictionary
-from vt_fairseq.data.heads import ANSWER, CLASS_HEADS, HeadTargets, parse_heads
-from vt_fairseq.data.manifest import DataDirectory
+from vt_fairseq.data.heads import ANSWER, HeadTargets, parse_heads
+from vt_fairseq.data.manifest import CLASS_KINDS, ClipRow, DataDirectory
 from vt_fairseq.data.noise import MASK_AMOUNTS, TEXT_INPUTS, TextNoise
 from vt_fairseq.data.text import EOS, PAD, SourceTemplate, Tokenizer
 from vt_fairseq.data.transforms import ClipTransform
@@ -31,6 +30,7 @@ from vt_fairseq.data.video import FrameSampling
 from vt_fairseq.errors import UserError
 from vt_fairseq.hardware import check_gpus
 from vt_fairseq.metrics import BLEU_KEYS, BleuStatistics
+from vt_fairseq.models.pretrained.exported import vocabulary_state
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,13 @@ INPUT_OPTIONS = (
     "test_mask_tokens",
     "no_context",
 )
+
+# A checkpoint keeps the class names up to so many (half a megabyte or so).
+MAX_SAVED_CLASSES = 10_000
+
+
+# So many unreadable clips are too few to judge a set by.
+FEW_BAD_CLIPS = 20
 
 
 @dataclass
@@ -69,6 +76,10 @@ class VideoTranslateTaskConfig(FairseqDataclass):
     max_seconds: float = field(
         default=6.0,
         metadata={"help": "longest window of a clip; 0: the whole clip (appendix A.1)"},
+    )
+    max_bad_fraction: float = field(
+        default=0.1,
+        metadata={"help": "stop training when more of its clips than this cannot be read"},
     )
     test_window: str = field(
         default="centre",
@@ -156,12 +167,20 @@ class VideoTranslateTask(FairseqTask):
 
     cfg: VideoTranslateTaskConfig
 
-    def __init__(self, cfg: VideoTranslateTaskConfig, data: DataDirectory):
+    def __init__(
+        self,
+        cfg: VideoTranslateTaskConfig,
+        data: DataDirectory | None,
+        tokenizer: Tokenizer,
+        classes: dict[str, list[str]],
+    ):
         super().__init__(cfg)
         self.data = data
-        self.tokenizer = Tokenizer.from_file(data.tokenizer_path)
+        self.tokenizer = tokenizer
+        self.classes = classes
         self.dictionary = T5Dictionary(self.tokenizer)
         self._reported: set[str] = set()
+        self._clips_seen = self._clips_bad = 0
         self._results = None
         self.heads: HeadTargets | None = None
         self._video_tokens: Callable[[int], int] | None = None
@@ -174,7 +193,14 @@ class VideoTranslateTask(FairseqTask):
             raise UserError("expected the data directory that vt-prepare wrote, found none")
         if not cfg.cpu:
             check_gpus()
-        return cls(cfg, DataDirectory.open(cfg.data))
+        data = DataDirectory.open(cfg.data)
+        classes = {kind: data.classes(kind) for kind in CLASS_KINDS}
+        return cls(cfg, data, Tokenizer.from_file(data.tokenizer_path), classes)
+
+    @property
+    def origin(self) -> str:
+        """Where the classes come from, for messages."""
+        return str(self.data.path) if self.data is not None else "the checkpoint"
 
     @property
     def source_dictionary(self) -> T5Dictionary:
@@ -193,36 +219,34 @@ class VideoTranslateTask(FairseqTask):
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """Kept in every checkpoint: the vocabulary of the model's ids, the classes of its heads."""
+        """Kept in every checkpoint, which so needs no other file: vocabulary and class names."""
+        small = sum(map(len, self.classes.values())) <= MAX_SAVED_CLASSES
         return {
-            "vocabulary_sha256": self.vocabulary_sha256(),
+            **vocabulary_state(self.tokenizer),
+            "classes": self.classes if small else {},
             "head_classes": self.heads.names() if self.heads is not None else {},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raise UserError when the checkpoint's vocabulary or classes are not the data's."""
         expected = state_dict.get("vocabulary_sha256")
-        if expected is not None and expected != self.vocabulary_sha256():
+        found = vocabulary_state(self.tokenizer)["vocabulary_sha256"]
+        if expected is not None and expected != found:
             raise UserError(
-                f"the model was trained with another vocabulary than {self.data.tokenizer_path}: "
-                f"sha256 {expected[:12]} expected, {self.vocabulary_sha256()[:12]} found; prepare "
-                "the data with --vocabulary and the spiece.model of the training data"
+                f"the model was trained with another vocabulary than {self.tokenizer.origin}: "
+                f"sha256 {expected[:12]} expected, {found[:12]} found; take the "
+                "spiece.model of the training data (vt-prepare: --vocabulary)"
             )
         for name, classes in state_dict.get("head_classes", {}).items():
             if name != ANSWER:
-                compare_classes(name, classes, self.data.classes(name), str(self.data.path))
-
-    def vocabulary_sha256(self) -> str:
-        """Hash of the sentencepiece model."""
-        return hashlib.sha256(self.tokenizer.model_proto).hexdigest()
+                compare_classes(name, classes, self.classes.get(name, []), self.origin)
 
     # Building
 
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False):
         """The model; the task learns from it how many tokens a clip has, and of its heads."""
         names = parse_heads(cfg.heads)
-        class_lists = {name: self.data.classes(name) for name in CLASS_HEADS}
-        self.heads = HeadTargets.of(names, class_lists, str(self.data.path)) if names else None
+        self.heads = HeadTargets.of(names, self.classes, self.origin) if names else None
         if self.heads is not None and self.cfg.eval_bleu:
             raise UserError("--eval-bleu does not go with --heads: they write no text")
         model = super().build_model(cfg, from_checkpoint)
@@ -254,58 +278,77 @@ class VideoTranslateTask(FairseqTask):
         if task_cfg is not None:
             self.adopt_input_options(task_cfg)
         train = split == self.cfg.train_subset and task_cfg is None
-        self.datasets[split] = self.build_dataset(split, train)
+        root = Path(self.cfg.video_root or self.data.video_root)
+        self.datasets[split] = self.build_dataset(
+            self.data.manifest(split), self.clip_loader(root, train), self.selected_actions(), train
+        )
 
-    def build_dataset(self, split: str, train: bool) -> VideoTextDataset:
-        """The split as batches; plain values are read off the configuration here."""
+    def clip_loader(self, video_root: Path, train: bool) -> ClipLoader:
+        """What decodes and crops; plain values are read off the configuration here."""
         cfg = self.cfg
-        sampling = FrameSampling(
-            num_frames=cfg.num_frames,
-            mode=str(cfg.frame_sampling),
-            max_seconds=cfg.max_seconds or None,
-            resample_fps=cfg.resample_fps or None,
-        )
-        transform = ClipTransform(
-            size=cfg.frame_size,
-            train=train,
-            flip_probability=0.0 if cfg.no_flip else 0.5,
-            scales=tuple(float(s) for s in cfg.crop_scales.split(",")),
-        )
-        load_frames = ClipLoader(
-            video_root=Path(cfg.video_root or self.data.video_root),
-            sampling=sampling,
-            transform=transform,
+        return ClipLoader(
+            video_root=video_root,
+            sampling=FrameSampling(
+                num_frames=cfg.num_frames,
+                mode=str(cfg.frame_sampling),
+                max_seconds=cfg.max_seconds or None,
+                resample_fps=cfg.resample_fps or None,
+            ),
+            transform=ClipTransform(
+                size=cfg.frame_size,
+                train=train,
+                flip_probability=0.0 if cfg.no_flip else 0.5,
+                scales=tuple(float(s) for s in cfg.crop_scales.split(",")),
+            ),
             window="random" if train else cfg.test_window,
             blank=cfg.blank_video,
         )
+
+    def build_dataset(
+        self, rows: Sequence[ClipRow], load_frames: FrameLoader, actions: list[Action], train: bool
+    ) -> VideoTextDataset:
+        """Rows as batches; plain values are read off the configuration here."""
+        cfg = self.cfg
         return VideoTextDataset(
-            manifest=self.data.manifest(split),
+            manifest=rows,
             load_frames=load_frames,
             num_video_tokens=self._video_tokens(cfg.num_frames),
-            actions=self.selected_actions(),
+            actions=actions,
             reuse_batch=cfg.reuse_batch,
-            text=TextOptions(
-                template=SourceTemplate(self.tokenizer, cfg.max_source_tokens),
-                noise=TextNoise(
-                    mode=str(cfg.text_input),
-                    mask_amount=str(cfg.mask_amount),
-                    dropout=cfg.text_dropout,
-                    mask_id=self.tokenizer.mask,
-                ),
-                test_mask_tokens=cfg.test_mask_tokens if str(cfg.test_text) == "mask" else 0,
-                context=not cfg.no_context,
-            ),
+            text=self.text_options(),
             seed=cfg.seed,
             train=train,
             heads=self.heads,
         )
 
-    def selected_actions(self):
-        """The actions of ``--action`` or ``--actions``; heads have one, for its prompt."""
+    def text_options(self) -> TextOptions:
+        """How texts become ids; plain values are read off the configuration here."""
+        cfg = self.cfg
+        return TextOptions(
+            template=SourceTemplate(self.tokenizer, cfg.max_source_tokens),
+            noise=TextNoise(
+                mode=str(cfg.text_input),
+                mask_amount=str(cfg.mask_amount),
+                dropout=cfg.text_dropout,
+                mask_id=self.tokenizer.mask,
+            ),
+            test_mask_tokens=cfg.test_mask_tokens if str(cfg.test_text) == "mask" else 0,
+            context=not cfg.no_context,
+        )
+
+    def action_table(self) -> dict[str, Action]:
+        """All actions by name, those of ``--define-action`` among them."""
         definitions = [d.strip() for d in self.cfg.define_action.split(";") if d.strip()]
-        table = build_actions(definitions, self.cfg.max_target_tokens)
+        return build_actions(definitions, self.cfg.max_target_tokens)
+
+    def selected_actions(self, names: str | None = None) -> list[Action]:
+        """The actions of a comma-separated list; None: of ``--action`` or ``--actions``.
+
+        Heads have one, for its prompt.
+        """
         fitting = "caption" if self.heads is None else self.heads.action
-        actions = select_actions(table, self.cfg.action or self.cfg.actions or fitting)
+        wanted = names or self.cfg.action or self.cfg.actions or fitting
+        actions = select_actions(self.action_table(), wanted)
         if self.heads is not None and len(actions) > 1:
             raise UserError(f"--actions {self.cfg.actions}: expected one action with --heads")
         return actions
@@ -332,10 +375,8 @@ class VideoTranslateTask(FairseqTask):
         the same ones.
         """
         dataset.set_epoch(epoch)
-        with data_utils.numpy_seed(seed + epoch):
-            indices = dataset.ordered_indices()
         batches = dataset.batch_by_size(
-            indices,
+            dataset.ordered_indices(),
             max_tokens=max_tokens,
             max_sentences=max_sentences,
             required_batch_size_multiple=required_batch_size_multiple,
@@ -344,7 +385,7 @@ class VideoTranslateTask(FairseqTask):
         return ReusedBatchIterator(
             dataset=dataset,
             collate_fn=dataset.collater,
-            batch_sampler=batches,
+            batches=batches,
             seed=seed,
             num_shards=num_shards,
             shard_id=shard_id,
@@ -366,8 +407,9 @@ class VideoTranslateTask(FairseqTask):
     # Training and validation
 
     def train_step(self, sample, *args, **kwargs):
-        """fairseq's, with unreadable clips named in the log."""
+        """fairseq's, with unreadable clips named in the log and too many of them refused."""
         self.report_bad(sample)
+        self.stop_if_too_bad(sample)
         return super().train_step(sample, *args, **kwargs)
 
     def valid_step(self, sample, model, criterion):
@@ -404,6 +446,18 @@ class VideoTranslateTask(FairseqTask):
             "exact_match",
             lambda meters: round(100 * meters["_exact"].sum / meters["_nsentences"].sum, 2),
         )
+
+    def stop_if_too_bad(self, sample: dict[str, Any]) -> None:
+        """Raise UserError once more than ``--max-bad-fraction`` of the clips were unreadable."""
+        self._clips_seen += sample.get("nsentences", 0)
+        self._clips_bad += len(sample["bad"])
+        allowed = self.cfg.max_bad_fraction * self._clips_seen
+        if self._clips_bad > max(allowed, FEW_BAD_CLIPS):
+            raise UserError(
+                f"{self._clips_bad} of {self._clips_seen} clips of this process could not be read, "
+                f"more than --max-bad-fraction {self.cfg.max_bad_fraction}; the last one was "
+                f"{': '.join(sample['bad'][-1])}. Check --video-root, or allow more"
+            )
 
     def report_bad(self, sample: dict[str, Any]) -> None:
         """Name each unreadable clip once in the log."""

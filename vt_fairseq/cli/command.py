@@ -1,14 +1,13 @@
 """What every ``vt-*`` command shares: ``--version``, and user errors as one line, exit code 2."""
 
 import argparse
-import contextlib
-import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from vt_fairseq import __version__
 from vt_fairseq.errors import UserError, VideoError
+from vt_fairseq.quiet import quiet_imports as quiet_imports
 
 EXIT_USER_ERROR = 2
 
@@ -23,16 +22,6 @@ def parser(prog: str, description: str, example: str) -> argparse.ArgumentParser
     )
     made.add_argument("--version", action="version", version=f"{prog} {__version__}")
     return made
-
-
-@contextlib.contextmanager
-def quiet_imports() -> Iterator[None]:
-    """For imports of fairseq, which imports DeepSpeed, which may log a warning to stdout."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def run(prog: str, main: Callable[[], None]) -> None:

@@ -1,203 +1,150 @@
 """``vt-evaluate``: metrics from files alone, ours or anyone's.
 
 predictions.jsonl has one object a row: ``id`` and ``prediction`` (text, or the index of the
-candidate; null where the clip could not be read) or ``ranking`` (ids or classes, best first).
-references.jsonl: ``id`` and ``references`` (texts) or ``label``, ``answer`` (index), or ``target``
-(id). Every reference is scored: one without a prediction is wrong and counts as ``missing``.
+candidate; null where the clip could not be read), ``ranking`` (ids or classes, best first), or
+``verb`` and ``noun``. references.jsonl: ``id`` and ``references`` (texts), ``label``, ``answer``
+(index), ``target`` (id), or ``verb`` and ``noun``. Every reference is scored: one without a
+prediction is wrong and counts as ``missing``. Captions may come as TVC's jsonl, COCO's json or one
+a line as well.
 """
 
 import argparse
 import json
-import math
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vt_fairseq.cli import command
 from vt_fairseq.errors import UserError
+
+if TYPE_CHECKING:
+    from vt_fairseq.evaluation import Evaluated
 
 PROG = "vt-evaluate"
 EXAMPLE = (
     "vt-evaluate captions --predictions predictions.jsonl --references references.jsonl "
     "--out metrics.json"
 )
-Row = dict[str, Any]  # one line's object, with "_where" for error messages
-Pairs = list[tuple[Row, Row | None]]  # each reference with its prediction
-
-
-def _rows(path: Path) -> dict[str, Row]:
-    """The objects of a jsonl file by id; every mistake in it raises UserError with its line."""
-    if not path.is_file():
-        raise UserError(f"no file {path}")
-    found: dict[str, Row] = {}
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            row = _parse(line, f"{path} line {number}")
-            if row["id"] in found:
-                first = found[row["id"]]["_where"]
-                raise UserError(f"{row['_where']}: duplicate id {row['id']!r}, first on {first}")
-            found[row["id"]] = row
-    return found
-
-
-def _parse(line: bytes, where: str) -> Row:
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: expected a JSON object a line: {error}") from error
-    if not isinstance(row, dict) or not isinstance(row.get("id"), str):
-        raise UserError(f"{where}: expected an object with an id that is text, found {row!r:.60}")
-    scores = row.get("scores")
-    if isinstance(scores, list) and any(isinstance(s, float) and math.isnan(s) for s in scores):
-        raise UserError(f"{where}: NaN among the scores; a prediction made from it means nothing")
-    return row | {"_where": where}
-
-
-def _pairs(predictions: Path, references: Path) -> Pairs:
-    """Every reference with its prediction or None; raise UserError on ids without a reference."""
-    predicted, right = _rows(predictions), _rows(references)
-    if not right:
-        raise UserError(f"{references} has no rows")
-    for name, row in predicted.items():
-        if name not in right:
-            raise UserError(
-                f"{row['_where']}: id {name!r} is not in {references}; "
-                "are predictions and references of the same split?"
-            )
-    return [(row, predicted.get(name)) for name, row in right.items()]
-
-
-def _field(row: Row, key: str, valid: Callable[[Any], bool], what: str) -> Any:
-    if not valid(row.get(key)):
-        raise UserError(f"{row['_where']}: expected {key!r}: {what}, found {row.get(key)!r:.60}")
-    return row[key]
-
-
-def _predicted(row: Row | None, key: str, valid: Callable[[Any], bool], what: str) -> Any:
-    """``row[key]``; None when there is no row or it says null (a clip that could not be read)."""
-    if row is None or (key in row and row[key] is None):
-        return None
-    return _field(row, key, valid, what)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_index(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
-
-
-def _is_ranking(value: Any) -> bool:
-    return _is_texts(value) and len(set(value)) == len(value)
-
-
-def captions(pairs: Pairs) -> dict[str, Any]:
-    """BLEU-4 and exact match of ``prediction`` against ``references``; a missing one is ""."""
-    from vt_fairseq.metrics import caption_metrics
-
-    texts = [_predicted(row, "prediction", _is_text, "a text") for _, row in pairs]
-    right = [_field(row, "references", _is_texts, "a list of texts") for row, _ in pairs]
-    missing = sum(text is None for text in texts)
-    return caption_metrics([text or "" for text in texts], right) | {"missing": missing}
-
-
-def vqa(pairs: Pairs) -> dict[str, Any]:
-    """Accuracy of ``prediction`` against ``answer``, both the index of a candidate."""
-    from vt_fairseq.metrics import accuracy
-
-    what = "the index of a candidate, from 0"
-    found = accuracy(
-        [_predicted(row, "prediction", _is_index, what) for _, row in pairs],
-        [_field(row, "answer", _is_index, what) for row, _ in pairs],
-    )
-    return found | {"signatures": {"accuracy": "same candidate index|missing is wrong"}}
-
-
-def retrieval(pairs: Pairs) -> dict[str, Any]:
-    """R@1, 5, 10 and median rank of ``target`` in ``ranking``."""
-    from vt_fairseq.metrics import rank_metrics
-
-    what = "distinct ids, best first"
-    found = rank_metrics(
-        [_predicted(row, "ranking", _is_ranking, what) for _, row in pairs],
-        [_field(row, "target", _is_text, "an id") for row, _ in pairs],
-    )
-    how = "rank in the file's ranking|absent or missing is last of the gallery"
-    return found | {"signatures": dict.fromkeys(("r1", "r5", "r10", "median_rank"), how)}
-
-
-def classify(pairs: Pairs) -> dict[str, Any]:
-    """Accuracy of ``prediction`` against ``label`` or ``references``, and top-5 of ``ranking``."""
-    from vt_fairseq.metrics import accuracy
-
-    right = [_labels(row) for row, _ in pairs]
-    texts = [_predicted(row, "prediction", _is_text, "the name of a class") for _, row in pairs]
-    # A class may have several right names; any of them is the answer then.
-    hits = [_hit([t], r) if t is not None else None for t, r in zip(texts, right, strict=True)]
-    signature = "same text|case and outer white space ignored|missing is wrong"
-    found = accuracy(hits, [True] * len(hits)) | {"signatures": {"accuracy": signature}}
-    if not any(row and "ranking" in row for _, row in pairs):
-        return found
-    what = "distinct classes, best first"
-    tops = [_predicted(row, "ranking", _is_ranking, what) for _, row in pairs]
-    top5 = accuracy(
-        [_hit((t or [])[:5], r) for t, r in zip(tops, right, strict=True)], [True] * len(tops)
-    )
-    found["signatures"]["top5"] = f"first 5 of the ranking|{signature}"
-    return found | {"top5": top5["accuracy"]}
-
-
-def _labels(row: Row) -> list[str]:
-    if "label" in row:
-        return [_field(row, "label", _is_text, "the name of a class")]
-    return _field(row, "references", _is_texts, "a list of names of the class, or a label")
-
-
-def _hit(names: list[str], right: list[str]) -> bool:
-    def plain(texts: list[str]) -> set[str]:
-        return {text.strip().casefold() for text in texts}
-
-    return bool(plain(names) & plain(right))
-
-
-TASKS = {"captions": captions, "vqa": vqa, "retrieval": retrieval, "classify": classify}
+TASKS = ("captions", "vqa", "retrieval", "classify")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of ``vt-evaluate``."""
     made = command.parser(PROG, "Metrics of predictions against references, from files.", EXAMPLE)
-    made.add_argument("task", choices=list(TASKS), metavar="TASK", help=", ".join(TASKS))
-    made.add_argument("--predictions", type=Path, required=True, metavar="FILE", help="jsonl")
-    made.add_argument("--references", type=Path, required=True, metavar="FILE", help="jsonl")
-    made.add_argument("--out", type=Path, metavar="FILE", help="write the metrics as JSON")
+    add = made.add_argument
+    add("task", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
+    add("--predictions", type=Path, required=True, metavar="FILE", help="jsonl (captions: also "
+        "COCO's .json, or .txt with one a line)")  # fmt: skip
+    add("--references", type=Path, required=True, nargs="+", metavar="FILE",
+        help="the same; several .txt files are several references")  # fmt: skip
+    add("--out", type=Path, metavar="FILE", help="write the metrics as JSON")
+    add("--coco", choices=("ptb", "none", "off"), default="ptb",
+        help="captions: tokeniser of the COCO toolkit's metrics; ptb as the COCO toolkit, none as "
+        "nlg-eval, off leaves them out (default: ptb)")  # fmt: skip
+    add("--ascii-only", action="store_true",
+        help="captions: a blank for every other character, as TVC's scorer does")  # fmt: skip
+    add("--ties", choices=("pessimistic", "howto100m"), default="pessimistic",
+        help="retrieval: the target loses ties, or as HowTo100M's script counts them")  # fmt: skip
+    add("--per-class", type=Path, metavar="FILE", help="classify: write each class's accuracy")
+    add("--confidence", type=float, metavar="LEVEL", help="bootstrap intervals, for instance 0.95")
+    add("--compare", type=Path, metavar="FILE", help="predictions of another system: paired test")
+    add("--resamples", type=int, default=1000, help="of --confidence and --compare")
+    add("--seed", type=int, default=1, help="of --confidence and --compare")
     return made
 
 
-def _table(metrics: dict[str, Any]) -> Iterator[str]:
-    numbers = {key: value for key, value in metrics.items() if key != "signatures"}
+def evaluate(args: argparse.Namespace, predictions: Path) -> "Evaluated":
+    """``predictions`` against the references that ``args`` names."""
+    from vt_fairseq import caption_files, evaluation, result_files
+
+    if args.task == "captions":
+        pairs = caption_files.read_pairs(predictions, args.references)
+        return evaluation.captions(pairs, args.coco, args.ascii_only)
+    if len(args.references) > 1:
+        raise UserError(f"{args.task} takes one --references, found {len(args.references)}")
+    right = args.references[0]
+    pairs = result_files.pair(result_files.read(predictions), result_files.read(right), str(right))
+    if args.task == "retrieval":
+        return evaluation.retrieval(pairs, args.ties)
+    return {"vqa": evaluation.vqa, "classify": evaluation.classify}[args.task](pairs)
+
+
+def metrics(args: argparse.Namespace, found: "Evaluated") -> dict[str, Any]:
+    """What metrics.json holds: numbers, intervals, the comparison, and how each was computed."""
+    from vt_fairseq.metrics import measure
+    from vt_fairseq.metrics.intervals import confidence_intervals, paired_test
+
+    numbers = measure.numbers(found.measures) | {"n": found.n, "missing": found.missing}
+    signatures = measure.signatures(found.measures) | found.left_out
+    how = f"{args.resamples} resamples of rows|seed {args.seed}"
+    if args.confidence is not None:
+        numbers |= confidence_intervals(found.measures, args.confidence, args.resamples, args.seed)
+        signatures["low, high"] = f"percentile bootstrap|level {args.confidence}|{how}"
+    if args.compare:
+        other = evaluate(args, args.compare)
+        numbers |= paired_test(found.measures, other.measures, args.resamples, args.seed)
+        numbers["missing_other"] = other.missing
+        signatures["other, difference, p"] = (
+            f"{args.compare.name}|approximate randomisation, two-sided|{how}"
+        )
+    return numbers | {"signatures": signatures}
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.confidence is not None and not 0 < args.confidence < 1:
+        raise UserError(f"--confidence must lie between 0 and 1, found {args.confidence}")
+    if args.resamples < 1:
+        raise UserError(f"--resamples must be at least 1, found {args.resamples}")
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    from vt_fairseq.data.manifest import atomic_file
+
+    with atomic_file(path) as file:
+        file.writelines(f"{line}\n".encode() for line in lines)
+
+
+def _table(found: dict[str, Any]) -> Iterator[str]:
+    """One line a number with its interval and comparison, then how they were computed."""
+    numbers = {key: value for key, value in found.items() if key != "signatures"}
     for key, value in numbers.items():
-        shown = f"{value:.2f}" if isinstance(value, float) else f"{value:,}"
-        yield f"{key:12} {shown:>10}"
-    for key, signature in metrics["signatures"].items():
-        yield f"{key}: {signature}"
+        base, _, kind = key.rpartition("_")
+        if base not in numbers or kind not in ("low", "high", "other", "difference", "p"):
+            yield f"{key:12} {_shown(value):>10}{_beside(key, numbers)}"
+    for signature in dict.fromkeys(found["signatures"].values()):
+        keys = [key for key, text in found["signatures"].items() if text == signature]
+        yield f"{', '.join(keys)}: {signature}"
+
+
+def _beside(key: str, numbers: dict[str, Any]) -> str:
+    text = ""
+    if f"{key}_low" in numbers:
+        text += f"  [{_shown(numbers[f'{key}_low'])}, {_shown(numbers[f'{key}_high'])}]"
+    if f"{key}_other" in numbers:
+        text += f"  other {_shown(numbers[f'{key}_other'])}"
+    if f"{key}_p" in numbers:
+        text += f"  difference {numbers[f'{key}_difference']:+.2f}  p {numbers[f'{key}_p']:.4f}"
+    return text
+
+
+def _shown(value: float) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else f"{value:,}"
 
 
 def _main() -> None:
     args = build_parser().parse_args()
-    metrics = TASKS[args.task](_pairs(args.predictions, args.references))
+    _check(args)
+    found = evaluate(args, args.predictions)
+    numbers = metrics(args, found)
     if args.out:
-        from vt_fairseq.data.manifest import atomic_file
-
-        with atomic_file(args.out) as file:
-            file.write((json.dumps(metrics, indent=1, allow_nan=False) + "\n").encode())
-    print("\n".join(_table(metrics)))
+        _write(args.out, [json.dumps(numbers, indent=1, allow_nan=False)])
+    if args.per_class:
+        _write(args.per_class, (json.dumps(row, ensure_ascii=False) for row in found.per_class()))
+    print("\n".join(_table(numbers)))
+    if found.left_out:
+        reason = next(iter(found.left_out.values()))
+        print(f"{PROG}: {', '.join(found.left_out)} {reason}", file=sys.stderr)
 
 
 def main() -> None:

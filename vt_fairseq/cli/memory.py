@@ -9,7 +9,6 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from vt_fairseq.cli import command
-from vt_fairseq.errors import UserError
 
 if TYPE_CHECKING:
     from vt_fairseq.memory import Prediction, Run
@@ -76,22 +75,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _described_run(args: argparse.Namespace) -> "Run":
-    from fairseq.models import MODEL_DATACLASS_REGISTRY
-
     from vt_fairseq.memory import BatchShape, Run, Setup
-    from vt_fairseq.models.video_translate import VideoTranslateConfig
+    from vt_fairseq.models.video_translate import VideoTranslateConfig, architecture
 
-    architectures = sorted(
-        name
-        for name, config in MODEL_DATACLASS_REGISTRY.items()
-        if config is not None and issubclass(config, VideoTranslateConfig)
-    )
-    if args.arch not in architectures:
-        raise UserError(f"--arch {args.arch}: expected one of {', '.join(architectures)}")
     names = {field.name for field in fields(VideoTranslateConfig)}
     given = {n: value for n, value in vars(args).items() if n in names and value is not None}
     return Run(
-        config=replace(MODEL_DATACLASS_REGISTRY[args.arch](), **given),
+        config=replace(architecture(args.arch), **given),
         batch=BatchShape(
             rows=args.batch_size,
             frames=args.num_frames,

@@ -1,15 +1,19 @@
 """``vt-prepare``: annotation files and videos to a data directory."""
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vt_fairseq.cli import command
 from vt_fairseq.errors import UserError
+
+if TYPE_CHECKING:
+    from vt_fairseq.corpora.rows import Source
+    from vt_fairseq.corpora.shards import Shard
 
 PROG = "vt-prepare"
 EXAMPLE = (
@@ -17,27 +21,23 @@ EXAMPLE = (
     "--vocabulary t5/spiece.model"
 )
 SHOWN_REASONS = 5
+OFFICIAL = ("howto100m", "epic-kitchens", "tvqa", "tvc", "youcook2", "msrvtt")
+SUBTITLED = ("tvqa", "tvc")
+JOIN = "join"
 
 
-@dataclass(frozen=True)
-class Source:
-    """A corpus, opened: its rows, the directory of its videos, what goes into data.json."""
-
-    rows: Iterator
-    videos: Path
-    settings: dict[str, Any]
-
-
-def _jsonl(args: argparse.Namespace) -> Source:
+def _jsonl(args: argparse.Namespace) -> "Source":
     from vt_fairseq.corpora import jsonl
+    from vt_fairseq.corpora.rows import Source
 
     if args.annotations is None or args.videos is None:
         raise UserError("jsonl needs --annotations FILE and --videos DIR")
     return Source(jsonl.read(args.annotations), args.videos, {"annotations": str(args.annotations)})
 
 
-def _miniworld(args: argparse.Namespace) -> Source:
+def _miniworld(args: argparse.Namespace) -> "Source":
     from vt_fairseq.corpora import jsonl, miniworld
+    from vt_fairseq.corpora.rows import Source
 
     if (args.annotations is None) != (args.videos is None):
         raise UserError(
@@ -46,24 +46,62 @@ def _miniworld(args: argparse.Namespace) -> Source:
         )
     if args.annotations is not None:
         return _jsonl(args)
-    if args.size not in miniworld.SIZES:
-        known = ", ".join(miniworld.SIZES)
-        raise UserError(f"--size {args.size}: no such size of MiniWorld; known: {known}")
     world = args.out / "world"
-    miniworld.generate(
-        world,
-        size=miniworld.SIZES[args.size],
-        seed=args.seed,
-        workers=args.workers,
-        progress=_bar("making videos") if sys.stderr.isatty() else None,
-    )
+    miniworld.generate(world, **_world(args))
     settings = {"seed": args.seed, "size": args.size}
     return Source(jsonl.read(world / "annotations.jsonl"), world / "videos", settings)
 
 
-CORPORA: dict[str, Callable[[argparse.Namespace], Source]] = {
+def _world(args: argparse.Namespace) -> dict[str, Any]:
+    """Which MiniWorld to make, and how."""
+    from vt_fairseq.corpora.miniworld import SIZES
+
+    if args.size not in SIZES:
+        raise UserError(f"--size {args.size}: no such size of MiniWorld; known: {', '.join(SIZES)}")
+    progress = _bar("making videos") if sys.stderr.isatty() else None
+    size = SIZES[args.size]
+    return {"size": size, "seed": args.seed, "workers": args.workers, "progress": progress}
+
+
+def _write_layout(args: argparse.Namespace) -> str:
+    """``miniworld --as CORPUS``: no data directory, but the files that CORPUS's reader takes."""
+    from vt_fairseq.corpora import miniworld_layouts
+
+    if args.corpus != "miniworld" or args.layout not in miniworld_layouts.LAYOUTS:
+        known = ", ".join(miniworld_layouts.LAYOUTS)
+        raise UserError(f"--as {args.layout}: expected miniworld as one of {known}")
+    world = miniworld_layouts.write(args.layout, args.out, **_world(args))
+    return (
+        f"{len(world.ids)} videos of MiniWorld as {args.layout}; next:\n"
+        f"vt-prepare {args.layout} --annotations {args.out}/annotations "
+        f"--videos {args.out}/videos --out DATA --train-vocabulary 300"
+    )
+
+
+def _official(args: argparse.Namespace) -> "Source":
+    """A public corpus: its reader is the module of that name."""
+    if args.annotations is None or args.videos is None:
+        raise UserError(
+            f"{args.corpus} needs --annotations DIR (its official files) and --videos DIR"
+        )
+    if not args.annotations.is_dir():
+        raise UserError(
+            f"no directory {args.annotations}; --annotations names the one that holds the "
+            f"official files of {args.corpus}"
+        )
+    reader = importlib.import_module(f"vt_fairseq.corpora.{args.corpus.replace('-', '_')}")
+    options: dict[str, Any] = {}
+    if args.subtitles is not None:
+        options["subtitles"] = args.subtitles
+    if args.shard is not None and args.corpus == "howto100m":
+        options["keeps"] = args.shard.keeps  # saves it the work on the other shards' rows
+    return reader.open_corpus(args.annotations, args.videos, **options)
+
+
+CORPORA: dict[str, Callable[[argparse.Namespace], "Source"]] = {
     "jsonl": _jsonl,
     "miniworld": _miniworld,
+    **dict.fromkeys(OFFICIAL, _official),
 }
 
 
@@ -87,14 +125,29 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _shard(text: str) -> "Shard":
+    from vt_fairseq.corpora.shards import Shard
+
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise argparse.ArgumentTypeError(f"expected K/N, K from 1 to N, found {text!r}")
+    return Shard(int(index), int(count))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The options of ``vt-prepare``."""
     made = command.parser(PROG, "Annotation files and videos to a data directory.", EXAMPLE)
     made.add_argument(
-        "corpus", choices=sorted(CORPORA), metavar="CORPUS", help=" or ".join(CORPORA)
+        "corpus",
+        choices=sorted((*CORPORA, JOIN)),
+        metavar="CORPUS",
+        help=f"{', '.join(CORPORA)}; or {JOIN}, after --shard",
     )
     made.add_argument(
-        "--annotations", type=Path, metavar="PATH", help="annotations; for jsonl the file itself"
+        "--annotations",
+        type=Path,
+        metavar="PATH",
+        help="the official files' directory; for jsonl the file itself",
     )
     made.add_argument("--videos", type=Path, metavar="DIR", help="what the rows' videos lie under")
     made.add_argument("--out", type=Path, metavar="DATA", required=True, help="made or replaced")
@@ -109,52 +162,111 @@ def build_parser() -> argparse.ArgumentParser:
         "--skip-probe", action="store_true", help="trust the annotations: do not open the videos"
     )
     made.add_argument(
+        "--transcode",
+        type=_positive,
+        nargs="?",
+        const=128,
+        metavar="PIXELS",
+        help="copy the videos to DATA/videos with this short side (default: %(const)s), from where "
+        "they load many times faster; a run that was stopped goes on",
+    )
+    made.add_argument(
         "--workers",
         type=_positive,
         default=min(16, os.cpu_count() or 1),
         metavar="N",
         help="videos opened at a time (default: %(default)s)",
     )
+    made.add_argument(
+        "--shard",
+        type=_shard,
+        metavar="K/N",
+        help="prepare one of N parts, any number of them side by side; then: vt-prepare join",
+    )
+    made.add_argument(
+        "--subtitles",
+        choices=("none", "span", "whole"),
+        help=f"{', '.join(SUBTITLED)}: subtitles of the span or the whole clip (default: span)",
+    )
     made.add_argument("--seed", type=int, default=0, help="miniworld: which world (default: 0)")
+    made.add_argument(
+        "--as",
+        dest="layout",
+        metavar="CORPUS",
+        help="miniworld: write the official files of this corpus instead of a data directory",
+    )
     made.add_argument(
         "--size", default="default", help="miniworld: default or tiny (default: default)"
     )
     return made
 
 
-def _table(summary: dict[str, Any], out: Path) -> Iterator[str]:
-    splits = summary["splits"]
+def _table(data: dict[str, Any], out: Path) -> Iterator[str]:
+    splits, published = data["splits"], data["published"]
     width = max(len("split"), *map(len, splits))
-    yield f"{'split':{width}}  {'rows':>10}  {'rejected':>10}"
+    last = f"  {'published':>11}" if published else ""
+    yield f"{'split':{width}}  {'rows':>10}  {'rejected':>10}{last}"
     for name, counts in splits.items():
-        yield f"{name:{width}}  {counts['rows']:>10,}  {counts['rejected']:>10,}"
-    reasons = summary["reasons"]
+        last = f"  {published[name]:>11,}" if name in published else ""
+        yield f"{name:{width}}  {counts['rows']:>10,}  {counts['rejected']:>10,}{last}"
+    reasons = list(data["reasons"].items())
     for reason, rows in reasons[:SHOWN_REASONS]:
         yield f"rejected {rows:,}: {reason}"
     if reasons:
         yield f"every rejected row with its reason: {out / 'rejected.jsonl'}"
+    for note in data["notes"]:
+        yield f"note: {note}"
+
+
+def _source(args: argparse.Namespace) -> "Source":
+    from dataclasses import replace
+
+    source = CORPORA[args.corpus](args)
+    return replace(source, settings={**source.settings, "probed": not args.skip_probe})
+
+
+def _prepare(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command does; returns the content of the data.json that it wrote."""
+    from vt_fairseq.corpora.prepare import Probing, Vocabulary, prepare
+    from vt_fairseq.corpora.shards import join, prepare_shard
+
+    vocabulary = Vocabulary(args.vocabulary, args.train_vocabulary)
+    probing = Probing(
+        probe=not args.skip_probe,
+        workers=args.workers,
+        progress=sys.stderr.isatty(),
+        copies=args.out / "videos" if args.transcode else None,
+        short_side=args.transcode or 0,
+    )
+    if args.shard is not None:
+        return prepare_shard(args.corpus, _source(args), args.out, args.shard, probing)
+    if args.corpus == JOIN:
+        return join(args.out, vocabulary)
+    vocabulary.check()  # before a world is made, which takes minutes
+    return prepare(args.corpus, _source(args), args.out, vocabulary, probing)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    if args.subtitles is not None and args.corpus not in SUBTITLED:
+        raise UserError(f"--subtitles is for {', '.join(SUBTITLED)}, not for {args.corpus}")
+    if args.shard is None:
+        return
+    if args.corpus in (JOIN, "miniworld"):
+        raise UserError(f"--shard is not for {args.corpus}")
+    if args.vocabulary is not None or args.train_vocabulary is not None:
+        raise UserError("a shard has no vocabulary; give it to vt-prepare join, after all shards")
 
 
 def _main() -> None:
     args = build_parser().parse_args()
-    from vt_fairseq.corpora.prepare import check_vocabulary_choice, prepare
-
-    # Before a world is made, which takes minutes.
-    check_vocabulary_choice(args.vocabulary, args.train_vocabulary)
-    source = CORPORA[args.corpus](args)
-    summary = prepare(
-        args.corpus,
-        source.rows,
-        source.videos,
-        args.out,
-        vocabulary=args.vocabulary,
-        train_vocabulary=args.train_vocabulary,
-        probe=not args.skip_probe,
-        workers=args.workers,
-        progress=sys.stderr.isatty(),
-        settings=source.settings | {"probed": not args.skip_probe},
-    )
-    print("\n".join(_table(summary, args.out)))
+    if args.layout:
+        print(_write_layout(args))
+        return
+    _check_options(args)
+    data = _prepare(args)
+    print("\n".join(_table(data, args.out)))
+    for warning in data["warnings"]:
+        print(f"{PROG}: warning: {warning}", file=sys.stderr)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vt_fairseq.corpora.rows import DEFAULT_SPLIT, Entry, Rejected
+from vt_fairseq.corpora.rows import DEFAULT_SPLIT, Entry, Rejected, unique
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
 
@@ -31,16 +31,19 @@ def read(path: str | Path) -> Iterator[Entry | Rejected]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no jsonl manifest at {path}; --annotations takes that file for jsonl")
-    seen: dict[str, int] = {}
+    return unique(_entries(path))
+
+
+def _entries(path: Path) -> Iterator[Entry | Rejected]:
     with open(path, "rb") as file:
         # Binary lines end at \n alone, so that U+2028 inside a text does not split a row.
         for number, line in enumerate(file, 1):
             if not line.strip(b" \t\r\n\xef\xbb\xbf"):
                 continue
-            yield _entry(path, number, line, seen)
+            yield _entry(path, number, line)
 
 
-def _entry(path: Path, number: int, line: bytes, seen: dict[str, int]) -> Entry | Rejected:
+def _entry(path: Path, number: int, line: bytes) -> Entry | Rejected:
     where = f"{path.name} line {number}"
     try:
         record = _parse(line)
@@ -49,11 +52,7 @@ def _entry(path: Path, number: int, line: bytes, seen: dict[str, int]) -> Entry 
     _check_keys(record, f"{path} line {number}")
     try:
         split = _text(record, "split") or DEFAULT_SPLIT
-        row = _row(record)
-        if row.id in seen:
-            raise _BadRow(f"duplicate id: {row.id!r} is also on line {seen[row.id]}")
-        seen[row.id] = number
-        return Entry(split, row, where)
+        return Entry(split, _row(record), where)
     except _BadRow as error:
         name, video, split = (
             value if isinstance(value := record.get(key), str) else None

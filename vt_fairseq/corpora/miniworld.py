@@ -19,9 +19,10 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -109,16 +110,17 @@ def generate(
     """
     began = time.monotonic()
     out = Path(out)
-    videos = [video for split in _splits() for video in plan_split(split, size, seed)]
-    _claim(out, {"corpus": "miniworld", "version": VERSION, "seed": seed, "videos": asdict(size)})
+    videos = plan(size, seed)
+    claim(out, {"corpus": "miniworld", "version": VERSION, "seed": seed, "videos": asdict(size)})
     folder = out / "videos"
     missing = [video for video in videos if not _path(folder, video).exists()]
-    for done, _ in enumerate(_write_all(missing, folder, seed, workers), 1):
+    write = functools.partial(write_video, folder=folder, seed=seed)
+    for done in in_processes(write, missing, workers):
         if progress:
             progress(len(videos) - len(missing) + done, len(videos))
     rows = annotations(videos, seed)
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    _write_atomically(out / "annotations.jsonl", text)
+    write_atomically(out / "annotations.jsonl", text)
     counts: dict[str, int] = {}
     for row in rows:
         counts[row["split"]] = counts.get(row["split"], 0) + 1
@@ -142,6 +144,11 @@ def _rng(seed: int, purpose: str, split: str, *numbers: int) -> np.random.Genera
     """A random generator of its own for each purpose, so that no choice moves another one."""
     purposes = ("plan", "pixels", "question", "narration")
     return np.random.default_rng([seed, purposes.index(purpose), _splits().index(split), *numbers])
+
+
+def plan(size: MiniWorldSize, seed: int) -> list[Video]:
+    """The videos of all splits."""
+    return [video for split in _splits() for video in plan_split(split, size, seed)]
 
 
 def plan_split(split: str, size: MiniWorldSize, seed: int) -> list[Video]:
@@ -186,16 +193,18 @@ def annotations(videos: list[Video], seed: int) -> list[dict]:
     """All rows of the jsonl manifest; ``video`` is relative to ``out/videos``."""
     rows = []
     for split in _splits():
-        of_split = [video for video in videos if video.split == split]
-        count = len(of_split) * SEGMENTS
+        clips = _clips(video for video in videos if video.split == split)
         rng = _rng(seed, "question", split)
-        answers = _evenly(CANDIDATES, count, rng)
-        kinds = _evenly(QUESTION_KINDS, count, rng)
-        clips = [(video, i) for video in of_split for i in range(SEGMENTS)]
+        answers = _evenly(CANDIDATES, len(clips), rng)
+        kinds = _evenly(QUESTION_KINDS, len(clips), rng)
         for (video, i), answer, kind in zip(clips, answers, kinds, strict=True):
             rows.append(_row(video, i) | _question_fields(video, i, answer, kind, rng))
-    train = [video for video in videos if video.split == "train"]
-    return rows + [_pretrain_row(video, i, seed) for video in train for i in range(SEGMENTS)]
+    train = _clips(video for video in videos if video.split == "train")
+    return rows + [_pretrain_row(video, i, seed) for video, i in train]
+
+
+def _clips(videos: Iterable[Video]) -> list[tuple[Video, int]]:
+    return [(video, i) for video in videos for i in range(len(video.segments))]
 
 
 def _row(video: Video, index: int) -> dict:
@@ -233,7 +242,7 @@ def _pretrain_row(video: Video, index: int, seed: int) -> dict:
     rng = _rng(seed, "narration", video.split, video.index, index)
     row = _row(video, index)
     # One narrator in five is still, or already, busy with another clip of the video.
-    told = (index + 1) % SEGMENTS if rng.random() < 0.2 else index
+    told = (index + 1) % len(video.segments) if rng.random() < 0.2 else index
     early, late = rng.integers(-2, 3, size=2)  # speech starts and ends some frames off
     first, last = round(row["start"] * FPS) + int(early), round(row["end"] * FPS) + int(late)
     return row | {
@@ -252,17 +261,17 @@ def _path(folder: Path, video: Video) -> Path:
     return folder / f"{video.name}.mp4"
 
 
-def _claim(out: Path, settings: dict) -> None:
+def claim(out: Path, settings: dict) -> None:
     """Make ``out`` the folder of these settings, or refuse: its files must not mix with others."""
     file = out / "settings.json"
     if not file.exists():
-        if (out / "videos").exists() or (out / "annotations.jsonl").exists():
+        if any((out / name).exists() for name in ("videos", "annotations", "annotations.jsonl")):
             raise UserError(
                 f"{out}: expected an empty folder or a MiniWorld, found files without "
                 "settings.json; choose another folder"
             )
         out.mkdir(parents=True, exist_ok=True)
-        _write_atomically(file, json.dumps(settings, indent=1) + "\n")
+        write_atomically(file, json.dumps(settings, indent=1) + "\n")
     try:
         found = json.loads(file.read_text())
     except ValueError:
@@ -274,14 +283,17 @@ def _claim(out: Path, settings: dict) -> None:
     (out / "videos").mkdir(exist_ok=True)
 
 
-def _write_all(videos: list[Video], folder: Path, seed: int, workers: int) -> Iterator[None]:
-    write = functools.partial(write_video, folder=folder, seed=seed)
-    if workers <= 1 or len(videos) < 2:
-        yield from map(write, videos)
+def in_processes(write: Callable[[Any], None], items: Sequence[Any], workers: int) -> Iterator[int]:
+    """Call ``write`` for each item in ``workers`` processes; yields how many are done."""
+    if workers <= 1 or len(items) < 2:
+        for done, item in enumerate(items, 1):
+            write(item)
+            yield done
         return
     # Spawned, not forked: a fork of a process that has run torch threads can hang.
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap_unordered(write, videos, chunksize=4)
+        for done, _ in enumerate(pool.imap_unordered(write, items, chunksize=4), 1):
+            yield done
 
 
 def video_frames(video: Video, seed: int) -> np.ndarray:
@@ -293,8 +305,12 @@ def video_frames(video: Video, seed: int) -> np.ndarray:
 
 
 def write_video(video: Video, folder: Path, seed: int) -> None:
+    """Encode one video as ``folder/NAME.mp4``."""
+    encode(video, _path(folder, video), seed)
+
+
+def encode(video: Video, path: Path, seed: int) -> None:
     """Encode one video; a file under its final name is always complete."""
-    path = _path(folder, video)
     part = path.with_suffix(".part")
     with av.open(str(part), "w", format="mp4") as container:
         # Without cpu-independent x264 is faster but gives other bytes from one run to the next.
@@ -310,7 +326,7 @@ def write_video(video: Video, folder: Path, seed: int) -> None:
     os.replace(part, path)
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     part = path.with_suffix(".part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)

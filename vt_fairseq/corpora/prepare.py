@@ -15,12 +15,22 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import tqdm
 
-from vt_fairseq.corpora.rows import CLASS_KINDS, DEFAULT_SPLIT, Entry, Rejected, check_row, reject
+from vt_fairseq.corpora.rows import (
+    CLASS_KINDS,
+    DEFAULT_SPLIT,
+    Entry,
+    Rejected,
+    Source,
+    check_row,
+    copy_name,
+    reject,
+)
 from vt_fairseq.data.actions import BUILT_IN
 from vt_fairseq.data.manifest import FORMAT, DataDirectory, ManifestWriter, atomic_file
 from vt_fairseq.data.text import Tokenizer, train_vocabulary
@@ -29,80 +39,132 @@ from vt_fairseq.errors import UserError, VideoError
 # A tiny vocabulary must be able to spell the prompts, which stand before every clip.
 PROMPT_TEXTS = tuple(action.prompt.replace("{question}", "") for action in BUILT_IN.values())
 CHUNK_ROWS = 4096  # rows read ahead, so that their videos are probed in parallel
+MAX_CLASSES = 1_000_000  # HowTo100M has 23,611; more would not fit into memory
+VOCABULARY_ROWS = 200_000  # a vocabulary is trained on so many, evenly spread; they are in memory
 TEXT_CHUNK = 1000  # characters; the sentencepiece trainer drops lines over 4192 bytes
 
 
-def check_vocabulary_choice(vocabulary: Path | None, train_vocabulary: int | None) -> None:
-    """Raise UserError unless exactly one of the two is given."""
-    if (vocabulary is None) == (train_vocabulary is None):
-        raise UserError(
-            "expected exactly one of --vocabulary spiece.model (the one that belongs to the T5 "
-            "weights) and --train-vocabulary N (for a model trained from nothing)"
-        )
+@dataclass(frozen=True)
+class Probing:
+    """How the rows' videos are looked at.
 
-
-def prepare(
-    corpus: str,
-    rows: Iterable[Entry | Rejected],
-    videos: Path,
-    out: Path,
-    *,
-    vocabulary: Path | None,
-    train_vocabulary: int | None,
-    probe: bool,
-    workers: int,
-    progress: bool,
-    settings: dict[str, Any],
-) -> dict[str, Any]:
-    """Write the data directory ``out`` from ``rows``, whose videos lie under ``videos``.
-
-    Args:
-        vocabulary: a T5 ``spiece.model`` to copy; or
-        train_vocabulary: pieces of one to train on the texts of the training split.
+    Attributes:
         probe: open each distinct video once and reject the rows whose video cannot be read.
         workers: videos probed at a time.
         progress: show a bar on stderr.
-        settings: goes into data.json as it is.
+        copies: folder for copies of the videos at the training size, which the rows then name.
+        short_side: pixels of the copies' short side.
+    """
+
+    probe: bool = True
+    workers: int = 1
+    progress: bool = False
+    copies: Path | None = None
+    short_side: int = 128
+
+    def __post_init__(self) -> None:
+        if self.copies is not None and not self.probe:
+            raise UserError("--transcode opens every video: leave --skip-probe out")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Where the sentencepiece model comes from; exactly one of the two is given.
+
+    Attributes:
+        file: a T5 ``spiece.model`` to copy.
+        pieces: of one to train on the texts of the training split.
+    """
+
+    file: Path | None = None
+    pieces: int | None = None
+
+    def check(self) -> None:
+        """Raise UserError unless exactly one is given and the file is a vocabulary."""
+        if (self.file is None) == (self.pieces is None):
+            raise UserError(
+                "expected exactly one of --vocabulary spiece.model (the one that belongs to the "
+                "T5 weights) and --train-vocabulary N (for a model trained from nothing)"
+            )
+        if self.file is not None:
+            Tokenizer.from_file(self.file)
+
+
+def prepare(
+    corpus: str, source: Source, out: Path, vocabulary: Vocabulary, probing: Probing
+) -> dict[str, Any]:
+    """Write the data directory ``out`` from the rows of ``source``.
 
     Memory holds one duration a video and a chunk of rows. ``data.json`` is written last and an old
     one removed first, so an interrupted run never looks complete.
 
-    Returns ``{"splits": {name: {"rows", "rejected"}}, "reasons": [(kind, rows), ...]}``, the
-    most frequent kind first. Raises UserError when the vocabulary is not given exactly once, when
-    ``videos`` does not exist, or when no row is left; and what ``rows`` raises.
+    Returns the content of ``data.json``. Raises UserError when the vocabulary is not given exactly
+    once, when there is no directory of videos, or when no row is left; and what the rows raise.
     """
-    check_vocabulary_choice(vocabulary, train_vocabulary)
-    if not videos.is_dir():
-        raise UserError(f"no directory of videos at {videos}; --videos names it")
+    vocabulary.check()
+    return finish(out, write_rows(corpus, source, out, probing), vocabulary)
+
+
+def finish(out: Path, data: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+    """Add the vocabulary and data.json to ``out``, and to ``data`` what the counts show."""
+    made = DataDirectory(out, data["corpus"], Path(), data["splits"], data["settings"])
+    if vocabulary.file is not None:
+        model = Tokenizer.from_file(vocabulary.file).model_proto
+    else:
+        model = _trained(made, vocabulary.pieces)
+    write_file(made.tokenizer_path, model)
+    data["notes"] += count_notes(data)
+    data["warnings"] += context_warnings(data)
+    write_data_json(out, data)
+    return data
+
+
+def write_rows(
+    corpus: str, source: Source, out: Path, probing: Probing, may_be_empty: bool = False
+) -> dict[str, Any]:
+    """Write the manifests, ``rejected.jsonl`` and the class lists; return what data.json needs.
+
+    An old ``data.json`` is removed before anything else changes. Raises as ``prepare`` does.
+    """
+    if not source.videos.is_dir():
+        raise UserError(f"no directory of videos at {source.videos}; --videos names it")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out names a directory to make")
-    tokenizer = None if vocabulary is None else Tokenizer.from_file(vocabulary)
-    videos, out = videos.absolute(), out.absolute()
+    videos, out = source.videos.absolute(), out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as files:
         writer = _Writer(out, files)
-        for entry in _checked(rows, videos, probe, workers, progress):
+        for entry in _checked(source.rows, videos, probing):
             writer.add(entry)
-        writer.check_not_empty()
+        if not (may_be_empty or writer.has_rows()):
+            raise nothing_left(writer.counts())
         (out / "data.json").unlink(missing_ok=True)
         writer.close()
-    data = {
+    for kind in CLASS_KINDS:
+        names = source.classes.get(kind) or sorted(writer.classes[kind])
+        write_file(out / f"{kind}s.txt", "".join(f"{name}\n" for name in names).encode())
+    return {
         "format": FORMAT,
         "corpus": corpus,
-        "video_root": str(videos),
-        "splits": writer.splits,
-        "settings": settings,
+        "video_root": str(videos if probing.copies is None else probing.copies.absolute()),
+        **writer.counts(),
+        "published": dict(source.published),
+        "published_at": source.published_at,
+        "tolerance": source.tolerance,
+        "context_wanted": source.context,
+        "settings": dict(source.settings),
+        "notes": list(source.notes),
+        "warnings": list(source.warnings),
     }
-    made = DataDirectory(out, corpus, videos, writer.splits, settings)
-    model = tokenizer.model_proto if tokenizer else _trained(made, train_vocabulary)
-    _write(made.tokenizer_path, model)
-    for kind in CLASS_KINDS:
-        _write(out / f"{kind}s.txt", "".join(f"{c}\n" for c in writer.classes(kind)).encode())
-    _write(out / "data.json", (json.dumps(data, indent=1) + "\n").encode())
-    return {"splits": writer.splits, "reasons": writer.reasons.most_common()}
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_data_json(out: Path, data: dict[str, Any]) -> None:
+    """Write ``data`` as ``out``/data.json, which makes ``out`` a data directory."""
+    write_file(out / "data.json", (json.dumps(data, indent=1) + "\n").encode())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path``, whole or not at all."""
     with atomic_file(path) as file:
         file.write(content)
 
@@ -113,10 +175,11 @@ class _Writer:
     def __init__(self, out: Path, files: contextlib.ExitStack):
         self.splits: dict[str, dict[str, int]] = {}
         self.reasons: Counter[str] = Counter()
+        self.contexts: Counter[str] = Counter()
+        self.classes: dict[str, set[str]] = {kind: set() for kind in CLASS_KINDS}
         self._out = out
         self._files = files
         self._manifests: dict[str, ManifestWriter] = {}
-        self._classes: dict[str, set[str]] = {kind: set() for kind in CLASS_KINDS}
         self._rejected: IO[bytes] = files.enter_context(atomic_file(out / "rejected.jsonl"))
         self._first: Rejected | None = None
 
@@ -127,10 +190,13 @@ class _Writer:
             self._reject(entry)
             return
         counts["rows"] += 1
+        if entry.row.context is not None:
+            self.contexts[entry.split] += 1
         self._manifests[entry.split].add(entry.row)
-        for kind, seen in self._classes.items():
-            if (name := getattr(entry.row, kind)) is not None:
+        for kind, seen in self.classes.items():
+            if (name := getattr(entry.row, kind)) is not None and name not in seen:
                 seen.add(name)
+                _check_class_count(kind, seen, entry)
 
     def _split(self, name: str) -> dict[str, int]:
         if name not in self.splits:
@@ -144,51 +210,119 @@ class _Writer:
         self.reasons[entry.reason.partition(":")[0]] += 1
         self._rejected.write(json.dumps(vars(entry)).encode() + b"\n")
 
-    def check_not_empty(self) -> None:
-        if any(counts["rows"] for counts in self.splits.values()):
-            return
-        if self._first is None:
-            raise UserError("the annotations have no rows; expected one clip a line")
-        raise UserError(
-            f"every one of {self.reasons.total()} rows was rejected; the first is "
-            f"{self._first.where}: {self._first.reason} (id {self._first.id!r}, video "
-            f"{self._first.video!r}); nothing was written: correct the annotations or --videos"
-        )
+    def has_rows(self) -> bool:
+        return any(counts["rows"] for counts in self.splits.values())
+
+    def counts(self) -> dict[str, Any]:
+        """Rows a split, contexts a split, rejected rows a reason, and the first of those."""
+        return {
+            "splits": self.splits,
+            "contexts": dict(self.contexts),
+            "reasons": dict(self.reasons.most_common()),
+            "first_rejected": vars(self._first) if self._first else None,
+        }
 
     def close(self) -> None:
         for manifest in self._manifests.values():
             manifest.close()
 
-    def classes(self, kind: str) -> list[str]:
-        return sorted(self._classes[kind])
+
+def nothing_left(counts: dict[str, Any]) -> UserError:
+    """The error for annotations no row of which can be used."""
+    first = counts["first_rejected"]
+    if first is None:
+        return UserError("the annotations have no rows; expected one clip a line")
+    return UserError(
+        f"every one of {sum(counts['reasons'].values())} rows was rejected; the first is "
+        f"{first['where']}: {first['reason']} (id {first['id']!r}, video {first['video']!r}); "
+        "nothing was written: correct the annotations or --videos"
+    )
+
+
+def _check_class_count(kind: str, seen: set[str], entry: Entry) -> None:
+    if len(seen) > MAX_CLASSES:
+        raise UserError(
+            f"{entry.where}: more than {MAX_CLASSES:,} different values of {kind!r}; "
+            "that field is for classes, free text belongs into caption"
+        )
+
+
+# --- what the user should know -------------------------------------------------------------------
+
+
+def count_notes(data: dict[str, Any]) -> list[str]:
+    """Differences between the rows that were found, those published and those left."""
+    notes = []
+    for split, expected in data["published"].items():
+        counts = data["splits"].get(split)
+        if counts is None:
+            notes.append(
+                f"{split}: the annotations have none of its {expected:,} published rows; they are "
+                f"at {data['published_at']}"
+            )
+            continue
+        found = counts["rows"] + counts["rejected"]
+        if abs(found - expected) > expected * data["tolerance"]:
+            what = "more than" if found > expected else "fewer than"
+            notes.append(
+                f"{split}: the annotations have {found:,} rows, {what} the {expected:,} of the "
+                "published files; they are another release, or incomplete"
+            )
+        if counts["rejected"]:
+            notes.append(
+                f"{split}: {counts['rejected']:,} of {found:,} rows are left out; what is "
+                f"measured on it is measured on {counts['rows']:,}, published results on "
+                f"{expected:,}"
+            )
+    return notes
+
+
+def context_warnings(data: dict[str, Any]) -> list[str]:
+    """One for every split most of whose rows lack the context that others have."""
+    warnings = []
+    for split, counts in data["splits"].items():
+        having = data["contexts"].get(split, 0)
+        if having * 2 < counts["rows"] and (having or data["context_wanted"]):
+            warnings.append(
+                f"{split}: only {having:,} of {counts['rows']:,} rows have a context (subtitles); "
+                "results with context would mostly be results without: check the subtitle files"
+            )
+    return warnings
 
 
 # --- checks --------------------------------------------------------------------------------------
 
 
 def _checked(
-    rows: Iterable[Entry | Rejected], videos: Path, probe: bool, workers: int, progress: bool
+    rows: Iterable[Entry | Rejected], videos: Path, probing: Probing
 ) -> Iterator[Entry | Rejected]:
     """``rows`` in their order, with what the checks and the videos themselves reject."""
     durations: dict[str, float | str | None] = {}
     rows = (check_row(entry, videos) for entry in rows)
-    if not probe:
-        yield from rows
+    hidden = not probing.progress
+    if not probing.probe:
+        yield from tqdm.tqdm(rows, desc="reading", unit="row", unit_scale=True, disable=hidden)
         return
     with (
-        ThreadPoolExecutor(workers) as pool,
-        tqdm.tqdm(desc="probing videos", unit="video", total=0, disable=not progress) as bar,
+        ThreadPoolExecutor(probing.workers) as pool,
+        tqdm.tqdm(
+            desc="copying videos" if probing.copies else "probing videos",
+            unit="video",
+            total=0,
+            disable=hidden,
+        ) as bar,
     ):
         try:
             while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
                 named = (entry.row.video for entry in chunk if isinstance(entry, Entry))
                 new = [video for video in dict.fromkeys(named) if video not in durations]
                 bar.total += len(new)
-                found = pool.map(_probed, [videos] * len(new), new)
+                found = pool.map(_probed, [videos] * len(new), new, [probing] * len(new))
                 for video, duration in zip(new, found, strict=True):
                     durations[video] = duration
                     bar.update()
-                yield from (_check_video(entry, durations) for entry in chunk)
+                for entry in chunk:
+                    yield _copied(_check_video(entry, durations), videos, probing)
         except BaseException:
             pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the videos in the queue
             raise
@@ -206,9 +340,21 @@ def _check_video(entry: Entry | Rejected, durations: dict) -> Entry | Rejected:
     return entry
 
 
-def _probed(videos: Path, video: str) -> float | str | None:
-    """Duration in seconds, None when the file does not say; or the reason to reject it."""
-    from vt_fairseq.data.video import probe  # loads FFmpeg, which --skip-probe does without
+def _copied(entry: Entry | Rejected, videos: Path, probing: Probing) -> Entry | Rejected:
+    """``entry`` with the copy's name in place of the video's."""
+    if isinstance(entry, Rejected) or probing.copies is None:
+        return entry
+    return replace(entry, row=replace(entry.row, video=copy_name(entry.row.video, videos)))
+
+
+def _probed(videos: Path, video: str, probing: Probing) -> float | str | None:
+    """Duration in seconds, None when the file does not say; or the reason to reject it.
+
+    With ``probing.copies`` it is the copy's, which is made unless it is there.
+    """
+    # Loads FFmpeg, which --skip-probe does without.
+    from vt_fairseq.corpora.transcode import transcode
+    from vt_fairseq.data.video import probe
 
     path = videos / video
     if not os.path.exists(path):  # unlike Path.exists, False too for a name that is too long
@@ -216,7 +362,10 @@ def _probed(videos: Path, video: str) -> float | str | None:
     if not path.resolve().is_relative_to(videos.resolve()):
         return "outside of --videos: a link leads out of it; point --videos at the folder itself"
     try:
-        return probe(path).duration
+        if probing.copies is None:
+            return probe(path).duration
+        target = probing.copies / copy_name(video, videos)
+        return transcode(path, target, probing.short_side)
     except VideoError as error:
         return f"broken video: {error}"
 
@@ -234,7 +383,9 @@ def _trained(data: DataDirectory, pieces: int) -> bytes:
 
 
 def _training_texts(data: DataDirectory) -> Iterator[str]:
-    for row in data.manifest(DEFAULT_SPLIT):
+    rows = data.manifest(DEFAULT_SPLIT)
+    step = -(-len(rows) // VOCABULARY_ROWS)
+    for row in rows if step == 1 else (rows[i] for i in range(0, len(rows), step)):
         yield from PROMPT_TEXTS
         single = (row.label, row.verb, row.noun, row.question, row.context)
         for text in (*row.captions, *row.candidates, *filter(None, single)):

@@ -1,15 +1,19 @@
 """What a corpus reader yields, and the checks on one row that need nothing but the row."""
 
+import functools
 import os
 import re
-from dataclasses import dataclass, replace
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from vt_fairseq.data.manifest import ClipRow
+from vt_fairseq.data.manifest import CLASS_KINDS, ClipRow
 
 DEFAULT_SPLIT = "train"
 """The split of a row that names none, and the one that vocabularies are trained on."""
-CLASS_KINDS = ("label", "verb", "noun")
+COPY_SUFFIX = ".mp4"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(,[^:/]*)?:")
 _SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 
@@ -34,6 +38,73 @@ class Rejected:
     where: str
 
 
+@dataclass(frozen=True)
+class Source:
+    """A corpus, opened.
+
+    Attributes:
+        rows: in the order of its files; read once.
+        videos: the directory that the rows' videos lie under.
+        settings: how it was read; goes into data.json.
+        published: split -> rows in the corpus's official files.
+        published_at: where these files are published.
+        tolerance: relative difference from ``published`` that is none (its sources round).
+        classes: kind -> all class names in the corpus's own order, which training may not all show.
+        context: the rows should have a context, because subtitles were asked for.
+        notes: what the user should know, one line each; ``rows`` may add to it while it is read.
+        warnings: what the user should think about, likewise.
+    """
+
+    rows: Iterator[Entry | Rejected]
+    videos: Path
+    settings: Mapping[str, Any]
+    published: Mapping[str, int] = field(default_factory=dict)
+    published_at: str = ""
+    tolerance: float = 0.0
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    context: bool = False
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+class FirstSeen:
+    """Remembers where each key was seen first, in constant memory.
+
+    The keys of 136 million clips do not fit there: SQLite keeps them in a temporary file, which
+    it removes, and CACHE_KIB of them in memory.
+    """
+
+    CACHE_KIB = 32 * 1024
+
+    def __init__(self):
+        self._db = sqlite3.connect("", isolation_level=None)
+        self._db.execute(f"PRAGMA cache_size = -{self.CACHE_KIB}")
+        self._db.execute("PRAGMA journal_mode = OFF")
+        self._db.execute("CREATE TABLE seen (key BLOB PRIMARY KEY, place BLOB) WITHOUT ROWID")
+        self._db.execute("BEGIN")
+
+    def earlier(self, key: str, place: str) -> str | None:
+        """The place of the first ``key``; None when this is the first, which it notes."""
+        # Bytes: a damaged key need not be text that SQLite takes.
+        pair = tuple(text.encode(errors="surrogatepass") for text in (key, place))
+        if self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", pair).rowcount:
+            return None
+        found = self._db.execute("SELECT place FROM seen WHERE key = ?", pair[:1]).fetchone()
+        return found[0].decode(errors="surrogatepass")
+
+
+def unique(entries: Iterable[Entry | Rejected]) -> Iterator[Entry | Rejected]:
+    """``entries``, with every one rejected whose id an earlier one of its split has."""
+    seen = FirstSeen()
+    for entry in entries:
+        if isinstance(entry, Entry):
+            earlier = seen.earlier(f"{entry.split} {entry.row.id}", entry.where)
+            if earlier is not None:
+                yield reject(entry, f"duplicate id: {entry.row.id!r} is also in {earlier}")
+                continue
+        yield entry
+
+
 def check_row(entry: Entry | Rejected, videos: Path) -> Entry | Rejected:
     """``entry`` with its video relative to ``videos``, or the Rejected that it must become."""
     if not _SPLIT.fullmatch(entry.split):
@@ -44,9 +115,11 @@ def check_row(entry: Entry | Rejected, videos: Path) -> Entry | Rejected:
     if isinstance(entry, Rejected):
         return entry
     try:
-        entry = replace(entry, row=replace(entry.row, video=local_video(entry.row.video, videos)))
+        video = local_video(entry.row.video, videos)
     except ValueError as error:
         return reject(entry, str(error))
+    if video != entry.row.video:
+        entry = replace(entry, row=replace(entry.row, video=video))
     problem = _row_problem(entry.row)
     return reject(entry, problem) if problem else entry
 
@@ -56,13 +129,14 @@ def reject(entry: Entry, reason: str) -> Rejected:
     return Rejected(entry.row.id, entry.row.video, entry.split, reason, entry.where)
 
 
+@functools.lru_cache(maxsize=1024)  # the clips of one video mostly follow one another
 def local_video(video: str, root: Path) -> str:
     """``video`` relative to ``root``; raise ValueError unless it names a file below it.
 
-    Only local files are ever opened: no URL, no FFmpeg protocol, no name that reads as an option.
+    Only local files are ever opened: no URL, no FFmpeg protocol. A name may start with a dash, as
+    one in 64 of YouTube's does: files are opened by absolute path, which no program takes for an
+    option.
     """
-    if video.startswith("-"):
-        raise ValueError("not a local video: the name starts with '-'; rename the file")
     if _SCHEME.match(video):
         raise ValueError("not a local video: it names a protocol; expected a path below --videos")
     if any(ord(c) < 32 for c in video):
@@ -86,4 +160,16 @@ def _row_problem(row: ClipRow) -> str | None:
     for kind in CLASS_KINDS:
         if "\n" in (getattr(row, kind) or ""):
             return f"bad text: {kind} has a line break"
+    single = (row.id, row.label, row.verb, row.noun, row.question, row.context, row.group)
+    try:
+        "".join((*row.captions, *row.candidates, *filter(None, single))).encode()
+    except UnicodeEncodeError as error:
+        return f"bad text: it has half a character ({error.reason})"
     return None
+
+
+def copy_name(video: str, root: Path) -> str:
+    """Where, relative to the copies' root, the copy of ``video`` (relative to ``root``) lies."""
+    if video.lower().endswith(COPY_SUFFIX) or (root / video).is_dir():
+        return video
+    return video + COPY_SUFFIX

@@ -1,32 +1,49 @@
-"""fairseq's epoch iterator with every decoded mini-batch used once for each action.
+"""fairseq's epoch iterator over any number of rows, every decoded batch used for each action.
 
 The paper trains on narration and description of the same mini-batch back to back (section 3.1).
 A position in the epoch counts updates' worth of samples, not decoded batches, so a run that was
 stopped between the two halves of a pair goes on with the second half.
+
+No list of rows or batches is held: the order of an epoch is computed place by place.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fairseq.data.iterators import CountingIterator, EpochBatchIterator
+
+from vt_fairseq.data.order import Grouped, Permutation, Share
 
 
 class ReusedBatchIterator(EpochBatchIterator):
     """Yields ``uses`` samples for each decoded batch.
 
     Args:
+        batches: row numbers of each batch; looked up when its turn comes.
         uses: samples that the dataset's collater makes of a batch; with one, it makes no list.
         group: ``--update-freq``: decoded batches that share an update. The order is
             (batch 1, action 1), ..., (batch ``group``, action 1), (batch 1, action 2), ...
             so that each update has one action.
     """
 
-    def __init__(self, *args, uses: int, group: int, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args, batches: Sequence[Sequence[int]], uses: int, group: int, **kwargs):
+        super().__init__(*args, batch_sampler=(), **kwargs)
+        self._frozen_batches = batches  # given as batch_sampler, fairseq would make a tuple of it
         self.uses = uses
         self.group = group
 
     def __len__(self) -> int:
         return super().__len__() * self.uses
+
+    def ordered_batches(self, epoch: int, fix_batches_to_gpus: bool, shuffle: bool) -> Share:
+        """This process's batches in the order of the epoch; fairseq's version makes lists."""
+        count = len(self.frozen_batches)
+        order: Sequence[int] = range(count)
+        if shuffle and self.grouped_shuffling:
+            groups = Permutation(count // self.num_shards, self.seed, epoch)
+            order = Grouped(groups, self.num_shards)
+        elif shuffle:
+            order = Permutation(count, self.seed, epoch)
+        return Share(self.frozen_batches, order, self.num_shards, self.shard_id)
 
     def _get_iterator_for_epoch(
         self, epoch: int, shuffle: bool, fix_batches_to_gpus: bool = False, offset: int = 0

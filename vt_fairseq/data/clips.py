@@ -1,18 +1,23 @@
 """Manifest row to the frames that the model sees: decode, then crop."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from vt_fairseq.data.manifest import ClipRow
-from vt_fairseq.data.transforms import ClipTransform
+from vt_fairseq.data.sampling import pick_frames
+from vt_fairseq.data.transforms import ClipTransform, scale_short_side
 from vt_fairseq.data.video import FrameSampling, read_clip
 
 # Before normalisation: the mean of the IG65M statistics, so that a blank clip is near zero after.
 BLANK_LEVEL = 105
 # The paper's networks see 112 of 128 pixels of the short side (IG65M's input).
 WORKING_TO_FRAME = 128 / 112
+
+# (row, random generator or None) -> (F, H, W, 3) uint8; raises VideoError.
+FrameLoader = Callable[[ClipRow, np.random.Generator | None], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,20 @@ class ClipLoader:
             end=row.end,
             window=self.window,
             rng=rng,
-            short_side=round(self.transform.size * WORKING_TO_FRAME),
+            short_side=self.short_side,
         )
+        return self._shown(frames, rng)
+
+    def from_array(self, frames: np.ndarray) -> np.ndarray:
+        """Frames of a clip that is decoded already: (N, H, W, 3) uint8 RGB, N >= 1, all of it."""
+        picked = frames[pick_frames(self.sampling, len(frames))]
+        return self._shown(scale_short_side(picked, self.short_side), None)
+
+    @property
+    def short_side(self) -> int:
+        """Pixels of the short side before the crop."""
+        return round(self.transform.size * WORKING_TO_FRAME)
+
+    def _shown(self, frames: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         frames = self.transform(frames, rng)
         return np.full_like(frames, BLANK_LEVEL) if self.blank else frames

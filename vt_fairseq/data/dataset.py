@@ -20,6 +20,7 @@ from vt_fairseq.data.actions import Action
 from vt_fairseq.data.heads import HeadTargets, candidate_mask
 from vt_fairseq.data.manifest import ClipRow, Manifest
 from vt_fairseq.data.noise import TextNoise, random_generator
+from vt_fairseq.data.order import Batches, Permutation
 from vt_fairseq.data.text import EOS, PAD, SourceTemplate
 from vt_fairseq.errors import UserError, VideoError
 
@@ -27,7 +28,7 @@ from vt_fairseq.errors import UserError, VideoError
 # data as a whole is not there.
 MAX_REPLACEMENTS = 20
 # Streams of random numbers of one row, so that adding a draw to one leaves the others alone.
-STREAM_CLIP, STREAM_ACTION, STREAM_TEXT, STREAM_BATCH, STREAM_REPLACE = range(1, 6)
+STREAM_CLIP, STREAM_ACTION, STREAM_TEXT, STREAM_BATCH, STREAM_REPLACE, STREAM_ORDER = range(1, 7)
 
 Sample = dict[str, Any]
 
@@ -68,6 +69,28 @@ class TextOptions:
     noise: TextNoise
     test_mask_tokens: int
     context: bool = True
+
+    def source(
+        self,
+        row: ClipRow,
+        action: Action,
+        num_video_tokens: int,
+        text: Sequence[int] | None = None,
+        candidate: str = "",
+    ) -> list[int]:
+        """Source ids: after [SEP] the candidate and the row's context, [SEP] between them.
+
+        ``text`` None is the absent text at test.
+        """
+        t = self.template.tokenizer
+        context = t.encode(row.context) if row.context and self.context else []
+        if candidate:
+            context = [*t.encode(candidate), *([t.sep, *context] if context else [])]
+        if text is None:
+            text = [t.mask] * self.test_mask_tokens
+        return self.template.build(
+            t.encode(action.prompt_for(row)), num_video_tokens, text, context
+        )
 
 
 class VideoTextDataset(FairseqDataset):
@@ -247,40 +270,28 @@ class VideoTextDataset(FairseqDataset):
         )
         text = action.target(clip.row, rng if self.train else None)
         target = [] if text is None else t.encode(text, action.max_target_tokens)
-        if self.train:
-            noisy = self.text.noise(target, share, rng)
-        else:
-            noisy = [t.mask] * self.text.test_mask_tokens
+        noisy = self.text.noise(target, share, rng) if self.train else None
         return self._source(clip, action, noisy), [] if text is None else [*target, EOS]
 
     def _source(
-        self, clip: Clip, action: Action, text: Sequence[int], candidate: str = ""
+        self, clip: Clip, action: Action, text: Sequence[int] | None, candidate: str = ""
     ) -> list[int]:
-        """Source ids: after [SEP] the candidate and the row's context, [SEP] between them."""
-        t = self.text.template.tokenizer
-        context = t.encode(clip.row.context) if clip.row.context and self.text.context else []
-        if candidate:
-            context = [*t.encode(candidate), *([t.sep, *context] if context else [])]
-        return self.text.template.build(
-            t.encode(action.prompt_for(clip.row)),
-            0 if clip.frames is None else self.num_video_tokens,
-            text,
-            context,
-        )
+        num_video_tokens = 0 if clip.frames is None else self.num_video_tokens
+        return self.text.source(clip.row, action, num_video_tokens, text, candidate)
 
-    def ordered_indices(self) -> np.ndarray:
-        """All rows: shuffled in training (fairseq has seeded numpy with seed + epoch)."""
+    def ordered_indices(self) -> Sequence[int]:
+        """All rows, in training in an order of their own for each (seed, epoch)."""
         if self.train:
-            return np.random.permutation(len(self))
-        return np.arange(len(self))
+            return Permutation(len(self), self.seed, self.epoch, STREAM_ORDER)
+        return range(len(self))
 
     def batch_by_size(
         self,
-        indices: np.ndarray,
+        indices: Sequence[int],
         max_tokens: int | None = None,
         max_sentences: int | None = None,
         required_batch_size_multiple: int = 1,
-    ) -> list[np.ndarray]:
+    ) -> Batches:
         """``indices`` in order: ``max_sentences`` rows or ``max_tokens`` target tokens at once.
 
         fairseq's own loses rows when the last batch is no multiple of
@@ -289,8 +300,7 @@ class VideoTextDataset(FairseqDataset):
         sizes = [] if max_sentences is None else [max_sentences]
         if max_tokens is not None:
             sizes.append(max(1, max_tokens // self.num_tokens(0)))
-        size = min(sizes, default=1)
-        return [indices[i : i + size] for i in range(0, len(indices), size)]
+        return Batches(indices, min(sizes, default=1))
 
     def num_tokens(self, index: int) -> int:
         """An upper bound of a row's target tokens, the same for all (texts are short)."""

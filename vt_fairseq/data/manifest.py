@@ -3,15 +3,18 @@
 A data directory (made by ``vt-prepare``) has::
 
     data.json            {"format": 1, "corpus", "video_root" (absolute), "settings",
-                          "splits": {name: {"rows": n, "rejected": n}}}; written last
+                          "splits": {name: {"rows": n, "rejected": n}},
+                          "published", "reasons", "notes", "warnings", ...}; written last
     <split>.arrow        the rows (class Manifest)
     spiece.model         the sentencepiece vocabulary
-    labels.txt, verbs.txt, nouns.txt   the classes, one a line, sorted
+    labels.txt, verbs.txt, nouns.txt   the classes, one a line, sorted or as the corpus
+                                       numbers them
     rejected.jsonl       the rows that were left out, with reasons
 """
 
 import contextlib
 import json
+import mmap
 import operator
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,8 +27,11 @@ import pyarrow as pa
 from vt_fairseq.errors import UserError
 
 FORMAT = 1
+CLASS_KINDS = ("label", "verb", "noun")
 ROWS_PER_BATCH = 1024
 """Every record batch but the last has exactly so many rows, so a row is found by division."""
+TOUCHED_BATCHES = 256
+"""After looking into so many (40 MB of HowTo100M) a process lets go of what it has mapped."""
 
 _BATCH_KEY = b"vt_fairseq.rows_per_batch"
 _TEXTS = pa.list_(pa.string())
@@ -138,6 +144,31 @@ def write_manifest(path: str | Path, rows: Iterable[ClipRow]) -> int:
     return writer.rows
 
 
+def join_manifests(path: str | Path, parts: Iterable[str | Path]) -> int:
+    """Write the rows of all ``parts``, in their order, to ``path``; return how many there are.
+
+    Atomic, in bounded memory, without looking into the rows.
+    """
+    rows = 0
+    with atomic_file(path) as file, pa.ipc.new_file(file, _SCHEMA) as writer:
+        for batch in _rebatched(b for part in parts for b in Manifest(part).batches()):
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    return rows
+
+
+def _rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows, ROWS_PER_BATCH in every batch but the last."""
+    held = _SCHEMA.empty_table()
+    for batch in batches:
+        held = pa.concat_tables([held, pa.Table.from_batches([batch])])
+        if held.num_rows >= ROWS_PER_BATCH:
+            yield held.slice(0, ROWS_PER_BATCH).combine_chunks().to_batches()[0]
+            held = held.slice(ROWS_PER_BATCH)
+    if held.num_rows:
+        yield held.combine_chunks().to_batches()[0]
+
+
 class Manifest(Sequence[ClipRow]):
     """The rows of one Arrow file, read where they lie: memory does not grow with their number.
 
@@ -152,15 +183,16 @@ class Manifest(Sequence[ClipRow]):
         self._open()
 
     def _open(self) -> None:
-        self._pid = os.getpid()
+        self._pid, self._touched = os.getpid(), 0
         try:
             # One thread: a thread pool does not survive the fork of a data worker.
             options = pa.ipc.IpcReadOptions(use_threads=False)
-            source = pa.memory_map(str(self.path))
-            self._reader = pa.ipc.open_file(source, options=options)
+            with open(self.path, "rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._reader = pa.ipc.open_file(pa.py_buffer(self._map), options=options)
             schema, batches = self._reader.schema, self._reader.num_record_batches
             last = self._reader.get_batch(batches - 1).num_rows if batches else 0
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(error) from error
         if not schema.equals(_SCHEMA) or _BATCH_KEY not in (schema.metadata or {}):
             raise UserError(
@@ -176,6 +208,10 @@ class Manifest(Sequence[ClipRow]):
     def _batch(self, index: int) -> pa.RecordBatch:
         if self._pid != os.getpid():
             self._open()
+        self._touched += 1
+        if self._touched % TOUCHED_BATCHES == 0:
+            # The file stays in the system's cache, but not in this process's memory.
+            self._map.madvise(mmap.MADV_DONTNEED)
         return self._reader.get_batch(index)
 
     def __len__(self) -> int:
@@ -203,12 +239,20 @@ class Manifest(Sequence[ClipRow]):
     def column(self, name: str) -> Iterator[Any]:
         """The values of one field of ClipRow over all rows, batch by batch; lists stay lists."""
         index = _NAMES.index(name)
-        for batch in range(-(-self._length // self._rows_per_batch)):
+        for batch in self.batches():
             try:
-                values = self._batch(batch).column(index)
-                values.validate(full=True)
-                yield from values.to_pylist()
-            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                yield from batch.column(index).to_pylist()
+            except UnicodeDecodeError as error:
+                raise self._damaged(error) from error
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All rows as Arrow has them; raise UserError when their bytes are damaged."""
+        for index in range(-(-self._length // self._rows_per_batch)):
+            try:
+                batch = self._batch(index)
+                batch.validate(full=True)
+                yield batch
+            except (pa.ArrowException, OSError) as error:
                 raise self._damaged(error) from error
 
     def __getstate__(self) -> dict:
@@ -284,7 +328,7 @@ class DataDirectory:
         return self.path / "spiece.model"
 
     def classes(self, kind: str) -> list[str]:
-        """The class names, sorted; ``kind`` is "label", "verb" or "noun"; empty without any."""
+        """The class names in their order; ``kind`` is label, verb or noun; empty without any."""
         return [
             line for line in (self.path / f"{kind}s.txt").read_text("utf-8").split("\n") if line
         ]

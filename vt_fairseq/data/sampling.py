@@ -46,6 +46,13 @@ class FrameSampling:
         if not all(number is None or 0 < number < math.inf for number in numbers):
             raise UserError(f"numbers of frames, seconds and rates must be positive: {self}")
 
+    @property
+    def window_seconds(self) -> float:
+        """Longest segment that a window spans whole; infinite where windows are never shorter."""
+        if self.mode == "consecutive":
+            return self.num_frames / self.consecutive_fps
+        return math.inf if self.max_seconds is None else self.max_seconds
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -96,10 +103,21 @@ class Plan:
     def _span(self, length: float) -> float:
         """Seconds of the window in a segment of ``length`` seconds."""
         if self.sampling.mode == "consecutive":
-            return self.sampling.num_frames / self.sampling.consecutive_fps
-        if self.sampling.max_seconds is None or self.whole:
-            return length
-        return min(length, self.sampling.max_seconds)
+            return self.sampling.window_seconds
+        return length if self.whole else min(length, self.sampling.window_seconds)
+
+
+def pick_frames(sampling: FrameSampling, count: int) -> np.ndarray:
+    """Which of ``count`` frames, that are the whole clip and tell no times, the model sees.
+
+    (F,) int64, ascending. "uniform": the middles of F equal parts, which are the frames that a file
+    of constant rate gives. "consecutive": F of them from the middle; the last repeats if they are
+    fewer.
+    """
+    steps = np.arange(sampling.num_frames)
+    if sampling.mode == "uniform":
+        return ((2 * steps + 1) * count) // (2 * sampling.num_frames)
+    return np.minimum(max(0, (count - sampling.num_frames) // 2) + steps, count - 1)
 
 
 def window_position(window: str, rng: np.random.Generator | None) -> float:

@@ -33,11 +33,13 @@ class Tokenizer:
         table_size: rows of the embedding table, a multiple of 128.
         cls, sep, mask, video: ids of the added tokens.
         model_proto: the sentencepiece model's bytes.
+        origin: where it comes from, for messages.
     """
 
     def __init__(self, model_proto: bytes, origin: str = "the sentencepiece model"):
         """Raise UserError when ``model_proto`` is no sentencepiece model with T5's ids."""
         self.model_proto = model_proto
+        self.origin = origin
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model_proto)
@@ -82,6 +84,11 @@ class Tokenizer:
             if i != PAD and i < self.num_pieces:
                 pieces.append(int(i))
         return self._processor.DecodeIds(pieces)
+
+    def scored_pieces(self) -> list[tuple[str, float]]:
+        """The sentencepiece model's pieces and their log-probabilities, in the order of the ids."""
+        p = self._processor
+        return [(p.IdToPiece(i), p.GetScore(i)) for i in range(self.num_pieces)]
 
     def symbols(self) -> list[str]:
         """One symbol a row of the embedding table, in the order of the ids."""

@@ -48,13 +48,18 @@ def centre_crop(frames: np.ndarray, size: int) -> np.ndarray:
 
     Frames whose short side is less than ``size`` are enlarged first until it is ``size``.
     """
+    if min(frames.shape[1:3]) < size:
+        frames = scale_short_side(frames, size)
     height, width = frames.shape[1:3]
-    if min(height, width) < size:
-        scale = size / min(height, width)
-        height, width = round(height * scale), round(width * scale)
-        frames = resize(frames, height, width)
     top, left = (height - size) // 2, (width - size) // 2
     return frames[:, top : top + size, left : left + size]
+
+
+def scale_short_side(frames: np.ndarray, size: int) -> np.ndarray:
+    """(F, H, W, 3) uint8 with a short side of ``size`` pixels and the same ratio of the sides."""
+    height, width = frames.shape[1:3]
+    scale = size / min(height, width)
+    return resize(frames, round(height * scale), round(width * scale))
 
 
 def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -23,8 +23,12 @@ class SaturatingLinear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in) -> (..., out) in the weights' type."""
-        out = super().forward(x)
-        return _Saturate.apply(out) if out.dtype == torch.float16 else out
+        return saturated(super().forward(x))
+
+
+def saturated(x: torch.Tensor) -> torch.Tensor:
+    """``x`` stopped at +-``SATURATION``, in place, where it is fp16; anything else as it is."""
+    return _Saturate.apply(x) if x.dtype == torch.float16 else x
 
 
 class Fp32OutputLinear(nn.Linear):

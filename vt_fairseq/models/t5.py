@@ -1,4 +1,7 @@
-"""T5 1.0 (Raffel et al. 2020, arXiv 1910.10683) as a fairseq encoder and incremental decoder.
+"""T5 (Raffel et al. 2020, arXiv 1910.10683) as a fairseq encoder and incremental decoder.
+
+Version 1.0 has relu in its feed-forward layers and ties the output to the embedding table; 1.1
+(Shazeer 2020, arXiv 2002.05202; also flan-t5) has a gated gelu and an output table of its own.
 
 Shapes: B rows, S source, L target, C width (``d_model``), H heads, D width of a head (``d_kv``),
 V vocabulary, P positions already decoded, N positions of this call (N = L without a cache).
@@ -10,8 +13,8 @@ in the weights' type and saturate. With fp32 weights every cast here is a no-op.
 """
 
 import math
-import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 
 import torch
@@ -19,7 +22,13 @@ import torch.nn.functional as F
 from fairseq.models import FairseqIncrementalDecoder
 from torch import nn
 
-from vt_fairseq.models.linear import Fp32OutputLinear, SaturatingLinear, fp32_linear
+from vt_fairseq.errors import UserError
+from vt_fairseq.models.linear import (
+    Fp32OutputLinear,
+    SaturatingLinear,
+    fp32_linear,
+    saturated,
+)
 from vt_fairseq.models.recompute import recomputed
 
 
@@ -38,6 +47,8 @@ class T5Dims:
     num_buckets: int = 32
     max_distance: int = 128
     layer_norm_eps: float = 1e-6
+    gated_gelu: bool = False
+    tie_word_embeddings: bool = True
 
 
 T5_DIMS = MappingProxyType(
@@ -48,6 +59,58 @@ T5_DIMS = MappingProxyType(
         "large": T5Dims(32128, 1024, 64, 4096, 16, 24, 24),
     }
 )
+_V1_1 = {"gated_gelu": True, "tie_word_embeddings": False}
+T5_V1_1_DIMS = MappingProxyType(
+    {
+        "tiny": T5Dims(32128, 128, 32, 192, 4, 2, 2, dropout=0.0, **_V1_1),
+        "small": T5Dims(32128, 512, 64, 1024, 6, 8, 8, **_V1_1),
+        "base": T5Dims(32128, 768, 64, 2048, 12, 12, 12, **_V1_1),
+        "large": T5Dims(32128, 1024, 64, 2816, 16, 24, 24, **_V1_1),
+    }
+)
+T5_VARIANTS = MappingProxyType({"v1_0": T5_DIMS, "v1_1": T5_V1_1_DIMS})
+
+
+# Sizes that a text may name, with what reads their values. The vocabulary's size comes from the
+# tokenizer, and the dropout has an option of its own.
+_READERS: dict[type, Callable[[str], int | float | bool]] = {
+    int: int,
+    float: float,
+    bool: {"true": True, "false": False}.__getitem__,
+}
+DIMS_IN_TEXT = MappingProxyType(
+    {f.name: f.type for f in fields(T5Dims) if f.name not in ("vocab_size", "dropout")}
+)
+
+
+def dims_from_text(dims: T5Dims, text: str) -> T5Dims:
+    """``dims`` with what a text such as ``d_model=64,gated_gelu=true`` says otherwise.
+
+    Raises UserError for an unknown name or a value that is none.
+    """
+    changes: dict[str, int | float | bool] = {}
+    for item in filter(None, text.replace(" ", "").split(",")):
+        name, _, value = item.partition("=")
+        kind = DIMS_IN_TEXT.get(name)
+        if kind is None:
+            raise UserError(f"unknown T5 size {item!r}: expected {', '.join(DIMS_IN_TEXT)}")
+        try:
+            changes[name] = _READERS[kind](value)
+            if kind is not bool and not changes[name] > 0:
+                raise ValueError
+        except (KeyError, ValueError):
+            expected = "true or false" if kind is bool else f"a positive {kind.__name__}"
+            raise UserError(f"T5 size {item!r}: expected {name}= and {expected}") from None
+    return replace(dims, **changes)
+
+
+def dims_as_text(dims: T5Dims) -> str:
+    """All that ``dims_from_text`` reads."""
+    return ",".join(f"{name}={str(getattr(dims, name)).lower()}" for name in DIMS_IN_TEXT)
+
+
+# Rows of the output table whose logits are there at once where only their sum is wanted.
+VOCABULARY_BLOCK = 4096
 
 
 class RMSNorm(nn.Module):
@@ -83,13 +146,14 @@ class RelativeBias(nn.Module):
         self.register_buffer("bucket_of_distance", table, persistent=False)
 
     def forward(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Positions (N,) and (S,) -> bias (1, H, N, S) fp32."""
-        ahead = keys[None, :] - queries[:, None]
+        """Positions (N,) and (S,) -> bias (1, H, N, S) fp32; (B, N) and (B, S) -> (B, H, N, S)."""
+        ahead = keys[..., None, :] - queries[..., :, None]
         distance = ahead.abs() if self.bidirectional else -ahead.clamp(max=0)
         buckets = self.bucket_of_distance[distance.clamp(max=self.max_distance)]
         if self.bidirectional:
             buckets = buckets + (ahead > 0) * self.buckets_a_side
-        return F.embedding(buckets, self.weight).float().permute(2, 0, 1).unsqueeze(0)
+        bias = F.embedding(buckets, self.weight).float().movedim(-1, -3)
+        return bias if bias.dim() == 4 else bias.unsqueeze(0)
 
 
 def distance_buckets(num_buckets: int, max_distance: int) -> torch.Tensor:
@@ -166,6 +230,27 @@ class FeedForward(nn.Module):
         return self.wo(self.dropout(F.relu(self.wi(x))))
 
 
+class GatedFeedForward(nn.Module):
+    """Two linear maps, one through gelu, multiplied; and a third one. T5 1.1's."""
+
+    def __init__(self, dims: T5Dims):
+        super().__init__()
+        self.wi_0 = SaturatingLinear(dims.d_model, dims.d_ff)
+        self.wi_1 = SaturatingLinear(dims.d_model, dims.d_ff)
+        self.wo = Fp32OutputLinear(dims.d_ff, dims.d_model)
+        self.dropout = nn.Dropout(dims.dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, N, C) -> (B, N, C) fp32."""
+        gate = F.gelu(self.wi_0(x), approximate="tanh")
+        return self.wo(self.dropout(saturated(gate * self.wi_1(x))))
+
+
+def feed_forward(dims: T5Dims) -> FeedForward | GatedFeedForward:
+    """The feed-forward layer of T5 1.0 or 1.1."""
+    return GatedFeedForward(dims) if dims.gated_gelu else FeedForward(dims)
+
+
 class EncoderLayer(nn.Module):
     """Self-attention and feed-forward, each ``x + dropout(f(norm(x)))``."""
 
@@ -174,7 +259,7 @@ class EncoderLayer(nn.Module):
         self.self_attention_norm = RMSNorm(dims.d_model, dims.layer_norm_eps)
         self.self_attention = Attention(dims)
         self.feed_forward_norm = RMSNorm(dims.d_model, dims.layer_norm_eps)
-        self.feed_forward = FeedForward(dims)
+        self.feed_forward = feed_forward(dims)
         self.dropout = nn.Dropout(dims.dropout)
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -199,7 +284,7 @@ class DecoderLayer(nn.Module):
         self.cross_attention_norm = RMSNorm(dims.d_model, dims.layer_norm_eps)
         self.cross_attention = Attention(dims)
         self.feed_forward_norm = RMSNorm(dims.d_model, dims.layer_norm_eps)
-        self.feed_forward = FeedForward(dims)
+        self.feed_forward = feed_forward(dims)
         self.dropout = nn.Dropout(dims.dropout)
         self.index = index
 
@@ -219,7 +304,7 @@ class DecoderLayer(nn.Module):
         keys_values = self._target_keys_values(normed, cache)
         x = x + self.dropout(self.self_attention(normed, *keys_values, self_bias))
         normed = self.cross_attention_norm(x)
-        keys_values = self._source_keys_values(source, cache)
+        keys_values = self.source_keys_values(source, cache)
         x = x + self.dropout(self.cross_attention(normed, *keys_values, source_bias))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
@@ -236,9 +321,10 @@ class DecoderLayer(nn.Module):
         cache.update(zip(names, (keys, values), strict=True))
         return keys, values
 
-    def _source_keys_values(
+    def source_keys_values(
         self, source: torch.Tensor, cache: dict[str, torch.Tensor] | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two of (B, H, S, D), from the cache when they are there and kept in it when not."""
         if cache is None:
             return self.cross_attention.keys_values(source)
         names = f"{self.index}.source_keys", f"{self.index}.source_values"
@@ -276,7 +362,7 @@ class T5Encoder(nn.Module):
 
 
 class T5Decoder(FairseqIncrementalDecoder):
-    """T5's decoder with the output tied to the embedding table.
+    """T5's decoder with its output, tied to the embedding table or a table of its own.
 
     Decoding starts from pad (id 0). Padding is at the right of ``prev_output_tokens`` and its
     first column is pad too, so the causal mask alone keeps padding out of sight.
@@ -288,6 +374,9 @@ class T5Decoder(FairseqIncrementalDecoder):
         self.relative_bias = RelativeBias(dims, bidirectional=False)
         self.layers = nn.ModuleList(DecoderLayer(dims, i) for i in range(dims.num_decoder_layers))
         self.final_norm = RMSNorm(dims.d_model, dims.layer_norm_eps)
+        self.lm_head = None
+        if not dims.tie_word_embeddings:
+            self.lm_head = Fp32OutputLinear(dims.d_model, dims.vocab_size)
         self.dropout = nn.Dropout(dims.dropout)
         self.recompute_layers = False
 
@@ -326,25 +415,93 @@ class T5Decoder(FairseqIncrementalDecoder):
         keys = torch.arange(prev_output_tokens.size(1), device=prev_output_tokens.device)
         queries = keys[past:]
         self_bias = hide(self.relative_bias(queries, keys), keys[None, :] > queries[:, None])
+        features = self._features(prev_output_tokens[:, past:], self_bias, encoder_out, cache)
+        if incremental_state is not None:
+            self.set_incremental_state(incremental_state, "cache", cache)
+        return features, {"attn": [None]}
+
+    def packed_features(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        visible: torch.Tensor,
+        encoder_out: dict[str, list[torch.Tensor]],
+        source_cache: dict[str, torch.Tensor],
+    ) -> torch.Tensor:
+        """States (B, N, C) of N target tokens a row that may belong to many targets.
+
+        Args:
+            tokens, positions: (B, N) ids and places in the target, from 0; or (1, N), the same for
+                every row.
+            visible: (B or 1, N, N) bool: ``visible[b, i, j]`` lets token i see token j.
+            encoder_out: as in ``forward``.
+            source_cache: made by ``source_cache`` from it; left as it is.
+        """
+        bias = hide(self.relative_bias(positions, positions), ~visible.unsqueeze(1))
+        tokens = tokens.expand(encoder_out["encoder_padding_mask"][0].size(0), -1)
+        return self._features(tokens, bias, encoder_out, dict(source_cache))
+
+    def source_cache(self, encoder_out: dict[str, list[torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Every layer's keys and values of the source, which depend on nothing else."""
+        cache: dict[str, torch.Tensor] = {}
+        source = encoder_out["encoder_out"][0].transpose(0, 1)
+        for layer in self.layers:
+            layer.source_keys_values(source, cache)
+        return cache
+
+    def _features(
+        self,
+        tokens: torch.Tensor,
+        self_bias: torch.Tensor,
+        encoder_out: dict[str, list[torch.Tensor]],
+        cache: dict[str, torch.Tensor] | None,
+    ) -> torch.Tensor:
+        """(B, N) ids -> (B, N, C); ``self_bias`` and ``cache`` as the layers take them."""
         padding_mask = encoder_out["encoder_padding_mask"][0]
         source_bias = hide(torch.zeros_like(padding_mask, dtype=torch.float32), padding_mask)[
             :, None, None, :
         ]
         source = encoder_out["encoder_out"][0].transpose(0, 1)
-        x = self.dropout(self.embed_tokens(prev_output_tokens[:, past:]).float())
+        x = self.dropout(self.embed_tokens(tokens).float())
         inputs = self_bias, source, source_bias, cache
         # A cache is written to, which must not happen twice.
         recompute = self.recompute_layers and cache is None
         for layer in self.layers:
             x = recomputed(layer, x, *inputs) if recompute else layer(x, *inputs)
-        if incremental_state is not None:
-            self.set_incremental_state(incremental_state, "cache", cache)
-        return self.dropout(self.final_norm(x)), {"attn": [None]}
+        return self.dropout(self.final_norm(x))
 
     def output_layer(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, N, C) -> logits (B, N, V) fp32, scaled by C ** -0.5 as T5 does for tied tables."""
-        scaled = features.float() * features.size(-1) ** -0.5
-        return fp32_linear(scaled, self.embed_tokens.weight)
+        """(B, N, C) -> logits (B, N, V) fp32."""
+        return fp32_linear(self._output_states(features), self._output_table)
+
+    def token_logits(self, features: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """(..., C) and one token of each, (...) -> that token's logit (...) fp32."""
+        rows = F.embedding(tokens, self._output_table)
+        return (self._output_states(features).float() * rows.float()).sum(-1)
+
+    def log_normaliser(self, features: torch.Tensor) -> torch.Tensor:
+        """(..., C) -> log of the sum of the exponentials of all logits, (...) fp32.
+
+        In blocks of the vocabulary, each gone before it leaves the processor's cache: on a CPU the
+        sum costs nothing beside the product, where that of whole rows costs four times as much.
+        """
+        states = self._output_states(features)
+        parts = []
+        for rows in self._output_table.split(VOCABULARY_BLOCK):
+            logits = fp32_linear(states, rows)
+            highest = logits.amax(-1, keepdim=True)
+            parts.append(logits.sub_(highest).exp_().sum(-1).log_() + highest.squeeze(-1))
+        return torch.stack(parts, dim=-1).logsumexp(-1)
+
+    @property
+    def _output_table(self) -> torch.Tensor:
+        return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def _output_states(self, features: torch.Tensor) -> torch.Tensor:
+        """(..., C), scaled by C ** -0.5 as T5 does for tied tables."""
+        return (
+            features if self.lm_head is not None else features.float() * features.size(-1) ** -0.5
+        )
 
     def reorder_incremental_state(self, incremental_state: dict, new_order: torch.Tensor) -> None:
         """Rows of the cache in ``new_order`` (R,), which may repeat or leave out rows."""
@@ -368,10 +525,13 @@ def init_t5_parameters(
 ) -> None:
     """T5's initialisation (Mesh TensorFlow's): normal, and ones for the norms.
 
-    Queries are drawn smaller by D ** -0.5, in place of the scale that T5's attention lacks.
+    Queries are drawn smaller by D ** -0.5, in place of the scale that T5's attention lacks. An
+    output table of its own is drawn smaller by C ** -0.5, in place of the tied one's scale.
     """
     nn.init.normal_(embed_tokens.weight, std=1.0)
     width_std = dims.d_model**-0.5
+    if decoder.lm_head is not None:
+        nn.init.normal_(decoder.lm_head.weight, std=width_std)
     for stack in (encoder, decoder):
         nn.init.normal_(stack.relative_bias.weight, std=width_std)
         for module in stack.modules():
@@ -383,38 +543,9 @@ def init_t5_parameters(
             elif isinstance(module, FeedForward):
                 nn.init.normal_(module.wi.weight, std=width_std)
                 nn.init.normal_(module.wo.weight, std=dims.d_ff**-0.5)
+            elif isinstance(module, GatedFeedForward):
+                nn.init.normal_(module.wi_0.weight, std=width_std)
+                nn.init.normal_(module.wi_1.weight, std=width_std)
+                nn.init.normal_(module.wo.weight, std=dims.d_ff**-0.5)
             elif isinstance(module, RMSNorm):
                 nn.init.ones_(module.weight)
-
-
-# Our names to Hugging Face's, as (pattern, replacement), applied in this order.
-_HF_NAMES = (
-    (r"^(?:encoder\.|decoder\.)?embed_tokens\.", r"shared."),
-    (r"relative_bias\.", r"block.0.layer.0.SelfAttention.relative_attention_bias."),
-    (r"final_norm\.", r"final_layer_norm."),
-    (r"layers\.(\d+)\.self_attention\.", r"block.\1.layer.0.SelfAttention."),
-    (r"layers\.(\d+)\.self_attention_norm\.", r"block.\1.layer.0.layer_norm."),
-    (r"layers\.(\d+)\.cross_attention\.", r"block.\1.layer.1.EncDecAttention."),
-    (r"layers\.(\d+)\.cross_attention_norm\.", r"block.\1.layer.1.layer_norm."),
-    (r"^encoder\.layers\.(\d+)\.feed_forward\.", r"encoder.block.\1.layer.1.DenseReluDense."),
-    (r"^encoder\.layers\.(\d+)\.feed_forward_norm\.", r"encoder.block.\1.layer.1.layer_norm."),
-    (r"^decoder\.layers\.(\d+)\.feed_forward\.", r"decoder.block.\1.layer.2.DenseReluDense."),
-    (r"^decoder\.layers\.(\d+)\.feed_forward_norm\.", r"decoder.block.\1.layer.2.layer_norm."),
-)
-
-# Names under which Hugging Face keeps the embedding table again.
-HF_COPIES_OF_SHARED = (
-    "encoder.embed_tokens.weight",
-    "decoder.embed_tokens.weight",
-    "lm_head.weight",
-)
-
-
-def hf_key(name: str) -> str:
-    """Hugging Face's name of a parameter of ours.
-
-    ``name`` is the name within T5Encoder or T5Decoder behind ``encoder.`` or ``decoder.``.
-    """
-    for pattern, replacement in _HF_NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name

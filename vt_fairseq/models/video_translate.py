@@ -5,11 +5,17 @@ Shapes: B rows, V <= B rows with video, F frames, T video tokens, S source, L ta
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from fairseq.models import FairseqEncoder, FairseqEncoderDecoderModel, register_model
+from fairseq.models import (
+    MODEL_DATACLASS_REGISTRY,
+    FairseqEncoder,
+    FairseqEncoderDecoderModel,
+    register_model,
+)
 from torch import nn
 
 from vt_fairseq.data.text import PAD
@@ -22,7 +28,15 @@ from vt_fairseq.models.r2plus1d import (
     R2Plus1DDims,
     normalise,
 )
-from vt_fairseq.models.t5 import T5_DIMS, T5Decoder, T5Dims, T5Encoder, init_t5_parameters
+from vt_fairseq.models.t5 import (
+    T5_DIMS,
+    T5_VARIANTS,
+    T5Decoder,
+    T5Dims,
+    T5Encoder,
+    dims_from_text,
+    init_t5_parameters,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -87,21 +101,24 @@ class MultimodalEncoder(FairseqEncoder):
         src_lengths: torch.Tensor | None = None,
         video: torch.Tensor | None = None,
         clip_of_row: torch.Tensor | None = None,
+        video_tokens: torch.Tensor | None = None,
     ) -> dict[str, list[torch.Tensor]]:
         """(B, S) ids and (V, F, H, W, 3) uint8 -> fairseq's encoder output.
 
         ``encoder_out`` [(S, B, C)], ``encoder_padding_mask`` [(B, S) bool, True at padding].
         The r-th row that has [VIDEO] tokens takes the r-th clip, or clip ``clip_of_row[r]`` where
         rows share clips. Rows without them, and batches without ``video``, are text only.
+        ``video_tokens`` (V, T, C) stands for ``video`` where the video network has run before.
         ``src_lengths`` is there because fairseq passes it.
         """
         states = self.embed_tokens(src_tokens)
         if video is not None:
+            video_tokens = self.video(video)
+        if video_tokens is not None:
             places = src_tokens.eq(self.video_id).unsqueeze(-1)
-            tokens = self.video(video).to(states.dtype)
             if clip_of_row is not None:
-                tokens = tokens.index_select(0, clip_of_row)
-            states = states.masked_scatter(places, tokens)
+                video_tokens = video_tokens.index_select(0, clip_of_row)
+            states = states.masked_scatter(places, video_tokens.to(states.dtype))
         padding = src_tokens.eq(PAD)
         states = self.transformer(states, padding)
         return {
@@ -136,6 +153,17 @@ class VideoTranslateConfig(FairseqDataclass):
 
     t5_size: ChoiceEnum(tuple(T5_DIMS)) = field(
         default="large", metadata={"help": "size of the T5 encoder-decoder"}
+    )
+    t5_variant: ChoiceEnum(tuple(T5_VARIANTS)) = field(
+        default="v1_0",
+        metadata={"help": "T5 1.0, or 1.1 and flan-t5 (gated gelu, an output table of its own)"},
+    )
+    t5_dims: str = field(
+        default="",
+        metadata={
+            "help": "sizes other than those of --t5-size, such as d_model=64,num_heads=2; "
+            "vt-init --arch from-t5 prints them for any T5"
+        },
     )
     video_network: ChoiceEnum(tuple(R2PLUS1D_DIMS)) = field(
         default="34", metadata={"help": "depth of the R(2+1)D video network"}
@@ -181,6 +209,7 @@ class VideoTranslateConfig(FairseqDataclass):
     )
 
 
+@register_model("video_translate", dataclass=VideoTranslateConfig)
 class VideoTranslateModel(FairseqEncoderDecoderModel):
     """f(action, video, noisy text) -> text, or classes where it has heads.
 
@@ -222,7 +251,7 @@ class VideoTranslateModel(FairseqEncoderDecoderModel):
                 f"--checkpoint-video-stages {cfg.checkpoint_video_stages}: expected a number of "
                 f"stages from 0 to {VIDEO_STAGES}"
             )
-        t5 = replace(T5_DIMS[str(cfg.t5_size)], vocab_size=vocab_size, dropout=cfg.dropout)
+        t5 = transformer_dims(cfg, vocab_size)
         encoder, decoder = build_networks(
             t5,
             R2PLUS1D_DIMS[str(cfg.video_network)],
@@ -281,6 +310,36 @@ def scale_learning_rate(module: nn.Module, scale: float) -> None:
     for parameter in module.parameters():
         # Read by `fairseq_patches.py`; fairseq carries this attribute over to fp32 copies.
         parameter.optim_overrides = {"optimizer": {"lr_scale": scale}}
+
+
+def architectures() -> dict[str, type[VideoTranslateConfig]]:
+    """What ``--arch`` may name, and the options that each has as its defaults."""
+    return {
+        name: config
+        for name, config in MODEL_DATACLASS_REGISTRY.items()
+        if config is not None and issubclass(config, VideoTranslateConfig)
+    }
+
+
+def architecture(name: str) -> VideoTranslateConfig:
+    """Options of one architecture; raises UserError for one that there is none of."""
+    known = architectures()
+    if name not in known:
+        raise UserError(f"--arch {name}: expected one of {', '.join(sorted(known))}")
+    return known[name]()
+
+
+def saved_config(options: Mapping[str, Any]) -> VideoTranslateConfig:
+    """Options of a checkpoint's model; those that are newer than it are as they were then."""
+    names = {option.name for option in fields(VideoTranslateConfig)}
+    return VideoTranslateConfig(**{n: value for n, value in options.items() if n in names})
+
+
+def transformer_dims(cfg: VideoTranslateConfig, vocab_size: int) -> T5Dims:
+    """Sizes of the transformer; raises UserError where ``--t5-dims`` is not well formed."""
+    named = T5_VARIANTS[str(cfg.t5_variant)][str(cfg.t5_size)]
+    dims = dims_from_text(named, cfg.t5_dims)
+    return replace(dims, vocab_size=vocab_size, dropout=cfg.dropout)
 
 
 def build_networks(

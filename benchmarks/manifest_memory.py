@@ -1,0 +1,217 @@
+"""What 136 million clips cost: preparation and the data side of a training process, measured.
+
+    python benchmarks/manifest_memory.py [ROWS]
+
+Makes annotation files in HowTo100M's layout with ROWS narrated clips (5,000,000) and the full
+table of 1.22 million videos and 23,611 tasks, prepares them in two shards, joins these, and opens
+shard and whole as a training process does. Each step is a process of its own; memory is its peak
+resident set. Writes manifest_memory.json beside this file.
+"""
+
+import json
+import os
+import random
+import resource
+import string
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = Path(__file__).with_suffix(".json")
+HOWTO100M = {"clips": 136_000_000, "videos": 1_220_000, "tasks": 23_611}
+CLIPS_A_VIDEO = HOWTO100M["clips"] // HOWTO100M["videos"]
+SHARDS = 2
+BATCHES, BATCH_SIZE, PROCESSES = 4000, 8, 128
+SPEECH = (
+    "so now we are going to take the and put it in here then you just want to mix this with a "
+    "little bit of water until it looks like that okay next cut some more pieces hold on"
+)
+WORDS = SPEECH.split()
+LETTERS = string.ascii_letters + string.digits + "-_"
+
+
+def video_names(count: int) -> Iterator[str]:
+    """Names like YouTube's: 11 letters, digits, dashes."""
+    rng = random.Random(0)
+    return ("".join(rng.choices(LETTERS, k=11)) for _ in range(count))
+
+
+def write_annotations(folder: Path, rows: int) -> None:
+    """The three official files; narrations of the first videos only, until there are ROWS."""
+    rng = random.Random(1)
+    with open(folder / "task_ids.csv", "w") as file:
+        for task in range(HOWTO100M["tasks"]):
+            file.write(f"{task}\t{' '.join(rng.choices(WORDS, k=5)).title()} {task}\n")
+    with open(folder / "HowTo100M_v1.csv", "w") as file:
+        file.write("video_id,category_1,category_2,rank,task_id\n")
+        for i, name in enumerate(video_names(HOWTO100M["videos"])):
+            file.write(f"{name},Food and Entertaining,Drinks,{i % 200},{i % HOWTO100M['tasks']}\n")
+    videos = -(-rows // CLIPS_A_VIDEO)
+    with open(folder / "raw_caption.json", "w") as file:
+        for i, name in enumerate(video_names(videos)):
+            clips = min(CLIPS_A_VIDEO, rows - i * CLIPS_A_VIDEO)
+            start = [round(k * 3.3 + rng.random(), 2) for k in range(clips)]
+            narration = {
+                "text": [" ".join(rng.choices(WORDS, k=rng.randint(4, 10))) for _ in start],
+                "start": start,
+                "end": [round(s + rng.uniform(1, 6), 2) for s in start],
+            }
+            file.write(("," if i else "{") + json.dumps(name) + ":" + json.dumps(narration))
+        file.write("}")
+
+
+def measured(*command: str) -> dict[str, float]:
+    """Peak memory and times of a process that must succeed."""
+    began = time.monotonic()
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{' '.join(command)} failed")
+    return {
+        "peak_mb": round(usage.ru_maxrss / 1024),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def prepare(folder: Path) -> dict[str, dict[str, float]]:
+    """All shards and the join."""
+    out = ["--out", str(folder / "data")]
+    (folder / "videos").mkdir(exist_ok=True)
+    vocabulary = folder / "spiece.model"
+    if not vocabulary.exists():
+        from vt_fairseq.data.text import train_vocabulary
+
+        vocabulary.write_bytes(train_vocabulary([" ".join(WORDS)] * 10, 60))
+    module = ["-m", "vt_fairseq.cli.prepare"]
+    found = {}
+    for k in range(1, SHARDS + 1):
+        found[f"shard {k}/{SHARDS}"] = measured(
+            *[*module, "howto100m", "--annotations", str(folder)],
+            *["--videos", str(folder / "videos"), *out, "--skip-probe", "--shard", f"{k}/{SHARDS}"],
+        )
+    found["join"] = measured(*module, "join", *out, "--vocabulary", str(vocabulary))
+    return found
+
+
+def probing_memory() -> float:
+    """MB that opening all videos adds: their names, listed, and their durations."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    listed = frozenset(f"{name}.mp4" for name in video_names(HOWTO100M["videos"]))
+    durations = {f"{name}.mp4": random.random() for name in video_names(HOWTO100M["videos"])}
+    assert listed == durations.keys()
+    return round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def memory() -> dict[str, float]:
+    """This process's memory in MB: its own, and pages of files, which the system can take back."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    kib = {line.split()[0]: int(line.split()[1]) for line in lines if line.startswith("Rss")}
+    return {"own_mb": round(kib["RssAnon:"] / 1024), "mapped_mb": round(kib["RssFile:"] / 1024)}
+
+
+def train(data: Path) -> dict[str, float]:
+    """Open ``data`` as one of 128 training processes and read batches, without the pictures."""
+    import numpy as np
+
+    from vt_fairseq.data.actions import BUILT_IN
+    from vt_fairseq.data.batches import ReusedBatchIterator
+    from vt_fairseq.data.dataset import TextOptions, VideoTextDataset
+    from vt_fairseq.data.manifest import Manifest
+    from vt_fairseq.data.noise import TextNoise
+    from vt_fairseq.data.text import SourceTemplate, Tokenizer
+
+    tokenizer = Tokenizer.from_file(data.parent / "spiece.model")
+    noise = TextNoise("shuffled-masked", "batch", dropout=0.5, mask_id=tokenizer.mask)
+    frames = np.zeros((1, 4, 4, 3), np.uint8)
+    before, began = memory(), time.monotonic()
+    dataset = VideoTextDataset(
+        manifest=Manifest(data),
+        load_frames=lambda row, rng: frames,
+        num_video_tokens=1,
+        actions=[BUILT_IN["caption"], BUILT_IN["classify"]],
+        reuse_batch=True,
+        text=TextOptions(SourceTemplate(tokenizer), noise, 0),
+        seed=1,
+        train=True,
+    )
+    batches = ReusedBatchIterator(
+        dataset=dataset,
+        collate_fn=dataset.collater,
+        batches=dataset.batch_by_size(dataset.ordered_indices(), max_sentences=BATCH_SIZE),
+        uses=2,
+        group=1,
+        num_shards=PROCESSES,
+    )
+    running = batches.next_epoch_itr()
+    next(running)
+    started, most = time.monotonic() - began, memory()
+    count = min(BATCHES, len(running) // 2 - 1)
+    for _ in range(2 * count):
+        next(running)
+        most = {key: max(value, most[key]) for key, value in memory().items()}
+    state = batches.state_dict()
+    seconds = time.monotonic() - began - started
+    began = time.monotonic()
+    batches.load_state_dict(state)
+    next(batches.next_epoch_itr())
+    return {
+        "rows": len(dataset),
+        "batches": count,
+        "first_batch_seconds": round(started, 3),
+        "resume_seconds": round(time.monotonic() - began, 3),
+        "ms_a_batch": round(1000 * seconds / count, 2),
+        "own_mb_before": before["own_mb"],
+        "own_mb_added": most["own_mb"] - before["own_mb"],
+        "mapped_mb_added": most["mapped_mb"] - before["mapped_mb"],
+    }
+
+
+def trained(data: Path) -> dict[str, float]:
+    """``train`` in a process of its own."""
+    command = [sys.executable, __file__, "--train", str(data)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Measure, print and write down."""
+    rows = int(sys.argv[1]) if len(sys.argv) > 1 else 5_000_000
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        write_annotations(folder, rows)
+        preparing = prepare(folder)
+        data = folder / "data"
+        part = data / "shards" / f"1-of-{SHARDS}"
+        (part / "spiece.model").write_bytes((data / "spiece.model").read_bytes())
+        training = [trained(part / "train.arrow"), trained(data / "train.arrow")]
+        bytes_a_row = (data / "train.arrow").stat().st_size / rows
+    whole = HOWTO100M["clips"] / rows
+    cpu = sum(step["cpu_seconds"] for step in preparing.values())
+    result = {
+        "command": f"python benchmarks/manifest_memory.py {rows}",
+        "rows": rows,
+        "bytes_a_row": round(bytes_a_row, 1),
+        "preparing": preparing,
+        "probing_adds_mb": probing_memory(),
+        "training": training,
+        "howto100m": {
+            "manifest_gb": round(bytes_a_row * HOWTO100M["clips"] / 1e9, 1),
+            "preparation_cpu_hours": round(cpu * whole / 3600, 2),
+        },
+    }
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--train"]:
+        print(json.dumps(train(Path(sys.argv[2]))))
+    else:
+        main()

@@ -1,0 +1,144 @@
+"""What the trainings of the recipes cost on V100s: hours and memory, computed, not measured.
+
+    python benchmarks/recipe_costs.py
+
+The operations of one update (forward and backward, one multiplication and addition is two) are
+counted while the model runs on the meta device; memory is predicted as vt-memory does. Hours assume
+that a third of a V100's 125 TFLOP/s in fp16 is reached (UTILISATION), that reading videos keeps up,
+and nothing for communication, validation and saving. The number of GPUs of the fine-tunings is our
+assumption: the paper does not say it. Prints a table and writes recipe_costs.json beside this file.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from fairseq.models import MODEL_DATACLASS_REGISTRY
+from torch.utils.flop_counter import FlopCounterMode
+
+import vt_fairseq.plugin  # noqa: F401
+from vt_fairseq.memory import (
+    GIB,
+    VIDEO_ID,
+    VOCABULARY,
+    BatchShape,
+    Setup,
+    batch_loss,
+    prediction,
+)
+from vt_fairseq.models.video_translate import VideoTranslateModel
+from vt_fairseq.training_memory import training_memory
+
+PEAK = 125e12  # operations a second of a V100's tensor cores in fp16
+UTILISATION = 1 / 3
+ARCHITECTURE = "video_translate_t5_large"
+CLIPS = 8  # a GPU and update, as in the paper
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a recipe.
+
+    Attributes:
+        name: folder of the recipe, and which of its trainings.
+        gpus, updates: of the whole training.
+        source, target: tokens; the video's four are in ``source``.
+        heads: outputs of the linear heads; none: the decoder is trained.
+        candidates: sources of one clip.
+    """
+
+    name: str
+    gpus: int
+    updates: int
+    source: int
+    target: int = 0
+    heads: tuple[int, ...] = ()
+    candidates: int = 1
+
+
+# Lengths: the limits of the captions' targets; source: 4 of video, prompt, question, the noisy text
+# or the subtitles of a moment, rounded up.
+TRAININGS = (
+    Training("pretrain_howto100m", gpus=128, updates=250_000, source=32, target=21),
+    Training("epic_kitchens generative", gpus=8, updates=262_144, source=24, target=13),
+    Training("epic_kitchens multitask", gpus=8, updates=262_144, source=32, target=21),
+    Training("epic_kitchens discriminative", gpus=8, updates=40_000, source=12, heads=(125, 352)),
+    Training("tvqa generative", gpus=8, updates=262_144, source=128, target=21),
+    Training("tvqa discriminative", gpus=8, updates=40_000, source=144, heads=(1,), candidates=5),
+    Training("tvc", gpus=8, updates=262_144, source=128, target=41),
+    Training("youcook2", gpus=8, updates=262_144, source=48, target=41),
+    Training("msrvtt captions", gpus=8, updates=262_144, source=48, target=41),
+    Training("msrvtt retrieval", gpus=8, updates=262_144, source=48, target=41),
+)
+
+
+def model_of(training: Training) -> VideoTranslateModel:
+    """The paper's model in fp16, without contents."""
+    sizes = {f"head{k}": size for k, size in enumerate(training.heads)}
+    with torch.device("meta"):
+        config = MODEL_DATACLASS_REGISTRY[ARCHITECTURE]()
+        model = VideoTranslateModel.from_config(config, VOCABULARY, VIDEO_ID, sizes)
+    return model.half().train()
+
+
+def loss_of(model: VideoTranslateModel, training: Training) -> Callable[[], torch.Tensor]:
+    """Makes a batch and computes something to go back from."""
+    if not training.heads:
+        shape = BatchShape(rows=CLIPS, source=training.source, target=training.target)
+        return lambda: batch_loss(model, shape)
+
+    def heads_loss() -> torch.Tensor:
+        rows = CLIPS * training.candidates
+        with torch.device("meta"):
+            video = torch.zeros(CLIPS, 32, 112, 112, 3, dtype=torch.uint8)
+            source = torch.full((rows, training.source), VIDEO_ID - 1)
+            clips = torch.arange(CLIPS).repeat_interleave(training.candidates)
+        logits = model(source, video=video, clip_of_row=clips)
+        return sum(x.float().logsumexp(dim=-1).sum() for x in logits.values())
+
+    return heads_loss
+
+
+def cost(training: Training) -> dict:
+    """Operations, hours and memory of one training."""
+    model = model_of(training)
+    loss = loss_of(model, training)
+    with FlopCounterMode(display=False) as counter:
+        loss().backward()
+    model.zero_grad()
+    needed = training_memory(model.parameters(), model.buffers(), loss)
+    seconds = counter.get_total_flops() / (PEAK * UTILISATION)
+    hours = training.updates * seconds / 3600
+    setup = Setup(zero_stage=1, gpus=training.gpus)
+    return {
+        **asdict(training),
+        "tflop_per_update": round(counter.get_total_flops() / 1e12, 2),
+        "seconds_per_update": round(seconds, 3),
+        "hours": round(hours, 1),
+        "gpu_hours": round(hours * training.gpus),
+        "gib_per_gpu": round(prediction(model, setup, needed).total / GIB, 1),
+    }
+
+
+def main() -> None:
+    """Count, print, write down."""
+    print(f"{'training':30}{'GPUs':>5}{'updates':>9}{'TFLOP':>7}{'hours':>7}{'GPU h':>7}{'GiB':>6}")
+    costs = []
+    for training in TRAININGS:
+        found = cost(training)
+        costs.append(found)
+        print(
+            f"{found['name']:30}{found['gpus']:5}{found['updates']:9}"
+            f"{found['tflop_per_update']:7.2f}{found['hours']:7.1f}{found['gpu_hours']:7}"
+            f"{found['gib_per_gpu']:6.1f}",
+            flush=True,
+        )
+    result = {"peak_tflops": PEAK / 1e12, "utilisation": round(UTILISATION, 3), "trainings": costs}
+    path = Path(__file__).with_suffix(".json")
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What the tests of the corpus readers share."""
+
+import json
+from pathlib import Path
+
+from tests.conftest import run_main
+from vt_fairseq.corpora.rows import Entry, Rejected, Source
+from vt_fairseq.data.manifest import ClipRow, DataDirectory
+
+
+def vt_prepare(corpus: str, annotations: Path, out: Path, vocabulary: Path, *options: str):
+    """Run ``vt-prepare CORPUS --skip-probe``; the data directory and its data.json."""
+    videos = out / "videos"
+    videos.mkdir(parents=True, exist_ok=True)
+    run_main(
+        "vt_fairseq.cli.prepare",
+        *[corpus, "--annotations", str(annotations), "--videos", str(videos), "--out", str(out)],
+        *["--skip-probe", "--vocabulary", str(vocabulary), *options],
+    )
+    return DataDirectory.open(out), json.loads((out / "data.json").read_text())
+
+
+def prepare_real(corpus: str, folder: str, test_data: Path, out: Path, *options: str):
+    """``vt_prepare`` on the real annotation files in ``folder``."""
+    vocabulary = test_data / "t5" / "spiece.model"
+    return vt_prepare(corpus, test_data / "annotations" / folder, out, vocabulary, *options)
+
+
+def rows(source: Source) -> dict[str, list[ClipRow]]:
+    """The rows of a source by split, none of which may be rejected."""
+    found: dict[str, list[ClipRow]] = {}
+    for entry in source.rows:
+        assert isinstance(entry, Entry), entry
+        found.setdefault(entry.split, []).append(entry.row)
+    return found
+
+
+def rejected(source: Source) -> list[Rejected]:
+    """The rejected rows of a source."""
+    return [entry for entry in source.rows if isinstance(entry, Rejected)]
+
+
+def by_id(data: DataDirectory, split: str) -> dict[str, ClipRow]:
+    """The rows of a split by their ids."""
+    return {row.id: row for row in data.manifest(split)}
+
+
+def outline(text: str) -> tuple[str, str, int]:
+    """First word, last word and number of words: enough to know a sentence by."""
+    words = text.split()
+    return words[0], words[-1], len(words)
+
+
+def write_jsonl(path: Path, *records: dict) -> Path:
+    """One object a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path

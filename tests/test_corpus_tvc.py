@@ -1,0 +1,129 @@
+"""TVC: the official files, rows looked up in them by hand, and the layout of train and valid."""
+
+import pytest
+
+from tests.corpora import by_id, prepare_real, rejected, rows, write_jsonl
+from vt_fairseq.corpora.tvc import open_corpus
+from vt_fairseq.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def real(test_data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("tvc")
+    return prepare_real("tvc", "tvc", test_data, out, "--subtitles", "none")
+
+
+@pytest.mark.data
+def test_the_count_is_the_published_one(real):
+    data, content = real
+    assert data.splits == {"test": {"rows": 5_420, "rejected": 0}}
+    assert [note.split(":")[0] for note in content["notes"]] == ["train", "valid"]
+    ids = [int(row.id) for row in data.manifest("test")]
+    assert (min(ids), max(ids), len(set(ids))) == (102_866, 108_285, 5_420)
+    assert not any(row.captions for row in data.manifest("test"))
+
+
+# clip_id: folder, clip, start, end; from tvc_test_public_release.jsonl.
+TEST = {
+    "102880": ("castle", "castle_s06e13_seg02_clip_02", 5.41, 7.67),
+    "102909": ("friends", "friends_s01e09_seg02_clip_04", 0, 43.06),
+    "103042": ("friends", "friends_s05e22_seg02_clip_10", 8.12, 27.73),
+    "103903": ("castle", "castle_s08e04_seg02_clip_06", 2.38, 6.65),
+    "103949": ("friends", "friends_s09e08_seg02_clip_17", 12.53, 16.82),
+    "104224": ("friends", "friends_s01e07_seg02_clip_14", 42.92, 43.82),
+    "104229": ("bbt", "s10e04_seg02_clip_07", 59.55, 61.79),
+    "104354": ("bbt", "s05e19_seg02_clip_07", 2.17, 6.51),
+    "104478": ("friends", "friends_s01e13_seg02_clip_16", 11.2, 13.73),
+    "104495": ("castle", "castle_s01e02_seg02_clip_08", 59.36, 61.85),
+    "104543": ("bbt", "s02e11_seg02_clip_07", 39.7, 46.21),
+    "104581": ("bbt", "s04e04_seg02_clip_00", 26.36, 31.32),
+    "104631": ("grey", "grey_s02e01_seg02_clip_02", 8.75, 16.18),
+    "105235": ("bbt", "s08e05_seg01_clip_00", 26.24, 30.21),
+    "105313": ("friends", "friends_s01e09_seg02_clip_14", 21.05, 24.41),
+    "105435": ("friends", "friends_s06e11_seg02_clip_07", 17.39, 30.82),
+    "105824": ("friends", "friends_s06e15-16_seg02_clip_12", 18.82, 43.92),
+    "106005": ("castle", "castle_s01e02_seg02_clip_02", 0, 1.8),
+    "107283": ("friends", "friends_s04e19_seg02_clip_00", 9.77, 13.24),
+    "107991": ("castle", "castle_s04e03_seg02_clip_06", 22.38, 24.21),
+}
+
+
+@pytest.mark.data
+def test_twenty_rows_are_as_they_stand_in_the_file(real):
+    found = by_id(real[0], "test")
+    for clip_id, (show, clip, start, end) in TEST.items():
+        row = found[clip_id]
+        assert (row.video, row.start, row.end) == (f"{show}_frames/{clip}", start, end)
+
+
+# --- synthetic files -----------------------------------------------------------------------------
+
+CLIP = "friends_s08e08_seg01_clip_00"
+
+
+def record(*captions: str, **more) -> dict:
+    described = [
+        {"desc": text, "type": "v", "from_retrieval": False, "desc_id": k}
+        for k, text in enumerate(captions)
+    ]
+    return {
+        "vid_name": CLIP, "duration": 61.03, "ts": [5.8, 8.24], "clip_id": 86618,
+        "descs": described, **more,
+    }  # fmt: skip
+
+
+def test_train_and_valid_have_all_descriptions_as_captions(tmp_path):
+    write_jsonl(tmp_path / "tvc_train_release.jsonl", record("Phoebe turns .", " She  waves. "))
+    write_jsonl(tmp_path / "tvc_val_release.jsonl", record("a", "b", "c", "d"))
+    found = rows(open_corpus(tmp_path, tmp_path, "none"))
+    [train], [valid] = found["train"], found["valid"]
+    assert train.captions == ("Phoebe turns .", "She waves.")
+    assert valid.captions == ("a", "b", "c", "d")
+    assert (train.id, train.video) == ("86618", f"friends_frames/{CLIP}")
+    assert (train.start, train.end) == (5.8, 8.24)
+
+
+def test_subtitles_of_the_span_are_the_context(tmp_path):
+    write_jsonl(tmp_path / "tvc_train_release.jsonl", record("x"))
+    subtitles = [
+        {"text": "before", "start": 0, "end": 5.8},
+        {"text": "here", "start": 6, "end": 9},
+    ]
+    write_jsonl(
+        tmp_path / "tvqa_preprocessed_subtitles.jsonl", {"vid_name": CLIP, "sub": subtitles}
+    )
+    [row] = rows(open_corpus(tmp_path, tmp_path))["train"]
+    assert row.context == "here"
+
+
+def test_a_row_whose_descriptions_are_empty_is_rejected_and_test_rows_have_none(tmp_path):
+    write_jsonl(tmp_path / "tvc_train_release.jsonl", record("", " "), record("x", clip_id=1))
+    write_jsonl(tmp_path / "tvc_test_public_release.jsonl", record("held back"))
+    [found] = rejected(open_corpus(tmp_path, tmp_path, "none"))
+    assert found.reason == "empty text: no description has any"
+    assert found.where == "tvc_train_release.jsonl line 1"
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"ts": [1.0]}, r"tvc_train_release.jsonl line 1: expected ts as .* found \[1.0\]"),
+        ({"ts": ["a", 2]}, r"line 1: expected a number as ts, found 'a'"),
+        ({"descs": None}, r"line 1: expected descs to be list, found None"),
+        ({"descs": ["text"]}, r"line 1: expected a desc to be dict"),
+        ({"clip_id": None}, r"line 1: expected a whole number as clip_id"),
+    ],
+)
+def test_a_wrong_row_is_refused_with_its_file_and_line(tmp_path, bad, message):
+    write_jsonl(tmp_path / "tvc_train_release.jsonl", record("x") | bad)
+    with pytest.raises(UserError, match=message):
+        list(open_corpus(tmp_path, tmp_path, "none").rows)
+
+
+@pytest.mark.data
+def test_a_file_of_the_sister_corpus_is_refused(test_data, tmp_path):
+    """TVR's release has the same clips and one description a line, under another key."""
+    tvr = test_data / "annotations" / "tvc" / "tvr_val_release.jsonl"
+    (tmp_path / "tvc_val_release.jsonl").write_bytes(tvr.read_bytes())
+    with pytest.raises(UserError, match=r"tvc_val_release.jsonl line 1: expected a .* clip_id"):
+        list(open_corpus(tmp_path, tmp_path, "none").rows)

@@ -1,0 +1,527 @@
+"""``vt-init`` on files in the published layouts: what it writes trains, decodes, and is exact."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fairseq.trainer import Trainer
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+import vt_fairseq.plugin  # noqa: F401
+from tests.commands import PLUGIN, run
+from tests.conftest import run_main
+from tests.weights import V1_1, Hostile, network, vocabulary, write_t5
+from vt_fairseq.data.manifest import DataDirectory
+from vt_fairseq.data.text import PAD, Tokenizer
+from vt_fairseq.errors import UserError
+from vt_fairseq.fairseq_patches import refuse_other_model
+from vt_fairseq.models.pretrained.exported import read_checkpoint, read_exported, saved_tokenizer
+from vt_fairseq.models.pretrained.initial import Sources, initial_checkpoint
+from vt_fairseq.models.pretrained.t5_weights import T5Weights, config_of_dims
+from vt_fairseq.models.pretrained.video_weights import VideoWeights
+from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D
+from vt_fairseq.models.t5 import T5_DIMS, T5_V1_1_DIMS, T5Dims
+from vt_fairseq.models.video_translate import VideoTranslateModel, architecture, saved_config
+from vt_fairseq.task import VideoTranslateTask, VideoTranslateTaskConfig
+
+INIT = "vt_fairseq.cli.init"
+UNUSED_BIAS = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+OTHER = ["some words of another corpus"]
+
+
+def failing(capsys, *arguments) -> str:
+    """The one line of a command that ends with exit code 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        run_main(INIT, *map(str, arguments))
+    error = capsys.readouterr().err
+    assert ended.value.code == 2, error
+    assert error.count("\n") == 1 and error.startswith("vt-init: error: "), error
+    return error
+
+
+def build(state: dict) -> VideoTranslateModel:
+    """The model of a checkpoint, every tensor from there."""
+    tokenizer = saved_tokenizer(state["task_state"])
+    config = saved_config(state["cfg"]["model"])
+    model = VideoTranslateModel.from_config(config, tokenizer.table_size, tokenizer.video)
+    model.load_state_dict(state["model"], strict=True)
+    return model.eval()
+
+
+def read(path) -> dict:
+    """A checkpoint, by nothing but torch."""
+    return torch.load(path, weights_only=True)
+
+
+def assert_same_logits(state: dict, hf: T5ForConditionalGeneration, rows: int) -> None:
+    """Text in, logits out: those of transformers, compared for the first ``rows`` ids."""
+    model = build(state)
+    generator = torch.Generator().manual_seed(1)
+    source = torch.randint(3, rows, (3, 11), generator=generator)
+    source[1, 7:] = PAD
+    previous = torch.randint(3, rows, (3, 6), generator=generator)
+    previous[:, 0] = PAD
+    with torch.no_grad():
+        logits, _ = model(source, previous)
+        mask = source.ne(PAD).long()
+        expected = hf(source, attention_mask=mask, decoder_input_ids=previous).logits
+    torch.testing.assert_close(logits[..., :rows], expected[..., :rows], rtol=1e-5, atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A T5 1.0 and a T5 1.1 folder with their vocabulary, and a small R(2+1)D of torch's names."""
+    folder = tmp_path_factory.mktemp("published")
+    spiece = vocabulary()
+    write_t5(folder / "t5", spiece)
+    write_t5(folder / "t5_v1_1", spiece, **V1_1)
+    torch.save(network("tiny").state_dict(), folder / "r2plus1d.pth")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def started(files, tmp_path_factory):
+    """What vt-init makes of them, with ``--export`` in the same command."""
+    folder = tmp_path_factory.mktemp("started")
+    run_main(
+        INIT,
+        *["--t5", str(files / "t5"), "--video", str(files / "r2plus1d.pth")],
+        *["--arch", "from-t5", "--video-network", "tiny", "--seed", "3"],
+        *["--out", str(folder / "init.pt"), "--export", str(folder / "model")],
+    )
+    return folder
+
+
+@pytest.mark.data
+def test_a_real_t5_gives_the_logits_of_transformers(test_data, tmp_path, capsys):
+    # It knows 32 ids and has no sentencepiece model; ours has fewer pieces, and its table, with
+    # room for sentinels and new tokens, is larger. The rows of the 32 ids are T5's.
+    folder = test_data / "t5" / "tiny_t5_hf"
+    (tmp_path / "spiece.model").write_bytes(vocabulary(30))
+    run_main(
+        INIT,
+        *["--t5", str(folder), "--arch", "from-t5", "--video", "random"],
+        *["--video-network", "tiny", "--vocabulary", str(tmp_path / "spiece.model")],
+        *["--out", str(tmp_path / "init.pt")],
+    )
+    printed = capsys.readouterr().out
+    assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() in printed
+    hf = T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    state = read(tmp_path / "init.pt")
+    assert len(state["model"]["encoder.embed_tokens.weight"]) == 256
+    assert_same_logits(state, hf, rows=32)
+
+
+@pytest.mark.parametrize("name", ["t5", "t5_v1_1"])
+def test_logits_are_those_of_transformers_on_the_same_folder(files, tmp_path, name):
+    arguments = ["--t5", files / name, "--arch", "from-t5", "--video", "random"]
+    arguments += ["--video-network", "tiny", "--out", tmp_path / "init.pt"]
+    run_main(INIT, *map(str, arguments))
+    state = read(tmp_path / "init.pt")
+    hf = T5ForConditionalGeneration.from_pretrained(files / name).eval()
+    # All that T5 knows; the new tokens' rows are not its own any more.
+    assert_same_logits(state, hf, rows=saved_tokenizer(state["task_state"]).cls)
+
+
+def test_features_are_those_of_the_video_network(files, started):
+    model = build(read(started / "init.pt"))
+    clip = torch.randn(1, 3, 8, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(model.encoder.video.network(clip), network("tiny")(clip))
+
+
+def test_the_checkpoint_says_where_every_tensor_comes_from(files, started):
+    state = read(started / "init.pt")
+    report = state["pretrained"]
+    by_part = {source["part"]: source for source in report["sources"]}
+    for part, file in (
+        ("t5", files / "t5" / "model.safetensors"),
+        ("video", files / "r2plus1d.pth"),
+        ("vocabulary", files / "t5" / "spiece.model"),
+    ):
+        assert by_part[part]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert by_part[part]["bytes"] == file.stat().st_size
+        assert by_part[part]["file"] == file.name
+    assert report["dropped"] == ["fc.bias", "fc.weight"]
+    assert set(report["new"]) == {f"encoder.video.projection.{x}" for x in ("weight", "bias")}
+    assert set(report["new_rows"]) == {"[CLS]", "[SEP]", "[MASK]", "[VIDEO]"}
+    accounted = sum(report["used"][part]["tensors"] for part in ("t5", "video"))
+    assert accounted + len(report["new"]) == len(state["model"]) - 1  # the table's second name
+    assert str(files) not in json.dumps(report)
+
+
+def test_what_is_new_depends_on_the_seed_alone(files, tmp_path, started):
+    found = {}
+    for seed in ("3", "4"):
+        arguments = ["--t5", files / "t5", "--video", files / "r2plus1d.pth", "--seed", seed]
+        arguments += ["--arch", "from-t5", "--video-network", "tiny", "--out", tmp_path / seed]
+        run_main(INIT, *map(str, arguments))
+        found[seed] = read(tmp_path / seed)["model"]
+    before = read(started / "init.pt")["model"]
+    different = [n for n, t in found["4"].items() if not torch.equal(t, before[n])]
+    assert different == ["encoder.video.projection.weight"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in found["3"].items())
+
+
+def nothing_as(state: dict) -> dict:
+    """Zeros of the shapes of ``state``, which take no memory."""
+    return {n: torch.zeros((), dtype=t.dtype).expand(t.shape) for n, t in state.items()}
+
+
+def published_t5(dims: T5Dims, file) -> T5Weights:
+    """A T5 with transformers' names and shapes, the first checkpoints' unused bias among them."""
+    with torch.device("meta"):
+        state = T5ForConditionalGeneration(T5Config(**config_of_dims(dims))).state_dict()
+    state = nothing_as(state) | {UNUSED_BIAS: torch.zeros(dims.num_buckets, dims.num_heads)}
+    copies = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
+    for name in copies + ["lm_head.weight"] * dims.tie_word_embeddings:
+        del state[name]
+    return T5Weights(file, (file,), state, dims, has_config=True, vocabulary=None)
+
+
+@pytest.mark.data
+def test_t5_large_and_r2plus1d_34_with_the_published_names_and_shapes(test_data, tmp_path):
+    (tmp_path / "file").touch()
+    with torch.device("meta"):
+        net = R2Plus1D(R2PLUS1D_DIMS["34"], num_classes=359)
+    sources = Sources(
+        t5=published_t5(T5_DIMS["large"], tmp_path / "file"),
+        video=VideoWeights(tmp_path / "file", "torch", nothing_as(net.state_dict())),
+        tokenizer=Tokenizer.from_file(test_data / "t5" / "spiece.model"),
+        seed=1,
+    )
+    state = initial_checkpoint(architecture("video_translate_t5_large"), sources, cfg={})
+    report = state["pretrained"]
+    assert report["used"]["t5"]["numbers"] == 737_668_096
+    assert report["used"]["video"]["tensors"] == 416 - 2
+    assert report["parameters"] == 737_668_096 + 63_491_975 + 512 * 1024 + 1024
+    assert report["dropped"] == [UNUSED_BIAS, "fc.bias", "fc.weight"]
+    assert report["new_rows"]["[MASK]"] == "the row of <extra_id_0>"
+
+
+@pytest.mark.data
+def test_t5_1_1_small_fills_the_named_architecture_of_that_variant(test_data, tmp_path):
+    (tmp_path / "file").touch()
+    sources = Sources(
+        t5=published_t5(T5_V1_1_DIMS["small"], tmp_path / "file"),
+        video=None,
+        tokenizer=Tokenizer.from_file(test_data / "t5" / "spiece.model"),
+        seed=1,
+    )
+    config = replace(architecture("video_translate_t5_small"), video_network="tiny")
+    with pytest.raises(UserError, match="gated_gelu true and not false, tie_word_embeddings false"):
+        initial_checkpoint(config, sources, cfg={})
+    state = initial_checkpoint(replace(config, t5_variant="v1_1"), sources, cfg={})
+    assert state["pretrained"]["used"]["t5"]["numbers"] == 76_961_152
+    assert state["model"]["decoder.lm_head.weight"].shape == (32128, 512)
+    assert sum("video.network" in name for name in state["pretrained"]["new"]) > 100
+
+
+@pytest.mark.parametrize(("named", "said"), [("right", "as it is named"), ("wrong", "not as it")])
+def test_a_hash_in_a_files_name_is_compared(files, tmp_path, capsys, named, said):
+    digest = hashlib.sha256((files / "r2plus1d.pth").read_bytes()).hexdigest()[:8]
+    name = f"net-{digest if named == 'right' else '0123abcd'}.pth"
+    shutil.copy(files / "r2plus1d.pth", tmp_path / name)
+    arguments = ["--t5", files / "t5", "--video", tmp_path / name, "--arch", "from-t5"]
+    arguments += ["--video-network", "tiny", "--out", tmp_path / "init.pt"]
+    run_main(INIT, *map(str, arguments))
+    assert f" ({said}" in capsys.readouterr().out
+
+
+# Exports
+
+
+def test_an_exported_folder_is_the_checkpoint_without_paths(started):
+    state, exported = read(started / "init.pt"), read_exported(started / "model")
+    assert exported["model"].keys() == state["model"].keys()
+    assert all(torch.equal(exported["model"][n], t) for n, t in state["model"].items())
+    assert exported["cfg"]["model"] == state["cfg"]["model"]
+    assert exported["task_state"]["vocabulary_sha256"] == state["task_state"]["vocabulary_sha256"]
+    assert exported["cfg"]["task"]["num_frames"] == state["cfg"]["task"]["num_frames"]
+    assert exported["cfg"]["task"]["data"] == ""
+    table = load_file(started / "model" / "model.safetensors")
+    assert "decoder.embed_tokens.weight" not in table
+
+
+@pytest.mark.parametrize("name", ["t5", "t5_v1_1"])
+def test_the_exported_t5_has_the_models_logits_in_transformers(files, tmp_path, name):
+    arguments = ["--t5", files / name, "--arch", "from-t5", "--video", "random"]
+    arguments += ["--video-network", "tiny", "--export", tmp_path / "model"]
+    run_main(INIT, *map(str, arguments))
+    hf, report = T5ForConditionalGeneration.from_pretrained(
+        tmp_path / "model" / "t5", output_loading_info=True
+    )
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert (hf.lm_head.weight is hf.shared.weight) == (name == "t5")
+    state = read_exported(tmp_path / "model")
+    assert_same_logits(state, hf.eval(), rows=192)
+    rows = state["model"]["encoder.embed_tokens.weight"]
+    assert torch.equal(hf.shared.weight, rows)
+
+
+def test_the_exported_tokenizer_gives_our_ids_in_transformers(started):
+    ours = Tokenizer.from_file(started / "model" / "spiece.model")
+    theirs = AutoTokenizer.from_pretrained(started / "model" / "t5")
+    for text in ("a red circle grows.", "the blue square", " falls?  ring", "naïve ½ 你", ""):
+        assert theirs(text).input_ids == [*ours.encode(text), 1]
+    names = ["[CLS]", "[SEP]", "[MASK]", "[VIDEO]", "<extra_id_0>", "<pad>", "</s>"]
+    ids = [ours.cls, ours.sep, ours.mask, ours.video, ours.cls - 1, 0, 1]
+    assert theirs.convert_tokens_to_ids(names) == ids
+
+
+@pytest.mark.data
+def test_t5s_own_vocabulary_exports_with_its_ids(test_data, tmp_path):
+    from vt_fairseq.models.pretrained.hf_tokenizer import tokenizer_config, tokenizer_json
+
+    ours = Tokenizer.from_file(test_data / "t5" / "spiece.model")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(ours)))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(ours, 512)))
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs("The house is wonderful.").input_ids == [37, 629, 19, 1627, 5, 1]
+    assert theirs.convert_tokens_to_ids(["<extra_id_0>", "[CLS]", "[VIDEO]"]) == [
+        *(32099, 32100, 32103),
+    ]
+
+
+def test_a_checkpoint_of_training_exports_and_its_folder_is_it(started, tmp_path):
+    run_main(
+        INIT,
+        *["--from-checkpoint", str(started / "init.pt"), "--export", str(tmp_path / "model")],
+    )
+    state, exported = read(started / "init.pt"), read_exported(tmp_path / "model")
+    assert all(torch.equal(exported["model"][n], t) for n, t in state["model"].items())
+
+
+def test_a_folder_that_is_damaged_or_mixed_up_is_refused(started, tmp_path, capsys):
+    def broken(name: str, change) -> None:
+        folder = tmp_path / name
+        shutil.copytree(started / "model", folder)
+        change(folder)
+        with pytest.raises(UserError, match=name):
+            read_exported(folder)
+
+    broken("config.json", lambda f: (f / "config.json").write_text("{}"))
+    broken("model.safetensors", lambda f: (f / "model.safetensors").write_bytes(b"\x08" * 99))
+    broken("spiece.model", lambda f: (f / "spiece.model").write_bytes(vocabulary(texts=OTHER)))
+    with pytest.raises(UserError, match=r"no file .*config\.json"):
+        read_exported(tmp_path)
+
+
+# Training from it
+
+
+def test_training_goes_on_from_it_and_what_it_saves_exports(
+    started, files, tmp_path, data_directory
+):
+    data = tmp_path / "data"
+    shutil.copytree(data_directory, data)
+    shutil.copy(files / "t5" / "spiece.model", DataDirectory.open(data).tokenizer_path)
+    state = read(started / "init.pt")
+    model = state["cfg"]["model"]
+    rate = 1e-5
+    options = [
+        "--arch",
+        "video_translate",
+        "--t5-dims",
+        model["t5_dims"],
+        "--video-network",
+        "tiny",
+    ]
+    log = run(
+        "fairseq-train",
+        *[data, *PLUGIN, "--criterion", "video_translate", *options, "--dropout", "0"],
+        *["--finetune-from-model", started / "init.pt", "--optimizer", "adam", "--lr", rate],
+        *["--video-lr-scale", "1", "--num-frames", "8", "--frame-size", "32", "--batch-size", "4"],
+        *["--max-update", "1", "--save-dir", tmp_path, "--disable-validation"],
+    )
+    assert "loading pretrained model from" in log
+    trained = read_checkpoint(tmp_path / "checkpoint_last.pt")["model"]
+    # Adam's first step is at most the learning rate; a model that had started anew would be far.
+    for name, before in state["model"].items():
+        if "running" not in name and "tracked" not in name:
+            assert (trained[name] - before).abs().max() <= 1.01 * rate, name
+    assert not torch.equal(
+        trained["encoder.embed_tokens.weight"], state["model"]["encoder.embed_tokens.weight"]
+    )
+    run_main(
+        INIT,
+        *["--from-checkpoint", str(tmp_path / "checkpoint_last.pt"), "--export"],
+        *[str(tmp_path / "model"), "--vocabulary", str(files / "t5" / "spiece.model")],
+    )
+    exported = read_exported(tmp_path / "model")["model"]
+    assert all(torch.equal(exported[name], tensor) for name, tensor in trained.items())
+
+
+def test_another_vocabulary_than_the_checkpoints_is_named(started, data_directory):
+    task = VideoTranslateTask.setup_task(
+        VideoTranslateTaskConfig(data=str(data_directory), cpu=True)
+    )
+    cfg = SimpleNamespace(
+        checkpoint=SimpleNamespace(), task=SimpleNamespace(_name="video_translate")
+    )
+    trainer = SimpleNamespace(cfg=cfg, task=task)
+    with pytest.raises(UserError, match="trained with another vocabulary than"):
+        Trainer.load_checkpoint(trainer, str(started / "init.pt"), reset_optimizer=True)
+
+
+def test_another_architecture_than_the_checkpoints_is_named(started):
+    saved = read(started / "init.pt")["cfg"]["model"]
+    with pytest.raises(UserError, match=r"init\.pt .*--t5-size large \(the command: tiny"):
+        refuse_other_model("init.pt", saved, asdict(architecture("video_translate_tiny")))
+    refuse_other_model("init.pt", saved, saved)
+
+
+def test_generation_works_before_any_training(started, files, tmp_path, data_directory):
+    data = tmp_path / "data"
+    shutil.copytree(data_directory, data)
+    shutil.copy(files / "t5" / "spiece.model", DataDirectory.open(data).tokenizer_path)
+    log = run(
+        "fairseq-generate",
+        *[data, *PLUGIN, "--path", started / "init.pt", "--gen-subset", "test"],
+        *["--action", "caption", "--max-len-b", "3", "--num-frames", "8", "--frame-size", "32"],
+    )
+    assert log.count("\nD-") == 5
+
+
+# Mistakes
+
+
+@pytest.mark.data
+def test_a_sentencepiece_model_that_is_not_t5s_is_refused(test_data, files, tmp_path, capsys):
+    wrong = test_data / "t5" / "not_t5_sentencepiece.model"
+    line = failing(
+        capsys,
+        *["--t5", test_data / "t5" / "tiny_t5_hf", "--video", "random", "--arch", "from-t5"],
+        *["--vocabulary", wrong, "--out", tmp_path / "x.pt"],
+    )
+    assert f"{wrong} does not have T5's ids: expected" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_gated_gelu_weights_are_refused_for_relu_with_what_differs(files, tmp_path, capsys):
+    line = failing(
+        capsys,
+        *["--t5", files / "t5_v1_1", "--video", "random", "--arch", "video_translate_t5_small"],
+        *["--out", tmp_path / "x.pt"],
+    )
+    assert "is a T5 1.1 or flan-t5 (gated gelu)" in line
+    assert "gated_gelu true and not false" in line and "--t5-variant" in line
+
+
+HOSTILE = {
+    "t5 .bin": ("pytorch_model.bin", "--t5"),
+    "video .pth": ("x.pth", "--video"),
+    "video .pkl": ("x.pkl", "--video"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_file_ends_in_one_line_and_nothing_ran(files, tmp_path, capsys, kind):
+    import pickle
+
+    name, option = HOSTILE[kind]
+    marker, path = tmp_path / "ran", tmp_path / name
+    if name.endswith(".pkl"):
+        path.write_bytes(pickle.dumps({"blobs": Hostile(marker)}))
+    else:
+        torch.save({"stem.0.weight": Hostile(marker)}, path)
+    chosen = {"--t5": files / "t5", "--video": files / "r2plus1d.pth", option: path}
+    line = failing(
+        capsys,
+        *[x for pair in chosen.items() for x in pair],
+        *["--arch", "from-t5", "--video-network", "tiny", "--out", tmp_path / "x.pt"],
+    )
+    assert str(path) in line and "posix.system" in line
+    assert not marker.exists() and not (tmp_path / "x.pt").exists()
+
+
+def misshape(folder) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["decoder.block.1.layer.2.DenseReluDense.wi.weight"] = torch.ones(64, 47)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def truncate(path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: truncate(f / "t5" / "model.safetensors"), "model.safetensors is damaged"),
+        (lambda f: truncate(f / "r2plus1d.pth"), "r2plus1d.pth is damaged"),
+        (lambda f: misshape(f / "t5"), "DenseReluDense.wi.weight is (64, 47) torch.float32, the"),
+        (lambda f: (f / "t5" / "spiece.model").unlink(), "no spiece.model beside"),
+        (lambda f: truncate(f / "t5" / "spiece.model"), "is not a sentencepiece model"),
+        (lambda f: (f / "t5" / "config.json").write_text("{"), "config.json is not JSON"),
+        (lambda f: (f / "r2plus1d.pth").unlink(), "no file"),
+        (lambda f: shutil.rmtree(f / "t5"), "no file"),
+    ],
+)
+def test_a_damaged_or_missing_file_ends_in_one_line(files, tmp_path, capsys, change, message):
+    shutil.copytree(files, tmp_path / "files")
+    change(tmp_path / "files")
+    line = failing(
+        capsys,
+        *["--t5", tmp_path / "files" / "t5", "--video", tmp_path / "files" / "r2plus1d.pth"],
+        *["--arch", "from-t5", "--video-network", "tiny", "--out", tmp_path / "x.pt"],
+    )
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected --t5 and --video and --arch, or --from-checkpoint"),
+        (["--t5", "T5", "--video", "random", "--arch", "from-t5"], "expected --out or --export"),
+        (["--from-checkpoint", "x.pt"], "goes with --export alone"),
+        (["--from-checkpoint", "x.pt", "--export", "y", "--t5", "z"], "found --t5"),
+        (["--from-checkpoint", "x.pt", "--export", "y"], "no file x.pt"),
+    ],
+)
+def test_options_that_do_not_go_together_are_named(capsys, arguments, message):
+    assert message in failing(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--arch": "video_translate_t5_huge"}, "--arch video_translate_t5_huge: expected one of"),
+        ({"--arch": "video_translate_t5_large"}, "d_model 48 and not 1024"),
+        ({"--t5-variant": "v1_1"}, "takes --t5-variant from the T5's config.json"),
+        ({"--t5-variant": "v2"}, "--t5-variant v2: expected one of v1_0, v1_1"),
+        ({"--video-network": "50"}, "--video-network 50: expected one of"),
+        ({"--video-network": "34"}, "of (1, 1, 1, 1) blocks, expected (3, 4, 6, 3)"),
+        ({"--t5": "model.safetensors"}, "needs a config.json beside"),
+        ({"--vocabulary": "other.model"}, "which belongs to the weights"),
+        ({"--out": "full"}, "--out full is a folder"),
+        ({"--export": "full"}, "exists and is not an empty folder"),
+    ],
+)
+def test_a_wrong_choice_is_named(files, tmp_path, capsys, monkeypatch, changes, message):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(files / "t5" / "model.safetensors", tmp_path)
+    (tmp_path / "other.model").write_bytes(vocabulary(texts=OTHER))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    chosen = {"--t5": files / "t5", "--video": files / "r2plus1d.pth", "--arch": "from-t5"}
+    chosen |= {"--video-network": "tiny", "--out": "x.pt"} | changes
+    line = failing(capsys, *[x for pair in chosen.items() for x in pair])
+    assert message in line
+
+
+def test_help_is_there_without_torch():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from vt_fairseq.cli import init; init.build_parser().format_help(); "
+        "sys.exit('torch' in sys.modules or 'fairseq' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,263 @@
+"""The COCO toolkit's metrics: published digits, the toolkit's own results, and odd texts."""
+
+import importlib.util
+import json
+import os
+import random
+import shutil
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sacrebleu
+
+from vt_fairseq.errors import UserError
+from vt_fairseq.metrics import coco, coco_java
+from vt_fairseq.metrics.measure import numbers, signatures
+
+needs_toolkit = pytest.mark.skipif(
+    importlib.util.find_spec("pycocoevalcap") is None,
+    reason="pycocoevalcap is not installed (extra coco)",
+)
+needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="no java on the PATH")
+TEXT = (
+    "a man runs running in the park , woman red car's drives quickly big large house it is of U.S. "
+    'The (dog) "barks" . don\'t stop ! twenty-two café'
+)
+WORDS = TEXT.split()
+
+
+def sentences(count: int, seed: int, most: int = 14) -> list[str]:
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=rng.randint(1, most))) for _ in range(count)]
+
+
+def corpus(count: int, references: int, seed: int = 0) -> tuple[list[str], list[list[str]]]:
+    """Captions that share some words with their references."""
+    rng = random.Random(seed)
+    right = [sentences(references, seed * 1000 + i) for i in range(count)]
+    predictions = []
+    for texts in right:
+        words = rng.choice(texts).split()
+        predictions.append(" ".join(w if rng.random() < 0.7 else rng.choice(WORDS) for w in words))
+    return predictions, right
+
+
+def as_toolkit(predictions: list[str], references: list[list[str]]) -> tuple[dict, dict]:
+    return dict(enumerate(references)), {i: [text] for i, text in enumerate(predictions)}
+
+
+# --- without Java --------------------------------------------------------------------------------
+
+
+@needs_toolkit
+@pytest.mark.parametrize("references", [1, 4, 20])
+def test_bleu_from_counts_is_the_toolkits(references):
+    from pycocoevalcap.bleu.bleu import Bleu
+
+    predictions, right = corpus(60, references)
+    expected, _ = Bleu(4).compute_score(*as_toolkit(predictions, right), verbose=0)
+    found = coco.corpus_bleu(coco._bleu(predictions, right, "").rows)
+    assert list(found.values()) == pytest.approx([100 * x for x in expected], rel=1e-12)
+
+
+@needs_toolkit
+def test_a_corpus_without_a_match_scores_as_the_toolkit_scores_it():
+    from pycocoevalcap.bleu.bleu import Bleu
+
+    predictions, right = ["x y", ""], [["a b c"], ["d e f g"]]
+    expected, _ = Bleu(4).compute_score(*as_toolkit(predictions, right), verbose=0)
+    found = coco.corpus_bleu(coco._bleu(predictions, right, "").rows)
+    assert list(found.values()) == pytest.approx([100 * x for x in expected], rel=1e-12)
+    assert max(found.values()) < 1e-3
+
+
+def test_meteor_of_a_perfect_row_is_one_and_of_no_match_zero():
+    perfect = [4, 4, 2, 2, 2, 2, 2, 2, *[0] * 12, 0, 4, 4]
+    nothing = [3, 4, 1, 2, *[0] * 19]
+    assert coco_java.meteor(np.array([perfect], dtype=float)) == 1
+    assert coco_java.meteor(np.array([nothing], dtype=float)) == 0
+    assert 0 < coco_java.meteor(np.array([perfect, nothing], dtype=float)) < 1
+
+
+def test_without_java_the_reason_stands_for_what_needs_it(monkeypatch):
+    monkeypatch.setattr(coco_java, "package_folder", lambda: Path("somewhere"))
+    monkeypatch.setattr(coco_java, "java", lambda: None)
+    assert list(coco.left_out("none")) == ["coco_meteor"]
+    assert list(coco.left_out("ptb")) == list(coco.NAMES)
+    assert "no java on the PATH" in coco.left_out("ptb")["coco_cider"]
+    assert coco.coco_measures(["a"], [["a"]]) == []
+
+
+def test_without_the_package_the_reason_names_the_extra(monkeypatch):
+    monkeypatch.setattr(coco_java, "package_folder", lambda: None)
+    assert coco.left_out("none") == dict.fromkeys(
+        coco.NAMES, "left out: pip install 'vt_fairseq[coco]'"
+    )
+    assert coco.coco_measures(["a"], [["a"]], "none") == []
+
+
+@needs_toolkit
+def test_without_java_the_rest_is_computed_and_cider_of_one_clip_is_zero(monkeypatch):
+    monkeypatch.setattr(coco_java, "java", lambda: None)
+    found = numbers(coco.coco_measures(["a red car"], [["a red car"]], "none"))
+    assert found["coco_bleu3"] == pytest.approx(100)
+    assert (found["coco_rouge_l"], found["coco_cider"]) == (100, 0)
+    assert "coco_meteor" not in found
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("exit 3", "METEOR ended with code 3 and 1 lines for 2"),
+        ("cat >/dev/null; echo Killed >&2; exit 137", "Killed"),
+        ("cat >/dev/null; echo 1 2 3", "1 lines for 2"),
+        ("cat >/dev/null; echo Error: no; echo Error: no", "row 0 with 'Error: no'"),
+        ("sleep 60", "METEOR did not end within 0 s; it was killed"),
+        # More on stderr than a pipe holds: a wrapper that reads stdout alone would wait for ever.
+        ("head -c 1000000 /dev/zero >&2; cat >/dev/null; exit 1", "METEOR ended with code 1"),
+    ],
+)
+def test_a_java_that_dies_hangs_or_says_something_else_ends_in_one_error(
+    tmp_path, monkeypatch, script, message
+):
+    fake = tmp_path / "java"
+    fake.write_text(f"#!/bin/sh\n{script}\n")
+    fake.chmod(fake.stat().st_mode | stat.S_IEXEC)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(coco_java, "package_folder", lambda: tmp_path)
+    monkeypatch.setattr(coco_java, "_START_SECONDS", 0.3 if "sleep" in script else 60)
+    with pytest.raises(UserError, match=message):
+        coco_java.meteor_statistics(["a", "b"], [["a"], ["b"]])
+
+
+@needs_toolkit
+@pytest.mark.parametrize(
+    ("predictions", "references"), [(["a"], [["..."]]), (["a"], []), (["a"], [[]])]
+)
+def test_captions_that_do_not_fit_are_refused(monkeypatch, predictions, references):
+    monkeypatch.setattr(coco_java, "java", lambda: None)
+    references = [[" "]] if references == [["..."]] else references
+    with pytest.raises(ValueError):
+        coco.coco_measures(predictions, references, "none")
+
+
+# --- the PTB tokeniser ---------------------------------------------------------------------------
+
+
+@needs_toolkit
+@needs_java
+def test_tokens_are_the_toolkits_and_every_text_keeps_its_line():
+    texts = ["A man, opening the Door.", "", "He can't (go) -- U.S.!", "café \u2028 x\r\ny", "..."]
+    found = coco_java.ptb_tokenise(texts)
+    assert found[0] == "a man opening the door"
+    assert found[1] == ""
+    assert found[2] == "he ca n't -lrb- go -rrb- u.s."
+    assert found[3] == "café x y"
+    assert found[4] == ""
+
+
+@needs_toolkit
+@needs_java
+@pytest.mark.parametrize("references", [1, 20])
+def test_bleu_equals_sacrebleus_once_the_text_is_tokenised_alike(references):
+    predictions, right = corpus(150, references, seed=3)
+    tokenised = iter(coco_java.ptb_tokenise([*predictions, *(t for row in right for t in row)]))
+    plain = [next(tokenised) for _ in predictions]
+    plain_right = [[next(tokenised) for _ in row] for row in right]
+    found = coco.corpus_bleu(coco._bleu(plain, plain_right, "").rows)
+    for order in (1, 2, 3, 4):
+        bleu = sacrebleu.BLEU(
+            tokenize="none", smooth_method="none", force=True, max_ngram_order=order
+        )
+        expected = bleu.corpus_score(plain, list(zip(*plain_right, strict=True))).score
+        assert expected > 1
+        assert found[f"coco_bleu{order}"] == pytest.approx(expected, abs=1e-6)
+
+
+# --- METEOR and all of it ------------------------------------------------------------------------
+
+ODD = [
+    ("a ||| b", ["a b"]),
+    ("a man\nruns", ["a man runs"]),
+    ("", ["a man"]),
+    ("", ["", "."]),
+    ("a man", [""]),
+    ("😀", ["😀 is here"]),
+    ("\ud83d half", ["half a character"]),
+]
+
+
+@needs_toolkit
+@needs_java
+def test_odd_texts_do_not_break_meteors_protocol():
+    rows = coco_java.meteor_statistics([text for text, _ in ODD], [texts for _, texts in ODD])
+    values = [coco_java.meteor(row[None]) for row in rows]
+    assert values[:2] == [1, 1]  # neither ||| nor a line break is part of the text
+    assert values[2:5] == [0, 0, 0]
+    assert values[5] > 0
+    assert rows[3].sum() == 0  # a row without any word counts nothing
+    assert rows[2][1] == 2  # but an empty caption costs its reference's words
+
+
+@pytest.mark.slow
+@needs_toolkit
+@needs_java
+def test_meteor_from_statistics_is_the_jars():
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    predictions, right = corpus(60, 3, seed=5)
+    predictions[3] = right[3][0]  # one that matches entirely
+    expected, each = Meteor().compute_score(*as_toolkit(predictions, right))
+    rows = coco_java.meteor_statistics(predictions, right)
+    assert coco_java.meteor(rows) == pytest.approx(expected, abs=1e-12)
+    assert [coco_java.meteor(row[None]) for row in rows] == pytest.approx(each, abs=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@needs_toolkit
+@needs_java
+def test_all_numbers_are_those_of_the_toolkits_own_pipeline_on_tvcs_sample(test_data):
+    """300 of TVC's sample predictions against the one reference that TVR has of each clip."""
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.meteor.meteor import Meteor
+    from pycocoevalcap.rouge.rouge import Rouge
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    predictions, right = tvc_sample(test_data / "annotations" / "tvc", 300)
+    wrapped, results = as_toolkit([{"caption": p} for p in predictions], [])[1], {}
+    gts = PTBTokenizer().tokenize({i: [{"caption": t} for t in r] for i, r in enumerate(right)})
+    res = PTBTokenizer().tokenize(wrapped)
+    results["coco_bleu4"] = Bleu(4).compute_score(gts, res, verbose=0)[0][3]
+    for name, metric in (("meteor", Meteor), ("rouge_l", Rouge), ("cider", Cider)):
+        results[f"coco_{name}"] = metric().compute_score(gts, res)[0]
+    found = numbers(coco.coco_measures(predictions, right))
+    for name, value in results.items():
+        assert found[name] == pytest.approx(100 * value, abs=1e-9), name
+
+
+def tvc_sample(folder: Path, count: int) -> tuple[list[str], list[list[str]]]:
+    def moments(name: str) -> dict:
+        lines = (folder / name).read_text(encoding="utf-8").splitlines()
+        rows = map(json.loads, lines)
+        return {(row["vid_name"], *row["ts"]): row for row in rows}
+
+    right = moments("tvr_val_release.jsonl")
+    sample = list(moments("sample_val_predictions.jsonl").items())[:count]
+    return [row["descs"][0]["desc"] for _, row in sample], [[right[k]["desc"]] for k, _ in sample]
+
+
+@needs_toolkit
+@needs_java
+def test_signatures_say_how_each_was_computed(monkeypatch):
+    monkeypatch.setattr(coco_java, "meteor_statistics", lambda p, r: np.ones((len(p), 23)))
+    predictions, right = corpus(4, 20)
+    found = signatures(coco.coco_measures(predictions, right))
+    assert set(found) == set(coco.NAMES)
+    for text in found.values():
+        assert "pycocoevalcap 1.2|nrefs:20|tok:Stanford PTB 3.4.1" in text and "case:lower" in text
+    assert "smooth:none" in found["coco_bleu4"]
+    assert "x100" in found["coco_cider"] and "4 clips' references" in found["coco_cider"]

@@ -1,0 +1,125 @@
+"""Orders that are computed: one to one, random, and without memory, however many rows there are."""
+
+import itertools
+import tracemalloc
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from tests.test_batches import Rows
+from vt_fairseq.data.batches import ReusedBatchIterator
+from vt_fairseq.data.order import Batches, Grouped, Permutation, Share
+
+HOWTO100M = 136_000_000
+
+
+@pytest.mark.parametrize("n", [*range(20), 63, 64, 65, 100, 255, 256, 257, 1000, 4097, 9000])
+def test_every_number_has_one_place(n):
+    assert sorted(Permutation(n, 1, 2)) == list(range(n))
+
+
+def test_the_order_depends_on_the_key_alone():
+    assert list(Permutation(1000, 3, 1)) == list(Permutation(1000, 3, 1))
+    orders = {tuple(Permutation(1000, *key)) for key in ((3, 1), (3, 2), (1, 3), (31,), (3, 1, 0))}
+    assert len(orders) == 5
+
+
+@pytest.mark.parametrize("n", [5, 10])
+def test_all_places_are_equally_likely_for_every_number_and_for_neighbours(n):
+    keys = 600
+    orders = np.array([list(Permutation(n, key)) for key in range(keys)])
+    for place in range(n):
+        expected = keys / n
+        counts = np.bincount(orders[:, place], minlength=n)
+        # Chi-square with n - 1 degrees of freedom: mean n - 1, standard deviation sqrt(2 (n - 1)).
+        assert ((counts - expected) ** 2 / expected).sum() < n - 1 + 6 * np.sqrt(2 * (n - 1))
+    pairs = Counter(map(tuple, orders[:, :2]))
+    expected, freedom = keys / (n * (n - 1)), n * (n - 1) - 1
+    chi = sum(
+        (pairs[a, b] - expected) ** 2 / expected for a in range(n) for b in range(n) if a != b
+    )
+    assert chi < freedom + 6 * np.sqrt(2 * freedom)
+
+
+def test_neighbours_of_a_long_order_lie_far_apart_and_are_not_correlated():
+    n = 1_000_000
+    found = np.array([Permutation(n, 7)[i] for i in range(3000)], dtype=float)
+    assert abs(np.corrcoef(found[:-1], found[1:])[0, 1]) < 0.08
+    assert abs(np.corrcoef(np.arange(3000), found)[0, 1]) < 0.08
+    assert abs(found.mean() / n - 0.5) < 0.03
+
+
+def test_places_are_numbers_from_the_start_or_the_end():
+    order = Permutation(10, 0)
+    assert order[-1] == order[9] and order[np.int64(3)] == order[3]
+    for place in (10, -11):
+        with pytest.raises(IndexError, match="of 10"):
+            order[place]
+
+
+def test_batches_hold_every_row_once():
+    batches = list(Batches(range(10), 4))
+    assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert list(Batches(range(0), 4)) == []
+    rows = itertools.chain.from_iterable(Batches(Permutation(1000, 5), 7))
+    assert sorted(rows) == list(range(1000))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("batches", [0, 1, 10, 11])
+def test_processes_share_all_batches_and_have_equally_many(count, batches):
+    every = [[k] for k in range(batches)]
+    order = Permutation(batches, 1)
+    shares = [list(Share(every, order, count, index)) for index in range(count)]
+    assert len({len(share) for share in shares}) == 1
+    found = [batch for share in shares for batch in share]
+    assert sorted(batch[0] for batch in found if batch) == list(range(batches))
+    assert found.count([]) == -batches % count
+
+
+def test_a_share_can_begin_later():
+    share = Share([[k] for k in range(10)], Permutation(10, 1), 2, 1)
+    assert list(share[2:]) == list(share)[2:]
+    assert list(share[2:][1:]) == list(share)[3:]
+    assert list(share[99:]) == []
+
+
+def test_grouped_batches_of_one_update_are_neighbours():
+    order = list(Grouped(Permutation(4, 1), 3))
+    assert sorted(order) == list(range(12))
+    for group in (order[i : i + 3] for i in range(0, 12, 3)):
+        assert group[0] % 3 == 0 and group == list(range(group[0], group[0] + 3))
+
+
+def epoch_iterator(shard: int) -> ReusedBatchIterator:
+    rows = Rows()
+    return ReusedBatchIterator(
+        dataset=rows,
+        collate_fn=rows.collater,
+        batches=Batches(Permutation(HOWTO100M, 1, 1), 8),
+        uses=2,
+        group=1,
+        num_shards=128,
+        shard_id=shard,
+    )
+
+
+def test_an_epoch_of_all_clips_of_howto100m_begins_and_resumes_in_no_time_and_memory():
+    whole = epoch_iterator(5)
+    tracemalloc.start()
+    running = whole.next_epoch_itr(shuffle=True)
+    assert len(running) == 2 * -(-HOWTO100M // (8 * 128))
+    first = [next(running) for _ in range(7)]
+    state = whole.state_dict()
+    resumed = epoch_iterator(5)
+    resumed.load_state_dict(state)
+    assert next(resumed.next_epoch_itr(shuffle=True)) == next(running)
+    late = epoch_iterator(5)
+    late.load_state_dict(state | {"iterations_in_epoch": len(running) - 1})
+    [last] = list(late.next_epoch_itr(shuffle=True))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10e6  # bytes; a list of the rows takes 5e9
+    others = next(epoch_iterator(6).next_epoch_itr(shuffle=True))["rows"]
+    assert not set(others) & {row for sample in [*first, last] for row in sample["rows"]}

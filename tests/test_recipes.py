@@ -1,0 +1,244 @@
+"""The recipes under examples/: their command lines are real ones, and their smoke mode runs.
+
+Recipes call commands by name. Here the names are scripts in a folder that comes first on the PATH:
+either they write down how they were called, or they start the real command with this Python.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.commands import MODULES, ROOT, environment
+from tests.warm_commands import commands_on_path, scripts_folder
+
+EXAMPLES = ROOT / "examples"
+RECIPES = sorted(path.parent.name for path in EXAMPLES.glob("*/run.sh"))
+COSTS = json.loads((ROOT / "benchmarks" / "recipe_costs.json").read_text())
+RECORDER = """#!{python}
+import json, os, sys
+with open(os.environ["RECORD"], "a") as file:
+    file.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
+"""
+INPUTS = {
+    name: f"/given/{name.lower()}"
+    for name in ("ANNOTATIONS", "VIDEOS", "VOCABULARY", "PRETRAINED", "T5", "IG65M")
+}
+
+
+def bash(script: Path, *stages: str, path: Path, **variables: object) -> str:
+    """Output of a recipe's script; it must end well."""
+    given = {name: str(value) for name, value in variables.items()}
+    done = subprocess.run(
+        ["bash", str(script), *stages],
+        env={**environment(), "PATH": f"{path}:{os.environ['PATH']}", **given},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+# --- command lines --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recorder(tmp_path_factory) -> Path:
+    names = [*MODULES, "torchrun"]
+    scripts = dict.fromkeys(names, RECORDER.format(python=sys.executable))
+    # Slurm's own part is to start the rest of the line on every node.
+    scripts["srun"] = '#!/bin/sh\nexec "$@"\n'
+    return scripts_folder(tmp_path_factory.mktemp("recorder") / "bin", scripts)
+
+
+def recorded(script: Path, recorder: Path, tmp_path: Path, **variables: object) -> list[list[str]]:
+    """The command lines of a script, none of which is run."""
+    record = tmp_path / "record.jsonl"
+    bash(script, path=recorder, RECORD=record, RUNS=tmp_path / "runs", **variables)
+    return [json.loads(line) for line in record.read_text().splitlines()]
+
+
+def parsed(command: list[str]):
+    """What the real command makes of its arguments; it must know them all."""
+    name, *arguments = command
+    if name.startswith("vt-"):
+        import importlib
+
+        return importlib.import_module(MODULES[name]).build_parser().parse_args(arguments)
+    from fairseq import options
+
+    parser = {
+        "fairseq-train": options.get_training_parser,
+        "fairseq-generate": options.get_generation_parser,
+    }[name]()
+    return options.parse_args_and_arch(parser, arguments)
+
+
+@pytest.mark.parametrize("smoke", ["", "1"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_option_of_a_recipe_is_one_of_the_real_commands(
+    recipe, smoke, recorder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
+    script = EXAMPLES / recipe / "run.sh"
+    for command in recorded(script, recorder, tmp_path, SMOKE=smoke, **INPUTS):
+        try:
+            parsed(command)
+        except SystemExit:
+            pytest.fail(f"{recipe}: not a command line that is understood: {command}")
+
+
+def test_pretraining_has_the_papers_hyper_parameters(recorder, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    script = EXAMPLES / "pretrain_howto100m" / "slurm.sbatch"
+    (command,) = recorded(script, recorder, tmp_path, SLURM_NTASKS=128, **INPUTS)
+    found = vars(parsed(command))
+    paper = {
+        "arch": "video_translate_t5_large",
+        "actions": "caption,classify",
+        "reuse_batch": True,
+        "text_input": "shuffled-masked",
+        "mask_amount": "batch",
+        "max_target_tokens": "caption=20,classify=12",
+        "num_frames": 32,
+        "frame_size": 112,
+        "lr": [1e-3],
+        "video_lr_scale": 0.1,
+        "lr_scheduler": "inverse_sqrt",
+        "warmup_updates": 50_000,
+        "max_update": 250_000,
+        "batch_size": 8,
+        "distributed_world_size": 128,
+    }
+    assert {key: found[key] for key in paper} == paper
+
+
+def test_torchrun_starts_the_same_training_as_slurm(recorder, tmp_path):
+    folder = EXAMPLES / "pretrain_howto100m"
+    node = {"NODE": 3, "FIRST_NODE": "node0"}
+    (command,) = recorded(folder / "torchrun.sh", recorder, tmp_path, **node, **INPUTS)
+    launcher, training = command[: (k := command.index("fairseq-train"))], command[k:]
+    assert " ".join(launcher) == (
+        "torchrun --nnodes 16 --node-rank 3 --nproc-per-node 8 --master-addr node0 "
+        "--master-port 29500 --no-python"
+    )
+    (tmp_path / "record.jsonl").unlink()
+    (slurm,) = recorded(folder / "slurm.sbatch", recorder, tmp_path, SLURM_NTASKS=128, **INPUTS)
+    assert slurm[: len(training)] == training
+    added = " ".join(slurm[len(training) :])
+    assert added == "--distributed-world-size 128 --distributed-port 29500"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_costs_in_a_readme_are_those_that_were_computed(recipe):
+    text = " ".join((EXAMPLES / recipe / "README.md").read_text().split())
+    trainings = [t for t in COSTS["trainings"] if t["name"].split()[0] == recipe]
+    assert trainings
+    for t in trainings:
+        cost = f"{t['hours']} hours on {t['gpus']} V100s, {t['gib_per_gpu']} GiB each"
+        assert cost in text, t["name"]
+        cells = [t["name"], t["gpus"], f"{t['updates']:,}", t["tflop_per_update"], t["hours"]]
+        assert f"| {' | '.join(map(str, cells))} |" in (EXAMPLES / "README.md").read_text()
+
+
+def test_the_costs_were_computed_for_as_many_updates_as_the_recipes_make(recorder, tmp_path):
+    for recipe in RECIPES:
+        (tmp_path / recipe).mkdir()
+        commands = recorded(EXAMPLES / recipe / "run.sh", recorder, tmp_path / recipe, **INPUTS)
+        made = [
+            int(command[command.index("--max-update") + 1])
+            for command in commands
+            if command[0] == "fairseq-train"
+        ]
+        trainings = [t for t in COSTS["trainings"] if t["name"].split()[0] == recipe]
+        assert made == [t["updates"] for t in trainings]
+
+
+# --- smoke mode -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real_commands() -> Iterator[Path]:
+    """A folder with all commands."""
+    with tempfile.TemporaryDirectory() as folder, commands_on_path(Path(folder)) as path:
+        yield path
+
+
+def numbers(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def test_the_smoke_mode_of_youcook2_runs(real_commands, tmp_path):
+    bash(EXAMPLES / "youcook2" / "run.sh", path=real_commands, SMOKE=1, RUNS=tmp_path)
+    results = tmp_path / "youcook2"
+    for name in ("captions", "retrieval"):
+        found = numbers(results / name / "metrics.json")
+        assert (found["n"], found["missing"]) == (10, 0)
+
+
+@pytest.fixture(scope="module")
+def pretrained(real_commands, tmp_path_factory) -> dict[str, Path]:
+    """What a recipe takes from pretraining's smoke run, which starts from a T5 like google's."""
+    from tests.weights import vocabulary, write_t5
+
+    runs = tmp_path_factory.mktemp("pretrained")
+    layers = {"num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
+    write_t5(runs / "t5", vocabulary(), d_model=128, d_kv=32, d_ff=256, **layers)
+    given = {"T5": runs / "t5", "IG65M": "random", "VOCABULARY": runs / "t5" / "spiece.model"}
+    script = EXAMPLES / "pretrain_howto100m" / "run.sh"
+    bash(script, path=real_commands, SMOKE=1, RUNS=runs, **given)
+    checkpoint = runs / "pretrain_howto100m" / "checkpoints" / "checkpoint_last.pt"
+    return {"PRETRAINED": checkpoint, "VOCABULARY": given["VOCABULARY"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "results"),
+    [
+        ("msrvtt", {"captions": 15, "retrieval": 10}),
+        ("tvc", {"results_yes": 5}),
+        ("tvqa", {f"results_yes/{n}": 5 for n in ("generative", "discriminative", "fused")}),
+        (
+            "epic_kitchens",
+            {f"results/{n}": 5 for n in ("zero_shot", "generative", "multitask", "discriminative")},
+        ),
+    ],
+)
+def test_the_smoke_mode_runs(recipe, results, real_commands, pretrained, tmp_path):
+    script = EXAMPLES / recipe / "run.sh"
+    bash(script, path=real_commands, SMOKE=1, RUNS=tmp_path, **pretrained)
+    for name, rows in results.items():
+        found = numbers(tmp_path / recipe / name / "metrics.json")
+        assert (found["n"], found["missing"]) == (rows, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "stage"), [("tvc", "captions"), ("tvqa", "answers")])
+def test_the_smoke_mode_without_subtitles_runs(recipe, stage, real_commands, pretrained, tmp_path):
+    script = EXAMPLES / recipe / "run.sh"
+    bash(script, path=real_commands, SMOKE=1, RUNS=tmp_path, SUBTITLES="no", **pretrained)
+    assert (tmp_path / recipe / "results_no" / "submission.zip").is_file()
+
+
+@pytest.mark.slow
+def test_pretraining_runs_under_torchrun_and_deepspeed(real_commands, tmp_path):
+    bash(
+        EXAMPLES / "pretrain_howto100m" / "run.sh",
+        path=real_commands,
+        SMOKE=1,
+        RUNS=tmp_path,
+        LAUNCHER=f"{sys.executable} -m torch.distributed.run --nproc-per-node 2 --no-python",
+        TRAINER="--optimizer deepspeed_adam --zero-stage 1 --adam-backend torch",
+        DS_ACCELERATOR="cpu",
+    )
+    checkpoints = tmp_path / "pretrain_howto100m" / "checkpoints"
+    assert (checkpoints / "checkpoint_last.pt").is_file()
+    shards = {path.name for path in (checkpoints / "deepspeed").rglob("*optim_states.pt")}
+    assert len(shards) == 2

@@ -1,0 +1,325 @@
+"""``vt-caption``: captions, answers, classes or a ranking of one's own videos.
+
+Exit code: 0 when everything was read, 1 when something was not (it is named on stderr and the rest
+is done), 2 for a mistake in the command.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import chain, count, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vt_fairseq.cli import command
+from vt_fairseq.cli.caption_formats import FORMATS, SUBTITLES, SUFFIXES, Said
+from vt_fairseq.cli.inputs import find_videos, read_lines
+from vt_fairseq.errors import UserError, VideoError
+
+if TYPE_CHECKING:
+    from vt_fairseq.api import VideoTranslate
+
+PROG = "vt-caption"
+EXIT_SOME_FAILED = 1
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+# On a GPU so many batches are one piece of work, so that processes decode ahead of it.
+BATCHES_AT_ONCE = 8
+
+TOP_CLASSES = 5
+PROGRESS = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # parts of videos count, too
+
+# (paths, start=, end=), lists of the same length -> a result for each, None where it was not read
+Ask = Callable[..., list]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of vt-caption."""
+    parser = command.parser(
+        PROG,
+        "Caption videos, ask about them, classify them, or rank them by a query.",
+        "vt-caption talk.mp4 --path checkpoints/checkpoint_best.pt --every 5 --format srt",
+    )
+    parser.add_argument(
+        "videos",
+        nargs="+",
+        metavar="VIDEO",
+        help="files, folders, patterns such as 'clips/*.mp4', or - for a list on stdin",
+    )
+    parser.add_argument("--path", type=Path, required=True, help="checkpoint")
+    parser.add_argument("--vocabulary", type=Path, help="spiece.model, if the checkpoint has none")
+    add_tasks(parser)
+    add_decoding(parser)
+    add_segments(parser)
+    parser.add_argument("--format", choices=FORMATS, default="text", help="(default: text)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write one file a video there")
+    parser.add_argument("--batch-size", type=positive, default=8, help="clips at once")
+    parser.add_argument("--num-workers", type=int, default=2, help="processes that decode (GPU)")
+    parser.add_argument("--device", help="cpu, cuda, mps (default: the GPU if there is one)")
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="(default: fp32)")
+    return parser
+
+
+def add_tasks(parser: argparse.ArgumentParser) -> None:
+    """What is asked; a caption without any of these."""
+    tasks = parser.add_mutually_exclusive_group()
+    tasks.add_argument("--ask", metavar="QUESTION", help="answer it, freely or of --candidates")
+    tasks.add_argument("--classify", type=labels, metavar="FILE", help="class names, one a line")
+    tasks.add_argument("--rank", metavar="QUERY", help="order the videos by its likelihood")
+    parser.add_argument("--candidates", nargs="+", metavar="TEXT", help="answers for --ask")
+    parser.add_argument("--top", type=positive, help="classes to show (5), or videos of --rank")
+    parser.add_argument("--action", help="another of the model's actions (prompts)")
+    parser.add_argument(
+        "--length-normalise",
+        action="store_true",
+        help="compare candidates, classes and videos by the mean log-likelihood per token",
+    )
+
+
+def add_decoding(parser: argparse.ArgumentParser) -> None:
+    """How texts are generated."""
+    parser.add_argument("--decoding", choices=("beam", "greedy", "topk"), default="beam")
+    parser.add_argument("--beam", type=positive, default=5, help="beams (default: 5)")
+    parser.add_argument("--topk", type=positive, default=5, help="tokens topk draws from (5)")
+    parser.add_argument("--seed", type=int, default=1, help="of topk (default: 1)")
+    parser.add_argument("--num-candidates", type=positive, default=1, help="texts a clip")
+    parser.add_argument("--max-tokens", type=positive, help="longest text (default: as trained)")
+
+
+def add_segments(parser: argparse.ArgumentParser) -> None:
+    """Long videos in parts."""
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument("--segments", type=positive, metavar="N", help="cut videos into N parts")
+    parts.add_argument("--every", type=seconds, metavar="S", help="... into parts of S seconds")
+    parser.add_argument(
+        "--test-window",
+        help="of parts that are longer than the model was trained on: centre, whole or K/N",
+    )
+
+
+def labels(path: str) -> list[str]:
+    """The class names in a file; raise UserError where it has none."""
+    return read_lines(Path(path))
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 on, found {text!r}")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """A time from 0.1 s on."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.1 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected seconds from 0.1 on, found {text!r}")
+    return value
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise UserError for options that do not go together."""
+    if args.candidates and args.ask is None:
+        raise UserError("--candidates are answers: add --ask QUESTION")
+    if args.ask is not None and args.action:
+        raise UserError("--ask has an action of its own: leave --action out")
+    ranking = args.candidates or args.classify or args.rank is not None
+    if ranking and args.num_candidates > 1:
+        raise UserError("--num-candidates is for generated texts; --top limits what is ranked")
+    if args.rank is not None and (args.format in SUBTITLES or args.out):
+        raise UserError("--rank writes one list: --format text or jsonl, without --out")
+    if args.out and args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out} is a file, expected a folder")
+
+
+def load(args: argparse.Namespace) -> "VideoTranslate":
+    """The model as the options say."""
+    import torch
+
+    from vt_fairseq import VideoTranslate
+
+    model = VideoTranslate.from_pretrained(
+        args.path,
+        device=args.device,
+        dtype=getattr(torch, DTYPES[args.dtype]),
+        vocabulary=args.vocabulary,
+        test_window=args.test_window,
+    )
+    model.batch_size, model.num_workers = args.batch_size, args.num_workers
+    return model
+
+
+def asking(model: "VideoTranslate", args: argparse.Namespace) -> Ask:
+    """The method of ``model`` that the options ask for, with all but the videos filled in."""
+    from vt_fairseq import Decoding
+
+    normalise = {"length_normalise": args.length_normalise}
+    if args.rank is not None:
+        return partial(model.score, texts=[args.rank], action=args.action or "caption", **normalise)
+    if args.classify:
+        action = args.action or "classify"
+        return partial(model.classify, labels=args.classify, action=action, **normalise)
+    if args.candidates:
+        return partial(model.answer, question=args.ask, candidates=args.candidates, **normalise)
+    action = args.action or ("caption" if args.ask is None else "answer")
+    names = ("beam", "topk", "seed", "num_candidates", "max_tokens")
+    decoding = Decoding(args.decoding, **{name: getattr(args, name) for name in names})
+    return partial(model.generate, action=action, question=args.ask, decoding=decoding)
+
+
+def plan(path: str, args: argparse.Namespace) -> list[Said]:
+    """The segments of a video; a single one with an error where it cannot be opened."""
+    from vt_fairseq.data.segments import equal_segments, regular_segments
+    from vt_fairseq.data.video import probe
+
+    uncut = Said(path, 0.0, 0.0, question=args.ask)
+    try:
+        duration = probe(path).duration
+    except VideoError as error:
+        return [replace(uncut, error=str(error))]
+    if args.segments:
+        times = equal_segments(duration, args.segments)
+    elif args.every:
+        times = regular_segments(duration, args.every)
+    else:
+        return [replace(uncut, end=duration)]
+    return [replace(uncut, start=start, end=end, parts=len(times)) for start, end in times]
+
+
+def answered(
+    segments: Iterator[Said], model: "VideoTranslate", ask: Ask
+) -> Iterator[tuple[list[Said], float]]:
+    """Pieces of the stream of segments with results or errors, and how many videos each makes up.
+
+    Segments of several videos share batches.
+    """
+    on_gpu = model.loaded.device.type != "cpu"
+    at_once = model.batch_size * (BATCHES_AT_ONCE if on_gpu else 1)
+    while piece := list(islice(segments, at_once)):
+        places = [i for i, one in enumerate(piece) if one.error is None]
+        asked = [piece[i] for i in places]
+        errors: dict[int, str] = {}
+        model.on_error = errors.__setitem__
+        results = ask(
+            [one.video for one in asked],
+            start=[one.start if one.parts else None for one in asked],
+            end=[one.end if one.parts else None for one in asked],
+        )
+        for k, result in enumerate(results):
+            piece[places[k]] = replace(asked[k], result=result, error=errors.get(k))
+        yield piece, sum(1 / max(1, one.parts) for one in piece)
+
+
+def whole_videos(segments: Iterator[Said]) -> Iterator[list[Said]]:
+    """The stream of segments as one list a video."""
+    for first in segments:
+        yield [first, *islice(segments, max(1, first.parts) - 1)]
+
+
+class Output:
+    """Where a video's results go: stdout, or a file of its own in ``--out``."""
+
+    def __init__(self, args: argparse.Namespace, videos: int):
+        """Raise UserError where several subtitle files would go to stdout."""
+        if args.format in SUBTITLES and videos > 1 and args.out is None:
+            raise UserError(f"{videos} videos make {videos} {args.format} files: add --out DIR")
+        self.render, self.suffix = FORMATS[args.format], SUFFIXES[args.format]
+        self.top = args.top or (TOP_CLASSES if args.classify else sys.maxsize)
+        self.folder = args.out
+        self.used: set[str] = set()
+
+    def write(self, said: list[Said]) -> None:
+        """One video."""
+        from tqdm import tqdm
+
+        from vt_fairseq.data.manifest import atomic_file
+
+        content = self.render(said, self.top)
+        if self.folder is None:
+            tqdm.write(content, file=sys.stdout, end="")
+            sys.stdout.flush()
+        elif self.suffix == SUFFIXES["jsonl"] or any(one.error is None for one in said):
+            with atomic_file(self.folder / self.name(said[0].video)) as file:
+                file.write(content.encode("utf-8", "backslashreplace"))
+
+    def name(self, video: str) -> str:
+        """clip.mp4 -> clip.srt; a second clip.* becomes clip-2.srt."""
+        stem = Path(os.path.abspath(video)).stem
+        stems = chain([stem], (f"{stem}-{n}" for n in count(2)))
+        name = next(f"{s}{self.suffix}" for s in stems if s not in self.used)
+        self.used.add(name.removesuffix(self.suffix))
+        return name
+
+
+def report(said: list[Said]) -> int:
+    """Name on stderr what could not be read; return how many segments that were."""
+    from tqdm import tqdm
+
+    failed = [one for one in said if one.error is not None]
+    for one in failed:
+        tqdm.write(f"{PROG}: error: {one.name}: {one.error}", file=sys.stderr)
+    return len(failed)
+
+
+def captioned(args: argparse.Namespace, paths: list[str]) -> Iterator[list[Said]]:
+    """Every video in order with what the model says, a progress bar beside it on a terminal."""
+    from tqdm import tqdm
+
+    model = load(args)
+    ask = asking(model, args)
+    with tqdm(total=len(paths), desc=PROG, bar_format=PROGRESS, disable=None) as bar:
+
+        def segments() -> Iterator[Said]:
+            planned = (one for path in paths for one in plan(path, args))
+            for piece, videos in answered(planned, model, ask):
+                yield from piece
+                bar.update(videos)
+
+        yield from whole_videos(segments())
+
+
+def _main() -> None:
+    args = build_parser().parse_args()
+    # Names of files may be no text at all.
+    sys.stdout.reconfigure(errors="backslashreplace")
+    check(args)
+    paths = find_videos(args.videos)
+    output = Output(args, len(paths))
+    failed, everything = 0, []
+    for said in captioned(args, paths):
+        failed += report(said)
+        if args.rank is None:
+            output.write(said)
+        else:
+            everything += [one for one in said if one.error is None]
+    if args.rank is not None:
+        print_ranking(everything, args)
+    if failed:
+        sys.exit(EXIT_SOME_FAILED)
+
+
+def print_ranking(found: list[Said], args: argparse.Namespace) -> None:
+    """The query's videos, likeliest first."""
+    ranking = sorted(found, key=lambda one: -one.result[0])[: args.top]
+    for rank, one in enumerate(ranking, 1):
+        if args.format == "text":
+            print(f"{rank:4d}  {one.result[0]:9.3f}  {one.name}")
+            continue
+        record = {"rank": rank, "video": one.video, "start": one.start, "end": one.end}
+        record = {"query": args.rank, **record, "score": one.result[0]}
+        print(json.dumps(record, ensure_ascii=False))
+
+
+def main() -> None:
+    """Entry point."""
+    command.run(PROG, _main)
+
+
+if __name__ == "__main__":
+    main()

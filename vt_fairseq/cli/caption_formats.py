@@ -1,0 +1,134 @@
+"""What ``vt-caption`` writes: text, jsonl, and subtitles that players open."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vt_fairseq.results import Caption, Choice
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the model says of one segment of a video.
+
+    Attributes:
+        video: path as the user named it.
+        start, end: seconds.
+        parts: how many segments the video was cut into; 0: it was not cut.
+        question: that was asked.
+        result: None when the segment could not be read.
+        error: why.
+    """
+
+    video: str
+    start: float
+    end: float
+    parts: int = 0
+    question: str | None = None
+    result: "Caption | Choice | None" = None
+    error: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The path, and the times of a segment."""
+        if not self.parts:
+            return self.video
+        return f"{self.video} [{clock(self.start, '.')} - {clock(self.end, '.')}]"
+
+    def candidates(self, top: int) -> list[dict[str, Any]]:
+        """The ``top`` best texts with their scores; given ones also with probabilities."""
+        from vt_fairseq.results import Caption
+
+        if isinstance(self.result, Caption):
+            return [{"text": c.text, "score": c.score} for c in self.result.candidates[:top]]
+        given, probabilities = self.result, self.result.probabilities
+        return [
+            {"text": given.texts[k], "score": given.scores[k], "probability": probabilities[k]}
+            for k in given.order[:top]
+        ]
+
+
+def clock(seconds: float, point: str) -> str:
+    """HH:MM:SS and three digits after ``point``."""
+    milliseconds = round(seconds * 1000)
+    minutes, rest = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
+
+
+def one_line(text: str) -> str:
+    """Without line breaks, which would end a subtitle, and without its arrow."""
+    return " ".join(text.split()).replace("-->", "->")
+
+
+def as_text(said: Sequence[Said], top: int) -> str:
+    """``video: text``, and where there are several candidates one more line for each."""
+    lines = []
+    for one in said:
+        if one.result is None:
+            continue
+        candidates = one.candidates(top)
+        lines.append(f"{one.name}: {one_line(candidates[0]['text'])}")
+        if len(candidates) > 1:
+            lines += [f"  {_weight(c)}  {one_line(c['text'])}" for c in candidates]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _weight(candidate: dict[str, Any]) -> str:
+    if "probability" in candidate:
+        return f"{100 * candidate['probability']:5.1f} %"
+    return f"{candidate['score']:8.2f}"
+
+
+def as_jsonl(said: Sequence[Said], top: int) -> str:
+    """An object a segment: ``video start end text score candidates``, or ``error``."""
+    lines = []
+    for one in said:
+        record: dict[str, Any] = {"video": one.video, "start": one.start, "end": one.end}
+        if one.question is not None:
+            record["question"] = one.question
+        if one.result is None:
+            record["error"] = one.error
+        else:
+            candidates = one.candidates(top)
+            record |= {"text": candidates[0]["text"], "score": candidates[0]["score"]}
+            record["candidates"] = candidates
+        lines.append(json.dumps(record, ensure_ascii=False))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def as_srt(said: Sequence[Said], top: int) -> str:
+    """SubRip: numbered cues, a comma before the milliseconds."""
+    cues = [f"{n}\n{times}\n{text}\n" for n, (times, text) in enumerate(_cues(said, ","), 1)]
+    return "\n".join(cues)
+
+
+def as_vtt(said: Sequence[Said], top: int) -> str:
+    """WebVTT (W3C): ``&``, ``<`` and ``>`` are markup there."""
+    cues = []
+    for times, text in _cues(said, "."):
+        escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        cues.append(f"\n{times}\n{escaped}\n")
+    return "WEBVTT\n" + "".join(cues)
+
+
+def _cues(said: Sequence[Said], point: str) -> list[tuple[str, str]]:
+    """Times and text of every segment that has some: a cue without text is not one."""
+    texts = [(one, one_line(one.result.text)) for one in said if one.result is not None]
+    return [
+        (f"{clock(one.start, point)} --> {clock(one.end, point)}", text)
+        for one, text in texts
+        if text
+    ]
+
+
+FORMATS: dict[str, Callable[[Sequence[Said], int], str]] = {
+    "text": as_text,
+    "jsonl": as_jsonl,
+    "srt": as_srt,
+    "vtt": as_vtt,
+}
+SUFFIXES = {"text": ".txt", "jsonl": ".jsonl", "srt": ".srt", "vtt": ".vtt"}
+SUBTITLES = ("srt", "vtt")

@@ -1,0 +1,264 @@
+"""``vt-init``: pretrained weights into a checkpoint to start from, and checkpoints into folders."""
+
+import argparse
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vt_fairseq.cli import command
+from vt_fairseq.errors import UserError
+
+if TYPE_CHECKING:
+    from vt_fairseq.data.text import Tokenizer
+    from vt_fairseq.models.pretrained.t5_weights import T5Weights
+    from vt_fairseq.models.video_translate import VideoTranslateConfig
+
+PROG = "vt-init"
+EXAMPLE = (
+    "vt-init --t5 t5-large --video r2plus1d_34_clip32_ig65m_from_scratch-449a7af9.pth "
+    "--arch video_translate_t5_large --out init.pt\n"
+    "  vt-init --from-checkpoint checkpoint_best.pt --export model/"
+)
+FROM_T5 = "from-t5"
+RANDOM = "random"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of ``vt-init``."""
+    made = command.parser(
+        PROG,
+        "Join pretrained T5 and R(2+1)D weights into a checkpoint that training starts from, or "
+        "export a checkpoint as safetensors folders, its T5 as one that transformers loads.",
+        EXAMPLE,
+    )
+    source = made.add_argument_group("a model from pretrained weights")
+    source.add_argument(
+        "--t5",
+        type=Path,
+        help="Hugging Face folder of a T5, or its weights: model.safetensors, pytorch_model.bin",
+    )
+    source.add_argument(
+        "--video",
+        help="R(2+1)D weights: IG65M .pth, Caffe2 .pkl, torchvision's r2plus1d_18; or 'random'",
+    )
+    source.add_argument(
+        "--arch", help=f"video_translate_t5_large ..., or {FROM_T5}: sizes of the T5's config.json"
+    )
+    source.add_argument("--t5-variant", help="v1_0, or v1_1 for T5 1.1 and flan-t5")
+    source.add_argument("--video-network", help="34 or 18, where not as --arch has it")
+    source.add_argument("--seed", type=int, default=1, help="of what is new (default: 1)")
+    source = made.add_argument_group("a model from a checkpoint")
+    source.add_argument("--from-checkpoint", type=Path, metavar="FILE", help="of fairseq-train")
+    made.add_argument(
+        "--vocabulary",
+        type=Path,
+        metavar="FILE",
+        help="T5's spiece.model (default: the one beside the T5, or in the checkpoint)",
+    )
+    made.add_argument("--out", type=Path, metavar="FILE", help="checkpoint to write")
+    made.add_argument(
+        "--export",
+        type=Path,
+        metavar="DIR",
+        help="folder to write: model.safetensors, config.json, spiece.model, and t5/ for "
+        "transformers",
+    )
+    return made
+
+
+def _main() -> None:
+    args = build_parser().parse_args()
+    _check(args)
+    with command.quiet_imports():
+        import vt_fairseq.plugin  # noqa: F401
+        from vt_fairseq.models.pretrained.exported import check_new, new_folder, write_exported
+        from vt_fairseq.models.pretrained.t5_export import write_t5
+
+    if args.export:
+        check_new(args.export)
+    state = _opened(args) if args.from_checkpoint else _joined(args)
+    if args.out:
+        _save(state, args.out)
+    if args.export:
+        with new_folder(args.export) as partial:
+            write_exported(state, partial)
+            write_t5(state, partial / "t5")
+        print(f"wrote {args.export} and {args.export / 't5'}")
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise UserError where the options do not go together."""
+    joining = {"--t5": args.t5, "--video": args.video, "--arch": args.arch}
+    others = {"--t5-variant": args.t5_variant, "--video-network": args.video_network}
+    if args.from_checkpoint:
+        given = [name for name, value in {**joining, **others}.items() if value]
+        if given or args.out or not args.export:
+            found = ", ".join(given) or ("--out" if args.out else "neither")
+            raise UserError(f"--from-checkpoint goes with --export alone, found {found}")
+        return
+    missing = [name for name, value in joining.items() if not value]
+    if missing:
+        raise UserError(f"expected {' and '.join(missing)}, or --from-checkpoint; see --help")
+    if args.out and args.out.is_dir():
+        raise UserError(f"--out {args.out} is a folder, expected a file")
+    if not (args.out or args.export):
+        raise UserError("expected --out or --export, where to write the model")
+
+
+def _joined(args: argparse.Namespace) -> dict[str, Any]:
+    """The checkpoint to start from."""
+    from vt_fairseq.models.pretrained.initial import Sources, initial_checkpoint
+    from vt_fairseq.models.pretrained.t5_weights import read_t5
+    from vt_fairseq.models.pretrained.video_weights import read_video
+
+    t5 = read_t5(args.t5)
+    config = _architecture(args, t5)
+    sources = Sources(
+        t5=t5,
+        video=None if args.video == RANDOM else read_video(Path(args.video)),
+        tokenizer=_tokenizer(args, t5),
+        seed=args.seed,
+    )
+    state = initial_checkpoint(config, sources, _whole_configuration(config))
+    print("\n".join(_report(state["pretrained"])))
+    return state
+
+
+def _architecture(args: argparse.Namespace, t5: "T5Weights") -> "VideoTranslateConfig":
+    from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS
+    from vt_fairseq.models.t5 import T5_VARIANTS, dims_as_text
+    from vt_fairseq.models.video_translate import architecture
+
+    changes = {}
+    for option, known in (("t5_variant", T5_VARIANTS), ("video_network", R2PLUS1D_DIMS)):
+        value = getattr(args, option)
+        if value is not None and value not in known:
+            name = option.replace("_", "-")
+            raise UserError(f"--{name} {value}: expected one of {', '.join(known)}")
+        if value is not None:
+            changes[option] = value
+    if args.arch != FROM_T5:
+        config = replace(architecture(args.arch), **changes)
+        config._name = args.arch
+        return config
+    if args.t5_variant:
+        raise UserError(f"--arch {FROM_T5} takes --t5-variant from the T5's config.json")
+    if not t5.has_config:
+        raise UserError(f"--arch {FROM_T5} needs a config.json beside {args.t5}")
+    config = replace(architecture("video_translate"), **changes)
+    config = replace(config, t5_dims=dims_as_text(t5.dims), dropout=t5.dims.dropout)
+    config._name = "video_translate"
+    return config
+
+
+def _tokenizer(args: argparse.Namespace, t5: "T5Weights") -> "Tokenizer":
+    from vt_fairseq.data.text import Tokenizer
+
+    if args.vocabulary is None:
+        if t5.vocabulary is None:
+            raise UserError(f"no spiece.model beside {args.t5}: add --vocabulary spiece.model")
+        return Tokenizer.from_file(t5.vocabulary)
+    tokenizer = Tokenizer.from_file(args.vocabulary)
+    if t5.vocabulary and t5.vocabulary.read_bytes() != tokenizer.model_proto:
+        raise UserError(
+            f"{args.vocabulary} differs from {t5.vocabulary}, which belongs to the weights"
+        )
+    return tokenizer
+
+
+def _whole_configuration(config: "VideoTranslateConfig") -> dict[str, Any]:
+    """fairseq's configuration at its defaults, in plain values."""
+    from fairseq.dataclass.configs import FairseqConfig
+    from omegaconf import OmegaConf, open_dict
+
+    from vt_fairseq.task import VideoTranslateTaskConfig
+
+    cfg = OmegaConf.structured(FairseqConfig())
+    with open_dict(cfg):
+        cfg.model = OmegaConf.structured(config)
+        cfg.task = OmegaConf.structured(VideoTranslateTaskConfig())
+        cfg.task._name = "video_translate"
+    return OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+
+
+def _opened(args: argparse.Namespace) -> dict[str, Any]:
+    """A checkpoint of ``fairseq-train``, with its vocabulary."""
+    from vt_fairseq.data.text import Tokenizer
+    from vt_fairseq.models.pretrained.exported import read_checkpoint
+
+    vocabulary = Tokenizer.from_file(args.vocabulary) if args.vocabulary else None
+    return read_checkpoint(args.from_checkpoint, vocabulary)
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    import torch
+
+    from vt_fairseq.data.manifest import atomic_file
+
+    with atomic_file(path) as file:
+        torch.save(state, file)
+    options = " ".join(_training_options(state["cfg"]["model"]))
+    print(f"wrote {path}; train it with")
+    print(f"  fairseq-train DATA --finetune-from-model {path} {options} ...")
+
+
+def _training_options(model: dict[str, Any]) -> list[str]:
+    """What fairseq-train needs to build the same model."""
+    from vt_fairseq.fairseq_patches import ARCHITECTURE_OPTIONS
+    from vt_fairseq.models.video_translate import architecture
+
+    usual = architecture(model["_name"])
+    return [f"--arch {model['_name']}"] + [
+        f"--{name.replace('_', '-')} {model[name]}"
+        for name in ARCHITECTURE_OPTIONS
+        if str(model[name]) != str(getattr(usual, name))
+    ]
+
+
+def _report(report: dict[str, Any]) -> list[str]:
+    lines = []
+    for source in report["sources"]:
+        lines.append(
+            f"{source['part']:10} {source['file']}, {source['bytes']:,} bytes, "
+            f"sha256 {source['sha256']}{_named_hash(source)}"
+        )
+    for part, used in report["used"].items():
+        if used["tensors"]:
+            lines.append(
+                f"loaded     {used['tensors']} tensors of {part}, {used['numbers']:,} numbers"
+            )
+    lines.append(f"left out   {', '.join(report['dropped']) or 'nothing'}")
+    lines += _new(report["new"], report["seed"])
+    lines += [f"new row    {token} starts as {o}" for token, o in report["new_rows"].items()]
+    lines.append(f"model      {report['parameters']:,} parameters")
+    return lines
+
+
+def _named_hash(source: dict[str, Any]) -> str:
+    """Whether a name such as ``weights-449a7af9.pth`` has the hash's beginning."""
+    named = re.search(r"-([0-9a-f]{8})\.pth$", source["file"])
+    if not named:
+        return ""
+    return " (as it is named)" if source["sha256"].startswith(named[1]) else " (not as it is named)"
+
+
+def _new(new: dict[str, int], seed: int) -> list[str]:
+    """New tensors: parameters by name, those of a whole network and counters by their number."""
+    counters = [name for name in new if name.endswith("num_batches_tracked")]
+    network = [n for n in new if n.startswith("encoder.video.network.") and n not in counters]
+    lines = [f"new        {len(counters)} counters of BatchNorm, 0"] if counters else []
+    if network:
+        numbers = sum(new[name] for name in network)
+        lines.append(f"new        {len(network)} tensors of the video network, {numbers:,} numbers")
+    others = [name for name in new if name not in counters and name not in network]
+    return lines + [f"new        {name}, {new[name]:,} numbers, seed {seed}" for name in others]
+
+
+def main() -> None:
+    """The console script."""
+    command.run(PROG, _main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""What a user names on the command line: videos, folders, patterns and lists."""
+
+import glob
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vt_fairseq.errors import UserError
+
+STDIN = "-"
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
+    *(".flv", ".wmv", ".asf", ".3gp", ".3g2", ".mj2"),
+)
+FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def find_videos(names: Sequence[str]) -> list[str]:
+    """Paths of the videos that ``names`` stand for, in their order; a folder's sorted.
+
+    A name is a file, a folder of jpg or png frames (one video), a folder that is searched with
+    all folders in it, a pattern (``**`` is any number of folders), or ``-``: more names on stdin,
+    one a line. A file that does not exist is a path like any other, and fails when it is read.
+
+    Raises UserError where a folder or pattern holds no video, and when there is none at all.
+    """
+    found = [path for name in names for path in _expanded(name)]
+    if not found:
+        raise UserError("no videos were named")
+    return found
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file without the empty ones; raise UserError where there are none."""
+    if not path.is_file():
+        raise UserError(f"no file {path}")
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8: {error}") from error
+    kept = [line for line in lines if line]
+    if not kept:
+        raise UserError(f"{path} is empty, expected one text a line")
+    return kept
+
+
+def _expanded(name: str) -> Iterator[str]:
+    if name == STDIN:
+        for line in sys.stdin.buffer:
+            if line.rstrip(b"\r\n"):
+                yield from _expanded_path(os.fsdecode(line.rstrip(b"\r\n")))
+    else:
+        yield from _expanded_path(name)
+
+
+def _expanded_path(name: str) -> Iterator[str]:
+    if os.path.isdir(name):
+        yield from _in_folder(name)
+    elif os.path.exists(name) or not glob.has_magic(name):
+        yield name
+    else:
+        matches = sorted(glob.glob(name, recursive=True))
+        if not matches:
+            raise UserError(f"nothing matches {name}")
+        for match in matches:
+            yield from _in_folder(match) if os.path.isdir(match) else [match]
+
+
+def _in_folder(folder: str) -> list[str]:
+    videos: list[str] = []
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        shown = sorted(name for name in names if not name.startswith("."))
+        here = [name for name in shown if name.lower().endswith(VIDEO_SUFFIXES)]
+        if here:
+            videos += [os.path.join(parent, name) for name in here]
+        elif any(name.lower().endswith(FRAME_SUFFIXES) for name in shown):
+            videos.append(parent)
+    if not videos:
+        kinds = ", ".join(suffix[1:] for suffix in VIDEO_SUFFIXES)
+        raise UserError(f"folder {folder} holds no videos ({kinds}) and no jpg or png frames")
+    return videos

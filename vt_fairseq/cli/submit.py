@@ -1,0 +1,63 @@
+"""``vt-submit``: predictions to the archive that a benchmark's server takes."""
+
+import argparse
+from pathlib import Path
+
+from vt_fairseq.cli import command
+from vt_fairseq.errors import UserError
+
+PROG = "vt-submit"
+EXAMPLE = (
+    "vt-submit tvc --annotations TVCaption/data --out submission.zip \\\n"
+    "      --predictions valid=valid/predictions.jsonl test=test/predictions.jsonl"
+)
+WANTED = {
+    "tvqa": "valid and test, predictions.jsonl of vt-score vqa, and --meta",
+    "tvc": "valid and test, predictions.jsonl of fairseq-generate",
+    "epic-kitchens": "test_s1 and test_s2, scores.jsonl of vt-score classify",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of ``vt-submit``."""
+    made = command.parser(PROG, "Make the file that a benchmark's server takes.", EXAMPLE)
+    made.add_argument("server", choices=list(WANTED), metavar="SERVER",
+        help="; ".join(f"{name}: {what}" for name, what in WANTED.items()))  # fmt: skip
+    made.add_argument("--annotations", type=Path, required=True, metavar="DIR",
+        help="the official annotation files, which say what clips there are")  # fmt: skip
+    made.add_argument("--predictions", required=True, nargs="+", metavar="SPLIT=FILE")
+    made.add_argument(
+        "--meta", type=Path, metavar="FILE", help="tvqa: JSON that describes the model"
+    )
+    made.add_argument("--out", type=Path, required=True, metavar="FILE.zip")
+    return made
+
+
+def _by_split(arguments: list[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for argument in arguments:
+        split, equals, path = argument.partition("=")
+        if not equals or split in found:
+            raise UserError(f"--predictions: expected SPLIT=FILE once a split, found {argument!r}")
+        found[split] = Path(path)
+    return found
+
+
+def _main() -> None:
+    args = build_parser().parse_args()
+    from vt_fairseq.submissions import archive
+
+    predictions = _by_split(args.predictions)
+    members = archive.write(args.server, args.annotations, predictions, args.out, args.meta)
+    for member in members:
+        print(f"{member.name}: {member.rows:,} clips, {member.missing:,} without a prediction")
+    print(f"wrote {args.out}")
+
+
+def main() -> None:
+    """The console script."""
+    command.run(PROG, _main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""Official annotation files: found by their names, read with every mistake named by file and row.
+
+What a reader cannot make sense of (another file under that name, a missing column, a time that is
+none) raises UserError: official files are right, so the file is not the official one.
+"""
+
+import contextlib
+import csv
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vt_fairseq.errors import UserError
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".MP4")
+CHUNK = 1 << 22  # characters read at a time
+MAX_VALUE = 1 << 26  # characters of one value; no video has more narration
+_SPACE = re.compile(r"[ \t\n\r]*")
+_CLOCK = re.compile(r"(\d{1,3}):([0-5]\d):([0-5]\d(?:\.\d+)?)")
+
+Record = dict[str, Any]
+
+
+def find_file(folder: Path, *names: str) -> Path | None:
+    """The first of ``names`` that exists in ``folder``: a file or a directory."""
+    return next((folder / name for name in names if (folder / name).exists()), None)
+
+
+def require_file(folder: Path, *names: str, source: str) -> Path:
+    """``find_file``; raise UserError saying where it is published when there is none."""
+    found = find_file(folder, *names)
+    if found is None:
+        others = f" (or {', '.join(names[1:])})" if names[1:] else ""
+        raise UserError(f"no {names[0]}{others} in {folder}; it is published at {source}")
+    return found
+
+
+def splits_found(folder: Path, files: dict[str, str], source: str) -> dict[str, Path]:
+    """Split -> path of those of ``files`` (split -> name) that are there; at least one must be."""
+    found = {split: folder / name for split, name in files.items() if (folder / name).is_file()}
+    if not found:
+        names = ", ".join(files.values())
+        raise UserError(f"none of {names} in {folder}; they are published at {source}")
+    return found
+
+
+# --- formats -------------------------------------------------------------------------------------
+
+
+def csv_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """(where, {column: text}) a row of a comma-separated file with a header.
+
+    Raise UserError when one of ``columns`` is missing or a row has another number of fields.
+    """
+    with _readable(path), open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        header = next(reader, [])
+        missing = [column for column in columns if column not in header]
+        if missing:
+            raise UserError(
+                f"{path}: no column {', '.join(missing)}; expected {', '.join(columns)}, "
+                f"found {', '.join(header)[:200] or 'an empty file'}"
+            )
+        for fields in reader:
+            where = f"{path.name} line {reader.line_num}"
+            if not fields:
+                continue
+            if len(fields) != len(header):
+                raise UserError(f"{where}: expected {len(header)} fields, found {len(fields)}")
+            yield where, dict(zip(header, fields, strict=True))
+
+
+def json_document(path: Path) -> Any:
+    """A whole JSON file; raise UserError where it is none."""
+    with _readable(path):
+        return json.loads(path.read_bytes())
+
+
+def jsonl_records(path: Path) -> Iterator[tuple[str, Record]]:
+    """(where, object) a line of a file with one JSON object a line."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            where = f"{path.name} line {number}"
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{where}: not a line of JSON ({error}); is it whole?") from error
+            yield where, expect(record, dict, where, "the line")
+
+
+def json_items(path: Path) -> Iterator[tuple[str, Any]]:
+    """(key, value) after (key, value) of a JSON file that is one object too large for memory.
+
+    Memory holds one value and CHUNK characters. Raise UserError where the file is damaged or ends
+    early, saying near which character.
+    """
+    decoder = json.JSONDecoder()
+    with _readable(path), open(path, encoding="utf-8-sig") as file:
+        buffer, at, before = file.read(CHUNK), 0, 0  # before: characters dropped from the buffer
+        while True:
+            try:
+                key, value, at, more = _json_item(decoder, buffer, at)
+            except (ValueError, IndexError) as error:  # not whole yet, or damaged
+                added = file.read(CHUNK)
+                if not added or len(buffer) - at > MAX_VALUE:
+                    place = f"near character {before + at:,}"
+                    raise UserError(
+                        f"{path} is damaged or cut off {place}, expected one JSON object of "
+                        "key: value pairs"
+                    ) from error
+                buffer, at, before = buffer[at:] + added, 0, before + at
+                continue
+            if key is not None:
+                yield key, value
+            if not more:
+                return
+
+
+def _json_item(decoder: json.JSONDecoder, text: str, at: int) -> tuple[str | None, Any, int, bool]:
+    """The pair that begins with the brace or comma at ``at``, where it ends, does another follow.
+
+    The key is None for an object without pairs. Raises ValueError or IndexError unless the pair
+    and the mark after it are whole.
+    """
+    at = _after_space(text, at)
+    if text[at] not in "{,":
+        raise ValueError("expected { or ,")
+    opening, at = text[at], _after_space(text, at + 1)
+    if opening == "{" and text[at] == "}":
+        return None, None, at, False
+    key, at = decoder.raw_decode(text, at)
+    at = _after_space(text, at)
+    if not isinstance(key, str) or text[at] != ":":
+        raise ValueError("expected a key")
+    value, at = decoder.raw_decode(text, _after_space(text, at + 1))
+    at = _after_space(text, at)
+    if text[at] not in ",}":
+        raise ValueError("expected , or }")
+    return key, value, at, text[at] == ","
+
+
+def _after_space(text: str, at: int) -> int:
+    return _SPACE.match(text, at).end()
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns what undecodable content of ``path`` raises into UserError."""
+    try:
+        yield
+    except (csv.Error, ValueError, RecursionError) as error:
+        kind = path.suffix[1:] or "text"
+        raise UserError(f"{path} is not {kind} as published: {error}") from error
+
+
+# --- values --------------------------------------------------------------------------------------
+
+
+def expect(value: Any, kind: type, where: str, what: str) -> Any:
+    """``value``; raise UserError unless it is a ``kind``."""
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{where}: expected {what} to be {kind.__name__}, found {value!r:.60}")
+    return value
+
+
+def get(record: Record, key: str, kind: type, where: str) -> Any:
+    """``record[key]``; raise UserError when it is missing or no ``kind``."""
+    if key not in record:
+        known = ", ".join(map(str, list(record)[:12]))
+        raise UserError(f"{where}: no key {key!r}; found {known}")
+    return expect(record[key], kind, where, key)
+
+
+def text(record: Record, key: str, where: str) -> str:
+    """``record[key]`` on one line, without the spaces around it; it must not be empty."""
+    value = " ".join(get(record, key, str, where).split())
+    if not value:
+        raise UserError(f"{where}: {key} is empty")
+    return value
+
+
+def number(value: Any, where: str, what: str) -> float:
+    """A finite number, given as one or as text; raise UserError when it is none."""
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        seconds = float(value)
+        if not math.isfinite(seconds):
+            raise ValueError
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: expected a number as {what}, found {value!r:.60}") from error
+    return seconds
+
+
+def integer(value: Any, where: str, what: str) -> int:
+    """A whole number from 0, given as one or as text; raise UserError when it is none."""
+    if isinstance(value, bool) or not re.fullmatch(r"\d{1,18}", str(value)):
+        raise UserError(f"{where}: expected a whole number as {what}, found {value!r:.60}")
+    return int(value)
+
+
+def clock(value: str, where: str, what: str) -> float:
+    """Seconds of HH:MM:SS.ss; raise UserError when it is something else."""
+    match = _CLOCK.fullmatch(value.strip())
+    if match is None:
+        raise UserError(f"{where}: expected HH:MM:SS.ss as {what}, found {value!r:.60}")
+    hours, minutes, seconds = match.groups()
+    return round(int(hours) * 3600 + int(minutes) * 60 + float(seconds), 6)
+
+
+# --- videos --------------------------------------------------------------------------------------
+
+
+class VideoFinder:
+    """Where the videos of a corpus lie below a root; lists each folder once, as it was then.
+
+    One name costs one look-up in memory: of a million files on a network disk not each is asked
+    for under each name that it may have.
+    """
+
+    def __init__(self, root: Path, suffixes: Sequence[str] = VIDEO_SUFFIXES):
+        self._root = root
+        self._suffixes = suffixes
+        self._listed: dict[str, frozenset[str]] = {}
+
+    def find(self, *stems: str) -> str:
+        """The first path below the root that exists; when none does the first one there could be.
+
+        ``stems`` are relative to the root and lack the suffix. A folder of frames has suffix "".
+        """
+        paths = [f"{stem}{suffix}" for stem in stems for suffix in self._suffixes]
+        return next(filter(self._exists, paths), paths[0])
+
+    def _exists(self, path: str) -> bool:
+        folder, _, name = path.rpartition("/")
+        if folder not in self._listed:
+            place = self._root / folder
+            self._listed[folder] = frozenset(os.listdir(place) if place.is_dir() else ())
+        return name in self._listed[folder]

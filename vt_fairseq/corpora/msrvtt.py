@@ -1,0 +1,168 @@
+"""MSR-VTT (Xu et al. 2016): captioning, and the retrieval splits in use on it.
+
+=================== ===========================================================================
+train, valid, test  the official split, every video with its 20 captions
+retrieval           1k-A (JSFusion): 1,000 videos of test with one caption each, in its order
+train_7k, train_9k  the training lists that go with 1k-A, with all captions of the videos
+=================== ===========================================================================
+
+The files are the clips: "start time" and "end time" are those of the YouTube video and of no use.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vt_fairseq.corpora.files import (
+    VideoFinder,
+    csv_records,
+    expect,
+    find_file,
+    get,
+    json_document,
+    text,
+)
+from vt_fairseq.corpora.rows import Entry, Rejected, Source, reject, unique
+from vt_fairseq.data.manifest import ClipRow
+from vt_fairseq.errors import UserError
+
+PUBLISHED = {"train": 6_513, "valid": 497, "test": 2_990}
+PUBLISHED_LISTS = {"retrieval": 1_000, "train_7k": 7_010, "train_9k": 9_000}
+PUBLISHED_AT = "ms-multimedia-challenge.com (2017) and with the code of most retrieval papers"
+INFO_FILES = (
+    *("videodatainfo_2017.json", "MSRVTT_data.json"),
+    *("train_val_videodatainfo.json", "test_videodatainfo.json"),
+)
+TEST_CAPTIONS_FILE = "msrvtt_caption_test.json"
+RETRIEVAL_FILES = ("MSRVTT_JSFUSION_test.csv", "msrvtt_test.csv")
+TRAIN_LISTS = {"train_7k": "MSRVTT_train.7k.csv", "train_9k": "MSRVTT_train.9k.csv"}
+SPLITS = {"train": "train", "validate": "valid", "val": "valid", "test": "test"}
+CAPTIONS = 20
+
+
+@dataclass
+class Captions:
+    """What the info files say.
+
+    Attributes:
+        split: video id -> split, in the order of the files.
+        of: video id -> its captions.
+    """
+
+    split: dict[str, str] = field(default_factory=dict)
+    of: dict[str, list[str]] = field(default_factory=dict)
+
+
+def open_corpus(annotations: Path, videos: Path) -> Source:
+    """The corpus in its official files; raise UserError for a missing or wrong one."""
+    captions = read_captions(annotations)
+    retrieval = find_file(annotations, *RETRIEVAL_FILES)
+    lists = {s: read_list(annotations / n) for s, n in TRAIN_LISTS.items()
+             if (annotations / n).is_file()}  # fmt: skip
+    found = {"retrieval"} if retrieval else set()
+    return Source(
+        rows=unique(_rows(captions, retrieval, lists, VideoFinder(videos))),
+        videos=videos,
+        settings={"annotations": str(annotations)},
+        published=PUBLISHED | {s: n for s, n in PUBLISHED_LISTS.items() if s in found | set(lists)},
+        published_at=PUBLISHED_AT,
+        notes=_caption_counts(captions),
+        warnings=_overlaps(captions, lists),
+    )
+
+
+def read_captions(annotations: Path) -> Captions:
+    """Splits and captions of all info files in the directory; at least one must be there."""
+    captions = Captions()
+    for path in (annotations / name for name in INFO_FILES):
+        if path.is_file():
+            _read_info(path, captions)
+    path = annotations / TEST_CAPTIONS_FILE
+    if path.is_file() and "test" not in captions.split.values():
+        _read_test_captions(path, captions)
+    if not captions.split:
+        names = ", ".join((*INFO_FILES, TEST_CAPTIONS_FILE))
+        raise UserError(f"none of {names} in {annotations}; they are published at {PUBLISHED_AT}")
+    return captions
+
+
+def _read_info(path: Path, captions: Captions) -> None:
+    document = expect(json_document(path), dict, path.name, "the file")
+    for index, video in enumerate(get(document, "videos", list, path.name)):
+        where = f"{path.name} videos[{index}]"
+        split = get(expect(video, dict, where, "the video"), "split", str, where)
+        if split not in SPLITS:
+            raise UserError(f"{where}: expected split {', '.join(SPLITS)}, found {split!r}")
+        captions.split[text(video, "video_id", where)] = SPLITS[split]
+    # Not sorted by video in the official file.
+    for index, sentence in enumerate(get(document, "sentences", list, path.name)):
+        where = f"{path.name} sentences[{index}]"
+        name = text(expect(sentence, dict, where, "the sentence"), "video_id", where)
+        caption = " ".join(get(sentence, "caption", str, where).split())
+        if caption:
+            captions.of.setdefault(name, []).append(caption)
+
+
+def _read_test_captions(path: Path, captions: Captions) -> None:
+    """The test set alone, as ``[{"video": "video7010.mp4", "caption": [20 texts]}, ...]``."""
+    for index, video in enumerate(expect(json_document(path), list, path.name, "the file")):
+        where = f"{path.name} item {index}"
+        name = text(expect(video, dict, where, "the item"), "video", where).removesuffix(".mp4")
+        captions.split[name] = "test"
+        found = (expect(c, str, where, "a caption") for c in get(video, "caption", list, where))
+        captions.of[name] = [" ".join(caption.split()) for caption in found if caption.strip()]
+
+
+def read_list(path: Path) -> list[tuple[str, str]]:
+    """(where, video id) of a training list."""
+    return [
+        (where, text(record, "video_id", where))
+        for where, record in csv_records(path, ["video_id"])
+    ]
+
+
+def _rows(
+    captions: Captions, retrieval: Path | None, lists: dict[str, list], videos: VideoFinder
+) -> Iterator[Entry | Rejected]:
+    for name, split in captions.split.items():
+        yield _captioned(split, name, captions, videos, f"video {name}")
+    for split, listed in lists.items():
+        for where, name in listed:
+            yield _captioned(split, name, captions, videos, where)
+    if retrieval is not None:
+        for where, record in csv_records(retrieval, ("key", "vid_key", "video_id", "sentence")):
+            name = text(record, "video_id", where)
+            sentence = text(record, "sentence", where)
+            row = ClipRow(name, _video(videos, name), captions=(sentence,))
+            yield Entry("retrieval", row, where)
+
+
+def _captioned(
+    split: str, name: str, captions: Captions, videos: VideoFinder, where: str
+) -> Entry | Rejected:
+    row = ClipRow(name, _video(videos, name), captions=tuple(captions.of.get(name, ())))
+    entry = Entry(split, row, where)
+    return entry if row.captions else reject(entry, "no caption: the info files have none for it")
+
+
+def _video(videos: VideoFinder, name: str) -> str:
+    return videos.find(name, f"TrainValVideo/{name}", f"TestVideo/{name}", f"all/{name}")
+
+
+def _caption_counts(captions: Captions) -> list[str]:
+    other = sum(len(captions.of.get(name, ())) not in (0, CAPTIONS) for name in captions.split)
+    return [f"{other:,} videos have another number of captions than {CAPTIONS}"] if other else []
+
+
+def _overlaps(captions: Captions, lists: dict[str, list]) -> list[str]:
+    """Training lists that hold videos of the official test set."""
+    test = {name for name, split in captions.split.items() if split == "test"}
+    warnings = []
+    for split, listed in lists.items():
+        shared = sum(name in test for _, name in listed)
+        if shared:
+            warnings.append(
+                f"{split}: {shared:,} of its videos are in the official test set; a model that "
+                "is trained on it must not be scored on the split test, only on retrieval"
+            )
+    return warnings

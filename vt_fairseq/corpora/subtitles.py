@@ -1,0 +1,102 @@
+"""Subtitles of the TVQA clips, from the preprocessed ``.jsonl`` or a folder of ``.srt`` files."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from vt_fairseq.corpora.files import expect, find_file, get, jsonl_records, number
+from vt_fairseq.errors import UserError
+
+MODES = ("none", "span", "whole")
+FILES = ("tvqa_preprocessed_subtitles.jsonl", "tvqa_subtitles", "subtitles")
+PUBLISHED_AT = "github.com/jayleicn/TVRetrieval (data) and tvqa.cs.unc.edu"
+_TIME = r"(\d+):(\d\d):(\d\d)[,.](\d{1,3})"
+_BLOCK = re.compile(rf"{_TIME}[ \t]*-->[ \t]*{_TIME}[^\n]*\n(.*?)(?=\n[ \t]*\n|\Z)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Subtitle:
+    """What is said in [start, end) seconds of the clip."""
+
+    text: str
+    start: float
+    end: float
+
+
+class Subtitles:
+    """The subtitles of all clips, parsed when they are asked for."""
+
+    def __init__(self, path: Path):
+        """``path``: a .jsonl with one clip a line, or a folder with one .srt a clip."""
+        self.path = path
+        self._lines: dict[str, bytes] = {}
+        if not path.is_dir():
+            for where, record in jsonl_records(path):
+                name = get(record, "vid_name", str, where)
+                self._lines[name] = json.dumps(get(record, "sub", list, where)).encode()
+
+    @classmethod
+    def find(cls, annotations: Path, mode: str) -> "Subtitles | None":
+        """Those in ``annotations``, None for mode "none"; raise UserError when there are none."""
+        if mode == "none":
+            return None
+        path = find_file(annotations, *FILES)
+        if path is None:
+            raise UserError(
+                f"no subtitles in {annotations}: expected {FILES[0]} or a folder {FILES[1]} of "
+                f".srt files, published at {PUBLISHED_AT}; or give --subtitles none"
+            )
+        return cls(path)
+
+    def of(self, clip: str) -> list[Subtitle]:
+        """The subtitles of a clip in their order; empty when it has none."""
+        if not self.path.is_dir():
+            return _from_json(json.loads(self._lines.get(clip, b"[]")), f"{self.path.name}, {clip}")
+        file = self.path / f"{clip}.srt"
+        return parse_srt(file) if file.is_file() else []
+
+    def text(self, clip: str, start: float | None, end: float | None) -> str | None:
+        """What is said in a clip, or in [start, end) of it; None when nothing is."""
+        said = (
+            subtitle.text
+            for subtitle in self.of(clip)
+            if (end is None or subtitle.start < end) and (start is None or subtitle.end > start)
+        )
+        return " ".join(" ".join(said).split()) or None
+
+
+def _from_json(subtitles: list, where: str) -> list[Subtitle]:
+    return [
+        Subtitle(
+            get(expect(s, dict, where, "a subtitle"), "text", str, where),
+            number(s.get("start"), where, "start"),
+            number(s.get("end"), where, "end"),
+        )
+        for s in subtitles
+    ]
+
+
+def parse_srt(path: Path) -> list[Subtitle]:
+    """The subtitles of one .srt file; raise UserError when it has text but no times.
+
+    The files are UTF-8 or ISO-8859-1. UTF-8 is tried first, because ISO-8859-1 never fails.
+    """
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("iso-8859-1")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    found = [
+        Subtitle(match[9], _seconds(match.groups()[:4]), _seconds(match.groups()[4:8]))
+        for match in _BLOCK.finditer(text)
+    ]
+    if text.strip() and not found:
+        raise UserError(f"{path}: expected subtitles with HH:MM:SS,mmm --> HH:MM:SS,mmm lines")
+    return found
+
+
+def _seconds(parts: tuple[str, ...]) -> float:
+    hours, minutes, seconds, fraction = parts
+    return int(hours) * 3600 + int(minutes) * 60 + int(seconds) + float(f"0.{fraction}")

@@ -1,0 +1,150 @@
+"""The COCO caption toolkit's BLEU, METEOR, ROUGE-L and CIDEr (extra ``coco``; Java).
+
+Numbers are times 100, as papers print them, CIDEr's too. BLEU and METEOR come from counts summed
+over the corpus; ROUGE-L and CIDEr are means over clips. CIDEr is the toolkit's CIDEr-D: its inverse
+document frequencies come from the references that are scored, so a corpus of one clip has CIDEr 0.
+"""
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+import numpy as np
+
+from vt_fairseq.metrics import coco_java
+from vt_fairseq.metrics.bleu import BLEU_ORDER
+from vt_fairseq.metrics.captions import check_captions
+from vt_fairseq.metrics.measure import Measure, mean_measure
+
+TOKENISERS = ("ptb", "none")
+BLEU_NAMES = tuple(f"coco_bleu{n}" for n in range(1, BLEU_ORDER + 1))
+NAMES = (*BLEU_NAMES, "coco_meteor", "coco_rouge_l", "coco_cider")
+_TOKENISED = {
+    "ptb": "tok:Stanford PTB 3.4.1, punctuation dropped|case:lower",
+    "none": "tok:none (nlg-eval)|case:mixed",
+}
+
+
+def left_out(tokeniser: str = "ptb") -> dict[str, str]:
+    """{metric: reason} of those in NAMES that cannot be computed on this machine."""
+    if coco_java.package_folder() is None:
+        return dict.fromkeys(NAMES, "left out: pip install 'vt_fairseq[coco]'")
+    if coco_java.java() is None:
+        names = NAMES if tokeniser == "ptb" else ("coco_meteor",)
+        return dict.fromkeys(names, "left out: no java on the PATH")
+    return {}
+
+
+def coco_measures(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], tokeniser: str = "ptb"
+) -> list[Measure]:
+    """Measures of NAMES, but for those that are ``left_out``.
+
+    Args:
+        predictions: one text a clip; "" where there is none.
+        references: the right texts of each clip, one or more; their number may differ.
+        tokeniser: one of TOKENISERS; "none" splits at white space, as nlg-eval does.
+
+    Raises ValueError as ``caption_metrics`` does, and when no reference has a word; UserError when
+    Java fails.
+    """
+    check_captions(predictions, references)
+    missing = left_out(tokeniser)
+    if len(missing) == len(NAMES):
+        return []
+    texts, right = _tokenised(predictions, references, tokeniser)
+    if not any(text for row in right for text in row):
+        raise ValueError("no reference has a word in it")
+    how = _signature(references, tokeniser)
+    makers: dict[str, Callable[..., Measure]] = {
+        "coco_bleu4": _bleu,
+        "coco_meteor": _meteor,
+        "coco_rouge_l": _rouge,
+        "coco_cider": _cider,
+    }
+    return [make(texts, right, how) for name, make in makers.items() if name not in missing]
+
+
+def _tokenised(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], tokeniser: str
+) -> tuple[list[str], list[list[str]]]:
+    flat = [text for texts in references for text in texts]
+    tokenise = coco_java.ptb_tokenise if tokeniser == "ptb" else _only_split
+    # References first, as in the toolkit; one start of Java does for both.
+    done = iter(tokenise([*flat, *predictions]))
+    right = [[next(done) for _ in texts] for texts in references]
+    return list(done), right
+
+
+def _only_split(texts: Sequence[str]) -> list[str]:
+    return [coco_java.one_line(text) for text in texts]
+
+
+def _signature(references: Sequence[Sequence[str]], tokeniser: str) -> str:
+    numbers = set(map(len, references))
+    count = str(numbers.pop()) if len(numbers) == 1 else "var"
+    return f"pycocoevalcap {version('pycocoevalcap')}|nrefs:{count}|{_TOKENISED[tokeniser]}"
+
+
+def _keyed(predictions: list[str], references: list[list[str]]) -> tuple[dict, dict]:
+    """The toolkit's two dictionaries: references and results by clip."""
+    return dict(enumerate(references)), {i: [text] for i, text in enumerate(predictions)}
+
+
+def _bleu(predictions: list[str], references: list[list[str]], how: str) -> Measure:
+    from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+
+    scorer = BleuScorer(n=BLEU_ORDER)
+    for prediction, texts in zip(predictions, references, strict=True):
+        scorer += (prediction, texts)
+    rows = [
+        [*row["correct"], *row["guess"], row["testlen"], _closest(row["reflen"], row["testlen"])]
+        for row in scorer.ctest
+    ]
+    signature = f"{how}|smooth:none|reference length:closest"
+    return Measure(
+        np.array(rows, dtype=np.float64), corpus_bleu, dict.fromkeys(BLEU_NAMES, signature)
+    )
+
+
+def _closest(lengths: Sequence[int], to: int) -> int:
+    return min((abs(length - to), length) for length in lengths)[1]
+
+
+def corpus_bleu(rows: np.ndarray) -> dict[str, float]:
+    """The toolkit's BLEU-1 to 4 of counts (matched n-grams, n-grams, lengths) in its rows.
+
+    The toolkit adds 1e-15 to matches and 1e-9 to counts, so nothing is divided by zero and a
+    corpus without a match is not quite 0.
+    """
+    tiny, small = 1e-15, 1e-9
+    total = rows.sum(axis=0)
+    precisions = (total[:BLEU_ORDER] + tiny) / (total[BLEU_ORDER : 2 * BLEU_ORDER] + small)
+    ratio = (total[-2] + tiny) / (total[-1] + small)
+    brevity = np.exp(min(0.0, 1 - 1 / ratio))
+    orders = np.arange(1, BLEU_ORDER + 1)
+    bleus = 100 * brevity * np.cumprod(precisions) ** (1 / orders)
+    return dict(zip(BLEU_NAMES, bleus.tolist(), strict=True))
+
+
+def _meteor(predictions: list[str], references: list[list[str]], how: str) -> Measure:
+    rows = coco_java.meteor_statistics(predictions, references)
+    return Measure(
+        rows,
+        lambda rows: {"coco_meteor": 100 * coco_java.meteor(rows)},
+        {"coco_meteor": f"{how}|METEOR 1.5 -l en -norm"},
+    )
+
+
+def _rouge(predictions: list[str], references: list[list[str]], how: str) -> Measure:
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    _, scores = Rouge().compute_score(*_keyed(predictions, references))
+    return mean_measure("coco_rouge_l", scores, f"{how}|beta:1.2|mean over clips")
+
+
+def _cider(predictions: list[str], references: list[list[str]], how: str) -> Measure:
+    from pycocoevalcap.cider.cider import Cider
+
+    _, scores = Cider().compute_score(*_keyed(predictions, references))
+    signature = f"{how}|CIDEr-D, x100|n:4|sigma:6|idf:these {len(references)} clips' references"
+    return mean_measure("coco_cider", scores, signature)

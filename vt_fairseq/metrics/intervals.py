@@ -1,0 +1,74 @@
+"""How sure a number is: bootstrap intervals, and a paired test of two systems.
+
+Both draw rows (clips), so they speak of the choice of test clips alone, not of the training's
+randomness.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from vt_fairseq.metrics.measure import Measure, numbers
+
+RESAMPLES = 1000
+
+
+def confidence_intervals(
+    measures: Iterable[Measure], level: float, resamples: int = RESAMPLES, seed: int = 1
+) -> dict[str, float]:
+    """Percentile bootstrap: ``KEY_low`` and ``KEY_high`` of every number.
+
+    Args:
+        level: share of the resamples between the two, 0 to 1, for instance 0.95.
+        resamples: draws of N rows out of N, with replacement; the same ones for all measures.
+
+    Raises ValueError when ``level`` is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"expected a level between 0 and 1, found {level}")
+    found = {}
+    for measure in measures:
+        rng, n = np.random.default_rng(seed), len(measure.rows)
+        draws = [measure.compute(measure.rows[rng.integers(n, size=n)]) for _ in range(resamples)]
+        for key in draws[0]:
+            low, high = np.quantile([d[key] for d in draws], [(1 - level) / 2, (1 + level) / 2])
+            found |= {f"{key}_low": float(low), f"{key}_high": float(high)}
+    return found
+
+
+def paired_test(
+    measures: Sequence[Measure],
+    others: Sequence[Measure],
+    resamples: int = RESAMPLES,
+    seed: int = 1,
+) -> dict[str, float]:
+    """Approximate randomisation of two systems on the same rows in the same order.
+
+    If the two were alike, swapping their predictions of a clip would change nothing. Each trial
+    swaps every row with probability 1/2; ``KEY_p`` is the share of trials, the observed one
+    included, whose difference is at least as large (two-sided).
+
+    Returns ``KEY_other`` (the second system's number), ``KEY_difference`` (first minus second) and
+    ``KEY_p`` of every number.
+    """
+    found = {}
+    for measure, other in zip(measures, others, strict=True):
+        observed = _difference(measure, measure.rows, other.rows)
+        larger = dict.fromkeys(observed, 1)
+        rng = np.random.default_rng(seed)
+        for _ in range(resamples):
+            swap = rng.random(len(measure.rows))[:, None] < 0.5
+            left = np.where(swap, other.rows, measure.rows)
+            right = np.where(swap, measure.rows, other.rows)
+            for key, value in _difference(measure, left, right).items():
+                # Sums in another order differ in their last digits; that is no difference.
+                larger[key] += abs(value) >= abs(observed[key]) - 1e-9
+        found |= {f"{key}_other": value for key, value in numbers([other]).items()}
+        found |= {f"{key}_difference": value for key, value in observed.items()}
+        found |= {f"{key}_p": count / (resamples + 1) for key, count in larger.items()}
+    return found
+
+
+def _difference(measure: Measure, left: np.ndarray, right: np.ndarray) -> dict[str, float]:
+    first, second = measure.compute(left), measure.compute(right)
+    return {key: first[key] - second[key] for key in first}

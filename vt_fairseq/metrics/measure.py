@@ -1,0 +1,59 @@
+"""A metric as a function of one row of numbers a clip.
+
+Whatever is resampled (``intervals``) is resampled by rows, so every metric, corpus BLEU included,
+is kept as the rows that it is computed from and the function that does it.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One or several numbers that are computed from the same rows.
+
+    Attributes:
+        rows: (N, K) float64, one row a clip.
+        compute: any (M, K) of such rows to {key: number}; always the same keys.
+        signatures: {key: how the number is computed}.
+    """
+
+    rows: np.ndarray
+    compute: Callable[[np.ndarray], dict[str, float]]
+    signatures: dict[str, str]
+
+    def numbers(self) -> dict[str, float]:
+        """The numbers of all rows."""
+        return self.compute(self.rows)
+
+
+def numbers(measures: Iterable[Measure]) -> dict[str, float]:
+    """The numbers of all ``measures``."""
+    return {key: value for measure in measures for key, value in measure.numbers().items()}
+
+
+def signatures(measures: Iterable[Measure]) -> dict[str, str]:
+    """The signatures of all ``measures``."""
+    return {key: text for measure in measures for key, text in measure.signatures.items()}
+
+
+def mean_measure(key: str, values: Sequence[float] | np.ndarray, signature: str) -> Measure:
+    """The mean of ``values`` (true or false, or scores of 0 to 1) in per cent, as ``key``."""
+    rows = np.asarray(values, dtype=np.float64)[:, None]
+    return Measure(rows, lambda rows: {key: per_cent(rows)}, {key: signature})
+
+
+def per_cent(right: Sequence[bool] | np.ndarray) -> float:
+    """The mean of ``right`` times 100."""
+    return 100.0 * float(np.mean(right))
+
+
+def check_lengths(predictions: Sequence[Any], answers: Sequence[Any]) -> None:
+    """Raise ValueError unless there is one prediction an answer, and at least one."""
+    if len(predictions) != len(answers):
+        raise ValueError(f"{len(predictions)} predictions for {len(answers)} rows")
+    if not len(answers):
+        raise ValueError("no rows to score")

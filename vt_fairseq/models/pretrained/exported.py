@@ -1,0 +1,154 @@
+"""A model as a folder that can be shared: ``model.safetensors``, ``config.json``, ``spiece.model``.
+
+It holds what a checkpoint of fairseq holds, without optimizer, without pickles and without paths
+of the machine it was made on.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from vt_fairseq import __version__
+from vt_fairseq.data.text import Tokenizer
+from vt_fairseq.errors import UserError
+from vt_fairseq.models.pretrained.files import Tensors, read_json, read_tensors
+
+FORMAT = 1
+WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "spiece.model"
+# Encoder and decoder share one embedding table, which a file holds once.
+SHARED = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
+# Options of the task that mean something on one machine only, and what stands in their place.
+LOCAL_OPTIONS = {"data": "", "video_root": "", "results_path": None}
+
+
+def write_exported(state: dict[str, Any], folder: Path) -> None:
+    """Write a checkpoint's ``state`` (``cfg``, ``model``, ``task_state``) as a new ``folder``.
+
+    It appears whole or not at all. Raises UserError where it exists and holds something, or where
+    the checkpoint has no vocabulary.
+    """
+    tokenizer = saved_tokenizer(state["task_state"])
+    cfg = {part: state["cfg"][part] for part in ("model", "task")}
+    config = {
+        "format": FORMAT,
+        "vt_fairseq": __version__,
+        "cfg": {**cfg, "task": {**cfg["task"], **LOCAL_OPTIONS}},
+        "shared": {k: v for k, v in SHARED.items() if k in state["model"]},
+        "vocabulary_sha256": state["task_state"]["vocabulary_sha256"],
+        "classes": state["task_state"].get("classes", {}),
+    }
+    with new_folder(folder) as partial:
+        write_tensors(_without_copies(state["model"]), partial / WEIGHTS)
+        (partial / VOCABULARY).write_bytes(tokenizer.model_proto)
+        write_json(config, partial / CONFIG)
+
+
+def read_exported(folder: Path) -> dict[str, Any]:
+    """What ``write_exported`` wrote, as a checkpoint has it: ``cfg``, ``model``, ``task_state``.
+
+    Tensors stay on disk until they are used. Raises UserError where something is missing, damaged
+    or does not belong together.
+    """
+    config = read_json(folder / CONFIG)
+    if config.get("format") != FORMAT or "cfg" not in config:
+        raise UserError(
+            f"{folder / CONFIG} describes no exported model: expected format {FORMAT}, "
+            f"found {config.get('format')}"
+        )
+    tokenizer = Tokenizer.from_file(folder / VOCABULARY)
+    task_state = vocabulary_state(tokenizer)
+    if task_state["vocabulary_sha256"] != config["vocabulary_sha256"]:
+        raise UserError(f"{folder / VOCABULARY} is not the vocabulary that the model came with")
+    task_state["classes"] = config["classes"]
+    tensors = read_tensors(folder / WEIGHTS)
+    for copy, original in config["shared"].items():
+        if original not in tensors:
+            raise UserError(f"{folder / WEIGHTS} has no tensor {original}")
+        tensors[copy] = tensors[original]
+    return {"cfg": config["cfg"], "model": tensors, "task_state": task_state}
+
+
+def read_checkpoint(path: Path, vocabulary: Tokenizer | None = None) -> dict[str, Any]:
+    """``cfg``, ``model`` and ``task_state`` of a checkpoint of ``fairseq-train``.
+
+    Args:
+        path: the file.
+        vocabulary: of a checkpoint that holds none; where it holds one, it must be this.
+
+    Raises:
+        UserError: it is no checkpoint of this task, is damaged, or has another vocabulary.
+    """
+    state = read_tensors(path)
+    if not isinstance(state, dict) or not {"cfg", "model", "task_state"} <= state.keys():
+        raise UserError(f"{path} is no checkpoint of fairseq: expected cfg, model and task_state")
+    task = (state["cfg"].get("task") or {}).get("_name")
+    if task != "video_translate":
+        raise UserError(f"{path} is a checkpoint of the task {task}, expected video_translate")
+    saved = state["task_state"]
+    if vocabulary is not None:
+        given = vocabulary_state(vocabulary)
+        if given["vocabulary_sha256"] != saved["vocabulary_sha256"]:
+            raise UserError(f"{vocabulary.origin} is not the vocabulary of {path}")
+        saved = {**saved, **given}
+    return {"cfg": state["cfg"], "model": state["model"], "task_state": saved}
+
+
+def vocabulary_state(tokenizer: Tokenizer) -> dict[str, Any]:
+    """A checkpoint's ``task_state``: the sentencepiece model (uint8, N bytes) and its hash."""
+    proto = tokenizer.model_proto
+    return {
+        "vocabulary_sha256": hashlib.sha256(proto).hexdigest(),
+        "vocabulary": torch.frombuffer(bytearray(proto), dtype=torch.uint8),
+    }
+
+
+def saved_tokenizer(task_state: dict[str, Any]) -> Tokenizer:
+    """The reverse of ``vocabulary_state``; raises UserError for a checkpoint without vocabulary."""
+    vocabulary = task_state.get("vocabulary")
+    if vocabulary is None:
+        raise UserError("the checkpoint holds no vocabulary: add --vocabulary spiece.model")
+    return Tokenizer(vocabulary.numpy().tobytes(), "the checkpoint's vocabulary")
+
+
+def _without_copies(tensors: Tensors) -> Tensors:
+    for copy, original in SHARED.items():
+        if copy in tensors and not torch.equal(tensors[copy], tensors[original]):
+            raise UserError(f"{copy} differs from {original}, whose copy it should be")
+    return {name: tensor for name, tensor in tensors.items() if name not in SHARED}
+
+
+def write_tensors(tensors: Tensors, path: Path) -> None:
+    """A safetensors file that also Hugging Face's libraries read."""
+    save_file({n: t.contiguous() for n, t in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def write_json(content: dict[str, Any], path: Path) -> None:
+    """A JSON file that people can read."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def check_new(folder: Path) -> None:
+    """Raise UserError where something would be overwritten."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not an empty folder: remove it or take another")
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder that appears under its name when the block ends, and not at all when it raises."""
+    check_new(folder)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.replace(folder)  # also over an empty folder
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

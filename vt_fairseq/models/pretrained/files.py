@@ -1,0 +1,125 @@
+"""Files of named tensors, told apart by their first bytes and read without running what they hold.
+
+safetensors (whole or sharded), torch's zip and legacy files, and pickles of numpy arrays (Caffe2).
+Every failure is a UserError of one line that names the file.
+"""
+
+import hashlib
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from vt_fairseq.errors import UserError
+
+Tensors = dict[str, torch.Tensor]
+
+# What a zip file starts with, and a file of torch before 1.6: a pickled number of ten bytes.
+ZIP = b"PK\x03\x04"
+TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+PICKLES = (b"\x80", b"(d", b"}")  # a dict in protocols 2 and newer, 0 and 1
+# Everything a pickle of numpy arrays names; all of it only makes arrays. numpy 1 and 2 spell it
+# differently, and Python 2's strings arrive as text that is encoded again.
+ARRAY_GLOBALS: dict[tuple[str, str], Callable] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    **{
+        (f"numpy.{core}.multiarray", name): getattr(np._core.multiarray, name)
+        for core in ("core", "_core")
+        for name in ("_reconstruct", "scalar")
+    },
+    **{
+        (f"numpy.{core}.numeric", "_frombuffer"): np._core.numeric._frombuffer
+        for core in ("core", "_core")
+    },
+}
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Unpickles plain containers, text, numbers and numpy arrays, and refuses everything else."""
+
+    def find_class(self, module: str, name: str) -> Callable:
+        """Called for everything that a pickle wants to import."""
+        if (module, name) == ("_codecs", "encode"):
+            return _encode_latin1
+        if (module, name) not in ARRAY_GLOBALS:
+            raise pickle.UnpicklingError(
+                f"it wants to import {module}.{name}, and only numpy arrays are allowed"
+            )
+        return ARRAY_GLOBALS[module, name]
+
+
+def _encode_latin1(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it holds bytes as {encoding}, expected latin1")
+    return text.encode(encoding)
+
+
+def read_tensors(path: Path) -> Any:
+    """What the file holds: tensors by name as a rule, but nothing is promised for torch's files.
+
+    Tensors of safetensors and torch's zip files stay on disk until they are used.
+    Raises UserError for a file that is missing, truncated, of no known kind, or hostile.
+    """
+    if not path.is_file():
+        raise UserError(f"no file {path}")
+    with open(path, "rb") as file:
+        head = file.read(32)
+    read = _reader(head)
+    if read is None:
+        raise UserError(
+            f"{path} holds no tensors: expected a safetensors, torch or Caffe2 file, found one "
+            f"that starts with {head[:8]!r}"
+        )
+    try:
+        return read(path)
+    except Exception as error:
+        # Damaged files fail in as many ways as there are bytes: zip, pickle, struct, memory ...
+        raise UserError(f"{path} is damaged or not what it seems: {_reason(error)}") from error
+
+
+def _reader(head: bytes) -> Callable[[Path], Any] | None:
+    if head.startswith(ZIP):
+        return lambda path: torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    if TORCH_LEGACY in head:
+        return lambda path: torch.load(path, map_location="cpu", weights_only=True)
+    if head.startswith(PICKLES):
+        return _read_pickle
+    if head[8:9] == b"{":  # behind the length of the header
+        return load_file
+    return None
+
+
+def _read_pickle(path: Path) -> Any:
+    with open(path, "rb") as file:
+        return ArrayUnpickler(file, encoding="latin1").load()
+
+
+def _reason(error: Exception) -> str:
+    """One line; of torch's page on unsafe pickles the one that names what would have run."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next((line for line in lines if "GLOBAL" in line or "Unsupported" in line), lines[0])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; raises UserError where there is none."""
+    if not path.is_file():
+        raise UserError(f"no file {path}")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(found).__name__}")
+    return found
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,177 @@
+"""A checkpoint to start training from: T5 and a video network, every tensor accounted for."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vt_fairseq import __version__
+from vt_fairseq.data.text import Tokenizer
+from vt_fairseq.errors import UserError
+from vt_fairseq.models.pretrained.exported import vocabulary_state
+from vt_fairseq.models.pretrained.files import Tensors, sha256
+from vt_fairseq.models.pretrained.filling import fill
+from vt_fairseq.models.pretrained.t5_weights import (
+    ONLY_IN_CONFIG,
+    OUTPUT,
+    TABLE,
+    UNUSED,
+    T5Weights,
+    differences,
+    hf_key,
+    in_transformer,
+)
+from vt_fairseq.models.pretrained.video_weights import VideoWeights, fill_video
+from vt_fairseq.models.pretrained.vocabulary_rows import (
+    check_vocabulary,
+    input_rows,
+    output_rows,
+)
+from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS
+from vt_fairseq.models.video_translate import (
+    VideoTokens,
+    VideoTranslateConfig,
+    VideoTranslateModel,
+    transformer_dims,
+)
+
+VIDEO, NETWORK = "encoder.video.", "encoder.video.network."
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a model starts from.
+
+    Attributes:
+        t5: the transformer's weights.
+        video: the video network's, or None for one that starts from random weights.
+        tokenizer: the vocabulary.
+        seed: of everything random.
+    """
+
+    t5: T5Weights
+    video: VideoWeights | None
+    tokenizer: Tokenizer
+    seed: int
+
+
+def initial_checkpoint(
+    config: VideoTranslateConfig, sources: Sources, cfg: dict[str, Any]
+) -> dict[str, Any]:
+    """A checkpoint as ``fairseq-train`` writes it, before the first update; ``pretrained`` says
+    where its tensors come from.
+
+    Args:
+        config: the architecture.
+        sources: the weights.
+        cfg: fairseq's whole configuration, in plain values; ``config`` is its part ``model``.
+
+    Raises:
+        UserError: the weights are not this architecture's, or not the vocabulary's.
+    """
+    check_vocabulary(sources.t5.dims.vocab_size, sources.tokenizer, sources.t5.path)
+    _check_dims(sources.t5, config)
+    tokenizer = sources.tokenizer
+    with torch.device("meta"):
+        model = VideoTranslateModel.from_config(config, tokenizer.table_size, tokenizer.video)
+    wanted = model.state_dict()
+    t5, dropped, rows = _fill_t5(wanted, sources)
+    network, dropped_video = _fill_network(wanted, sources.video, config)
+    fresh = {n: t for n, t in _fresh_video(config, sources.seed).items() if n not in network}
+    report = {
+        "vt_fairseq": __version__,
+        "sources": _described_sources(sources),
+        "used": {"t5": _sizes(t5), "video": _sizes(network)},
+        "dropped": dropped + dropped_video,
+        "new": {name: tensor.numel() for name, tensor in fresh.items()},
+        "new_rows": rows,
+        "seed": sources.seed,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+    return {
+        "args": None,
+        "cfg": cfg,
+        "model": {name: (t5 | network | fresh)[name] for name in wanted},
+        "criterion": None,
+        "optimizer_history": [
+            {
+                "criterion_name": None,
+                "optimizer_name": None,  # none yet: `fairseq_patches.py` reads it
+                "lr_scheduler_state": {},
+                "num_updates": 0,
+            }
+        ],
+        "task_state": vocabulary_state(tokenizer),
+        "extra_state": {
+            "train_iterator": {"epoch": 1, "iterations_in_epoch": 0, "shuffle": True},
+            "val_loss": None,
+        },
+        "last_optimizer_state": None,
+        "pretrained": report,
+    }
+
+
+def _check_dims(t5: T5Weights, config: VideoTranslateConfig) -> None:
+    expected = transformer_dims(config, t5.dims.vocab_size)
+    unknown = ("dropout",) if t5.has_config else ONLY_IN_CONFIG
+    differing = differences(t5.dims, expected, but=unknown)
+    if differing:
+        kind = "T5 1.1 or flan-t5 (gated gelu)" if t5.dims.gated_gelu else "T5 1.0 (relu)"
+        raise UserError(
+            f"{t5.path} is a {kind} of other sizes than the architecture: {differing}; "
+            "take the --arch and --t5-variant that fit, or --arch from-t5"
+        )
+
+
+def _fill_t5(wanted: Tensors, sources: Sources) -> tuple[Tensors, list[str], dict[str, str]]:
+    wanted = {name: tensor for name, tensor in wanted.items() if in_transformer(name)}
+    tensors = dict(sources.t5.tensors)
+    tensors[TABLE], rows = input_rows(tensors[TABLE], sources.tokenizer)
+    if OUTPUT in tensors:
+        tensors[OUTPUT] = output_rows(tensors[OUTPUT], sources.tokenizer)
+    names = {name: hf_key(name) for name in wanted}
+    filled, dropped = fill(wanted, tensors, names, UNUSED, sources.t5.path)
+    return filled, dropped, rows
+
+
+def _fill_network(
+    wanted: Tensors, video: VideoWeights | None, config: VideoTranslateConfig
+) -> tuple[Tensors, list[str]]:
+    if video is None:
+        return {}, []
+    own = {
+        name.removeprefix(NETWORK): tensor
+        for name, tensor in wanted.items()
+        if name.startswith(NETWORK)
+    }
+    filled, dropped = fill_video(video, own, R2PLUS1D_DIMS[str(config.video_network)])
+    return {NETWORK + name: tensor for name, tensor in filled.items()}, dropped
+
+
+def _fresh_video(config: VideoTranslateConfig, seed: int) -> Tensors:
+    dims = transformer_dims(config, vocab_size=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = R2PLUS1D_DIMS[str(config.video_network)]
+        video = VideoTokens(network, dims.d_model, str(config.video_pooling), "none")
+    return {VIDEO + name: tensor for name, tensor in video.state_dict().items()}
+
+
+def _described_sources(sources: Sources) -> list[dict[str, Any]]:
+    files = [("t5", file) for file in sources.t5.files]
+    if sources.video is not None:
+        files.append(("video", sources.video.path))
+    described = [
+        {"part": part, "file": file.name, "bytes": file.stat().st_size, "sha256": sha256(file)}
+        for part, file in files
+    ]
+    proto = sources.tokenizer.model_proto
+    state = vocabulary_state(sources.tokenizer)
+    vocabulary = {"file": "spiece.model", "bytes": len(proto), "sha256": state["vocabulary_sha256"]}
+    return [*described, {"part": "vocabulary", **vocabulary}]
+
+
+def _sizes(tensors: Tensors) -> dict[str, int]:
+    """Tensors and numbers, the embedding table and its copy counted once."""
+    once = {id(tensor): tensor for tensor in tensors.values()}
+    return {"tensors": len(once), "numbers": sum(t.numel() for t in once.values())}

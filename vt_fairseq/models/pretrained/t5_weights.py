@@ -1,0 +1,254 @@
+"""T5 as Hugging Face keeps it: a folder with ``config.json`` and weights, or the weights alone.
+
+Weights are ``model.safetensors``, ``pytorch_model.bin``, or either in parts that an ``.index.json``
+lists.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vt_fairseq.errors import UserError
+from vt_fairseq.models.pretrained.files import Tensors, read_json, read_tensors
+from vt_fairseq.models.t5 import T5Dims
+
+CONFIG = "config.json"
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+# Our names to Hugging Face's, as (pattern, replacement), applied in this order.
+_NAMES = (
+    (r"^encoder\.transformer\.", r"encoder."),
+    (r"^(?:encoder\.|decoder\.)?embed_tokens\.", r"shared."),
+    (r"^decoder\.lm_head\.", r"lm_head."),
+    (r"relative_bias\.", r"block.0.layer.0.SelfAttention.relative_attention_bias."),
+    (r"final_norm\.", r"final_layer_norm."),
+    (r"layers\.(\d+)\.self_attention\.", r"block.\1.layer.0.SelfAttention."),
+    (r"layers\.(\d+)\.self_attention_norm\.", r"block.\1.layer.0.layer_norm."),
+    (r"layers\.(\d+)\.cross_attention\.", r"block.\1.layer.1.EncDecAttention."),
+    (r"layers\.(\d+)\.cross_attention_norm\.", r"block.\1.layer.1.layer_norm."),
+    (r"^encoder\.layers\.(\d+)\.feed_forward\.", r"encoder.block.\1.layer.1.DenseReluDense."),
+    (r"^encoder\.layers\.(\d+)\.feed_forward_norm\.", r"encoder.block.\1.layer.1.layer_norm."),
+    (r"^decoder\.layers\.(\d+)\.feed_forward\.", r"decoder.block.\1.layer.2.DenseReluDense."),
+    (r"^decoder\.layers\.(\d+)\.feed_forward_norm\.", r"decoder.block.\1.layer.2.layer_norm."),
+)
+TABLE, OUTPUT = "shared.weight", "lm_head.weight"
+# Names under which files keep the embedding table, some of them several times.
+COPIES_OF_TABLE = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+# The first checkpoints have a bias that T5 never uses; Hugging Face ignores it, too.
+UNUSED = re.compile(
+    r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
+)
+# T5Dims' names where config.json has others.
+_CONFIG_NAMES = {
+    "num_buckets": "relative_attention_num_buckets",
+    "max_distance": "relative_attention_max_distance",
+    "layer_norm_eps": "layer_norm_epsilon",
+    "dropout": "dropout_rate",
+}
+_ACTIVATIONS = {"relu": False, "gated-gelu": True}
+
+
+@dataclass(frozen=True)
+class T5Weights:
+    """A T5 that was read.
+
+    Attributes:
+        path: what the user named.
+        files: the files that the tensors come from.
+        tensors: by Hugging Face's names; the embedding table stands under ``shared.weight`` only.
+        dims: sizes, from ``config.json`` where there is one and else from the tensors.
+        has_config: whether ``dims`` also has what tensors do not show.
+        vocabulary: ``spiece.model`` beside the weights, or None.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    tensors: Tensors
+    dims: T5Dims
+    has_config: bool
+    vocabulary: Path | None
+
+
+def in_transformer(name: str) -> bool:
+    """Whether a tensor of our model is the transformer's: T5 has nothing else."""
+    return name.startswith(("encoder.", "decoder.")) and not name.startswith("encoder.video.")
+
+
+def hf_key(name: str) -> str:
+    """Hugging Face's name of a tensor of our transformer, encoder or decoder."""
+    for pattern, replacement in _NAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def read_t5(path: Path) -> T5Weights:
+    """Read a folder or a file of weights; raises UserError where it is no T5 or is damaged."""
+    folder = path if path.is_dir() else path.parent
+    weights = _weights_in(path) if path.is_dir() else path
+    files, tensors = _read_parts(weights)
+    _merge_copies(tensors, weights)
+    config, vocabulary = folder / CONFIG, folder / "spiece.model"
+    if config.is_file():
+        dims = dims_of_config(read_json(config), config)
+        if not dims.tie_word_embeddings and TABLE in tensors:
+            # transformers then takes the embedding table, too, but does not scale the output.
+            tensors.setdefault(OUTPUT, tensors[TABLE])
+        _compare(_dims_of_tensors(tensors, weights), dims, weights, config)
+    elif path.is_dir():
+        raise UserError(f"{path} has no {CONFIG}")
+    else:
+        dims = _dims_of_tensors(tensors, weights)
+    return T5Weights(
+        path=path,
+        files=files,
+        tensors=tensors,
+        dims=dims,
+        has_config=config.is_file(),
+        vocabulary=vocabulary if vocabulary.is_file() else None,
+    )
+
+
+def _weights_in(folder: Path) -> Path:
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder} has no T5 weights: expected one of {', '.join(WEIGHT_FILES)}")
+
+
+def _read_parts(weights: Path) -> tuple[tuple[Path, ...], Tensors]:
+    if not weights.name.endswith(".index.json"):
+        tensors = read_tensors(weights)
+        if not isinstance(tensors, dict):
+            raise UserError(f"{weights} holds no tensors by name")
+        return (weights,), tensors
+    listed = read_json(weights).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(x, str) for x in listed.values()):
+        raise UserError(f"{weights} has no weight_map from tensors to files")
+    files = tuple(weights.parent / name for name in sorted(set(listed.values())))
+    tensors: Tensors = {}
+    for file in files:
+        if file.parent != weights.parent:
+            raise UserError(f"{weights} lists {file.name}, which is not beside it")
+        here = {name for name, part in listed.items() if part == file.name}
+        part = read_tensors(file)
+        if part.keys() != here:
+            raise UserError(
+                f"{file} does not hold the tensors that {weights.name} says: "
+                f"{len(here)} expected, {len(part)} found, {len(here & part.keys())} in both"
+            )
+        tensors |= part
+    return files, tensors
+
+
+def _merge_copies(tensors: Tensors, origin: Path) -> None:
+    """Leave the embedding table under one name; refuse copies that differ."""
+    for name in COPIES_OF_TABLE:
+        if name not in tensors:
+            continue
+        copy = tensors.pop(name)
+        if not torch.equal(tensors.setdefault(TABLE, copy), copy):
+            raise UserError(f"{origin}: {name} differs from {TABLE}, which T5 shares with it")
+    if OUTPUT in tensors and TABLE in tensors and torch.equal(tensors[OUTPUT], tensors[TABLE]):
+        del tensors[OUTPUT]
+
+
+def _dims_of_tensors(tensors: Tensors, origin: Path) -> T5Dims:
+    attention = "encoder.block.0.layer.0.SelfAttention."
+    dense = "encoder.block.0.layer.1.DenseReluDense."
+    gated = f"{dense}wi_0.weight" in tensors
+    try:
+        vocab_size, d_model = tensors[TABLE].shape
+        num_buckets, num_heads = tensors[f"{attention}relative_attention_bias.weight"].shape
+        inner = tensors[f"{attention}q.weight"].shape[0]
+        d_ff = tensors[f"{dense}wi_0.weight" if gated else f"{dense}wi.weight"].shape[0]
+    except (KeyError, ValueError, AttributeError, IndexError) as error:
+        raise UserError(f"{origin} holds no T5: {' '.join(str(error).split())}") from error
+    return T5Dims(
+        vocab_size=vocab_size,
+        d_model=d_model,
+        d_kv=inner // num_heads,
+        d_ff=d_ff,
+        num_heads=num_heads,
+        num_layers=_layers(tensors, "encoder"),
+        num_decoder_layers=_layers(tensors, "decoder"),
+        num_buckets=num_buckets,
+        gated_gelu=gated,
+        tie_word_embeddings=OUTPUT not in tensors,
+    )
+
+
+def _layers(names: Iterable[str], stack: str) -> int:
+    numbers = (re.match(rf"{stack}\.block\.(\d+)\.", name) for name in names)
+    return 1 + max((int(number[1]) for number in numbers if number), default=-1)
+
+
+def dims_of_config(config: dict[str, Any], origin: Path) -> T5Dims:
+    """Sizes as ``config.json`` has them; raises UserError where it is not T5's."""
+    if config.get("model_type") != "t5":
+        raise UserError(f"{origin}: expected model_type t5, found {config.get('model_type')}")
+    activation = config.get("feed_forward_proj", "relu")
+    if activation not in _ACTIVATIONS:
+        raise UserError(
+            f"{origin}: feed_forward_proj {activation!r}, expected one of {list(_ACTIVATIONS)}"
+        )
+    # Newer versions of transformers always write true there, and the truth under the other name.
+    untied = False in (config.get("tie_word_embeddings"), config.get("scale_decoder_outputs"))
+    sizes: dict[str, Any] = {
+        "num_decoder_layers": config.get("num_layers"),
+        "gated_gelu": _ACTIVATIONS[activation],
+        "tie_word_embeddings": not untied,
+    }
+    for field in fields(T5Dims):
+        value = config.get(_CONFIG_NAMES.get(field.name, field.name))
+        if field.name not in ("gated_gelu", "tie_word_embeddings") and value is not None:
+            sizes[field.name] = value
+        if field.type is int and not isinstance(sizes.get(field.name, 1), int):
+            raise UserError(f"{origin}: {field.name} is {sizes[field.name]!r}, no whole number")
+    try:
+        return T5Dims(**sizes)
+    except TypeError as error:
+        raise UserError(f"{origin} lacks sizes: {error}") from error
+
+
+def config_of_dims(dims: T5Dims) -> dict[str, Any]:
+    """The ``config.json`` with which transformers' ``T5ForConditionalGeneration`` is this T5."""
+    sizes = {_CONFIG_NAMES.get(name, name): value for name, value in asdict(dims).items()}
+    gated = sizes.pop("gated_gelu")
+    return {
+        "architectures": ["T5ForConditionalGeneration"],
+        "model_type": "t5",
+        "is_encoder_decoder": True,
+        "feed_forward_proj": "gated-gelu" if gated else "relu",
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+        **sizes,
+    }
+
+
+# What a file of tensors does not show.
+ONLY_IN_CONFIG = ("max_distance", "layer_norm_eps", "dropout")
+
+
+def differences(found: T5Dims, expected: T5Dims, but: Iterable[str]) -> str:
+    """One line of the sizes that differ, those named by ``but`` left out; empty where none does."""
+    pairs = [(name, value, getattr(expected, name)) for name, value in asdict(found).items()]
+    return ", ".join(
+        f"{name} {str(value).lower()} and not {str(other).lower()}"
+        for name, value, other in pairs
+        if name not in but and value != other
+    )
+
+
+def _compare(found: T5Dims, described: T5Dims, weights: Path, config: Path) -> None:
+    differing = differences(found, described, but=ONLY_IN_CONFIG)
+    if differing:
+        raise UserError(f"{weights} has {differing}, which is what {config} says")
