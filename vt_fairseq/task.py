@@ -286,7 +286,7 @@ class VideoTranslateTask(FairseqTask):
             self.data.manifest(split), self.clip_loader(root, train), self.selected_actions(), train
         )
 
-    def clip_loader(self, video_root: Path, train: bool) -> ClipLoader:
+    def clip_loader(self, video_root: Path | None, train: bool) -> ClipLoader:
         """What decodes and crops; plain values are read off the configuration here."""
         cfg = self.cfg
         return ClipLoader(
