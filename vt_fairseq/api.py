@@ -8,7 +8,6 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -348,7 +347,7 @@ class VideoTranslate:
         if not clips.rows:
             return iter(())
         task = self.loaded.task
-        loader = OwnLoader(task.clip_loader(Path(), train=False), clips.frames)
+        loader = OwnLoader(task.clip_loader(None, train=False), clips.frames)
         dataset = task.build_dataset(clips.rows, loader, [action], train=False)
         order = range(len(clips.rows))
         return iter(

@@ -13,6 +13,7 @@ import fcntl
 import json
 import logging
 import os
+import pickle
 import shutil
 import socket
 import time
@@ -25,6 +26,7 @@ from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 
+from vt_fairseq import untrusted
 from vt_fairseq.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -216,9 +218,11 @@ def problem(path: Path, optimizer: bool = True) -> str | None:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (zipfile.BadZipFile, EOFError, NotImplementedError):
         return "it is cut off or is no checkpoint"
+    except pickle.UnpicklingError as error:
+        return untrusted.reason(path, error)
     except (RuntimeError, OSError, ValueError) as error:
         return " ".join(str(error).split())[:200]
-    if "model" not in state:
+    if not isinstance(state, dict) or "model" not in state:
         return "it has no model in it"
     if not optimizer:
         return None
@@ -321,7 +325,17 @@ def remove_leftovers(cfg) -> None:
         path.unlink(missing_ok=True)
 
 
+def load_checkpoint_to_cpu(path: str, *args, **kwargs):
+    """fairseq's (for ``fairseq-generate``, too); raises UserError for a file that is refused."""
+    try:
+        return _load_checkpoint_to_cpu(path, *args, **kwargs)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        why = untrusted.reason(path, error)
+        raise UserError(f"{path} is damaged or not what it seems: {why}") from error
+
+
 _load_checkpoint = checkpoint_utils.load_checkpoint
+_load_checkpoint_to_cpu = checkpoint_utils.load_checkpoint_to_cpu
 _locks: list[DirectoryLock] = []  # held until the process ends
 
 
@@ -331,3 +345,4 @@ def install() -> None:
     checkpoint_utils.torch_persistent_save = save_whole
     checkpoint_utils.verify_checkpoint_directory = verify_directory
     checkpoint_utils.load_checkpoint = load_checkpoint
+    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu

@@ -4,9 +4,12 @@ Non-finite losses and gradients, a loss scale at its floor, and too little memor
 go on after the last, which leaves the other processes waiting for ever.
 """
 
+import functools
 from typing import Any
 
 import torch
+from fairseq import trainer as fairseq_trainer
+from fairseq.nan_detector import NanDetector
 from fairseq.trainer import Trainer
 
 from vt_fairseq.errors import UserError
@@ -75,3 +78,6 @@ _train_step = Trainer.train_step
 def install() -> None:
     """Put it in place; calling it again changes nothing."""
     Trainer.train_step = train_step
+    # It looks for the module that made the first one; its hooks on the backward pass fail for
+    # modules that return lists in a dict, as fairseq's encoders do.
+    fairseq_trainer.NanDetector = functools.partial(NanDetector, backward=False)

@@ -25,6 +25,7 @@ from fairseq.optim.fp16_optimizer import FP16Optimizer
 from fairseq.trainer import Trainer
 
 from vt_fairseq.errors import UserError
+from vt_fairseq.resuming import warn_of_changes
 from vt_fairseq.zero import moments
 from vt_fairseq.zero.moments import NoMomentsError
 
@@ -158,6 +159,8 @@ def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False,
     if self.cfg.task._name == "video_translate":
         self.task.load_state_dict(state.get("task_state") or {})
         self.get_model().heads_start_anew = reset_optimizer
+        if state and not reset_optimizer:
+            warn_of_changes(filename, state, self.cfg, self.task.state_dict())
     history = {} if reset_optimizer else optimizer_history(state)
     sharded = history.get("optimizer_name") == "DeepSpeedOptimizer"
     try:

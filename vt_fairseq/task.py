@@ -31,6 +31,7 @@ from vt_fairseq.errors import UserError
 from vt_fairseq.hardware import check_gpus
 from vt_fairseq.metrics import BLEU_KEYS, BleuStatistics
 from vt_fairseq.models.pretrained.exported import vocabulary_state
+from vt_fairseq.resuming import TRAIN_ROWS
 
 logger = logging.getLogger(__name__)
 
@@ -220,11 +221,13 @@ class VideoTranslateTask(FairseqTask):
 
     def state_dict(self) -> dict[str, Any]:
         """Kept in every checkpoint, which so needs no other file: vocabulary and class names."""
+        splits = self.data.splits if self.data is not None else {}
         small = sum(map(len, self.classes.values())) <= MAX_SAVED_CLASSES
         return {
             **vocabulary_state(self.tokenizer),
             "classes": self.classes if small else {},
             "head_classes": self.heads.names() if self.heads is not None else {},
+            TRAIN_ROWS: splits.get(self.cfg.train_subset, {}).get("rows"),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -283,7 +286,7 @@ class VideoTranslateTask(FairseqTask):
             self.data.manifest(split), self.clip_loader(root, train), self.selected_actions(), train
         )
 
-    def clip_loader(self, video_root: Path, train: bool) -> ClipLoader:
+    def clip_loader(self, video_root: Path | None, train: bool) -> ClipLoader:
         """What decodes and crops; plain values are read off the configuration here."""
         cfg = self.cfg
         return ClipLoader(

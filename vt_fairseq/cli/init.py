@@ -50,6 +50,11 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--seed", type=int, default=1, help="of what is new (default: 1)")
     source = made.add_argument_group("a model from a checkpoint")
     source.add_argument("--from-checkpoint", type=Path, metavar="FILE", help="of fairseq-train")
+    source.add_argument(
+        "--trust-checkpoint",
+        action="store_true",
+        help="RUN the code in --from-checkpoint, and write it without to --out",
+    )
     made.add_argument(
         "--vocabulary",
         type=Path,
@@ -75,6 +80,9 @@ def _main() -> None:
         from vt_fairseq.models.pretrained.exported import check_new, new_folder, write_exported
         from vt_fairseq.models.pretrained.t5_export import write_t5
 
+    if args.trust_checkpoint:
+        _convert(args.from_checkpoint, args.out)
+        return
     if args.export:
         check_new(args.export)
     state = _opened(args) if args.from_checkpoint else _joined(args)
@@ -91,6 +99,10 @@ def _check(args: argparse.Namespace) -> None:
     """Raise UserError where the options do not go together."""
     joining = {"--t5": args.t5, "--video": args.video, "--arch": args.arch}
     others = {"--t5-variant": args.t5_variant, "--video-network": args.video_network}
+    if args.trust_checkpoint:
+        if not (args.from_checkpoint and args.out) or args.export or any(joining.values()):
+            raise UserError("--trust-checkpoint goes with --from-checkpoint and --out alone")
+        return
     if args.from_checkpoint:
         given = [name for name, value in {**joining, **others}.items() if value]
         if given or args.out or not args.export:
@@ -189,6 +201,19 @@ def _opened(args: argparse.Namespace) -> dict[str, Any]:
 
     vocabulary = Tokenizer.from_file(args.vocabulary) if args.vocabulary else None
     return read_checkpoint(args.from_checkpoint, vocabulary)
+
+
+def _convert(source: Path, out: Path) -> None:
+    """Write what a trusted file holds so that it need not be trusted any more."""
+    import torch
+
+    from vt_fairseq.data.manifest import atomic_file
+    from vt_fairseq.untrusted import read_trusted
+
+    content = read_trusted(source)
+    with atomic_file(out) as file:
+        torch.save(content, file)
+    print(f"wrote {out}, which runs nothing")
 
 
 def _save(state: dict[str, Any], path: Path) -> None:

@@ -1,5 +1,6 @@
 """Manifest row to the frames that the model sees: decode, then crop."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.data.sampling import pick_frames
 from vt_fairseq.data.transforms import ClipTransform, scale_short_side
 from vt_fairseq.data.video import FrameSampling, read_clip
+from vt_fairseq.errors import VideoError
 
 # Before normalisation: the mean of the IG65M statistics, so that a blank clip is near zero after.
 BLANK_LEVEL = 105
@@ -25,14 +27,15 @@ class ClipLoader:
     """Loads (F, size, size, 3) uint8 frames of a row.
 
     Attributes:
-        video_root: folder that the rows' paths are relative to.
+        video_root: folder that the rows' paths are relative to and may not lead out of; None for
+            rows that the user made, whose paths may be anywhere.
         sampling: which frames of the segment.
         transform: crop and flip.
         window: how a segment longer than ``sampling.max_seconds`` is cut.
         blank: decode, then show a uniform grey instead: what the model knows without looking.
     """
 
-    video_root: Path
+    video_root: Path | None
     sampling: FrameSampling
     transform: ClipTransform
     window: str
@@ -41,7 +44,7 @@ class ClipLoader:
     def __call__(self, row: ClipRow, rng: np.random.Generator | None) -> np.ndarray:
         """Frames of ``row``; raise VideoError when they cannot be had."""
         frames = read_clip(
-            self.video_root / row.video,
+            self._path(row),
             self.sampling,
             start=row.start,
             end=row.end,
@@ -60,6 +63,15 @@ class ClipLoader:
     def short_side(self) -> int:
         """Pixels of the short side before the crop."""
         return round(self.transform.size * WORKING_TO_FRAME)
+
+    def _path(self, row: ClipRow) -> Path:
+        """The file of ``row``; raise VideoError where a manifest names one outside of the root."""
+        if self.video_root is None:
+            return Path(row.video)
+        path, root = self.video_root / row.video, os.path.realpath(self.video_root)
+        if not Path(os.path.realpath(path)).is_relative_to(root):
+            raise VideoError("outside of the video root: the manifest's path leads out of it")
+        return path
 
     def _shown(self, frames: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         frames = self.transform(frames, rng)

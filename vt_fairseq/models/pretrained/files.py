@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from vt_fairseq import untrusted
 from vt_fairseq.errors import UserError
 
 Tensors = dict[str, torch.Tensor]
@@ -80,7 +81,9 @@ def read_tensors(path: Path) -> Any:
         return read(path)
     except Exception as error:
         # Damaged files fail in as many ways as there are bytes: zip, pickle, struct, memory ...
-        raise UserError(f"{path} is damaged or not what it seems: {_reason(error)}") from error
+        raise UserError(
+            f"{path} is damaged or not what it seems: {untrusted.reason(path, error)}"
+        ) from error
 
 
 def only_tensors(content: Any, path: Path) -> Tensors:
@@ -110,12 +113,6 @@ def _reader(head: bytes) -> Callable[[Path], Any] | None:
 def _read_pickle(path: Path) -> Any:
     with open(path, "rb") as file:
         return ArrayUnpickler(file, encoding="latin1").load()
-
-
-def _reason(error: Exception) -> str:
-    """One line; of torch's page on unsafe pickles the one that names what would have run."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return next((line for line in lines if "GLOBAL" in line or "Unsupported" in line), lines[0])
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""What a run does otherwise than the one whose checkpoint it goes on from, said in one line."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+
+logger = logging.getLogger(__name__)
+
+# Options on which the course of training depends, by section; None: all of them.
+COMPARED: dict[str, tuple[str, ...] | None] = {
+    "common": ("seed", "fp16", "bf16"),
+    "dataset": ("batch_size", "max_tokens", "train_subset"),
+    "optimization": ("update_freq", "lr", "clip_norm"),
+    "distributed_training": ("distributed_world_size",),
+    "model": None,
+    "task": None,
+    "criterion": None,
+    "optimizer": None,
+    "lr_scheduler": None,
+}
+# Where things lie, how results are written; and copies of other sections' options.
+LEFT_OUT = ("data", "video_root", "results_path", "cpu")
+TRAIN_ROWS = "train_rows"
+
+
+def warn_of_changes(filename: str, saved: Mapping[str, Any], cfg, task_state: Mapping) -> None:
+    """Log what is not as it was, with old and new value; the command's options hold.
+
+    Args:
+        filename: the checkpoint.
+        saved: its state.
+        cfg: the command's whole configuration.
+        task_state: the task's, as it would be saved now.
+    """
+    changes = changed_options(saved.get("cfg") or {}, OmegaConf.to_container(cfg, enum_to_str=True))
+    old = (saved.get("task_state") or {}).get(TRAIN_ROWS)
+    new = task_state.get(TRAIN_ROWS)
+    if old is not None and new is not None and old != new:
+        changes.append(f"rows of the training data {old:,} -> {new:,}")
+    if changes:
+        logger.warning(
+            "%s was trained otherwise; from here on as the command says: %s",
+            *(filename, ", ".join(changes)),
+        )
+
+
+def changed_options(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """ "--batch-size 8 -> 4" of every compared option that both have."""
+    found = {}
+    for section, names in COMPARED.items():
+        before, now = saved.get(section), wanted.get(section)
+        if not isinstance(before, Mapping) or not isinstance(now, Mapping):
+            continue
+        for name in before.keys() & now.keys() if names is None else names:
+            option = section if name == "_name" else name
+            if name not in LEFT_OUT and before.get(name) != now.get(name):
+                text = f"--{option.replace('_', '-')} {before.get(name)} -> {now.get(name)}"
+                found.setdefault(option, text)
+    return sorted(found.values())

@@ -1,0 +1,70 @@
+"""Checkpoints of others never run; a refused one says why, and how whoever trusts it converts it.
+
+A ``.pt`` file is a pickle, which can call anything that Python can. So it is read with
+``weights_only=True`` always, and ``vt-init --trust-checkpoint`` is the only way round.
+"""
+
+import argparse
+import logging
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vt_fairseq.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+PLAIN = (torch.Tensor, np.ndarray, np.generic, str, bytes, bool, int, float, type(None))
+
+
+def reason(path: Path | str, error: Exception) -> str:
+    """Why a file of torch cannot be read, in one line; for one that would run code, the way out."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    named = re.search(r"GLOBAL ([\w.]*\w)", str(error))
+    if named is None or not isinstance(error, pickle.UnpicklingError):
+        return next((line.strip() for line in lines if "Unsupported" in line), lines[0])
+    return (
+        f"it would run {named[1]}, so it is refused; the only way round, for a file whose maker "
+        f"you trust, is vt-init --from-checkpoint {path} --trust-checkpoint --out SAFE.pt, which "
+        "runs it once and writes a safe copy"
+    )
+
+
+def read_trusted(path: Path) -> Any:
+    """What a torch file holds, in plain types; RUNS whatever code is in it.
+
+    What has no plain form (functions, objects) is None instead, which is logged.
+    Raises UserError for a file that is missing or damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"no file {path}")
+    logger.warning("%s is trusted: whatever code is in it runs now", path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # a pickle that runs code fails in any way
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    return plain(content, "")
+
+
+def plain(value: Any, place: str) -> Any:
+    """``value`` in types that ``weights_only=True`` reads, else None; ``place`` is for the log."""
+    if isinstance(value, torch.nn.Parameter):
+        return value.data
+    if isinstance(value, Enum):  # before str, which some of them are, too
+        return plain(value.value, place)
+    if isinstance(value, PLAIN):
+        return value
+    if isinstance(value, argparse.Namespace):
+        return argparse.Namespace(**plain(vars(value), place))
+    if isinstance(value, Mapping):
+        return {plain(k, place): plain(v, f"{place}[{k!r}]") for k, v in value.items()}
+    if isinstance(value, (Sequence, set, frozenset)):
+        return [plain(v, f"{place}[{i}]") for i, v in enumerate(value)]
+    logger.warning("left out: %s, a %s", place or "everything", type(value).__qualname__)
+    return None
