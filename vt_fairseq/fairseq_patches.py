@@ -155,7 +155,7 @@ def optimizer_history(state: dict) -> dict:
 def refuse_other_model(filename: str, saved: dict, wanted: Mapping) -> None:
     """Raise UserError naming the options in which a checkpoint's model is not the command's."""
     differing = [
-        f"--{name.replace('_', '-')} {saved[name]} (the command: {wanted[name] or 'none'})"
+        f"--{name.replace('_', '-')} {saved[name]} and not {wanted[name]}"
         for name in ARCHITECTURE_OPTIONS
         if saved.get(name) is not None and str(saved[name]) != str(wanted.get(name))
     ]
@@ -174,19 +174,17 @@ def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False,
     if self.cfg.task._name == "video_translate":
         self.get_model().heads_start_anew = reset_optimizer
         self.task.load_state_dict(state.get("task_state") or {})
-    self.get_model().heads_start_anew = reset_optimizer
     history = {} if reset_optimizer else optimizer_history(state)
     sharded = history.get("optimizer_name") == "DeepSpeedOptimizer"
     try:
         if not history or sharded == self.sharded:
-            return load_or_refuse(self, filename, reset_optimizer, *args, **kwargs)
-        extra_state = load_or_refuse(self, filename, True, *args, **kwargs)
+            return _load_checkpoint(self, filename, reset_optimizer, *args, **kwargs)
+        extra_state = _load_checkpoint(self, filename, True, *args, **kwargs)
     except Exception as error:
         if isinstance(error.__context__, UserError):  # the model's own reason
             raise error.__context__ from None
         if "ensure that the architectures match" in str(error):
-            saved = (state.get("cfg") or {}).get("model") or {}
-            refuse_other_model(filename, saved, self.cfg.model)
+            refuse_other_model(filename, state["cfg"]["model"], self.cfg.model)
         raise
     self.lr_scheduler.load_state_dict(history["lr_scheduler_state"])
     self.set_num_updates(history["num_updates"])
