@@ -34,7 +34,10 @@ setup(
         # METEOR, ROUGE-L, CIDEr and the PTB tokeniser; needs Java. 104 MB.
         "coco": ["pycocoevalcap==1.2"],
         "deepspeed": ["deepspeed>=0.19.8"],
-        "test": ["pytest", "pytest-timeout", "pytest-xdist", "ruff", "transformers"],
+        "test": [
+            *["pytest", "pytest-timeout", "pytest-xdist", "ruff"],
+            *["transformers", "tensorboardX"],
+        ],
     },
     entry_points={
         "console_scripts": [
@@ -42,8 +45,8 @@ setup(
             "vt-caption = vt_fairseq.cli.caption:main",
             "vt-score = vt_fairseq.cli.score:main",
             "vt-evaluate = vt_fairseq.cli.evaluate:main",
-            "vt-init = vt_fairseq.cli.init:main",
             "vt-submit = vt_fairseq.cli.submit:main",
+            "vt-init = vt_fairseq.cli.init:main",
             "vt-memory = vt_fairseq.cli.memory:main",
         ]
     },

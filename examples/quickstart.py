@@ -19,7 +19,7 @@ OUT = ROOT / "quickstart"
 DATA, CHECKPOINTS = OUT / "data", OUT / "checkpoints"
 CHECKPOINT = CHECKPOINTS / "checkpoint_last.pt"
 PLUGIN = ["--user-dir", str(ROOT / "user_dir"), "--task", "video_translate"]
-UPDATES = 2400
+UPDATES = 1500
 # Training and the decoding process share the cores: threads that spin while they wait would take
 # the time of those that work.
 ENVIRONMENT = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}

@@ -1,7 +1,9 @@
 """Shared fixtures: real test material, a small MiniWorld prepared, a model trained on it."""
 
+import fcntl
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,29 +23,52 @@ def test_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def data_directory(tmp_path_factory) -> Path:
-    """A prepared data directory of the smallest MiniWorld."""
-    out = tmp_path_factory.mktemp("miniworld") / "data"
-    run_main(
-        "vt_fairseq.cli.prepare",
-        *["miniworld", "--size", "tiny", "--out", str(out), "--train-vocabulary", "200"],
-    )
-    return out
+def shared_folder(tmp_path_factory) -> Path:
+    """A folder that the worker processes of one run of the tests have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """``folder``, filled by ``make`` in the first process that wants it while the others wait."""
+    folder.mkdir(exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / ".made").exists():
+            make(folder)
+            (folder / ".made").touch()
+    return folder
 
 
 @pytest.fixture(scope="session")
-def trained(data_directory, tmp_path_factory) -> Path:
+def data_directory(shared_folder) -> Path:
+    """A prepared data directory of the smallest MiniWorld."""
+
+    def prepare(folder: Path) -> None:
+        run_main(
+            "vt_fairseq.cli.prepare",
+            *["miniworld", "--size", "tiny", "--out", str(folder / "data")],
+            *["--train-vocabulary", "200"],
+        )
+
+    return made_once(shared_folder / "miniworld", prepare) / "data"
+
+
+@pytest.fixture(scope="session")
+def trained(data_directory, shared_folder) -> Path:
     """A checkpoint of a few updates, with validation that generates."""
-    save = tmp_path_factory.mktemp("trained")
-    log = run(
-        "fairseq-train",
-        *[data_directory, *PLUGIN, *TINY, "--actions", "caption,classify", "--save-dir", save],
-        *["--max-epoch", "2", "--eval-bleu", "--best-checkpoint-metric", "bleu"],
-        *["--maximize-best-checkpoint-metric", "--lr-scheduler", "inverse_sqrt"],
-        *["--warmup-updates", "4", "--video-lr-scale", "0.1"],
-    )
-    assert "| bleu " in log and "| exact_match " in log and "accuracy" in log
-    return save / "checkpoint_best.pt"
+
+    def train(save: Path) -> None:
+        log = run(
+            "fairseq-train",
+            *[data_directory, *PLUGIN, *TINY, "--actions", "caption,classify", "--save-dir", save],
+            *["--max-epoch", "2", "--eval-bleu", "--best-checkpoint-metric", "bleu"],
+            *["--maximize-best-checkpoint-metric", "--lr-scheduler", "inverse_sqrt"],
+            *["--warmup-updates", "4", "--video-lr-scale", "0.1"],
+        )
+        assert "| bleu " in log and "| exact_match " in log and "accuracy" in log
+
+    return made_once(shared_folder / "trained", train) / "checkpoint_best.pt"
 
 
 def run_main(module: str, *arguments: str, function: str = "main") -> None:

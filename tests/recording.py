@@ -2,8 +2,8 @@
 
     python tests/recording.py FILE [fairseq-train's arguments]
 
-Only the first process writes. Lines are JSON: update, loss per token (nats), norm, time, elements
-of the parameters.
+Only the first process writes. Lines are JSON: update, loss per token (nats), norm, time and CPU
+time of this process (s), elements of the parameters.
 """
 
 import json
@@ -38,7 +38,7 @@ def record(path: str) -> None:
         output = train_step(self, samples, *args, **kwargs)
         if self.get_num_updates() > before and (not dist.is_initialized() or dist.get_rank() == 0):
             line = {"update": before + 1, "loss": seen["loss"], "norm": float(seen["norm"])}
-            line["time"] = time.time()
+            line |= {"time": time.time(), "cpu": time.process_time()}
             # ZeRO-3 leaves the parameters themselves empty between uses.
             line["elements"] = sum(p.numel() for p in self.get_model().parameters())
             with open(path, "a") as file:

@@ -5,10 +5,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from fairseq.file_io import PathManager
 
 from tests.commands import environment
-from vt_fairseq.fairseq_patches import atomic_copy, install, split_by_lr_scale
+from vt_fairseq.fairseq_patches import install, split_by_lr_scale
 from vt_fairseq.fairseq_patches import set_scaled_lr as set_lr
 
 install()
@@ -37,24 +36,6 @@ def test_parameters_with_a_scale_get_a_group_whose_learning_rate_follows_at_that
 def test_without_scales_there_is_one_group_as_before():
     optimizer = split_by_lr_scale(Optimizer([torch.nn.Parameter(torch.ones(2))]))
     assert len(optimizer.param_groups) == 1
-
-
-def test_a_copy_replaces_the_old_file_and_leaves_nothing_else(tmp_path):
-    (tmp_path / "new").write_bytes(b"new")
-    (tmp_path / "last").write_bytes(b"old")
-    assert not atomic_copy(str(tmp_path / "new"), str(tmp_path / "last"))
-    assert PathManager.copy(str(tmp_path / "new"), str(tmp_path / "last"), overwrite=True)
-    assert (tmp_path / "last").read_bytes() == b"new"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["last", "new"]
-
-
-def test_a_copy_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    (tmp_path / "new").write_bytes(b"new")
-    (tmp_path / "last").write_bytes(b"old")
-    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        atomic_copy(str(tmp_path / "new"), str(tmp_path / "last"), overwrite=True)
-    assert (tmp_path / "last").read_bytes() == b"old"
 
 
 def test_harmless_types_of_a_fairseq_checkpoint_load_with_weights_only(tmp_path):

@@ -53,6 +53,7 @@ def clips_of(directory: DataDirectory, split: str) -> tuple[list[ClipRow], dict]
     }
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:hydra", "ignore:.*config.*:UserWarning")
 @pytest.mark.parametrize(
     ("options", "decoding"),
     [
@@ -292,6 +293,8 @@ def test_a_video_that_cannot_be_read_raises_or_is_none_at_its_place(trained, vid
         (lambda vt, v: vt.caption(v, start=[1, 2]), "start: expected one value, or 3"),
         (lambda vt, v: vt.answer(v, "?", []), "0 lists of candidates for 3 videos"),
         (lambda vt, v: vt.answer(v[0], "?", [[]]), "no texts to choose from"),
+        (lambda vt, v: vt.score(v, "a cat"), "found the text 'a cat'"),
+        (lambda vt, v: vt.answer(v, "?", "a cat"), "found the text 'a cat'"),
         (lambda vt, v: vt.generate(v, "sing"), "unknown action 'sing'"),
         (lambda vt, v: vt.classify(v, action="caption"), "name the labels"),
         (lambda vt, v: vt.caption(v, decoding="dream"), "beam, greedy, topk"),
@@ -401,6 +404,22 @@ def test_blank_frames_are_shown_with_the_loaders_option():
     )
     shown = blank.from_array(np.zeros((9, 20, 30, 3), np.uint8))
     assert shown.shape == (4, 16, 16, 3) and len(np.unique(shown)) == 1 and shown.max() > 0
+
+
+def test_the_example_in_the_readme_runs(trained, videos, tmp_path, monkeypatch, capsys):
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "checkpoint_best.pt").symlink_to(trained)
+    for name, video in zip(("clip.mp4", "other.mp4"), videos, strict=False):
+        (tmp_path / name).symlink_to(video)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    caption, answer, best = capsys.readouterr().out.removesuffix("\n").split("\n")
+    assert re.fullmatch(r"a (cat|dog) \(0\.\d+, 0\.\d+\)", answer)
+    assert re.fullmatch(r"[01] -\d+\.\d+", best)
+    # Without context, as the example asks; the file is given by its name alone.
+    assert caption == VideoTranslate.from_pretrained(trained, device="cpu").caption("clip.mp4").text
 
 
 LIGHT = """

@@ -354,7 +354,10 @@ def test_the_command_names_the_first_cure_that_is_enough(command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--arch", "video_translate_t5_giant"], "expected one of video_translate_t5_base"),
+        (
+            ["--arch", "video_translate_t5_giant"],
+            "expected one of video_translate, video_translate_t5_base",
+        ),
         (["--zero-stage", "0", "--offload-optimizer", "cpu"], "needs ZeRO"),
         (["--checkpoint-video-stages", "9"], "from 0 to 4"),
         (["--batch-size", "0"], "positive sizes"),

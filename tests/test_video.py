@@ -319,6 +319,12 @@ def test_too_large_and_too_narrow_frames_are_refused(tmp_path):
     assert "2x1000 pixels are no picture" in reason(narrow)
 
 
+def test_a_file_whose_decoding_does_not_end_is_given_up(tmp_path, monkeypatch):
+    path = media.write_numbered(tmp_path / "a.webm", 30, codec="libvpx")
+    monkeypatch.setattr("vt_fairseq.data.video.MAX_DECODING_SECONDS", -1.0)
+    assert "decoding takes more than" in reason(path)
+
+
 def test_opening_many_times_leaves_no_file_open(numbered):
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):

@@ -16,6 +16,7 @@ from fairseq.dataclass.configs import GenerationConfig
 from torch.utils.data import DataLoader
 
 from vt_fairseq.data.actions import Action
+from vt_fairseq.data.sampling import window_position
 from vt_fairseq.data.text import PAD
 from vt_fairseq.errors import UserError, VideoError
 from vt_fairseq.inference import Loaded, encode, open_checkpoint, to_device
@@ -121,7 +122,10 @@ class VideoTranslate:
 
         Raises UserError when there is no such checkpoint or it cannot be used.
         """
-        overrides = {"test_window": test_window} if test_window else {}
+        overrides = {}
+        if test_window:
+            window_position(test_window, rng=None)  # now rather than in a process that decodes
+            overrides["test_window"] = test_window
         return cls(
             open_checkpoint(
                 path, vocabulary=vocabulary, device=device, dtype=dtype, overrides=overrides
@@ -368,6 +372,8 @@ class VideoTranslate:
         return self.loaded.task.selected_actions(name)[0]
 
     def _tree(self, texts: Sequence[str], max_tokens: int | None) -> PrefixTree:
+        if isinstance(texts, str):
+            raise UserError(f"expected a list of texts, found the text {texts[:60]!r}")
         ids = self.loaded.task.tokenizer.encode
         return PrefixTree.build([ids(text, max_tokens) for text in texts])
 

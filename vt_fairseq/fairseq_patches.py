@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import queue
-import shutil
 import time
 import weakref
 import zipfile
@@ -21,12 +20,13 @@ import numpy as np
 import torch
 from fairseq import optim, trainer
 from fairseq.data.iterators import BackgroundConsumer, BufferedIterator
-from fairseq.file_io import PathManager
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer
 from fairseq.optim.fp16_optimizer import FP16Optimizer
 from fairseq.trainer import Trainer
 
 from vt_fairseq.errors import UserError
+from vt_fairseq.zero import moments
+from vt_fairseq.zero.moments import NoMomentsError
 
 logger = logging.getLogger(__name__)
 
@@ -69,23 +69,6 @@ def allow_checkpoint_types() -> None:
     )
 
 
-def atomic_copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
-    """Copy to a temporary name, fsync, rename: a killed run leaves the old file or the new one.
-
-    fairseq copies the newest checkpoint over ``checkpoint_last.pt`` in place, so that a kill
-    during the copy leaves a broken file where the restart looks first.
-    """
-    if os.path.exists(dst_path) and not overwrite:
-        return False
-    temporary = Path(f"{dst_path}.tmp")
-    with open(src_path, "rb") as source, open(temporary, "wb") as target:
-        shutil.copyfileobj(source, target)
-        target.flush()
-        os.fsync(target.fileno())
-    os.replace(temporary, dst_path)
-    return True
-
-
 def lr_scale(parameter: torch.nn.Parameter) -> float:
     """Learning rate of a parameter relative to ``--lr``."""
     return getattr(parameter, "optim_overrides", {}).get("optimizer", {}).get("lr_scale", 1.0)
@@ -125,7 +108,8 @@ def get_unscaled_lr(self: FairseqOptimizer) -> float:
 def refuse_flat_parameters(cfg, parameters: list[torch.nn.Parameter]) -> None:
     """Raise UserError where fairseq's ``--fp16`` would lose the learning rates' scales."""
     others = sorted({lr_scale(parameter) for parameter in parameters} - {1.0})
-    if not cfg.common.fp16_no_flatten_grads and others:
+    merged = not (cfg.common.fp16_no_flatten_grads or cfg.common.bf16)
+    if merged and others:
         raise UserError(
             "--fp16 merges all parameters into one, which loses the learning rate of some, "
             f"{' and '.join(map(str, others))} times --lr: add --fp16-no-flatten-grads"
@@ -155,7 +139,7 @@ def optimizer_history(state: dict) -> dict:
 def refuse_other_model(filename: str, saved: dict, wanted: Mapping) -> None:
     """Raise UserError naming the options in which a checkpoint's model is not the command's."""
     differing = [
-        f"--{name.replace('_', '-')} {saved[name]} and not {wanted[name]}"
+        f"--{name.replace('_', '-')} {saved[name]} (the command: {wanted[name] or 'none'})"
         for name in ARCHITECTURE_OPTIONS
         if saved.get(name) is not None and str(saved[name]) != str(wanted.get(name))
     ]
@@ -172,8 +156,8 @@ def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False,
     self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
     state = saved_state(filename) if os.path.isfile(filename) else {}
     if self.cfg.task._name == "video_translate":
-        self.get_model().heads_start_anew = reset_optimizer
         self.task.load_state_dict(state.get("task_state") or {})
+        self.get_model().heads_start_anew = reset_optimizer
     history = {} if reset_optimizer else optimizer_history(state)
     sharded = history.get("optimizer_name") == "DeepSpeedOptimizer"
     try:
@@ -184,16 +168,44 @@ def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False,
         if isinstance(error.__context__, UserError):  # the model's own reason
             raise error.__context__ from None
         if "ensure that the architectures match" in str(error):
-            refuse_other_model(filename, state["cfg"]["model"], self.cfg.model)
+            saved = (state.get("cfg") or {}).get("model") or {}
+            refuse_other_model(filename, saved, self.cfg.model)
         raise
     self.lr_scheduler.load_state_dict(history["lr_scheduler_state"])
     self.set_num_updates(history["num_updates"])
-    logger.warning(
-        "%s was saved %s DeepSpeed: weights, update count and learning rate go on, Adam's moments "
-        "start anew",
-        *(filename, "with" if sharded else "without"),
-    )
+    what = f"{filename} was saved {'with' if sharded else 'without'} DeepSpeed"
+    try:
+        optimizer_state = state.get("last_optimizer_state") or {}
+        carry_moments(self, Path(filename).parent, optimizer_state)
+        logger.info("%s: Adam's moments are converted", what)
+    except NoMomentsError as reason:
+        logger.warning(
+            "%s: weights, update count and learning rate go on, Adam's moments start anew, as %s",
+            *(what, reason),
+        )
     return extra_state
+
+
+def carry_moments(trainer: Trainer, folder: Path, state: dict) -> None:
+    """Adam's moments and the loss scale between DeepSpeed's engine and fairseq's optimizer.
+
+    Raises NoMomentsError, with nothing changed, where that cannot be done.
+    """
+    trained = [item for item in trainer.get_model().named_parameters() if item[1].requires_grad]
+    trained.sort(key=lambda item: -lr_scale(item[1]))  # as ``split_by_lr_scale`` orders them
+    # ZeRO-3's parameters are empty themselves.
+    named = [(name, getattr(p, "ds_shape", p.shape)) for name, p in trained]
+    if trainer.sharded:
+        moments.to_engine(trainer.engine, moments.from_fairseq(state, named))
+    elif "folder" in state:
+        moments.to_fairseq(
+            trainer.optimizer, named, moments.from_shards(folder / state["folder"], named)
+        )
+    else:
+        raise NoMomentsError("the checkpoint was saved without the optimizer's state")
+    scaler = getattr(trainer.optimizer, "scaler", None)
+    if scaler is not None and "loss_scale" in state:
+        scaler.loss_scale = state["loss_scale"]
 
 
 _readers: weakref.WeakSet[BackgroundConsumer] = weakref.WeakSet()
@@ -232,7 +244,6 @@ def install() -> None:
         return
     Trainer._vt_fairseq_installed = True
     allow_checkpoint_types()
-    PathManager.copy = staticmethod(atomic_copy)
     BufferedIterator._create_consumer = create_consumer
     FairseqOptimizer.set_lr = set_scaled_lr
     FairseqOptimizer.get_lr = get_unscaled_lr

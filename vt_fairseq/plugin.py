@@ -3,13 +3,16 @@
 import sys
 from types import TracebackType
 
-from vt_fairseq import fairseq_patches
+from vt_fairseq import checkpoints, failures, fairseq_patches, interruption
 from vt_fairseq.errors import UserError
 from vt_fairseq.zero import launch, trainer
 
 fairseq_patches.install()
 launch.install()
 trainer.install()
+checkpoints.install()
+interruption.install()
+failures.install()
 
 import vt_fairseq.classification  # noqa: E402
 import vt_fairseq.criterion  # noqa: E402
@@ -18,16 +21,18 @@ import vt_fairseq.task  # noqa: E402
 import vt_fairseq.zero.adam  # noqa: E402, F401
 
 _report = sys.excepthook
+USER_ERROR = f"{UserError.__module__}.{UserError.__qualname__}: "
 
 
 def report_user_errors(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
     """End fairseq's commands on a user's mistake with one line instead of a traceback."""
-    if issubclass(kind, UserError):
-        # One raised in a loader's worker carries that process's traceback; the last line is ours.
-        line = str(error).strip().splitlines()[-1]
-        print(f"error: {line.removeprefix('vt_fairseq.errors.UserError: ')}", file=sys.stderr)
+    # One raised in a process that this one started carries that one's traceback; the last line is
+    # the mistake.
+    line = (str(error).strip().splitlines() or [""])[-1]
+    if issubclass(kind, UserError) or line.startswith(USER_ERROR):
+        print(f"error: {line.removeprefix(USER_ERROR)}", file=sys.stderr)
     else:
         _report(kind, error, traceback)
 

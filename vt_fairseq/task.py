@@ -54,6 +54,10 @@ INPUT_OPTIONS = (
 MAX_SAVED_CLASSES = 10_000
 
 
+# So many unreadable clips are too few to judge a set by.
+FEW_BAD_CLIPS = 20
+
+
 @dataclass
 class VideoTranslateTaskConfig(FairseqDataclass):
     """Options of ``--task video_translate``."""
@@ -72,6 +76,10 @@ class VideoTranslateTaskConfig(FairseqDataclass):
     max_seconds: float = field(
         default=6.0,
         metadata={"help": "longest window of a clip; 0: the whole clip (appendix A.1)"},
+    )
+    max_bad_fraction: float = field(
+        default=0.1,
+        metadata={"help": "stop training when more of its clips than this cannot be read"},
     )
     test_window: str = field(
         default="centre",
@@ -172,6 +180,7 @@ class VideoTranslateTask(FairseqTask):
         self.classes = classes
         self.dictionary = T5Dictionary(self.tokenizer)
         self._reported: set[str] = set()
+        self._clips_seen = self._clips_bad = 0
         self._results = None
         self.heads: HeadTargets | None = None
         self._video_tokens: Callable[[int], int] | None = None
@@ -398,8 +407,9 @@ class VideoTranslateTask(FairseqTask):
     # Training and validation
 
     def train_step(self, sample, *args, **kwargs):
-        """fairseq's, with unreadable clips named in the log."""
+        """fairseq's, with unreadable clips named in the log and too many of them refused."""
         self.report_bad(sample)
+        self.stop_if_too_bad(sample)
         return super().train_step(sample, *args, **kwargs)
 
     def valid_step(self, sample, model, criterion):
@@ -436,6 +446,18 @@ class VideoTranslateTask(FairseqTask):
             "exact_match",
             lambda meters: round(100 * meters["_exact"].sum / meters["_nsentences"].sum, 2),
         )
+
+    def stop_if_too_bad(self, sample: dict[str, Any]) -> None:
+        """Raise UserError once more than ``--max-bad-fraction`` of the clips were unreadable."""
+        self._clips_seen += sample.get("nsentences", 0)
+        self._clips_bad += len(sample["bad"])
+        allowed = self.cfg.max_bad_fraction * self._clips_seen
+        if self._clips_bad > max(allowed, FEW_BAD_CLIPS):
+            raise UserError(
+                f"{self._clips_bad} of {self._clips_seen} clips of this process could not be read, "
+                f"more than --max-bad-fraction {self.cfg.max_bad_fraction}; the last one was "
+                f"{': '.join(sample['bad'][-1])}. Check --video-root, or allow more"
+            )
 
     def report_bad(self, sample: dict[str, Any]) -> None:
         """Name each unreadable clip once in the log."""

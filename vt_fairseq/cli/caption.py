@@ -8,10 +8,10 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import count
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 BATCHES_AT_ONCE = 8
 
 TOP_CLASSES = 5
+PROGRESS = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # parts of videos count, too
 
 # (paths, start=, end=), lists of the same length -> a result for each, None where it was not read
 Ask = Callable[..., list]
@@ -66,7 +67,7 @@ def add_tasks(parser: argparse.ArgumentParser) -> None:
     """What is asked; a caption without any of these."""
     tasks = parser.add_mutually_exclusive_group()
     tasks.add_argument("--ask", metavar="QUESTION", help="answer it, freely or of --candidates")
-    tasks.add_argument("--classify", type=Path, metavar="FILE", help="class names, one a line")
+    tasks.add_argument("--classify", type=labels, metavar="FILE", help="class names, one a line")
     tasks.add_argument("--rank", metavar="QUERY", help="order the videos by its likelihood")
     parser.add_argument("--candidates", nargs="+", metavar="TEXT", help="answers for --ask")
     parser.add_argument("--top", type=positive, help="classes to show (5), or videos of --rank")
@@ -99,6 +100,11 @@ def add_segments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def labels(path: str) -> list[str]:
+    """The class names in a file; raise UserError where it has none."""
+    return read_lines(Path(path))
+
+
 def positive(text: str) -> int:
     """A whole number from 1 on."""
     if not text.isdigit() or int(text) < 1:
@@ -123,8 +129,13 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("--candidates are answers: add --ask QUESTION")
     if args.ask is not None and args.action:
         raise UserError("--ask has an action of its own: leave --action out")
+    ranking = args.candidates or args.classify or args.rank is not None
+    if ranking and args.num_candidates > 1:
+        raise UserError("--num-candidates is for generated texts; --top limits what is ranked")
     if args.rank is not None and (args.format in SUBTITLES or args.out):
         raise UserError("--rank writes one list: --format text or jsonl, without --out")
+    if args.out and args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out} is a file, expected a folder")
 
 
 def load(args: argparse.Namespace) -> "VideoTranslate":
@@ -152,8 +163,8 @@ def asking(model: "VideoTranslate", args: argparse.Namespace) -> Ask:
     if args.rank is not None:
         return partial(model.score, texts=[args.rank], action=args.action or "caption", **normalise)
     if args.classify:
-        labels = read_lines(args.classify)
-        return partial(model.classify, labels=labels, action=args.action or "classify", **normalise)
+        action = args.action or "classify"
+        return partial(model.classify, labels=args.classify, action=action, **normalise)
     if args.candidates:
         return partial(model.answer, question=args.ask, candidates=args.candidates, **normalise)
     action = args.action or ("caption" if args.ask is None else "answer")
@@ -167,52 +178,48 @@ def plan(path: str, args: argparse.Namespace) -> list[Said]:
     from vt_fairseq.data.segments import equal_segments, regular_segments
     from vt_fairseq.data.video import probe
 
-    empty = Said(path, 0.0, 0.0, whole=True, question=args.ask)
+    uncut = Said(path, 0.0, 0.0, question=args.ask)
     try:
         duration = probe(path).duration
     except VideoError as error:
-        return [replace(empty, error=str(error))]
+        return [replace(uncut, error=str(error))]
     if args.segments:
         times = equal_segments(duration, args.segments)
     elif args.every:
         times = regular_segments(duration, args.every)
     else:
-        return [replace(empty, end=duration)]
-    return [replace(empty, start=start, end=end, whole=False) for start, end in times]
+        return [replace(uncut, end=duration)]
+    return [replace(uncut, start=start, end=end, parts=len(times)) for start, end in times]
 
 
 def answered(
-    plans: Iterable[list[Said]], model: "VideoTranslate", ask: Ask
-) -> Iterator[list[Said]]:
-    """The videos' segments with results or errors; segments of several videos share batches."""
+    segments: Iterator[Said], model: "VideoTranslate", ask: Ask
+) -> Iterator[tuple[list[Said], float]]:
+    """Pieces of the stream of segments with results or errors, and how many videos each makes up.
+
+    Segments of several videos share batches.
+    """
     on_gpu = model.loaded.device.type != "cpu"
     at_once = model.batch_size * (BATCHES_AT_ONCE if on_gpu else 1)
-    plans = iter(plans)
-    while group := gathered(plans, at_once):
-        open_ones = [one for video in group for one in video if one.error is None]
+    while piece := list(islice(segments, at_once)):
+        places = [i for i, one in enumerate(piece) if one.error is None]
+        asked = [piece[i] for i in places]
         errors: dict[int, str] = {}
         model.on_error = errors.__setitem__
         results = ask(
-            [one.video for one in open_ones],
-            start=[None if one.whole else one.start for one in open_ones],
-            end=[None if one.whole else one.end for one in open_ones],
+            [one.video for one in asked],
+            start=[one.start if one.parts else None for one in asked],
+            end=[one.end if one.parts else None for one in asked],
         )
-        done = iter(
-            [
-                replace(one, result=results[i], error=errors.get(i))
-                for i, one in enumerate(open_ones)
-            ]
-        )
-        for video in group:
-            yield [next(done) if one.error is None else one for one in video]
+        for k, result in enumerate(results):
+            piece[places[k]] = replace(asked[k], result=result, error=errors.get(k))
+        yield piece, sum(1 / max(1, one.parts) for one in piece)
 
 
-def gathered(plans: Iterator[list[Said]], at_once: int) -> list[list[Said]]:
-    """The next whole videos that have together ``at_once`` segments or more; [] at the end."""
-    group: list[list[Said]] = []
-    while sum(map(len, group)) < at_once and (video := next(plans, None)) is not None:
-        group.append(video)
-    return group
+def whole_videos(segments: Iterator[Said]) -> Iterator[list[Said]]:
+    """The stream of segments as one list a video."""
+    for first in segments:
+        yield [first, *islice(segments, max(1, first.parts) - 1)]
 
 
 class Output:
@@ -244,9 +251,9 @@ class Output:
     def name(self, video: str) -> str:
         """clip.mp4 -> clip.srt; a second clip.* becomes clip-2.srt."""
         stem = Path(os.path.abspath(video)).stem
-        names = (f"{stem}{self.suffix}", *(f"{stem}-{n}{self.suffix}" for n in count(2)))
-        name = next(name for name in names if name not in self.used)
-        self.used.add(name)
+        stems = chain([stem], (f"{stem}-{n}" for n in count(2)))
+        name = next(f"{s}{self.suffix}" for s in stems if s not in self.used)
+        self.used.add(name.removesuffix(self.suffix))
         return name
 
 
@@ -260,28 +267,39 @@ def report(said: list[Said]) -> int:
     return len(failed)
 
 
+def captioned(args: argparse.Namespace, paths: list[str]) -> Iterator[list[Said]]:
+    """Every video in order with what the model says, a progress bar beside it on a terminal."""
+    from tqdm import tqdm
+
+    model = load(args)
+    ask = asking(model, args)
+    with tqdm(total=len(paths), desc=PROG, bar_format=PROGRESS, disable=None) as bar:
+
+        def segments() -> Iterator[Said]:
+            planned = (one for path in paths for one in plan(path, args))
+            for piece, videos in answered(planned, model, ask):
+                yield from piece
+                bar.update(videos)
+
+        yield from whole_videos(segments())
+
+
 def _main() -> None:
     args = build_parser().parse_args()
     # Names of files may be no text at all.
     sys.stdout.reconfigure(errors="backslashreplace")
     check(args)
     paths = find_videos(args.videos)
-    output = None if args.rank is not None else Output(args, len(paths))
-    from tqdm import tqdm
-
-    model = load(args)
-    failed, ranking = 0, []
-    plans = (plan(path, args) for path in paths)
-    with tqdm(total=len(paths), desc=PROG, unit="video", disable=None) as bar:
-        for said in answered(plans, model, asking(model, args)):
-            failed += report(said)
-            if output is None:
-                ranking += [one for one in said if one.error is None]
-            else:
-                output.write(said)
-            bar.update()
-    if output is None:
-        print_ranking(ranking, args)
+    output = Output(args, len(paths))
+    failed, everything = 0, []
+    for said in captioned(args, paths):
+        failed += report(said)
+        if args.rank is None:
+            output.write(said)
+        else:
+            everything += [one for one in said if one.error is None]
+    if args.rank is not None:
+        print_ranking(everything, args)
     if failed:
         sys.exit(EXIT_SOME_FAILED)
 
@@ -294,7 +312,8 @@ def print_ranking(found: list[Said], args: argparse.Namespace) -> None:
             print(f"{rank:4d}  {one.result[0]:9.3f}  {one.name}")
             continue
         record = {"rank": rank, "video": one.video, "start": one.start, "end": one.end}
-        print(json.dumps({"query": args.rank, **record, "score": one.result[0]}))
+        record = {"query": args.rank, **record, "score": one.result[0]}
+        print(json.dumps(record, ensure_ascii=False))
 
 
 def main() -> None:

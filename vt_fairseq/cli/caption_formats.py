@@ -16,7 +16,7 @@ class Said:
     Attributes:
         video: path as the user named it.
         start, end: seconds.
-        whole: the segment is all of the video.
+        parts: how many segments the video was cut into; 0: it was not cut.
         question: that was asked.
         result: None when the segment could not be read.
         error: why.
@@ -25,15 +25,15 @@ class Said:
     video: str
     start: float
     end: float
-    whole: bool
+    parts: int = 0
     question: str | None = None
     result: "Caption | Choice | None" = None
     error: str | None = None
 
     @property
     def name(self) -> str:
-        """The path, and the times unless the segment is all of the video."""
-        if self.whole:
+        """The path, and the times of a segment."""
+        if not self.parts:
             return self.video
         return f"{self.video} [{clock(self.start, '.')} - {clock(self.end, '.')}]"
 

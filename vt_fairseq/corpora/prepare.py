@@ -15,7 +15,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +28,7 @@ from vt_fairseq.corpora.rows import (
     Rejected,
     Source,
     check_row,
+    copy_name,
     reject,
 )
 from vt_fairseq.data.actions import BUILT_IN
@@ -51,11 +52,19 @@ class Probing:
         probe: open each distinct video once and reject the rows whose video cannot be read.
         workers: videos probed at a time.
         progress: show a bar on stderr.
+        copies: folder for copies of the videos at the training size, which the rows then name.
+        short_side: pixels of the copies' short side.
     """
 
     probe: bool = True
     workers: int = 1
     progress: bool = False
+    copies: Path | None = None
+    short_side: int = 128
+
+    def __post_init__(self) -> None:
+        if self.copies is not None and not self.probe:
+            raise UserError("--transcode opens every video: leave --skip-probe out")
 
 
 @dataclass(frozen=True)
@@ -137,7 +146,7 @@ def write_rows(
     return {
         "format": FORMAT,
         "corpus": corpus,
-        "video_root": str(videos),
+        "video_root": str(videos if probing.copies is None else probing.copies.absolute()),
         **writer.counts(),
         "published": dict(source.published),
         "published_at": source.published_at,
@@ -296,18 +305,24 @@ def _checked(
         return
     with (
         ThreadPoolExecutor(probing.workers) as pool,
-        tqdm.tqdm(desc="probing videos", unit="video", total=0, disable=hidden) as bar,
+        tqdm.tqdm(
+            desc="copying videos" if probing.copies else "probing videos",
+            unit="video",
+            total=0,
+            disable=hidden,
+        ) as bar,
     ):
         try:
             while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
                 named = (entry.row.video for entry in chunk if isinstance(entry, Entry))
                 new = [video for video in dict.fromkeys(named) if video not in durations]
                 bar.total += len(new)
-                found = pool.map(_probed, [videos] * len(new), new)
+                found = pool.map(_probed, [videos] * len(new), new, [probing] * len(new))
                 for video, duration in zip(new, found, strict=True):
                     durations[video] = duration
                     bar.update()
-                yield from (_check_video(entry, durations) for entry in chunk)
+                for entry in chunk:
+                    yield _copied(_check_video(entry, durations), videos, probing)
         except BaseException:
             pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the videos in the queue
             raise
@@ -325,9 +340,21 @@ def _check_video(entry: Entry | Rejected, durations: dict) -> Entry | Rejected:
     return entry
 
 
-def _probed(videos: Path, video: str) -> float | str | None:
-    """Duration in seconds, None when the file does not say; or the reason to reject it."""
-    from vt_fairseq.data.video import probe  # loads FFmpeg, which --skip-probe does without
+def _copied(entry: Entry | Rejected, videos: Path, probing: Probing) -> Entry | Rejected:
+    """``entry`` with the copy's name in place of the video's."""
+    if isinstance(entry, Rejected) or probing.copies is None:
+        return entry
+    return replace(entry, row=replace(entry.row, video=copy_name(entry.row.video, videos)))
+
+
+def _probed(videos: Path, video: str, probing: Probing) -> float | str | None:
+    """Duration in seconds, None when the file does not say; or the reason to reject it.
+
+    With ``probing.copies`` it is the copy's, which is made unless it is there.
+    """
+    # Loads FFmpeg, which --skip-probe does without.
+    from vt_fairseq.corpora.transcode import transcode
+    from vt_fairseq.data.video import probe
 
     path = videos / video
     if not os.path.exists(path):  # unlike Path.exists, False too for a name that is too long
@@ -335,7 +362,10 @@ def _probed(videos: Path, video: str) -> float | str | None:
     if not path.resolve().is_relative_to(videos.resolve()):
         return "outside of --videos: a link leads out of it; point --videos at the folder itself"
     try:
-        return probe(path).duration
+        if probing.copies is None:
+            return probe(path).duration
+        target = probing.copies / copy_name(video, videos)
+        return transcode(path, target, probing.short_side)
     except VideoError as error:
         return f"broken video: {error}"
 

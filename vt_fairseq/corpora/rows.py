@@ -13,6 +13,7 @@ from vt_fairseq.data.manifest import CLASS_KINDS, ClipRow
 
 DEFAULT_SPLIT = "train"
 """The split of a row that names none, and the one that vocabularies are trained on."""
+COPY_SUFFIX = ".mp4"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(,[^:/]*)?:")
 _SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 
@@ -165,3 +166,10 @@ def _row_problem(row: ClipRow) -> str | None:
     except UnicodeEncodeError as error:
         return f"bad text: it has half a character ({error.reason})"
     return None
+
+
+def copy_name(video: str, root: Path) -> str:
+    """Where, relative to the copies' root, the copy of ``video`` (relative to ``root``) lies."""
+    if video.lower().endswith(COPY_SUFFIX) or (root / video).is_dir():
+        return video
+    return video + COPY_SUFFIX

@@ -12,6 +12,7 @@ in FORMATS, over the file protocol, and frames above MAX_PIXELS are refused.
 
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,10 +37,13 @@ from vt_fairseq.data.sampling import (
     StartsAfterEndError,
     window_position,
 )
+from vt_fairseq.data.skipping import decode_wanted
 from vt_fairseq.errors import VideoError
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf"
 FOLDER_FPS = 3.0  # TVQA and TVC are given as frames at 3 a second
+# A file that takes longer is given up: some are made, or broken, so that decoding does not end.
+MAX_DECODING_SECONDS = 120.0
 # Seconds to seek back when the frames after a seek begin too late; then from the file's start.
 SEEK_BACK = (0.0, 2.0, 10.0)
 
@@ -123,6 +127,22 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
             return VideoInfo(duration, width, height, float(rate), rotation)
 
 
+def frames_of(path: str | os.PathLike[str], counted: bool = False) -> FrameSource:
+    """Every frame of a file in order, as (seconds from the start, duration in seconds, frame).
+
+    Args:
+        counted: ignore timestamps, which are missing or wrong, and count frames at a constant rate.
+
+    Raises:
+        VideoError: the file cannot be opened, or has damage (after the frames before it).
+        UnorderedError: timestamps are missing or go backwards; ``counted`` is the way out.
+    """
+    with _video_errors(), _opened(os.fspath(path)) as (container, stream):
+        frames = _decoded(container, stream)
+        counted = counted or _lacks_times(container, stream)
+        yield from (_counted if counted else _timed)(frames, stream)
+
+
 # --- files -----------------------------------------------------------------------------------
 
 
@@ -130,7 +150,7 @@ class _SeekTooLate(Exception):
     """The frames after a seek begin after the first wanted time."""
 
 
-class _Unordered(Exception):
+class UnorderedError(Exception):
     """Timestamps are missing or go backwards."""
 
 
@@ -141,19 +161,23 @@ class _Ended(Exception):
 def _read_file(path: str, plan: Plan, short_side: int | None) -> list[np.ndarray]:
     with _opened(path) as (container, stream):
         duration = _duration(path, container, stream)
-        # AVI has no presentation times: with reordered frames FFmpeg's guesses are wrong.
-        reordered = container.format.name == "avi" and stream.codec_context.has_b_frames
+        lacks_times = _lacks_times(container, stream)
         while True:
             try:
                 times = plan.times(duration)
             except StartsAfterEndError:  # the header may be wrong
                 times = plan.times(_scanned_duration(path))
             try:
-                if reordered:
+                if lacks_times:
                     return _take_from_start(path, times, short_side, counted=True)
                 return _take(path, container, stream, times, short_side)
             except _Ended as ended:  # earlier than the times wanted, so the loop ends
                 plan.times(duration := ended.args[0])
+
+
+def _lacks_times(container: Any, stream: Any) -> bool:
+    """AVI has no presentation times: with reordered frames FFmpeg's guesses are wrong."""
+    return container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
 
 
 def _take(
@@ -163,6 +187,9 @@ def _take(
 
     Containers seek by decoding time, which may end at a keyframe that is shown too late.
     """
+    picked = decode_wanted(container, stream, times, Scaler(short_side))
+    if picked is not None:
+        return picked
     try:
         for back in SEEK_BACK:
             if times[0] - back <= 0:
@@ -173,7 +200,7 @@ def _take(
             except _SeekTooLate:
                 continue
         return _take_from_start(path, times, short_side, counted=False)
-    except _Unordered:
+    except UnorderedError:
         return _take_from_start(path, times, short_side, counted=True)
 
 
@@ -196,7 +223,7 @@ def _frames_after_seek(container: Any, stream: Any, wanted: float, back: float) 
     if key is None:
         raise _SeekTooLate
     if key.pts is None:
-        raise _Unordered
+        raise UnorderedError
     if (key.pts - begin) * tick > wanted + TIME_EPSILON:
         raise _SeekTooLate
     # Frames shown before the keyframe lack what they were predicted from (open GOP); they are never
@@ -208,9 +235,12 @@ def _decoded(
     container: Any, stream: Any, first: Any = None, rest: Iterable[Any] | None = None
 ) -> Iterator[av.VideoFrame]:
     """Decoded frames in presentation order; after damage those still inside, then the error."""
+    deadline = time.monotonic() + MAX_DECODING_SECONDS
     if first is not None:
         yield from stream.decode(first)
     for packet in container.demux(stream) if rest is None else rest:
+        if time.monotonic() > deadline:
+            raise VideoError(f"decoding takes more than {MAX_DECODING_SECONDS:.0f} s")
         try:
             frames = stream.decode(packet)
         except av.FFmpegError:
@@ -220,13 +250,13 @@ def _decoded(
 
 
 def _timed(frames: Iterable[av.VideoFrame], stream: Any) -> FrameSource:
-    """Frames with their timestamps; raises _Unordered where these do not serve."""
+    """Frames with their timestamps; raises UnorderedError where these do not serve."""
     begin, tick = stream.start_time or 0, float(stream.time_base)
     usual = float(1 / stream.average_rate) if stream.average_rate else 0.0
     previous = -math.inf
     for frame in frames:
         if frame.pts is None or frame.pts < previous:
-            raise _Unordered
+            raise UnorderedError
         previous = frame.pts
         yield (frame.pts - begin) * tick, (frame.duration or 0) * tick or usual, frame
 

@@ -1,10 +1,13 @@
-"""Process groups of launchers (``torchrun``, ``deepspeed``) that fairseq alone gets wrong.
+"""Process groups that fairseq alone gets wrong: launchers' (``torchrun``, ``deepspeed``), and CPUs.
 
 fairseq looks at the launcher's environment only when it sees more than one GPU in the machine. On
-CPUs, or with one GPU a node, every process would silently train a model of its own.
+CPUs, or with one GPU a node, every process would silently train a model of its own. And it starts
+one process a GPU itself: on CPUs that is none, and a run that ends well without having trained.
+``--bf16`` it takes for a TPU's.
 """
 
 import os
+import socket
 
 import torch
 from fairseq.distributed import utils as distributed_utils
@@ -15,17 +18,82 @@ ENVIRONMENT = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK")
 
 
 def install() -> None:
-    """Put ``infer_init_method`` below in fairseq's place; calling it again does nothing."""
-    fairseqs = distributed_utils.infer_init_method
-    if fairseqs.__module__ == __name__:
+    """Put the functions below in fairseq's place; calling it again does nothing."""
+    infer, call = distributed_utils.infer_init_method, distributed_utils.call_main
+    if infer.__module__ == __name__:
         return
 
     def infer_init_method(cfg, force_distributed: bool = False) -> None:
-        if cfg.distributed_init_method is None and not cfg.tpu and os.environ.get("WORLD_SIZE"):
-            join_launcher(cfg)
-        fairseqs(cfg, force_distributed)
+        if cfg.distributed_init_method is None and not cfg.tpu:
+            if os.environ.get("WORLD_SIZE"):
+                join_launcher(cfg)
+            else:
+                refuse_lonely_tasks(cfg)
+        infer(cfg, force_distributed)
+
+    def call_main(cfg, main, **kwargs) -> None:
+        options = cfg.distributed_training
+        take_bf16_for_gpus(cfg)
+        on_cpus = (cfg.common.cpu or not torch.cuda.is_available()) and not cfg.common.tpu
+        if on_cpus:
+            options.distributed_backend = "gloo"
+        if on_cpus and starts_processes(options):
+            spawn_on_cpus(cfg, main, kwargs)
+        else:
+            call(cfg, main, **kwargs)
 
     distributed_utils.infer_init_method = infer_init_method
+    distributed_utils.call_main = call_main
+
+
+def take_bf16_for_gpus(cfg) -> None:
+    """Undo what fairseq concludes from ``--bf16``, a TPU, where there is no software for one."""
+    if cfg.common.bf16 and distributed_utils.xm is None:
+        cfg.common.tpu = cfg.distributed_training.tpu = False
+
+
+def starts_processes(options) -> bool:
+    """Whether fairseq is asked for several processes that no launcher has started."""
+    launched = os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS")
+    several = options.distributed_world_size > 1
+    return several and not options.distributed_no_spawn and not launched
+
+
+def spawn_on_cpus(cfg, main, kwargs: dict) -> None:
+    """``main`` in ``--distributed-world-size`` processes of this machine, joined by gloo."""
+    options = cfg.distributed_training
+    if options.distributed_init_method is not None:
+        raise UserError(
+            "--distributed-init-method: fairseq starts one process a GPU, and on CPUs cannot know "
+            "how many belong to this machine; leave it out for one machine, or use torchrun"
+        )
+    port = options.distributed_port if options.distributed_port > 0 else free_port()
+    options.distributed_init_method = f"tcp://localhost:{port}"
+    options.distributed_rank = None  # fairseq numbers them
+    torch.multiprocessing.spawn(
+        fn=distributed_utils.distributed_main,
+        args=(main, cfg, {**kwargs, "start_rank": 0}),
+        nprocs=options.distributed_world_size,
+    )
+
+
+def free_port() -> int:
+    """A port of the loopback that nothing listens on at this moment."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def refuse_lonely_tasks(options) -> None:
+    """Raise UserError where each of Slurm's tasks would train a model of its own."""
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    joined = options.distributed_port > 0 and options.distributed_world_size > 1
+    if tasks > 1 and not joined and not options.distributed_no_spawn:
+        raise UserError(
+            f"srun started {tasks} tasks, and each would train a model of its own: add "
+            "--distributed-port PORT --distributed-world-size N, N being the number of GPUs of all "
+            "nodes (or, if that is what you want, --distributed-no-spawn)"
+        )
 
 
 def join_launcher(cfg) -> None:

@@ -1,18 +1,20 @@
 """The sharded half of a checkpoint: what each process keeps of the optimizer, in a folder.
 
 ``save_dir/checkpoint*.pt`` are ordinary fairseq files with the whole weights;
-``save_dir/deepspeed/update<N>/`` holds the optimizer's shards of the same moment. The .pt names its
-folder relative to itself, so that both can be moved together. Files are read as data only: no
-pickled code runs.
+``save_dir/deepspeed/update<N>/`` (``-2`` ... where an update was saved again) holds the optimizer's
+shards of the same moment. The .pt names its folder relative to itself, so that both can be moved
+together. Files are read as data only: no pickled code runs.
 """
 
 import contextlib
+import itertools
 import logging
 import os
 import pickle
 import shutil
 from argparse import Namespace
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -40,27 +42,35 @@ class Shards:
         self.folder = Path()
 
     def save(self, engine, save_dir: Path, updates: int) -> None:
-        """Write the shards of this moment; all processes call it together."""
-        tag = f"update{updates}"
+        """Write the shards of this moment; all processes call it together.
+
+        Always into a folder of its own, also at an update that was saved before (fairseq does so
+        when the step after it overflowed): until the new .pt is written, the old one's shards stay.
+        """
         root = save_dir / FOLDER
+        part = root / f"update{updates}.part"
         if dist.get_rank() == 0:
             self._remove_unused(save_dir)
-            shutil.rmtree(root / f"{tag}.part", ignore_errors=True)
+            shutil.rmtree(part, ignore_errors=True)
         dist.barrier()
-        engine.save_checkpoint(str(root), tag=f"{tag}.part", save_latest=False)
+        engine.save_checkpoint(str(root), tag=part.name, save_latest=False)
         dist.barrier()
-        if dist.get_rank() == 0:
-            # Saved twice at the same update (its end and its epoch's): the same content.
-            shutil.rmtree(root / tag, ignore_errors=True)
-            os.replace(root / f"{tag}.part", root / tag)
+        folder = part.with_suffix("")
+        if dist.get_rank() == 0:  # it alone writes .pt files and needs the name
+            folder = unused_name(folder)
+            os.replace(part, folder)
         dist.barrier()
-        import deepspeed
-
         self.saved = {
-            "folder": f"{FOLDER}/{tag}",
+            "folder": f"{FOLDER}/{folder.name}",
             "zero_stage": self.stage,
             "processes": dist.get_world_size(),
-            "deepspeed": deepspeed.__version__,
+            "deepspeed": version("deepspeed"),
+            # By these a checkpoint is known to be complete (``vt_fairseq.checkpoints``).
+            "files": {
+                str(file.relative_to(folder)): file.stat().st_size
+                for file in sorted(folder.rglob("*"))
+                if file.is_file()
+            },
         }
 
     def load(self, engine, saved: dict[str, Any]) -> None:
@@ -95,35 +105,16 @@ class Shards:
             raise UserError(f"DeepSpeed found nothing to load in {path}")
 
     def _load_universal(self, engine, path: Path) -> None:
-        from deepspeed.checkpoint.ds_to_universal import main as convert
-
-        universal = path.with_name(f"{path.name}.universal")
-        if dist.get_rank() == 0:
-            shutil.rmtree(universal, ignore_errors=True)
-            convert(
-                Namespace(
-                    input_folder=str(path),
-                    output_folder=str(universal),
-                    num_extract_workers=1,
-                    num_merge_workers=1,
-                    keep_temp_folder=False,
-                    strict=True,
-                    inject_missing_state=True,
-                )
-            )
-        dist.barrier()
-        engine._config.load_universal_checkpoint = True
-        try:
-            self._load_tag(engine, universal)
-        finally:
-            engine._config.load_universal_checkpoint = False
+        with universal(path) as whole:
+            engine._config.load_universal_checkpoint = True
+            try:
+                self._load_tag(engine, whole)
+            finally:
+                engine._config.load_universal_checkpoint = False
         # ZeRO-3 gives all parameters one tensor to count steps in, which then counts them all.
         for state in engine.basic_optimizer.state.values():
             if torch.is_tensor(state.get("step")):
                 state["step"] = state["step"].clone()
-        dist.barrier()
-        if dist.get_rank() == 0:
-            shutil.rmtree(universal)
 
     def _remove_unused(self, save_dir: Path) -> None:
         """Delete shards whose .pt files are gone: fairseq's ``--keep-*`` removes those alone."""
@@ -137,6 +128,44 @@ class Shards:
         for folder in (save_dir / FOLDER).glob("update*"):
             if f"{FOLDER}/{folder.name}" not in used:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def universal(path: Path) -> Iterator[Path]:
+    """Shards with whole parameters, made for as long as they are needed, beside the others.
+
+    All processes call it together; the first one converts and deletes.
+    """
+    from deepspeed.checkpoint.ds_to_universal import main as convert
+
+    alone = not dist.is_initialized()
+    whole = path.with_name(f"{path.name}.universal")
+    if alone or dist.get_rank() == 0:
+        shutil.rmtree(whole, ignore_errors=True)
+        convert(
+            Namespace(
+                input_folder=str(path),
+                output_folder=str(whole),
+                num_extract_workers=1,
+                num_merge_workers=1,
+                keep_temp_folder=False,
+                strict=True,
+                inject_missing_state=True,
+            )
+        )
+    if not alone:
+        dist.barrier()
+    yield whole
+    if not alone:
+        dist.barrier()
+    if alone or dist.get_rank() == 0:
+        shutil.rmtree(whole)
+
+
+def unused_name(path: Path) -> Path:
+    """``path``, or with -2, -3 ... where that is taken."""
+    names = (path.with_name(f"{path.name}-{count}") for count in itertools.count(2))
+    return next(p for p in itertools.chain([path], names) if not p.exists())
 
 
 def shards_of(checkpoint: Path) -> str | None:

@@ -9,7 +9,6 @@ loading are fairseq's; here is only what an engine does otherwise.
 import contextlib
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
 from fairseq.trainer import Trainer
 
 from vt_fairseq.errors import UserError
-from vt_fairseq.zero.config import engine_config
+from vt_fairseq.zero.config import EngineOptions, engine_config
 from vt_fairseq.zero.optimizer import DeepSpeedOptimizer
 from vt_fairseq.zero.shards import Shards
 
@@ -95,17 +94,7 @@ class DeepSpeedTrainer(Trainer):
         self.engine, _, _, _ = deepspeed.initialize(
             model=self._model,
             optimizer=adam.optimizer,
-            config=engine_config(
-                stage=self.stage,
-                precision="fp16" if cfg.common.fp16 else "bf16" if cfg.common.bf16 else "fp32",
-                batch_size=cfg.dataset.batch_size or 1,
-                world_size=self.data_parallel_world_size,
-                clip_norm=cfg.optimization.clip_norm,
-                update_freq=cfg.optimization.update_freq[0],
-                offload=str(cfg.optimizer.offload_optimizer),
-                nvme_path=cfg.optimizer.nvme_path,
-                user_file=cfg.optimizer.deepspeed_config,
-            ),
+            config=engine_config(engine_options(cfg, self.stage, self.data_parallel_world_size)),
             dist_init_required=False,
         )
         self._optimizer = DeepSpeedOptimizer(
@@ -169,6 +158,8 @@ def refuse_unsupported(cfg, stage: int, quantizer) -> None:
         "--zero-sharding": distributed.zero_sharding != "none",
         "--ddp-backend fully_sharded": distributed.ddp_backend == "fully_sharded",
         "--ddp-backend slowmo": distributed.ddp_backend == "slowmo",
+        # A .pt that is not there yet cannot say which shards it needs.
+        "--write-checkpoints-asynchronously": cfg.checkpoint.write_checkpoints_asynchronously,
     }
     found = [option for option, used in reasons.items() if used]
     if found:
@@ -186,19 +177,42 @@ def refuse_unsupported(cfg, stage: int, quantizer) -> None:
         )
 
 
+def engine_options(cfg, stage: int, world_size: int) -> EngineOptions:
+    """fairseq's options as far as the engine and the user's JSON are concerned."""
+    return EngineOptions(
+        stage=stage,
+        precision="fp16" if cfg.common.fp16 else "bf16" if cfg.common.bf16 else "fp32",
+        batch_size=cfg.dataset.batch_size or 1,
+        world_size=world_size,
+        clip_norm=cfg.optimization.clip_norm,
+        update_freq=cfg.optimization.update_freq[0],
+        offload=str(cfg.optimizer.offload_optimizer),
+        nvme_path=cfg.optimizer.nvme_path,
+        init_scale=cfg.common.fp16_init_scale,
+        scale_window=scale_window(cfg),
+        scale_tolerance=cfg.common.fp16_scale_tolerance,
+        min_loss_scale=cfg.common.min_loss_scale,
+        user_file=cfg.optimizer.deepspeed_config,
+    )
+
+
+def scale_window(cfg) -> int:
+    """Updates without overflow after which fairseq doubles the loss scale."""
+    if cfg.common.fp16_scale_window is not None:
+        return cfg.common.fp16_scale_window
+    if cfg.common.fp16 and len(cfg.optimization.update_freq) > 1:
+        raise UserError("--fp16-scale-window is needed with a schedule of --update-freq")
+    world_size = cfg.distributed_training.distributed_world_size
+    return int(2**14 / world_size / cfg.optimization.update_freq[0])
+
+
 def build_scaler(cfg) -> DynamicLossScaler | None:
     """fairseq's dynamic loss scaler with fairseq's options; None without ``--fp16``."""
     if not cfg.common.fp16:
         return None
-    window = cfg.common.fp16_scale_window
-    if window is None:
-        if len(cfg.optimization.update_freq) > 1:
-            raise UserError("--fp16-scale-window is needed with a schedule of --update-freq")
-        world_size = cfg.distributed_training.distributed_world_size
-        window = int(2**14 / world_size / cfg.optimization.update_freq[0])
     return DynamicLossScaler(
         init_scale=cfg.common.fp16_init_scale,
-        scale_window=window,
+        scale_window=scale_window(cfg),
         tolerance=cfg.common.fp16_scale_tolerance,
         threshold=cfg.common.threshold_loss_scale,
         min_loss_scale=cfg.common.min_loss_scale,
@@ -211,11 +225,6 @@ def join_process_group(cfg, device: torch.device) -> None:
 
     os.environ["LOCAL_RANK"] = str(cfg.distributed_training.device_id)
     if not dist.is_initialized():
-        folder = tempfile.mkdtemp(prefix="vt_fairseq-")
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            init_method=f"file://{folder}/store",
-            world_size=1,
-            rank=0,
-        )
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), world_size=1, rank=0)
     deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False)

@@ -1,0 +1,351 @@
+"""vt-caption: from files to text, jsonl and subtitles, whatever lies in the folder."""
+
+import importlib.metadata
+import io
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+
+from tests.commands import command_line, environment
+from tests.conftest import run_main
+from tests.media import write_folder, write_numbered
+from vt_fairseq import VideoTranslate
+from vt_fairseq.cli.caption_formats import Said, as_srt, as_text, as_vtt, clock
+from vt_fairseq.cli.inputs import find_videos
+from vt_fairseq.data.segments import equal_segments, regular_segments
+from vt_fairseq.data.video import probe
+from vt_fairseq.errors import UserError
+from vt_fairseq.results import Caption, Choice, Text
+
+SAMPLED = ["--decoding", "topk", "--topk", "50", "--max-tokens", "5"]  # texts that are not empty
+
+
+@pytest.fixture(scope="module")
+def vt(trained) -> VideoTranslate:
+    return VideoTranslate.from_pretrained(trained, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def videos(data_directory) -> list[str]:
+    found = (data_directory / "world" / "videos").glob("train-*.mp4")
+    return [str(path) for path in sorted(found)[:3]]
+
+
+@pytest.fixture
+def caption(trained, capsys):
+    """Run the command; return exit code, stdout, stderr."""
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        code = 0
+        try:
+            fixed = ["--path", str(trained), "--device", "cpu"]
+            run_main("vt_fairseq.cli.caption", *map(str, arguments), *fixed)
+        except SystemExit as error:
+            code = error.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+def objects(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
+def subtitles(path: Path) -> list[tuple[float, float, str]]:
+    """Cues as FFmpeg, which is in most players, reads them: start and end in s, text."""
+    if path.stat().st_size == 0:  # no caption of the video has text
+        return []
+    with av.open(str(path)) as container:
+        stream = container.streams.subtitles[0]
+        tick = float(stream.time_base)
+        return [
+            (p.pts * tick, (p.pts + p.duration) * tick, bytes(p).decode())
+            for p in container.demux(stream)
+            if p.size
+        ]
+
+
+def test_every_video_gets_a_line_of_text_as_the_api_has_it(caption, vt, videos):
+    code, out, err = caption(*videos, *SAMPLED)
+    from vt_fairseq import Decoding
+
+    decoding = Decoding("topk", topk=50, max_tokens=5)
+    expected = [" ".join(one.text.split()) for one in vt.caption(videos, decoding=decoding)]
+    assert any(expected)
+    assert (code, err) == (0, "")
+    assert out == "".join(f"{v}: {t}\n" for v, t in zip(videos, expected, strict=True))
+
+
+def test_segments_cover_the_video_and_have_the_captions_of_their_times(caption, vt, videos):
+    code, out, _ = caption(videos[0], "--every", "2.5", "--format", "jsonl", "--batch-size", "3")
+    found = objects(out)
+    duration = probe(videos[0]).duration
+    assert code == 0 and len(found) == round(duration / 2.5) > 2
+    assert [one["start"] for one in found] == [0, *(one["end"] for one in found[:-1])]
+    assert found[-1]["end"] == pytest.approx(duration)
+    for one in found:
+        alone = vt.caption(videos[0], start=one["start"], end=one["end"])
+        assert (one["video"], one["text"]) == (videos[0], alone.text)
+        assert one["score"] == pytest.approx(alone.score, abs=1e-4)
+    code, out, _ = caption(*videos[:2], "--segments", "2", "--format", "jsonl")
+    assert [(o["video"], o["start"] == 0) for o in objects(out)] == [
+        (v, first) for v in videos[:2] for first in (True, False)
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["srt", "vtt"])
+def test_subtitles_are_files_that_ffmpeg_reads_with_the_segments_times(
+    caption, videos, tmp_path, suffix
+):
+    arguments = [*videos, "--segments", "3", "--format", suffix, "--out", tmp_path, *SAMPLED]
+    code, out, err = caption(*arguments)
+    assert (code, out, err) == (0, "", "")
+    files = sorted(tmp_path.iterdir())
+    assert [f.name for f in files] == [f"{Path(v).stem}.{suffix}" for v in videos]
+    cues = 0
+    for path, video in zip(files, videos, strict=True):
+        times = equal_segments(probe(video).duration, 3)
+        for start, end, text in subtitles(path):
+            assert any(abs(start - a) + abs(end - b) < 2e-3 for a, b in times) and text
+            cues += 1
+    code, out, _ = caption(*videos, "--segments", "3", "--format", "jsonl", *SAMPLED)
+    assert cues == sum(bool(one["text"].strip()) for one in objects(out)) > 0
+
+
+def test_one_videos_subtitles_go_to_stdout(caption, videos, tmp_path):
+    code, out, _ = caption(videos[0], "--format", "srt", *SAMPLED)
+    (tmp_path / "one.srt").write_text(out)
+    ((start, end, text),) = subtitles(tmp_path / "one.srt")
+    assert code == 0 and start == 0 and text
+    assert end == pytest.approx(probe(videos[0]).duration, abs=1e-3)
+
+
+def test_times_have_hours_and_round_to_milliseconds():
+    assert clock(3725.0996, ".") == "01:02:05.100"
+    assert clock(59.9999, ",") == "00:01:00,000"
+    assert clock(0.0, ",") == "00:00:00,000"
+
+
+def test_captions_cannot_break_subtitles_or_lines():
+    nasty = Caption((Text("a <b>\n\n00:00 --> x & y", -1.0),))
+    said = [Said("a.mp4", 0.0, 1.5, 2, result=nasty), Said("a.mp4", 1.5, 3.0, 2, error="broken")]
+    said.append(Said("a.mp4", 3.0, 4.0, 2, result=Caption((Text("", -1.0),))))
+    assert as_srt(said, 1) == "1\n00:00:00,000 --> 00:00:01,500\na <b> 00:00 -> x & y\n"
+    assert as_vtt(said, 1).endswith("\na &lt;b&gt; 00:00 -&gt; x &amp; y\n")
+    assert as_vtt(said, 1).startswith("WEBVTT\n\n00:00:00.000 --> 00:00:01.500\n")
+    assert as_text(said, 1).count("\n") == 2
+
+
+def test_several_candidates_are_listed_best_first(caption, videos):
+    options = ["--num-candidates", "3", "--beam", "2"]
+    _, out, _ = caption(videos[0], *options, "--format", "jsonl")
+    (found,) = objects(out)
+    assert len(found["candidates"]) == 3
+    assert found["candidates"][0] == {"text": found["text"], "score": found["score"]}
+    _, out, _ = caption(videos[0], *options)
+    assert len(out.splitlines()) == 4 and f"{found['score']:8.2f}" in out
+
+
+def test_questions_are_answered_freely_or_of_candidates(caption, vt, videos):
+    question, candidates = "what is it ?", ["a red circle", "green"]
+    code, out, _ = caption(videos[0], "--ask", question, "--format", "jsonl")
+    (found,) = objects(out)
+    assert code == 0 and found["question"] == question
+    assert found["text"] == vt.generate(videos[0], "answer", question=question).text
+    options = ["--ask", question, "--candidates", *candidates]
+    _, out, _ = caption(videos[0], *options, "--format", "jsonl")
+    (found,) = objects(out)
+    expected = vt.answer(videos[0], question, candidates)
+    assert found["text"] == expected.text
+    assert [c["text"] for c in found["candidates"]] == [candidates[k] for k in expected.order]
+    assert found["score"] == pytest.approx(expected.score, abs=1e-4)
+    assert sum(c["probability"] for c in found["candidates"]) == pytest.approx(1)
+    _, out, _ = caption(videos[0], *options)
+    assert out.startswith(f"{videos[0]}: {expected.text}\n") and out.count("%") == 2
+
+
+def test_classes_of_a_file_are_ranked_and_the_top_ones_shown(caption, vt, videos, tmp_path):
+    names = [f"a {color} {shape}" for color in ("red", "blue") for shape in ("circle", "star")]
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\ufeff" + "\r\n".join([*names, "", "  "]), encoding="utf-8")
+    _, out, _ = caption(*videos, "--classify", labels, "--top", "2", "--format", "jsonl")
+    for found, expected in zip(objects(out), vt.classify(videos, names), strict=True):
+        assert [c["text"] for c in found["candidates"]] == [names[k] for k in expected.order[:2]]
+
+
+def test_videos_are_ranked_by_a_query(caption, vt, videos):
+    _, out, _ = caption(*videos, "--rank", "a red circle", "--top", "2", "--format", "jsonl")
+    expected = vt.rank("a red circle", videos)[:2]
+    assert [o["video"] for o in objects(out)] == [videos[one.index] for one in expected]
+    assert [o["rank"] for o in objects(out)] == [1, 2]
+    _, out, _ = caption(*videos, "--rank", "a red circle")
+    assert out.splitlines()[0].split()[-1] == videos[expected[0].index]
+    assert len(out.splitlines()) == 3
+
+
+def test_a_broken_video_is_named_and_the_rest_goes_on(caption, videos, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(Path(videos[0]).read_bytes()[:3000])
+    given = [videos[0], broken, videos[1], tmp_path / "none.mp4"]
+    code, out, err = caption(*given, "--format", "jsonl", "--batch-size", "1")
+    assert code == 1
+    assert [o["video"] for o in objects(out)] == list(map(str, given))
+    assert ["error" in o for o in objects(out)] == [False, True, False, True]
+    lines = err.splitlines()
+    assert lines[0].startswith(f"vt-caption: error: {broken}: not a video file")
+    assert lines[1] == f"vt-caption: error: {given[3]}: no such file" and len(lines) == 2
+    code, out, err = caption(*given, "--segments", "2", "--format", "srt", "--out", tmp_path / "o")
+    written = {path.stem for path in (tmp_path / "o").iterdir()}
+    assert code == 1 and written == {Path(v).stem for v in videos[:2]}
+
+
+def test_a_video_that_is_damaged_later_loses_the_segments_behind_the_damage(caption, tmp_path):
+    good = write_numbered(tmp_path / "good.mp4", 100, muxer_options={"movflags": "faststart"})
+    data = good.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: int(len(data) * 0.8)])
+    code, out, err = caption(tmp_path / "cut.mp4", "--segments", "4", "--format", "jsonl")
+    assert code == 1
+    assert ["error" not in one for one in objects(out)] == [True, True, False, False]
+    assert "[00:00:03.000 - 00:00:04.000]" in err.splitlines()[-1]
+
+
+def test_folders_patterns_frames_and_lists_are_found(videos, tmp_path, monkeypatch):
+    world = tmp_path / "my [world]"
+    (world / "deep").mkdir(parents=True)
+    for name in ("b.MP4", "a.mkv", ".hidden.mp4", "notes.txt", "deep/c.webm"):
+        (world / name).write_bytes(b"x")
+    write_folder(world / "frames", 2)
+    found = ["a.mkv", "b.MP4", "deep/c.webm", "frames"]
+    assert find_videos([str(world)]) == [str(world / name) for name in found]
+    (tmp_path / "x[1].mp4").write_bytes(b"x")
+    assert find_videos([str(tmp_path / "x[1].mp4")]) == [str(tmp_path / "x[1].mp4")]
+    assert find_videos([f"{tmp_path}/**/*.webm"]) == [str(world / "deep" / "c.webm")]
+    assert find_videos(["none.mp4"]) == ["none.mp4"]
+    stdin = io.TextIOWrapper(io.BytesIO(b"b b.mp4\r\n\n\xff.mp4\n"))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert find_videos(["a.mp4", "-"]) == ["a.mp4", "b b.mp4", "\udcff.mp4"]
+    (tmp_path / "empty").mkdir()
+    for name in (str(tmp_path / "empty"), f"{tmp_path}/*.avi"):
+        with pytest.raises(UserError, match=r"holds no videos|nothing matches"):
+            find_videos([name])
+
+
+def test_a_list_on_stdin_and_names_that_are_no_text(caption, videos, tmp_path, monkeypatch):
+    odd = tmp_path / "-odd\udcff.mp4"
+    odd.write_bytes(Path(videos[0]).read_bytes())
+    lines = f"{videos[1]}\n".encode() + bytes(odd) + b"\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    code, out, err = caption("-", "--format", "jsonl")
+    assert (code, err) == (0, "")
+    assert [one["video"] for one in objects(out)] == [videos[1], str(odd)]
+
+
+def test_files_of_one_name_do_not_overwrite_each_other(caption, videos, tmp_path):
+    for folder, video in zip(("a", "b"), videos, strict=False):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "clip.mp4").write_bytes(Path(video).read_bytes())
+    code, _, _ = caption(tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out", *SAMPLED)
+    texts = {p.name: p.read_text() for p in (tmp_path / "out").iterdir()}
+    assert code == 0 and set(texts) == {"clip.txt", "clip-2.txt"}
+    assert texts["clip.txt"].startswith(f"{tmp_path}/a/clip.mp4: ")
+    assert texts["clip-2.txt"].startswith(f"{tmp_path}/b/clip.mp4: ")
+
+
+def test_the_progress_bar_is_for_terminals_alone(caption, videos, monkeypatch):
+    assert "%" not in caption(*videos)[2]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    code, out, err = caption(*videos, "--segments", "2")
+    assert code == 0 and "vt-caption: 100%" in err and "%|" not in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--candidates", "a"], "add --ask"),
+        (["--ask", "?", "--action", "caption"], "leave --action out"),
+        (["--rank", "x", "--num-candidates", "2"], "--top limits"),
+        (["--rank", "x", "--format", "srt"], "--rank writes one list"),
+        (["--format", "vtt"], "add --out DIR"),
+        (["--decoding", "greedy", "--num-candidates", "2"], "one candidate"),
+        (["--action", "sing"], "unknown action"),
+        (["--classify", "/none.txt"], "no file /none.txt"),
+        (["--device", "abacus"], "no device abacus"),
+        (["--test-window", "left"], "window is"),
+        (["--path", "/none.pt"], "no checkpoint at /none.pt"),
+        (["--out", __file__], "is a file"),
+        (["--every", "0"], "expected seconds"),
+        (["--top", "-1"], "from 1 on"),
+        (["--segments", "2", "--every", "3"], "not allowed with"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(trained, videos, capsys, options, message):
+    with pytest.raises(SystemExit) as ended:
+        run_main("vt_fairseq.cli.caption", "--path", str(trained), *videos, *options)
+    printed = capsys.readouterr()
+    assert ended.value.code == 2 and printed.out == ""
+    assert message in printed.err.splitlines()[-1] and "Traceback" not in printed.err
+
+
+def test_segments_are_of_one_length_and_end_with_the_video():
+    assert equal_segments(9.0, 3) == [(0.0, 3.0), (3.0, 6.0), (6.0, 9.0)]
+    assert regular_segments(11.0, 5.0) == [(0.0, 5.0), (5.0, 11.0)]
+    assert regular_segments(13.0, 5.0) == [(0.0, 5.0), (5.0, 10.0), (10.0, 13.0)]
+    assert regular_segments(1.0, 5.0) == [(0.0, 1.0)]
+
+
+def test_a_choice_of_equals_is_the_first():
+    choice = Choice(("a", "b", "c"), (-2.0, -1.0, -1.0))
+    assert (choice.index, choice.text, choice.order) == (1, "b", [1, 2, 0])
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("suffix", ["text", "jsonl", "srt", "vtt"])
+def test_ten_real_clips_are_captioned_in_one_command(caption, test_data, tmp_path, suffix):
+    clips = sorted((test_data / "video" / "clips" / "panda70m").glob("*.mp4"))[:10]
+    arguments = [*clips, "--format", suffix, "--out", tmp_path, "--segments", "2", *SAMPLED]
+    code, out, err = caption(*arguments)
+    assert (code, out, err) == (0, "", "")
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 10
+    for clip, path in zip(clips, files, strict=True):
+        duration = probe(clip).duration
+        if suffix in ("srt", "vtt"):
+            assert all(0 <= a < b <= duration + 1e-3 for a, b, _ in subtitles(path))
+        elif suffix == "jsonl":
+            assert [round(o["end"], 3) for o in objects(path.read_text())] == [
+                round(duration / 2, 3),
+                round(duration, 3),
+            ]
+        else:
+            assert path.read_text().count(f"{clip} [00:00:0") == 2
+
+
+def cpu_seconds(command: list[str]) -> tuple[float, str]:
+    """Processor time of a command, whatever else runs, and its output."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return used, done.stdout
+
+
+def test_help_takes_less_than_half_a_second():
+    used, out = min(cpu_seconds(command_line("vt-caption", "--help")) for _ in range(2))
+    assert used < 0.5 and "--segments" in out
+    command = importlib.metadata.entry_points(group="console_scripts")["vt-caption"]
+    assert command.value == "vt_fairseq.cli.caption:main"
+
+
+def test_the_first_caption_costs_less_than_four_times_the_import_of_torch(trained, videos):
+    # Other processes slow both down. Alone, the import takes about one second of the processor and
+    # the caption far less than five: benchmarks/startup.py measures that.
+    command = command_line("vt-caption", videos[0], "--path", trained, "--device", "cpu")
+    used, out = cpu_seconds(command)
+    torch_alone, _ = cpu_seconds([sys.executable, "-c", "import torch"])
+    assert used < 4 * torch_alone and out.startswith(videos[0])

@@ -1,0 +1,248 @@
+"""How processes come about and find each other."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.commands import PLUGIN, command_line, free_port
+from tests.test_zero import (
+    TINY,
+    command,
+    cpu_environment,
+    difference,
+    recorded,
+    train,
+    zero,
+)
+from vt_fairseq.errors import UserError
+from vt_fairseq.zero.launch import (
+    join_launcher,
+    refuse_lonely_tasks,
+    spawn_on_cpus,
+    starts_processes,
+    take_bf16_for_gpus,
+)
+
+
+class Options:
+    """fairseq's distributed options, as far as a launcher sets them."""
+
+    distributed_init_method = None
+    distributed_world_size = 1
+    distributed_rank = 0
+    device_id = 0
+    distributed_no_spawn = False
+    distributed_backend = "nccl"
+    distributed_port = -1
+
+
+LAUNCHED = {
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500",
+    "WORLD_SIZE": "4",
+    "RANK": "3",
+    "LOCAL_RANK": "1",
+}
+
+
+def test_a_launchers_process_joins_the_others_also_without_gpus(monkeypatch):
+    for name, value in LAUNCHED.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    options = Options()
+    join_launcher(options)
+    assert (options.distributed_world_size, options.distributed_rank) == (4, 3)
+    assert (options.device_id, options.distributed_no_spawn) == (1, True)
+    assert (options.distributed_init_method, options.distributed_backend) == ("env://", "gloo")
+
+
+def test_more_processes_a_node_than_gpus_are_refused(monkeypatch):
+    for name, value in LAUNCHED.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(UserError, match="GPU 1 of this node, which has 1"):
+        join_launcher(Options())
+
+
+def test_half_a_launchers_environment_is_refused_and_not_trained_alone(monkeypatch):
+    for name in LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="RANK, LOCAL_RANK are not set"):
+        join_launcher(Options())
+
+
+@pytest.fixture
+def no_launcher(monkeypatch):
+    for name in (*LAUNCHED, "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def options_with(**changes) -> Options:
+    options = Options()
+    for name, value in changes.items():
+        setattr(options, name, value)
+    return options
+
+
+def test_on_cpus_processes_are_started_only_where_nothing_else_has(no_launcher, monkeypatch):
+    two = options_with(distributed_world_size=2)
+    assert starts_processes(two) and not starts_processes(Options())
+    assert not starts_processes(options_with(distributed_world_size=2, distributed_no_spawn=True))
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    assert not starts_processes(two)
+
+
+def test_on_cpus_a_number_of_processes_of_this_machine_that_is_not_known_is_refused():
+    options = options_with(distributed_world_size=4, distributed_init_method="tcp://node1:29500")
+    with pytest.raises(UserError, match=r"--distributed-init-method.*use torchrun"):
+        spawn_on_cpus(SimpleNamespace(distributed_training=options), None, {})
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_bf16_is_not_taken_for_a_tpu_where_there_is_no_software_for_one(bf16):
+    options = SimpleNamespace(
+        common=SimpleNamespace(bf16=bf16, tpu=True), distributed_training=SimpleNamespace(tpu=True)
+    )
+    take_bf16_for_gpus(options)
+    assert options.common.tpu is options.distributed_training.tpu is not bf16
+
+
+@pytest.mark.parametrize("missing", ["distributed_port", "distributed_world_size"])
+def test_slurms_tasks_that_would_each_train_alone_are_refused(no_launcher, monkeypatch, missing):
+    joined = {"distributed_port": 29500, "distributed_world_size": 16}
+    refuse_lonely_tasks(options_with(**joined))
+    alone = options_with(**(joined | {missing: getattr(Options, missing)}))
+    refuse_lonely_tasks(alone)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "16")
+    refuse_lonely_tasks(options_with(**joined))
+    with pytest.raises(UserError, match=r"srun started 16 tasks.*--distributed-port"):
+        refuse_lonely_tasks(alone)
+    alone.distributed_no_spawn = True
+    refuse_lonely_tasks(alone)
+
+
+def test_a_mistake_found_in_a_started_process_is_one_line(capsys):
+    from vt_fairseq.plugin import report_user_errors
+
+    error = torch.multiprocessing.ProcessRaisedException(
+        "\n\n-- Process 1 terminated with the following error:\nTraceback (most recent call "
+        'last):\n  File "x.py", line 1\nvt_fairseq.errors.UserError: use --zero-stage 2\n',
+        1,
+        4711,
+    )
+    report_user_errors(type(error), error, None)
+    assert capsys.readouterr().err == "error: use --zero-stage 2\n"
+
+
+# --- the real commands ----------------------------------------------------------------------------
+
+
+def fairseq_train(*arguments: str | Path, expected_code: int = 0) -> str:
+    """Output of the command itself, which starts the processes."""
+    done = subprocess.run(
+        command_line("fairseq-train", *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=cpu_environment(),
+        timeout=600,
+    )
+    assert done.returncode == expected_code, done.stdout[-3000:]
+    return done.stdout
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return torch.load(out / "save" / "checkpoint_last.pt", weights_only=True)["model"]
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    a, b = weights(a), weights(b)
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.slow
+def test_two_nodes_train_one_model(data_directory, tmp_path):
+    """Two agents of torchrun that meet on the loopback, as on two machines."""
+    port = free_port()
+    nodes = [
+        subprocess.Popen(
+            [
+                *[sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"],
+                *["--node-rank", str(node), "--nproc-per-node", "1"],
+                *["--master-addr", "127.0.0.1", "--master-port", str(port)],
+                *command(data_directory, tmp_path / "nodes", *zero(2), "--max-update", 6)[1:],
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=cpu_environment(),
+        )
+        for node in (0, 1)
+    ]
+    logs = [node.communicate(timeout=300)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], logs
+    train(data_directory, tmp_path / "one", *zero(2), "--max-update", 6, processes=2)
+    assert difference(recorded(tmp_path / "one"), recorded(tmp_path / "nodes")) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 2])
+def test_processes_that_fairseq_starts_itself_train_one_model(data_directory, tmp_path, stage):
+    options = [*zero(stage), "--ddp-backend", "legacy_ddp", "--max-update", "4"]
+    train(data_directory, tmp_path / "torchrun", *options, processes=2)
+    log = fairseq_train(
+        *[data_directory, *PLUGIN, *TINY, *options, "--save-dir", tmp_path / "spawned" / "save"],
+        *["--distributed-world-size", "2", "--distributed-port", str(free_port())],
+    )
+    assert "training on 2 devices" in log
+    assert_same_weights(tmp_path / "torchrun", tmp_path / "spawned")
+
+
+@pytest.mark.slow
+def test_a_mistake_in_processes_that_fairseq_starts_itself_is_one_line(data_directory, tmp_path):
+    log = fairseq_train(
+        *[data_directory, *PLUGIN, *TINY, *zero(3), "--store-ema", "--save-dir", tmp_path],
+        *["--distributed-world-size", "2"],
+        expected_code=1,
+    )
+    assert log.splitlines()[-1].startswith("error: --zero-stage 3 does not go with --store-ema")
+    assert "Traceback" not in log
+
+
+@pytest.mark.slow
+def test_slurms_tasks_train_one_model(data_directory, tmp_path):
+    """Two processes with the environment that srun gives to tasks that see one device each."""
+    options = [*zero(2), "--max-update", "4"]
+    train(data_directory, tmp_path / "torchrun", *options, processes=2)
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text("#!/bin/sh\necho 127.0.0.1\n")
+    scontrol.chmod(0o755)
+    port = str(free_port())
+    slurm = {"SLURM_STEP_NODELIST": "nodes", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NNODES": "1"}
+    slurm |= {"SLURM_NTASKS": "2", "PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
+    tasks = [
+        subprocess.Popen(
+            command_line(
+                *["fairseq-train", data_directory, *PLUGIN, *TINY, *options],
+                *["--save-dir", tmp_path / "slurm" / "save"],
+                *["--distributed-world-size", "2", "--distributed-port", port],
+            ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=cpu_environment(**slurm, SLURM_PROCID=str(task), SLURM_LOCALID="0"),
+        )
+        for task in (0, 1)
+    ]
+    logs = [task.communicate(timeout=600)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], logs
+    assert "training on 2 devices" in logs[0]
+    assert_same_weights(tmp_path / "torchrun", tmp_path / "slurm")

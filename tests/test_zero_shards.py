@@ -1,0 +1,110 @@
+"""A checkpoint on disk always has its shards, wherever saving is cut off."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from vt_fairseq.zero.shards import Shards, shards_of
+
+pytest.importorskip("deepspeed")
+
+
+class Killed(BaseException):
+    """Where the process ends: nothing handles it."""
+
+
+class Engine:
+    """Writes its content as an engine writes its shards; dies in the middle where told."""
+
+    content = "first"
+    dies = False
+
+    def save_checkpoint(self, folder: str, tag: str, save_latest: bool) -> None:
+        path = Path(folder) / tag
+        path.mkdir(parents=True)
+        (path / "shard").write_text("half" if self.dies else self.content)
+        if self.dies:
+            raise Killed
+
+
+@pytest.fixture
+def one_process():
+    dist.init_process_group("gloo", store=dist.HashStore(), world_size=1, rank=0)
+    yield
+    dist.destroy_process_group()
+
+
+def write_checkpoint(path: Path, written: Shards) -> None:
+    """What fairseq does after the shards: the .pt under a temporary name, then renamed."""
+    torch.save({"last_optimizer_state": dict(written.saved)}, f"{path}.tmp")
+    os.replace(f"{path}.tmp", path)
+
+
+def content_of(checkpoint: Path) -> str:
+    return (checkpoint.parent / shards_of(checkpoint) / "shard").read_text()
+
+
+def saved_once(tmp_path: Path) -> tuple[Shards, Engine, Path]:
+    written, engine, checkpoint = Shards(stage=2), Engine(), tmp_path / "checkpoint_1_8.pt"
+    written.save(engine, tmp_path, updates=8)
+    write_checkpoint(checkpoint, written)
+    return written, engine, checkpoint
+
+
+def test_an_update_saved_again_keeps_the_old_shards_until_its_checkpoint_is_replaced(
+    one_process, tmp_path
+):
+    written, engine, checkpoint = saved_once(tmp_path)
+    engine.content = "second"
+    written.save(engine, tmp_path, updates=8)
+    assert content_of(checkpoint) == "first"
+    write_checkpoint(checkpoint, written)
+    assert content_of(checkpoint) == "second"
+    engine.content = "third"
+    written.save(engine, tmp_path, updates=8)
+    write_checkpoint(tmp_path / "checkpoint_last.pt", written)
+    assert content_of(checkpoint) == "second"
+    assert content_of(tmp_path / "checkpoint_last.pt") == "third"
+    assert len(list((tmp_path / "deepspeed").iterdir())) == 2  # the first are gone
+
+
+@pytest.mark.parametrize("step", ["write", "shutil.rmtree", "os.replace", "after"])
+def test_a_kill_while_an_update_is_saved_again_leaves_a_whole_checkpoint(
+    one_process, tmp_path, monkeypatch, step
+):
+    written, engine, checkpoint = saved_once(tmp_path)
+    shutil.copytree(tmp_path / "deepspeed" / "update8", tmp_path / "deepspeed" / "update4")
+
+    def kill(*arguments, **options):
+        raise Killed
+
+    engine.content, engine.dies = "second", step == "write"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if "." in step:
+            patch.setattr(step, kill)
+        written.save(engine, tmp_path, updates=8)
+        kill()
+    assert content_of(checkpoint) == "first"
+    # A new process goes on in the same folder, and nothing of the killed one stays.
+    engine.dies, resumed = False, Shards(stage=2)
+    resumed.save(engine, tmp_path, updates=8)
+    write_checkpoint(checkpoint, resumed)
+    assert content_of(checkpoint) == "second"
+    resumed.save(engine, tmp_path, updates=12)
+    write_checkpoint(checkpoint, resumed)
+    resumed.save(engine, tmp_path, updates=16)
+    names = {path.name for path in (tmp_path / "deepspeed").iterdir()}
+    assert names == {"update12", "update16"}
+
+
+def test_a_checkpoint_that_cannot_be_read_stops_the_clearing_up(one_process, tmp_path, caplog):
+    written, engine, _ = saved_once(tmp_path)
+    (tmp_path / "checkpoint_2_9.pt").write_bytes(b"not a checkpoint")
+    (tmp_path / "deepspeed" / "update9").mkdir()
+    written.save(engine, tmp_path, updates=12)
+    assert (tmp_path / "deepspeed" / "update9").exists()
+    assert "cannot be read, no shards are deleted" in caplog.text

@@ -1,0 +1,77 @@
+"""What ends a training run for good ends it on all processes, in one line that says what to do.
+
+Non-finite losses and gradients, a loss scale at its floor, and too little memory. fairseq tries to
+go on after the last, which leaves the other processes waiting for ever.
+"""
+
+from typing import Any
+
+import torch
+from fairseq.trainer import Trainer
+
+from vt_fairseq.errors import UserError
+
+SHOWN_CLIPS = 8
+
+
+def train_step(self: Trainer, samples: list[dict[str, Any]], raise_oom: bool = False):
+    """``Trainer.train_step``; raises UserError where the run cannot go on."""
+    try:
+        return _train_step(self, samples, raise_oom=True)
+    except FloatingPointError as error:
+        raise UserError(not_finite(self, samples, error)) from error
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(out_of_memory(self, samples)) from error
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """CUDA's error, and the CPU allocator's."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        text in str(error) for text in ("out of memory", "can't allocate memory")
+    )
+
+
+def not_finite(trainer: Trainer, samples: list[dict[str, Any]], error: Exception) -> str:
+    """The message for a loss, a gradient or a loss scale that training cannot go on with."""
+    return (
+        f"update {trainer.get_num_updates() + 1}: {' '.join(str(error).split())}; nothing of it "
+        f"was applied or saved. Clips of the batch on process {trainer.data_parallel_rank}: "
+        f"{clips(samples)}. Go on from the last checkpoint in {trainer.cfg.checkpoint.save_dir} "
+        "with a lower --lr or --clip-norm"
+    )
+
+
+def out_of_memory(trainer: Trainer, samples: list[dict[str, Any]]) -> str:
+    """The message for too little memory, with the shapes that needed it."""
+    return (
+        f"update {trainer.get_num_updates() + 1}: out of memory on process "
+        f"{trainer.data_parallel_rank} with {shapes(samples)}. Use a smaller --batch-size (and a "
+        "larger --update-freq), --checkpoint-video-stages 2, --checkpoint-activations, or "
+        "--optimizer deepspeed_adam --zero-stage 2; vt-memory predicts what fits"
+    )
+
+
+def clips(samples: list[dict[str, Any]]) -> str:
+    """The first ids of a batch."""
+    ids = [clip for sample in samples for clip in sample.get("clip_ids", [])]
+    more = f" and {len(ids) - SHOWN_CLIPS} more" if len(ids) > SHOWN_CLIPS else ""
+    return ", ".join(ids[:SHOWN_CLIPS]) + more if ids else "none (an empty batch)"
+
+
+def shapes(samples: list[dict[str, Any]]) -> str:
+    """Shapes of the tensors of each sample, for people."""
+    found = []
+    for sample in samples:
+        inputs = sample.get("net_input", {}) | {"target": sample.get("target")}
+        found += [f"{k} {tuple(v.shape)}" for k, v in inputs.items() if torch.is_tensor(v)]
+    return ", ".join(found) or "an empty batch"
+
+
+_train_step = Trainer.train_step
+
+
+def install() -> None:
+    """Put it in place; calling it again changes nothing."""
+    Trainer.train_step = train_step
