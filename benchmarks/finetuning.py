@@ -26,6 +26,7 @@ PLUGIN = ["--user-dir", str(ROOT / "user_dir"), "--task", "video_translate"]
 # Two runs share two cores; threads that spin while they wait would take the time of the other.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 AT_ONCE = 2
+RESULT = ROOT / "benchmarks" / "finetuning.json"
 FINETUNING_VIDEOS = 100  # of 600; five clips each
 PRETRAINING_UPDATES = 900
 UPDATES = 300
@@ -213,6 +214,116 @@ class Comparison:
         run(name, command, folder / "trained", self.out)
         (folder / "trained").touch()
 
+    def score(self, measured: "Measured", seed: int) -> None:
+        """Rank the candidates of one split."""
+        folder = self.folder(measured, seed)
+        command = [
+            *["vt-score", measured.kind, str(self.data), "--out", str(folder), "--cpu"],
+            *["--path", str(self.checkpoint(measured.model, seed)), "--split", measured.split],
+            *["--batch-size", "32", *measured.options],
+        ]
+        if measured.fuse:
+            command += ["--fuse", str(self.checkpoint(measured.fuse, seed))]
+        run(f"seed{seed}-score-{measured.name}", command, folder / "metrics.json", self.out)
+
+    def folder(self, measured: "Measured", seed: int) -> Path:
+        return self.out / f"seed{seed}" / "scores" / measured.name
+
+    def result(self, measured: "Measured", key: str, seeds: list[int]) -> list[float]:
+        """One number of every seed."""
+        files = [self.folder(measured, seed) / "metrics.json" for seed in seeds]
+        return [round(json.loads(file.read_text())[key], 2) for file in files]
+
+
+# --- what is compared ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One call of vt-score.
+
+    Attributes:
+        keys: the numbers of its metrics.json that are compared.
+    """
+
+    name: str
+    kind: str
+    model: str
+    keys: tuple[str, ...]
+    fuse: str = ""
+    split: str = "test"
+    options: tuple[str, ...] = ()
+
+
+ACTION_KEYS = ("verb_top1", "noun_top1", "action_top1")
+PAIRS = ("--targets", "action")
+
+
+def classification() -> list[Measured]:
+    """Verbs, nouns and actions of the held-out videos."""
+    first = (*PAIRS, "--caption-first")
+    return [
+        Measured("gen", "classify", "action", ACTION_KEYS, options=PAIRS),
+        Measured("gen-MT", "classify", "caption-action", ACTION_KEYS, options=PAIRS),
+        Measured("gen-MT-caption", "classify", "caption-action", ACTION_KEYS, options=first),
+        Measured("discr", "classify", "action-heads", ACTION_KEYS),
+        Measured("fused", "classify", "action", ACTION_KEYS, "action-heads", options=PAIRS),
+    ]
+
+
+def questions() -> list[Measured]:
+    """Questions about the video (split test) and about the talk, without and with subtitles."""
+    measured = []
+    for split, what in (("test", "video"), ("talk", "talk")):
+        for suffix in ("", "-subtitles"):
+            decoder, heads = f"answer{suffix}", f"answer-heads{suffix}"
+            name, keys = f"{what}{suffix}", ("accuracy",)
+            measured += [
+                Measured(f"gen-{name}", "vqa", decoder, keys, split=split),
+                Measured(f"discr-{name}", "vqa", heads, keys, split=split),
+                Measured(f"fused-{name}", "vqa", decoder, keys, heads, split),
+            ]
+    return measured
+
+
+# The paper's orderings: (lower, higher) as (measured, key).
+ORDERINGS = (
+    *((("gen", key), ("gen-MT", key)) for key in ACTION_KEYS),
+    *((("gen-MT", key), ("gen-MT-caption", key)) for key in ACTION_KEYS),
+    *((("gen-MT-caption", key), ("discr", key)) for key in ACTION_KEYS),
+    *((("discr", key), ("fused", key)) for key in ACTION_KEYS),
+    (("gen-video", "accuracy"), ("discr-video", "accuracy")),
+    (("discr-video", "accuracy"), ("fused-video", "accuracy")),
+    (("gen-video-subtitles", "accuracy"), ("discr-video-subtitles", "accuracy")),
+    (("discr-video-subtitles", "accuracy"), ("fused-video-subtitles", "accuracy")),
+    (("gen-talk", "accuracy"), ("gen-talk-subtitles", "accuracy")),
+    (("discr-talk", "accuracy"), ("discr-talk-subtitles", "accuracy")),
+    (("fused-talk", "accuracy"), ("fused-talk-subtitles", "accuracy")),
+)
+
+
+def ordered(numbers: dict[str, dict[str, list[float]]]) -> dict[str, str]:
+    """Each ordering with the means over the seeds, and in how many seeds it holds."""
+    found = {}
+    for (low, low_key), (high, high_key) in ORDERINGS:
+        pairs = list(zip(numbers[low][low_key], numbers[high][high_key], strict=True))
+        means = [sum(values) / len(pairs) for values in zip(*pairs, strict=True)]
+        holds = "holds" if means[0] <= means[1] else "does not hold"
+        seeds = sum(a <= b for a, b in pairs)
+        found[f"{high} >= {low}, {high_key}"] = (
+            f"{holds}: {means[1]:.1f} against {means[0]:.1f}; in {seeds} of {len(pairs)} seeds"
+        )
+    return found
+
+
+def table(numbers: dict[str, dict[str, list[float]]]) -> str:
+    """Means over the seeds."""
+    lines = []
+    for name, keys in numbers.items():
+        means = [f"{key} {sum(values) / len(values):6.1f}" for key, values in keys.items()]
+        lines.append(f"{name:24} {'  '.join(means)}")
+    return "\n".join(lines)
+
 
 def in_parallel(jobs) -> None:
     """Call all of them, a few at once."""
@@ -234,6 +345,21 @@ def main() -> None:
     comparison.prepare()
     comparison.pretrain()
     in_parallel((comparison.finetune, model, seed) for seed in seeds for model in MODELS)
+    measured = [*classification(), *questions()]
+    in_parallel((comparison.score, one, seed) for seed in seeds for one in measured)
+    numbers = {
+        one.name: {key: comparison.result(one, key, seeds) for key in one.keys} for one in measured
+    }
+    options = ["--seeds", args.seeds, *(["--smoke"] if args.smoke else [])]
+    result = {
+        "command": " ".join(["python benchmarks/finetuning.py OUT", *options]),
+        "seeds": seeds,
+        "per cent, a number for each seed": numbers,
+        "the paper's orderings": ordered(numbers),
+    }
+    file = comparison.out / "finetuning.json" if args.smoke else RESULT
+    file.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"{table(numbers)}\n\n" + "\n".join(": ".join(x) for x in ordered(numbers).items()))
 
 
 if __name__ == "__main__":
