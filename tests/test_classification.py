@@ -13,6 +13,7 @@ from fairseq.logging import metrics
 
 import vt_fairseq.plugin  # noqa: F401
 from tests.commands import PLUGIN, environment, launcher, run, train_losses
+from vt_fairseq import VideoTranslate
 from vt_fairseq.classification import ClassificationCriterion
 from vt_fairseq.criterion import VideoTranslateCriterion
 from vt_fairseq.data.heads import NO_CLASS, candidate_mask
@@ -216,6 +217,15 @@ def test_body_and_heads_have_their_own_rates_and_both_fall_tenfold_at_the_period
     groups = torch.load(checkpoint, weights_only=True)["last_optimizer_state"]["param_groups"]
     found = {group["lr_scale"]: group["lr"] for group in groups}
     assert found == {100.0: pytest.approx(1e-4), 1.0: pytest.approx(1e-6)}
+
+
+def test_a_model_with_heads_is_asked_for_neither_texts_nor_likelihoods(checkpoint):
+    vt = VideoTranslate.from_pretrained(checkpoint, device="cpu")
+    frames = torch.zeros(8, 40, 40, 3, dtype=torch.uint8)
+    for ask in (vt.caption, lambda frames: vt.score(frames, ["a cat"])):
+        with pytest.raises(UserError, match="vt-score reads its"):
+            ask(frames)
+    assert vt.encode(frames).cls.shape == (128,)
 
 
 def accuracies(log: str, line: str) -> dict[str, str]:

@@ -318,6 +318,8 @@ class VideoTranslate:
         length_normalise: bool,
     ) -> list[tuple[float, ...] | None]:
         """Of each clip's candidates; one tree is every clip's."""
+        if self.loaded.task.heads is not None:
+            raise UserError("a model with heads has no likelihoods; vt-score reads its heads")
 
         def scores(sample: dict[str, Any]) -> list[tuple[float, ...]]:
             shared = isinstance(candidates, PrefixTree)
