@@ -1,5 +1,7 @@
 """R(2+1)D against torchvision's known answer and IG65M's published key list and sizes."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -175,3 +177,27 @@ def test_normalising_takes_each_channels_mean_to_zero_and_its_deviation_to_one()
     torch.testing.assert_close(out[0, :, 0, 0, 0], -mean / std)
     torch.testing.assert_close(out[0, :, 1, 3, 4], (1 - mean) / std)
     assert normalise(frames, torch.float16).dtype == torch.float16
+
+
+def trained(network: R2Plus1D, x: torch.Tensor) -> list[torch.Tensor]:
+    """Features in training and evaluation, gradients and statistics after one training pass."""
+    network.train()
+    features = network(x)
+    features.square().sum().backward()
+    gradients = [parameter.grad for parameter in network.parameters()]
+    network.eval()
+    return [features, network(x), *gradients, *network.buffers()]
+
+
+@pytest.mark.parametrize("recomputed_stages", [0, 4])
+def test_mid_planes_filled_up_for_tensor_cores_change_nothing(tiny, monkeypatch, recomputed_stages):
+    filled = deepcopy(tiny)
+    filled.recomputed_stages = recomputed_stages
+    expected = trained(tiny, video(2))
+    widths = []
+    layer = filled.layer2[0].conv1[0][1]
+    layer.register_forward_hook(lambda module, inputs, output: widths.append(output.size(1)))
+    monkeypatch.setattr("vt_fairseq.models.r2plus1d.on_tensor_cores", lambda x: True)
+    for found, wanted in zip(trained(filled, video(2)), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+    assert layer.num_features % 8 and not widths[0] % 8

@@ -21,22 +21,40 @@ class BatchNorm(nn.BatchNorm3d):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, ...) -> the same shape and dtype."""
+        """(B, C, ...) -> the same shape and dtype.
+
+        Channels beyond ``num_features``, which ``Conv3d`` fills in, are zeros and stay zeros.
+        """
+        if x.is_cuda and x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d):
+            # PyTorch's kernels for channels in the last place know images only; without copies
+            # F frames of H x W are one of F * H x W.
+            return self._normalised(x.flatten(2, 3)).unflatten(2, x.shape[2:4])
+        return self._normalised(x)
+
+    def _normalised(self, x: torch.Tensor) -> torch.Tensor:
+        filled = x.size(1) - self.num_features
         mean, variance = self.running_mean, self.running_var
-        if self.training and is_recomputing():
-            mean = variance = None  # in training they are only written to
-        elif self.training:
+        if filled and mean is not None:
+            mean, variance = F.pad(mean, (0, filled)), F.pad(variance, (0, filled))
+        moved = self.training and not is_recomputing()
+        if moved:
             self.num_batches_tracked.add_(1)
-        return F.batch_norm(
-            x,
-            mean,
-            variance,
-            self.weight.to(self.running_mean.dtype),
-            self.bias.to(self.running_mean.dtype),
+        elif self.training:
+            mean = variance = None  # in training they are only written to
+        weight = self.weight.to(self.running_mean.dtype)
+        bias = self.bias.to(self.running_mean.dtype)
+        if filled:
+            weight, bias = F.pad(weight, (0, filled)), F.pad(bias, (0, filled))
+        normalised = F.batch_norm(
+            *(x, mean, variance, weight, bias),
             training=self.training,
             momentum=self.momentum,
             eps=self.eps,
         )
+        if filled and moved:
+            self.running_mean.copy_(mean[:-filled])
+            self.running_var.copy_(variance[:-filled])
+        return normalised
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
         """What ``to``, ``half``, ``cuda`` ... call: statistics follow in everything but half."""
