@@ -1,6 +1,7 @@
 """A headless Chromium that is told what to do through two pipes (DevTools protocol)."""
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -113,8 +114,7 @@ def chromium() -> Iterator[Page]:
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is on the PATH")
-    to_read, to_write = os.pipe()
-    back_read, back_write = os.pipe()
+    (to_read, to_write), (back_read, back_write) = _pipe(), _pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         command = [
             *[program, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"],
@@ -123,7 +123,7 @@ def chromium() -> Iterator[Page]:
         ]
         process = subprocess.Popen(
             # The browser listens at 3 and answers at 4.
-            ["sh", "-c", f'exec "$@" 3<&{to_read} 4>&{back_write}', "sh", *command],
+            ["bash", "-c", f'exec "$@" 3<&{to_read} 4>&{back_write}', "bash", *command],
             pass_fds=(to_read, back_write),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -137,3 +137,12 @@ def chromium() -> Iterator[Page]:
             process.wait(20)
             os.close(to_write)
             os.close(back_read)
+
+
+def _pipe() -> tuple[int, int]:
+    """A pipe whose numbers are none of those that the browser's ends get."""
+    ends = os.pipe()
+    high = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in ends]
+    for end in ends:
+        os.close(end)
+    return high[0], high[1]

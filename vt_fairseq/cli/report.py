@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("report.html"), metavar="FILE",
         help="(default: report.html)")  # fmt: skip
     add("--data", type=Path, nargs="+", default=[], metavar="DATA",
-        help="data directories that are in none of the folders, for pictures and texts")  # fmt: skip
+        help="data directories that lie elsewhere, for pictures and texts")  # fmt: skip
     add("--clips", type=positive, default=400, metavar="N",
         help="the most clips that get pictures, failures first (default: 400)")  # fmt: skip
     return parser

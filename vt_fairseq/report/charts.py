@@ -1,7 +1,6 @@
 """Curves to the points of a drawing; the template makes it an SVG."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vt_fairseq.report.curves import Chart, Curve
@@ -92,9 +91,8 @@ def ticks(low: float, high: float, about: int) -> list[float]:
 
 def shown(value: float) -> str:
     """``value`` in few characters."""
-    if value == 0:
-        return "0"
     size = abs(value)
-    if size >= 1e5 or size < 1e-3:
-        return f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e+")
-    return f"{value:,.0f}" if size >= 1000 else f"{value:.4g}" if size < 10 else f"{value:.1f}"
+    if size >= 1e5 or 0 < size < 0.01:
+        digits, power = f"{value:.1e}".split("e")
+        return f"{digits.removesuffix('.0')}e{int(power)}"
+    return f"{value:,.0f}" if size >= 1000 else f"{value:.4g}" if size < 10 else f"{value:.3g}"

@@ -19,6 +19,7 @@ _SCALE = re.compile(r"'(video_lr_scale|head_lr_scale)': ([\d.e-]+)")
 _HEADS = re.compile(r"'heads': '([^']+)'")
 _UNREAD = re.compile(r"cannot read clip (.+?): (.+)")
 _SAVED = "Saved checkpoint"
+_JSON = '{"'  # the configuration, which is printed too, is a Python dictionary
 
 
 @dataclass
@@ -64,7 +65,7 @@ def read_log(path: Path) -> Log:
         for tag, message in _messages(lines):
             if tag == "train_inner":
                 pause = _inner(log, message, pause)
-            elif _EPOCH.match(message) or message.startswith("{"):
+            elif _EPOCH.match(message) or message.startswith(_JSON):
                 pause |= _valid(log, tag, message)
             else:
                 pause |= message.startswith(_SAVED)
@@ -79,7 +80,7 @@ def _messages(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _inner(log: Log, message: str, pause: bool) -> bool:
-    values = _json(message) if message.startswith("{") else dict(_INNER.findall(message))
+    values = _json(message) if message.startswith(_JSON) else dict(_INNER.findall(message))
     found = _numbers(log, values)
     if "num_updates" not in found:
         return pause
@@ -97,7 +98,7 @@ def _valid(log: Log, tag: str, message: str) -> bool:
     """Take in the line of a validation, or of the end of an epoch; is it a validation's?"""
     if tag == "train":
         return False
-    if message.startswith("{"):
+    if message.startswith(_JSON):
         values = {name.removeprefix(f"{tag}_"): v for name, v in _json(message).items()}
     elif f"| valid on '{tag}' subset |" in message:
         values = dict(_END.findall(message))

@@ -200,8 +200,8 @@ def _blocks(content: Content) -> Iterator[dict[str, Any]]:
             "no_picture": _no_picture(result, content.pictures),
         }
         shown = Markup(",").join(fitting(rows, room))
-        head_json = safe_json(head)
-        yield {"id": f"result-{number}", "json": head_json[:-1] + Markup(',"rows":[') + shown + Markup("]}")}  # fmt: skip
+        json = Markup('{{"rows":[{}],{}').format(shown, safe_json(head)[1:])
+        yield {"id": f"result-{number}", "json": json}
 
 
 def _clips(result: Result) -> dict[str, None]:
