@@ -294,7 +294,7 @@ def test_a_log_in_either_format_gives_the_same_curves(tmp_path, form):
     assert found["Loss scale"]["training"][0] == (10, 128)
     assert found["Speed"]["training"][0] == (10, 64)
     # 20 s between lines, 15 of them in updates; the line after a checkpoint is left out.
-    assert found["Outside of updates"]["training"] == [(30, 25.0), (50, 25.0)]
+    assert found["Waiting for data"]["training"] == [(30, 25.0), (50, 25.0)]
     assert log.ended and log.not_finite == 1 and log.unread == {"a | b": "no: such file"}
 
 

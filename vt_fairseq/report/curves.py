@@ -1,6 +1,6 @@
 """Which curves a training's log has."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vt_fairseq.report.logs import Log, Points
@@ -36,8 +36,8 @@ def charts_of(log: Log) -> list[Chart]:
         Chart("Learning rate", "", rates),
         Chart("Gradient norm", "", {"training": _of(log.inner, "gnorm")}),
         Chart("Loss scale", "", {"training": _of(log.inner, "loss_scale")}),
-        Chart("Outside of updates", "per cent of the time", {"training": waiting(log)},
-              "waiting for data, mostly; stretches with a validation or a checkpoint are left out"),
+        Chart("Waiting for data", "per cent of the time", {"training": waiting(log)},
+              "what updates did not take, without stretches of validation and saving"),
         Chart("Speed", "clips a second", {"training": _speed(log)}),
     ]  # fmt: skip
     charts = [
@@ -108,9 +108,8 @@ def _keys(log: Log) -> Iterator[str]:
 
 
 def _speed(log: Log) -> Curve:
-    value: Callable[[dict], float] = lambda found: found["ups"] * found["bsz"]  # noqa: E731
     return [
-        (update, value(found))
+        (update, found["ups"] * found["bsz"])
         for update, found in sorted(log.inner.items())
-        if "ups" in found and "bsz" in found
+        if found.get("ups") and "bsz" in found  # 0 at the first line: nothing to measure it by
     ]
