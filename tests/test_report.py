@@ -65,7 +65,7 @@ def test_captions_are_exact_or_not_and_the_worst_come_first(folder):
     page = page_of(folder)
     missing, wrong, exact = rows_of(page)
     assert [row["outcome"] for row in (missing, wrong, exact)] == ["missing", "wrong", "right"]
-    assert wrong["overlap"] == pytest.approx(1 / 3)
+    assert wrong["overlap"] == pytest.approx(1 / 3, abs=1e-4)
     assert exact["references"] == ["a red circle", "one circle"]
     assert exact["clip"] == "a.mp4, 0 to 1 s"
     assert "vt-evaluate captions --out metrics.json makes it" in page  # there is no metrics.json
@@ -117,7 +117,7 @@ def test_classes_are_right_by_the_rank_that_vt_score_gave(folder):
         {"id": "c", "prediction": "red", "ranking": ["red", "green"]},
     ]
     records = [
-        {"id": "a", "scores": [-1.0, -2.0, -9.0], "ranks": {"label": 1}},
+        {"id": "a", "scores": [-1.0, -2.0, -9.0], "ranks": {"label": 1}, "captions": ["is red"]},
         {"id": "b", "scores": [-9.0, -1.0, -1.0], "ranks": {"label": 2}},  # a tie, which is lost
         {"id": "c", "scores": [-1.0, -9.0, -2.0], "ranks": {"label": 3}},
     ]
@@ -125,6 +125,7 @@ def test_classes_are_right_by_the_rank_that_vt_score_gave(folder):
     page = page_of(folder)
     found = {row["id"]: row for row in rows_of(page)}
     assert [found[name]["outcome"] for name in "abc"] == ["right", "wrong", "wrong"]
+    assert found["a"]["captions"] == ["is red"]
     assert found["a"]["bars"][0][:2] == ["red", -1.0] and found["c"]["rank"] == 3
     assert "1 of 1" in page  # green is taken for red
 
@@ -376,6 +377,41 @@ def test_damaged_results_are_named_and_the_others_shown(folder, run):
     assert code == 0 and "1 results" in out
     assert "vqa/predictions.jsonl line 1: expected 'prediction': the index of a candidate" in out
     assert "empty/predictions.jsonl has no rows" in out
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "said"),
+    [
+        ("captions", {"prediction": ["a"]}, "expected 'prediction': a text"),
+        ("captions", {"prediction": "a", "score": "high"}, "expected 'score': a number"),
+        ("vqa", {"prediction": 10**12}, "the index of a candidate"),
+        ("vqa", {"prediction": 1, "scores": [0.5, float("nan")]}, "NaN among the scores"),
+        ("vqa", {"prediction": 1, "scores": 5}, "a list of numbers"),
+        ("classify", {"prediction": ["red"]}, "the name of a class"),
+        ("retrieval", {"ranking": "abc"}, "distinct ids"),
+        ("retrieval", {}, "expected an object with id and ranking"),
+    ],
+)
+def test_a_row_that_is_none_is_named_by_its_line(tmp_path, folder, kind, row, said, run):
+    scored(folder, "classify", [{"id": "a", "prediction": "red"}])
+    write_lines(folder / "bad" / "predictions.jsonl", [{"id": "a"} | row])
+    if kind != "captions":
+        (folder / "bad" / "settings.json").write_text(json.dumps({"kind": kind}))
+    code, out, _ = run(folder)
+    assert code == 0 and f"Not shown: {folder}/bad/predictions.jsonl line 1" in out and said in out
+
+
+def test_scores_of_minus_infinity_and_references_without_predictions_are_shown(tmp_path):
+    rows = [{"id": "a", "prediction": 0, "scores": [-float("inf")] * 2}]
+    write_lines(tmp_path / "vqa" / "predictions.jsonl", rows)
+    write_lines(tmp_path / "vqa" / "references.jsonl", [{"id": n, "answer": 1} for n in "ab"])
+    write_lines(tmp_path / "x" / "predictions.jsonl", [{"id": "a", "prediction": "red"}])
+    write_lines(tmp_path / "x" / "references.jsonl", [{"id": n, "label": "red"} for n in "ab"])
+    page = page_of(tmp_path)
+    missing, wrong = rows_of(page)
+    assert (missing["id"], wrong["id"]) == ("b", "a")
+    assert wrong["bars"] == [["candidate 0", None, 0.0, 0, 1], ["candidate 1", None, 0.0, 1, 0]]
+    assert [row["outcome"] for row in rows_of(page, 1)] == ["missing", "right"]
 
 
 def test_data_directories_that_lie_elsewhere_or_lost_their_videos(folder, run, tmp_path_factory):

@@ -223,7 +223,8 @@ def _picture(picture: Picture) -> dict[str, Any]:
 
 def safe_json(value: Any) -> Markup:
     """JSON that may stand inside of a script element."""
-    return htmlsafe_json_dumps(value, ensure_ascii=False, separators=(",", ":"))
+    options = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
+    return htmlsafe_json_dumps(value, **options)
 
 
 def share(sizes: Sequence[int], room: int) -> list[int]:

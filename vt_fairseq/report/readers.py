@@ -1,11 +1,12 @@
 """Files of results to rows: one function for each of the things that a model is asked."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vt_fairseq import result_files
+from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
 from vt_fairseq.report.clips import Clips, place
 from vt_fairseq.report.found import PREDICTIONS
@@ -21,11 +22,12 @@ from vt_fairseq.report.rows import (
     overlap,
     softmax,
 )
-from vt_fairseq.result_files import is_index, is_numbers, is_text, predicted
+from vt_fairseq.result_files import is_index, is_numbers, is_text, is_texts, predicted
 
 REFERENCES, SCORES = "references.jsonl", "scores.jsonl"
 LARGEST_SCORES = 1 << 29  # bytes of a file that is read for the bars of classes
 TOP = 5
+MOST_CANDIDATES = 10_000
 Files = dict[str, dict[str, Any]]  # rows by id
 Reader = Callable[[Path, Files, Clips], Iterator[Row]]
 
@@ -54,14 +56,28 @@ def _first(path: Path) -> dict[str, Any]:
     return next(result_files.objects(path), {}) if path.is_file() else {}
 
 
+def _may(row: dict, key: str, valid: Callable[[Any], bool], what: str, other: Any = None) -> Any:
+    """``row[key]`` if it is ``valid``, ``other`` if the row has none; raises UserError else."""
+    return other if row.get(key) is None else result_files.field(row, key, valid, what)
+
+
+def _is_number(value: Any) -> bool:
+    return is_numbers([value])
+
+
+def _outcome(right: bool) -> str:
+    return RIGHT if right else WRONG
+
+
 # --- captions ------------------------------------------------------------------------------------
 
 
 def _captions(folder: Path, right: Files, clips: Clips) -> Iterator[Row]:
     said = result_files.read(folder / PREDICTIONS)
     for name in dict.fromkeys([*right, *said]):
-        row, clip, own = said.get(name, {}), clips.get(name), right.get(name, {})
-        texts = own.get("references") or (list(clip.captions) if clip else [])
+        row, clip = said.get(name, {}), clips.get(name)
+        captions = list(clip.captions) if clip else []
+        texts = _may(right.get(name, {}), "references", is_texts, "a list of texts", captions)
         text = predicted(said.get(name), "prediction", is_text, "a text")
         common = {"id": name, "references": texts, "clip": place(clip)}
         if text is None or row.get("missing"):
@@ -73,14 +89,10 @@ def _captions(folder: Path, right: Files, clips: Clips) -> Iterator[Row]:
             outcome=_outcome(exact) if texts else OPEN,
             quality=close or 0.0,
             said=text,
-            score=row.get("score"),
+            score=_may(row, "score", _is_number, "a number"),
             overlap=close,
             **common,
         )
-
-
-def _outcome(right: bool) -> str:
-    return RIGHT if right else WRONG
 
 
 # --- questions -----------------------------------------------------------------------------------
@@ -89,87 +101,109 @@ def _outcome(right: bool) -> str:
 def _questions(folder: Path, right: Files, clips: Clips) -> Iterator[Row]:
     said = result_files.read(folder / PREDICTIONS)
     for name in dict.fromkeys([*right, *said]):
-        row, clip, own = said.get(name, {}), clips.get(name), right.get(name, {})
-        chosen = predicted(said.get(name), "prediction", is_index, "the index of a candidate")
-        answer = own.get("answer", clip.answer if clip else None)
-        scores = row.get("scores") if is_numbers(row.get("scores")) else []
-        texts = own.get("candidates") or (list(clip.candidates) if clip else [])
-        known = max(len(scores), len(texts), (answer or 0) + 1, (chosen or 0) + 1)
-        texts += [f"candidate {k}" for k in range(len(texts), known)]
-        bars = bars_of(texts, scores if len(scores) == known else [], answer, chosen)
-        asked = own.get("question") or (clip.question if clip else "") or ""
-        common = {"id": name, "asked": asked, "clip": place(clip)}
-        common["references"] = [] if answer is None else [texts[answer]]
+        row, own, clip = said.get(name, {}), right.get(name, {}), clips.get(name)
+        known = clip or ClipRow(name, "")
+        result_files.refuse_nan(row)
+        what = "the index of a candidate"
+        chosen = predicted(said.get(name), "prediction", _is_choice, what)
+        answer = _may(own, "answer", _is_choice, what, known.answer)
+        scores = _may(row, "scores", is_numbers, "a list of numbers", [])
+        texts = _may(own, "candidates", is_texts, "a list of texts", known.candidates)
+        texts = _named(texts, max(len(scores), (answer or 0) + 1, (chosen or 0) + 1))
+        bars = bars_of(texts, scores if len(scores) == len(texts) else [], answer, chosen)
+        common = {
+            "id": name,
+            "asked": _may(own, "question", is_text, "a text", known.question or ""),
+            "references": [] if answer is None else [texts[answer]],
+            "clip": place(clip),
+            "bars": bars,
+        }
         if chosen is None:
-            yield Row(outcome=MISSING, bars=bars, **common)
+            yield Row(outcome=MISSING, **common)
             continue
         yield Row(
             outcome=OPEN if answer is None else _outcome(chosen == answer),
             quality=next((bar.share for bar in bars if bar.right), 0.0),
             said=texts[chosen],
-            bars=bars,
             **common,
         )
+
+
+def _is_choice(value: Any) -> bool:
+    return is_index(value) and value < MOST_CANDIDATES
+
+
+def _named(texts: Sequence[str], count: int) -> list[str]:
+    """At least ``count`` candidates; those that nobody names get their numbers."""
+    return [*texts, *(f"candidate {k}" for k in range(len(texts), count))]
 
 
 # --- classes -------------------------------------------------------------------------------------
 
 
 def _classes(folder: Path, right: Files, clips: Clips) -> Iterator[Row]:
+    said = result_files.read(folder / PREDICTIONS)
     scores = _scores(folder / SCORES)
-    seen = set()
-    for row in result_files.by_id(result_files.objects(folder / PREDICTIONS)).values():
-        seen.add(row["id"])
-        record = next(scores, {"id": row["id"]})
-        if record["id"] != row["id"]:
-            raise UserError(
-                f"{row['_where']}: {SCORES} has another row there, {record['id']!r:.60}"
-            )
-        yield _class(row, record, right.get(row["id"], {}), clips)
-    for name, own in right.items():
-        if name not in seen:
-            yield _class({"id": name}, {}, own, clips)
+    for name, row in said.items():
+        record = next(scores, {"id": name})
+        if record.get("id") != name:
+            raise UserError(f"{row['_where']}: {SCORES} has another row there")
+        yield _class(row, record, right.get(name, {}), clips)
+    for name in right.keys() - said.keys():
+        yield _class({"id": name}, {}, right[name], clips)
 
 
 def _class(row: dict, record: dict, own: dict, clips: Clips) -> Row:
     """One row of labels, or of verbs, nouns and actions."""
-    clip = clips.get(row["id"])
+    clip, what = clips.get(row["id"]), "the name of a class"
     parts = [part for part in ("verb", "noun") if part in row or part in own]
     names = parts or ["label"]
-    known = [own.get(name, getattr(clip, name) if clip else None) for name in names]
-    given = [row.get(name if parts else "prediction") for name in names]
-    texts = own.get("references") or ([] if None in known else [" ".join(known)])
+    known = [_may(own, n, is_text, what, getattr(clip, n) if clip else None) for n in names]
+    given = [_may(row, name if parts else "prediction", is_text, what) for name in names]
+    texts = [] if None in known else [" ".join(known)]
+    texts = _may(own, "references", is_texts, "a list of names", texts)
     common = {"id": row["id"], "references": texts, "clip": place(clip)}
     if None in given:
         return Row(outcome=MISSING, **common)
-    said = " ".join(given)
     head = "action" if len(parts) == 2 else names[0]
-    ranks = record.get("ranks", {})
-    rank = ranks.get(head)
+    best = _ranking(row, head)
+    # The best pair need not be the best verb and the best noun.
+    said = best[0] if head == "action" and best else " ".join(given)
+    ranks = record.get("ranks") or {}
     # Without vt-score's ranks, which lose ties, the texts tell.
-    exact = rank == 1 if head in ranks else _plain(said) in map(_plain, texts)
+    exact = ranks[head] == 1 if head in ranks else _plain(said) in map(_plain, texts)
+    rank = ranks.get(head)
     return Row(
         outcome=_outcome(exact) if texts or head in ranks else OPEN,
-        quality=-(rank or (0 if exact else len(texts) + 1)),
+        quality=-float(rank or (1 if exact else "inf")),
         said=said,
-        bars=list(_class_bars(row, record, head, texts, said)),
+        captions=_may(record, "captions", is_texts, "a list of texts", []),
+        bars=list(_class_bars(best, _class_scores(record, head), texts, said)),
         rank=rank,
         classes={n: (k, g) for n, k, g in zip(names, known, given, strict=True) if k is not None},
         **common,
     )
 
 
-def _class_bars(row: dict, record: dict, head: str, texts: list[str], said: str) -> Iterator[Bar]:
-    """The best TOP candidates with their scores."""
-    ranking = row.get("ranking" if head == "label" else f"{head}_ranking") or []
-    names = [name if isinstance(name, str) else " ".join(name) for name in ranking[:TOP]]
-    scored = record.get("top") if head == "label" and "top" in record else record.get(head)
-    scored = record.get("scores") if scored is None and head == "label" else scored
-    if scored and isinstance(scored[0], list):  # [class, score] or [verb, noun, score]
-        scored = [entry[-1] for entry in scored]
-    scores = sorted(scored or [], reverse=True)
+def _ranking(row: dict, head: str) -> list[str]:
+    """The best TOP classes, as texts."""
+    found = row.get("ranking" if head == "label" else f"{head}_ranking") or []
+    return [name if is_text(name) else " ".join(map(str, name)) for name in found[:TOP]]
+
+
+def _class_scores(record: dict, head: str) -> list[float]:
+    """Scores of vt-score, the highest first: of all classes, or of the best ones."""
+    found = record.get("top") or record.get("scores") if head == "label" else record.get(head)
+    # [class, score] or [verb, noun, score] where not all classes have one
+    numbers = [entry[-1] if isinstance(entry, list) else entry for entry in found or []]
+    return sorted(numbers, reverse=True)
+
+
+def _class_bars(
+    best: Sequence[str], scores: Sequence[float], texts: Sequence[str], said: str
+) -> Iterator[Bar]:
     shares = softmax(scores)
-    for k, name in enumerate(names):
+    for k, name in enumerate(best):
         score, share = (scores[k], shares[k]) if k < len(scores) else (None, 0.0)
         yield Bar(name, score, share, name in texts, name == said)
 
@@ -188,15 +222,19 @@ def _plain(text: str) -> str:
 
 
 def _retrieval(folder: Path, right: Files, clips: Clips) -> Iterator[Row]:
-    targets = {name: row["target"] for name, row in right.items() if is_text(row.get("target"))}
+    targets = {
+        name: result_files.field(row, "target", is_text, "an id") for name, row in right.items()
+    }
     rankings = {found.id: found for found in read_rankings(folder / PREDICTIONS, targets)}
     for name in dict.fromkeys([*right, *rankings]):
         clip, found = clips.get(name), rankings.get(name)
-        asked = right.get(name, {}).get("query") or (
-            clip.captions[0] if clip and clip.captions else ""
-        )
-        common = {"id": name, "asked": asked, "clip": place(clip)}
-        common["right_clip"] = targets.get(name, name)
+        caption = clip.captions[0] if clip and clip.captions else ""
+        common = {
+            "id": name,
+            "asked": _may(right.get(name, {}), "query", is_text, "a text", caption),
+            "right_clip": targets.get(name, name),
+            "clip": place(clip),
+        }
         if found is None or not found.top:
             yield Row(outcome=MISSING, **common)
             continue

@@ -65,7 +65,8 @@
     if (row.words === undefined) {
       const bars = (row.bars || []).map((bar) => bar[0]);
       const parts = [row.id, row.asked, row.said, row.clip, row.reason, row.target];
-      row.words = [...parts, ...(row.references || []), ...bars].join("\n").toLowerCase();
+      const lists = [...(row.references || []), ...(row.captions || []), ...bars];
+      row.words = [...parts, ...lists].join("\n").toLowerCase();
     }
     return row.words;
   }
@@ -129,6 +130,7 @@
       if (values.length) list.append(make("dt", "", name), ...values.map((v) => text("dd", "", v)));
     };
     if (row.reason) add("Reason", [row.reason]);
+    if (row.captions) add("Own caption", row.captions);
     if (row.said !== undefined && !(row.bars && row.asked)) add("Prediction", [row.said]);
     else if (row.said === undefined && row.outcome !== "missing") add("Prediction", ["(empty)"]);
     const references = row.references || [];

@@ -10,7 +10,7 @@ from vt_fairseq.report.clips import ClipFinder, Clips
 from vt_fairseq.report.found import PREDICTIONS
 from vt_fairseq.report.readers import READERS, kind_of, read_object, read_references
 from vt_fairseq.report.rows import MISSING, OPEN, Row, failures_first
-from vt_fairseq.result_files import objects
+from vt_fairseq.result_files import is_numbers, objects
 
 TASKS = {
     "captions": "captions",
@@ -82,7 +82,7 @@ def read_result(folder: Path, finder: ClipFinder, unread: Mapping[str, str]) -> 
     return Result(
         path=folder,
         kind=kind,
-        numbers={k: v for k, v in metrics.items() if isinstance(v, int | float)},
+        numbers={k: v for k, v in metrics.items() if is_numbers([v])},
         signatures={k: str(v) for k, v in dict(metrics.get("signatures") or {}).items()},
         rows=failures_first(rows),
         clips=clips,

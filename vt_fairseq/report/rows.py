@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 RIGHT, WRONG, MISSING, OPEN = "right", "wrong", "missing", "open"
@@ -33,6 +33,7 @@ class Row:
         asked: the question, or the caption that looks for its clip.
         references: what is right, as texts.
         said: the prediction as a text.
+        captions: that the model wrote first and then took as text (``--caption-first``).
         score: of the prediction.
         overlap: F1 of the words that it has in common with the best reference, 0 to 1.
         bars: candidates.
@@ -49,6 +50,7 @@ class Row:
     asked: str = ""
     references: Sequence[str] = ()
     said: str = ""
+    captions: Sequence[str] = ()
     score: float | None = None
     overlap: float | None = None
     bars: Sequence[Bar] = ()
@@ -69,8 +71,9 @@ class Row:
             "references": [cut(text) for text in self.references[:MOST_REFERENCES]],
             "more": max(0, len(self.references) - MOST_REFERENCES),
             "said": cut(self.said),
+            "captions": [cut(text) for text in self.captions],
             "score": short(self.score),
-            "overlap": self.overlap,
+            "overlap": short(self.overlap),
             "bars": [
                 [cut(b.text), short(b.score), round(b.share, 3), int(b.right), int(b.chosen)]
                 for b in self.bars
@@ -89,11 +92,6 @@ def failures_first(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (FAILURES_FIRST.index(row.outcome), row.quality))
 
 
-def unread(row: Row, reason: str) -> Row:
-    """``row`` as one without a prediction."""
-    return replace(row, outcome=MISSING, reason=reason, said="", bars=(), score=None, overlap=None)
-
-
 def cut(text: str) -> str:
     """At most LONGEST characters."""
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
@@ -105,10 +103,10 @@ def short(number: float | None) -> float | None:
 
 
 def softmax(scores: Sequence[float]) -> list[float]:
-    """Shares of the candidates; sums to 1."""
-    if not scores:
-        return []
-    top = max(scores)
+    """Shares of the candidates; they sum to 1, and one that is minus infinity has none."""
+    top = max(scores, default=0.0)
+    if not math.isfinite(top):
+        return [0.0] * len(scores)
     weights = [math.exp(score - top) for score in scores]
     total = sum(weights)
     return [weight / total for weight in weights]
