@@ -353,7 +353,7 @@ def test_the_command_writes_one_file_and_says_what_is_in_it(folder, run):
     (folder / "train.log").write_text("\n".join(SIMPLE))
     code, out, _ = run(folder)
     assert code == 0
-    assert "1 results with 1 rows, pictures of 1 clips, 1 trainings" in out
+    assert "results 1, rows 1, pictures of clips 1, trainings 1" in out
     assert (folder / "report.html").read_text().startswith("<!doctype html>")
 
 
@@ -374,7 +374,7 @@ def test_damaged_results_are_named_and_the_others_shown(folder, run):
     (folder / "empty").mkdir()
     (folder / "empty" / "predictions.jsonl").touch()
     code, out, _ = run(folder)
-    assert code == 0 and "1 results" in out
+    assert code == 0 and "results 1," in out
     assert "vqa/predictions.jsonl line 1: expected 'prediction': the index of a candidate" in out
     assert "empty/predictions.jsonl has no rows" in out
 
@@ -418,7 +418,7 @@ def test_data_directories_that_lie_elsewhere_or_lost_their_videos(folder, run, t
     results = tmp_path_factory.mktemp("elsewhere")
     scored(results, "retrieval", [{"id": "a", "ranking": ["a"]}])
     assert "No pictures: no data directory" in run(results)[1]
-    assert "pictures of 1 clips" in run(results, "--data", folder / "data")[1]
+    assert "pictures of clips 1" in run(results, "--data", folder / "data")[1]
     assert "does not exist" in run(results, "--data", folder / "no")[1]
     data = json.loads((folder / "data" / "data.json").read_text())
     (folder / "data" / "data.json").write_text(json.dumps(data | {"video_root": "/nowhere/at/all"}))

@@ -42,11 +42,14 @@ def _main() -> None:
     for note in filter(None, [*content.notes, content.pictures.says]):
         print(note)
     rows = sum(len(result.rows) for result in content.results)
-    print(
-        f"wrote {args.out}: {len(content.results)} results with {rows:,} rows, pictures of "
-        f"{len(content.pictures.of):,} clips, {len(content.trainings)} trainings, "
-        f"{len(page) / 1e6:.1f} MB"
-    )
+    counts = {
+        "results": len(content.results),
+        "rows": rows,
+        "pictures of clips": len(content.pictures.of),
+        "trainings": len(content.trainings),
+    }
+    shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    print(f"wrote {args.out} ({len(page) / 1e6:.1f} MB): {shown}")
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ FRAMES = 4
 SHORT_SIDE = 96  # pixels
 QUALITY = 6  # FFmpeg's scale of JPEG: 2 is best, 31 worst
 MOST_BYTES = 4 << 20  # of all JPEGs; a page holds them as base64, which is a third longer
-MOST_SECONDS = 12.0
+MOST_SECONDS = 8.0
 SAMPLING = FrameSampling(num_frames=FRAMES, max_seconds=None)
 
 
