@@ -195,6 +195,7 @@ def test_texts_share_the_room_and_small_results_keep_all_of_theirs():
     assert share([10, 1000, 400], 500) == [10, 245, 245]
     assert share([10, 20], 500) == [10, 20]
     assert list(fitting(["aaaa", "bb", "c"], 6)) == ["aaaa", "bb"]
+    assert list(fitting(["éé", "c"], 4)) == ["éé"]  # in bytes
 
 
 def test_pictures_are_of_two_failures_and_a_success_in_turn(folder):

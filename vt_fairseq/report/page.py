@@ -188,7 +188,7 @@ def _blocks(content: Content) -> Iterator[dict[str, Any]]:
     numbers = {clip: number for number, clip in enumerate(content.pictures.of)}
     yield {"id": "pictures", "json": safe_json([_picture(p) for p in content.pictures.of.values()])}
     lines = [[safe_json(row.shown()) for row in result.rows] for result in content.results]
-    rooms = share([sum(map(len, rows)) for rows in lines], MOST_TEXT)
+    rooms = share([sum(map(size, rows)) for rows in lines], MOST_TEXT)
     for number, (result, rows, room) in enumerate(zip(content.results, lines, rooms, strict=True)):
         places = {name: numbers.get(clip_of(result, name)) for name in _clips(result)}
         head = {
@@ -237,10 +237,15 @@ def share(sizes: Sequence[int], room: int) -> list[int]:
     return rooms
 
 
+def size(text: str) -> int:
+    """Bytes of ``text`` in the file."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
 def fitting(texts: Iterable[Markup], room: int) -> Iterator[Markup]:
-    """The first ones that fit into ``room`` characters."""
+    """The first ones that fit into ``room`` bytes."""
     for text in texts:
-        room -= len(text)
+        room -= size(text)
         if room < 0:
             return
         yield text
