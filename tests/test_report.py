@@ -238,8 +238,8 @@ def test_confusion_counts_wrong_pairs_and_the_rest_of_their_rows():
     (found,) = confusion.confusions(rows)
     assert found.pairs == [("cut", "peel", 3, 5), ("peel", "cut", 1, 1)]
     assert (found.right, found.said) == (["cut", "peel"], ["cut", "peel"])
-    assert [[count for count, _ in row] for row in found.table] == [[2, 3], [1, 0]]
-    assert found.others == [0, 0]
+    assert [[count for count, _ in row] for row in found.table] == [[0, 3], [1, 0]]
+    assert (found.itself, found.others) == ([2, 0], [0, 0])
     right = [Row("1", RIGHT, classes={"verb": ("cut", "cut")})]
     assert confusion.confusions(right) == []
 

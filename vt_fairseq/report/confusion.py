@@ -20,7 +20,8 @@ class Confusion:
         pairs: (right class, predicted class, how often, of how many rows of the right class).
         right, said: classes of the table's rows and columns.
         table: a row a right class: [(count, shade from 0 to SHADES)] of each predicted class.
-        others: of each right class the predictions that are not in ``said``.
+        itself: of each right class how often it was said.
+        others: the predictions that are neither it nor in ``said``.
     """
 
     of: str
@@ -28,6 +29,7 @@ class Confusion:
     right: list[str]
     said: list[str]
     table: list[list[tuple[int, int]]]
+    itself: list[int]
     others: list[int]
 
 
@@ -44,29 +46,34 @@ def _confusion(of: str, rows: Sequence[Row]) -> Confusion:
         totals[right] += count
     wrong = [(pair, count) for pair, count in counts.most_common() if pair[0] != pair[1]]
     rows, columns = _most_confused([pair for pair, _ in wrong])
-    table = [[counts[right, said] for said in columns] for right in rows]
+    # How often a class is right stands in a column of its own, the same for all.
+    itself = [counts[name, name] for name in rows]
+    table = [[counts[n, said] if said != n else 0 for said in columns] for n in rows]
     return Confusion(
-        of,
-        [(right, said, count, totals[right]) for (right, said), count in wrong[:MOST_PAIRS]],
-        rows,
-        columns,
-        [
-            [(n, _shade(n, totals[name])) for n in row]
+        of=of,
+        pairs=[(n, said, count, totals[n]) for (n, said), count in wrong[:MOST_PAIRS]],
+        right=rows,
+        said=columns,
+        table=[
+            [(count, _shade(count, totals[name])) for count in row]
             for name, row in zip(rows, table, strict=True)
         ],
-        [totals[name] - sum(row) for name, row in zip(rows, table, strict=True)],
+        itself=itself,
+        others=[
+            totals[name] - sum(row) - hits
+            for name, row, hits in zip(rows, table, itself, strict=True)
+        ],
     )
 
 
 def _most_confused(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
     """Of pairs, the most frequent first: right classes, and predicted ones, sorted."""
-    right: dict[str, None] = {}
-    said: dict[str, None] = {}
-    for pair in pairs:
-        if len(right | {pair[0]: None}) <= MOST_CLASSES >= len(said | {pair[1]: None}):
-            right[pair[0]] = said[pair[1]] = None
-    # A class that is often right as well belongs into the columns of its own row.
-    said |= dict.fromkeys(name for name in right if any(name == other for _, other in pairs))
+    right: set[str] = set()
+    said: set[str] = set()
+    for name, other in pairs:
+        if len(right | {name}) <= MOST_CLASSES >= len(said | {other}):
+            right.add(name)
+            said.add(other)
     return sorted(right), sorted(said)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vt_fairseq.errors import UserError
 
-DATA, PREDICTIONS, CHECKPOINTS = "data.json", "predictions.jsonl", "*.pt"
+DATA, PREDICTIONS, CHECKPOINT_SUFFIX = "data.json", "predictions.jsonl", ".pt"
 LOG_SUFFIXES = (".log", ".out", ".txt")
 DEEPEST = 5  # folders below a named one
 
@@ -66,7 +66,7 @@ def _take(found: Found, folder: Path, files: list[str]) -> None:
     if DATA in files:
         found.data.append(folder)
         return
-    found.checkpoints |= any(name.endswith(CHECKPOINTS[1:]) for name in files)
+    found.checkpoints |= any(name.endswith(CHECKPOINT_SUFFIX) for name in files)
     if PREDICTIONS in files:
         found.results.append(folder)
     elif any(name.startswith("scores.") and name.endswith(".jsonl") for name in files):

@@ -210,8 +210,9 @@ def _clips(result: Result) -> dict[str, None]:
 
 
 def _no_picture(result: Result, pictures: Pictures) -> str:
+    """What stands in the place of a picture that is not there; nothing if there are none at all."""
     if result.clips.root is None:
-        return "no picture: no data directory"
+        return ""
     return f"no picture: left out ({pictures.limit})" if pictures.limit else "no picture"
 
 

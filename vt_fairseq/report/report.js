@@ -114,7 +114,7 @@
 
   function frames(id) {
     const picture = pictures[result.pictures[id]];
-    if (!picture) return make("div", "none", result.no_picture);
+    if (!picture) return result.no_picture ? make("div", "none", result.no_picture) : "";
     if (picture.reason) return text("div", "none", `no picture: ${picture.reason}`);
     return make("div", "frames", ...picture.frames.map((frame) => {
       const image = make("img", "");
