@@ -16,6 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["vt_fairseq", "vt_fairseq.*"]),
+    package_data={"vt_fairseq.report": ["report.html.jinja", "report.css", "report.js"]},
     install_requires=[
         "torch>=2.10",  # weights_only=True of older releases is not safe
         # fairseq's main branch with Python 3.11+ dataclasses: fairseq 0.12.2 does not import there.
@@ -28,6 +29,7 @@ setup(
         "numpy",
         "pyarrow",
         "sacrebleu>=2.3",
+        "jinja2>=3.1",
         "tqdm",
     ],
     extras_require={
@@ -45,6 +47,7 @@ setup(
             "vt-caption = vt_fairseq.cli.caption:main",
             "vt-score = vt_fairseq.cli.score:main",
             "vt-evaluate = vt_fairseq.cli.evaluate:main",
+            "vt-report = vt_fairseq.cli.report:main",
             "vt-submit = vt_fairseq.cli.submit:main",
             "vt-init = vt_fairseq.cli.init:main",
             "vt-memory = vt_fairseq.cli.memory:main",

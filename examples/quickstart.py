@@ -181,7 +181,7 @@ def table(metrics: dict[str, float]) -> str:
 
 
 def main() -> None:
-    """Prepare, train, generate, score, print."""
+    """Prepare, train, generate, score, report, print."""
     began = float(sys.argv[1])
     memory = PeakMemory()
     memory.start()
@@ -191,6 +191,8 @@ def main() -> None:
     run("train", TRAIN, OUT / "trained")
     (OUT / "trained").touch()
     metrics = measure()
+    report = OUT / "report.html"
+    run("write the report", ["vt-report", str(OUT), "--out", str(report)], report)
     metrics |= {"seconds": round(time.time() - began), "peak_memory_gb": round(memory.peak_gb, 2)}
     path = OUT / "metrics.json"
     if not path.exists():  # a second run has not taken the time or the memory of the first
@@ -200,6 +202,7 @@ def main() -> None:
     print(f"{metrics['seconds']} s in all, at most {metrics['peak_memory_gb']} GB of memory")
     print(f"metrics:     {path}\ncheckpoint:  {CHECKPOINT}\nlogs:        {OUT / 'logs'}")
     print(f"captions:    {OUT / 'caption-test' / 'predictions.jsonl'}")
+    print(f"report:      {report}   (open it in a browser)")
 
 
 if __name__ == "__main__":

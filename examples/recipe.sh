@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034
+# shellcheck shell=bash disable=SC2034,SC2086
 # Sourced by every recipe's run.sh, which sets RECIPE (its folder) and CORPUS before; gives it OUT,
 # DATA, the options at the end and `stages`. Variables that users set:
 #
@@ -65,6 +65,17 @@ INFER="--batch-size 32 --num-workers 8 ${SMALL_INFER:-}"
 EVALUATE=${SMALL_EVALUATE:-}
 
 launch() { ${LAUNCHER:-} "$@"; }
+
+# train_to FOLDER OPTION...: what fairseq-train prints goes to FOLDER.log, too, for the report. A
+# signal that stops the training must not stop what writes down its last words.
+train_to() {
+  mkdir -p "$(dirname "$1")"
+  launch fairseq-train "$DATA" $PLUGIN "${@:2}" --save-dir "$1" $TRAIN 2>&1 |
+    (trap "" INT TERM USR1 && exec tee -a "$1.log")
+}
+
+# A page about all of the recipe's trainings and results.
+report() { vt-report "$OUT" --out "$OUT/report.html"; }
 
 # stages A B C -- [NAME]...: run the named functions, or all of them in the order before "--".
 stages() {

@@ -20,6 +20,7 @@ MODULES = {
     "vt-evaluate": "vt_fairseq.cli.evaluate",
     "vt-init": "vt_fairseq.cli.init",
     "vt-memory": "vt_fairseq.cli.memory",
+    "vt-report": "vt_fairseq.cli.report",
     "vt-submit": "vt_fairseq.cli.submit",
     "vt-prepare": "vt_fairseq.cli.prepare",
 }

@@ -181,6 +181,8 @@ def test_the_smoke_mode_of_youcook2_runs(real_commands, tmp_path):
     for name in ("captions", "retrieval"):
         found = numbers(results / name / "metrics.json")
         assert (found["n"], found["missing"]) == (10, 0)
+    page = (results / "report.html").read_text()
+    assert "generative.log" in page and page.count('"outcome":') == 20
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +205,7 @@ def pretrained(real_commands, tmp_path_factory) -> dict[str, Path]:
     ("recipe", "results"),
     [
         ("msrvtt", {"captions": 15, "retrieval": 10}),
-        ("tvc", {"results_yes": 5}),
+        ("tvc", {"results_yes/valid": 5}),
         ("tvqa", {f"results_yes/{n}": 5 for n in ("generative", "discriminative", "fused")}),
         (
             "epic_kitchens",

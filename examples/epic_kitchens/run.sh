@@ -3,7 +3,7 @@
 # EPIC-Kitchens-55 (Tables 1 and 8): generative, generative multi-task, discriminative. Variables:
 # ../recipe.sh; numbers: README.md.
 #   bash examples/epic_kitchens/run.sh [prepare|generative|multitask|discriminative|classes|
-#     submission]...   (all, in this order)
+#     submission|report]...   (all, in this order)
 RECIPE=epic_kitchens CORPUS=epic-kitchens
 . "$(dirname "$0")/../recipe.sh"
 # Files of up to 90 frames a second are read as if re-encoded at 24 (appendix A.1).
@@ -15,19 +15,19 @@ prepare() {
 }
 
 generative() {
-  launch fairseq-train "$DATA" $PLUGIN $GENERATIVE $EPIC --actions classify \
-    --finetune-from-model "$PRETRAINED" --save-dir "$OUT/generative" $TRAIN
+  train_to "$OUT/generative" $GENERATIVE $EPIC --actions classify \
+    --finetune-from-model "$PRETRAINED"
 }
 
 multitask() {
-  launch fairseq-train "$DATA" $PLUGIN $GENERATIVE $EPIC --actions caption,classify \
-    --finetune-from-model "$PRETRAINED" --save-dir "$OUT/multitask" $TRAIN
+  train_to "$OUT/multitask" $GENERATIVE $EPIC --actions caption,classify \
+    --finetune-from-model "$PRETRAINED"
 }
 
 discriminative() {
-  launch fairseq-train "$DATA" $PLUGIN $DISCRIMINATIVE $EPIC --heads verb,noun \
+  train_to "$OUT/discriminative" $DISCRIMINATIVE $EPIC --heads verb,noun \
     --best-checkpoint-metric action_accuracy --maximize-best-checkpoint-metric \
-    --finetune-from-model "$PRETRAINED" --save-dir "$OUT/discriminative" $TRAIN
+    --finetune-from-model "$PRETRAINED"
 }
 
 # score MODEL SPLIT OUT [OPTION]...
@@ -53,4 +53,4 @@ submission() {
     "test_s2=$OUT/results/test_s2/scores.jsonl"
 }
 
-stages prepare generative multitask discriminative classes submission -- "$@"
+stages prepare generative multitask discriminative classes submission report -- "$@"

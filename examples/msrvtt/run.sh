@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # shellcheck disable=SC2034,SC2086
 # MSR-VTT: captions (Table 2) and retrieval (Table 5). Variables: ../recipe.sh; numbers: README.md.
-#   bash examples/msrvtt/run.sh [prepare|train|captions|train_7k|retrieval]...   (all, in this order)
+#   bash examples/msrvtt/run.sh [prepare|train|captions|train_7k|retrieval|report]...
+# (all, in this order)
 # Captions are trained and tested on the official split, retrieval on the list of 7,010 videos and
 # 1k-A. MODEL=$PRETRAINED for the rows of the tables without fine-tuning.
 RECIPE=msrvtt CORPUS=msrvtt
@@ -13,8 +14,7 @@ prepare() {
 }
 
 train() {
-  launch fairseq-train "$DATA" $PLUGIN $CAPTIONING --finetune-from-model "$PRETRAINED" \
-    --save-dir "$OUT/generative" $TRAIN
+  train_to "$OUT/generative" $CAPTIONING --finetune-from-model "$PRETRAINED"
 }
 
 captions() {
@@ -27,9 +27,9 @@ captions() {
 
 # train_7k holds the official validation videos, so there is nothing to choose a checkpoint by.
 train_7k() {
-  launch fairseq-train "$DATA" $PLUGIN $GENERATIVE --actions caption \
+  train_to "$OUT/generative_7k" $GENERATIVE --actions caption \
     --max-target-tokens caption=40 --train-subset train_7k --disable-validation \
-    --finetune-from-model "$PRETRAINED" --save-dir "$OUT/generative_7k" $TRAIN
+    --finetune-from-model "$PRETRAINED"
 }
 
 retrieval() {
@@ -37,4 +37,4 @@ retrieval() {
     --split retrieval --out "$OUT/retrieval" $INFER
 }
 
-stages prepare train captions train_7k retrieval -- "$@"
+stages prepare train captions train_7k retrieval report -- "$@"

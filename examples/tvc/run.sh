@@ -2,7 +2,7 @@
 # shellcheck disable=SC2034,SC2086
 # TVC: captions (Table 3), with subtitles, or without: SUBTITLES=no. Variables: ../recipe.sh;
 # numbers: README.md.
-#   bash examples/tvc/run.sh [prepare|train|captions|submission]...   (all, in this order)
+#   bash examples/tvc/run.sh [prepare|train|captions|submission|report]...   (all, in this order)
 RECIPE=tvc CORPUS=tvc
 . "$(dirname "$0")/../recipe.sh"
 MODEL=${MODEL:-$OUT/subtitles_${SUBTITLES:=yes}/checkpoint_best.pt}
@@ -17,8 +17,7 @@ prepare() {
 }
 
 train() {
-  launch fairseq-train "$DATA" $PLUGIN $CAPTIONING $TVC --finetune-from-model "$PRETRAINED" \
-    --save-dir "$OUT/subtitles_$SUBTITLES" $TRAIN
+  train_to "$OUT/subtitles_$SUBTITLES" $CAPTIONING $TVC --finetune-from-model "$PRETRAINED"
 }
 
 # generate SPLIT
@@ -30,7 +29,7 @@ generate() {
 captions() {
   generate valid
   vt-evaluate captions --predictions "$RESULTS/valid/predictions.jsonl" --ascii-only \
-    --references "$RESULTS/valid/references.jsonl" --out "$RESULTS/metrics.json" $EVALUATE
+    --references "$RESULTS/valid/references.jsonl" --out "$RESULTS/valid/metrics.json" $EVALUATE
 }
 
 # The archive for the test server.
@@ -40,4 +39,4 @@ submission() {
     --predictions "valid=$RESULTS/valid/predictions.jsonl" "test=$RESULTS/test/predictions.jsonl"
 }
 
-stages prepare train captions submission -- "$@"
+stages prepare train captions submission report -- "$@"

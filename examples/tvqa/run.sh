@@ -2,7 +2,7 @@
 # shellcheck disable=SC2034,SC2086
 # TVQA (Table 6): generative, discriminative and fused, with subtitles, or without: SUBTITLES=no.
 # Variables: ../recipe.sh; numbers: README.md.
-#   bash examples/tvqa/run.sh [prepare|generative|discriminative|answers|submission]...
+#   bash examples/tvqa/run.sh [prepare|generative|discriminative|answers|submission|report]...
 # (all, in this order)
 RECIPE=tvqa CORPUS=tvqa
 . "$(dirname "$0")/../recipe.sh"
@@ -19,14 +19,14 @@ prepare() {
 }
 
 generative() {
-  launch fairseq-train "$DATA" $PLUGIN $GENERATIVE $TVQA --actions answer --text-input none \
-    --finetune-from-model "$PRETRAINED" --save-dir "$MODELS/generative" $TRAIN
+  train_to "$MODELS/generative" $GENERATIVE $TVQA --actions answer --text-input none \
+    --finetune-from-model "$PRETRAINED"
 }
 
 discriminative() {
-  launch fairseq-train "$DATA" $PLUGIN $DISCRIMINATIVE $TVQA --heads answer \
+  train_to "$MODELS/discriminative" $DISCRIMINATIVE $TVQA --heads answer \
     --best-checkpoint-metric answer_accuracy --maximize-best-checkpoint-metric \
-    --finetune-from-model "$PRETRAINED" --save-dir "$MODELS/discriminative" $TRAIN
+    --finetune-from-model "$PRETRAINED"
 }
 
 # score MODEL SPLIT OUT [OPTION]...
@@ -49,4 +49,4 @@ submission() {
     --out "$RESULTS/submission.zip"
 }
 
-stages prepare generative discriminative answers submission -- "$@"
+stages prepare generative discriminative answers submission report -- "$@"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # shellcheck disable=SC2034,SC2086
 # YouCook2: captions (Table 2) and retrieval (Table 5). Variables: ../recipe.sh; numbers: README.md.
-#   bash examples/youcook2/run.sh [prepare|train|captions|retrieval]...   (all, in this order)
+#   bash examples/youcook2/run.sh [prepare|train|captions|retrieval|report]...   (all, in this order)
 # MODEL=$PRETRAINED for the rows of the tables without fine-tuning.
 RECIPE=youcook2 CORPUS=youcook2
 . "$(dirname "$0")/../recipe.sh"
@@ -13,8 +13,7 @@ prepare() {
 }
 
 train() {
-  launch fairseq-train "$DATA" $PLUGIN $CAPTIONING --finetune-from-model "$PRETRAINED" \
-    --save-dir "$OUT/generative" $TRAIN
+  train_to "$OUT/generative" $CAPTIONING --finetune-from-model "$PRETRAINED"
 }
 
 captions() {
@@ -28,4 +27,4 @@ retrieval() {
   launch vt-score retrieval "$DATA" --path "$MODEL" --split retrieval --out "$OUT/retrieval" $INFER
 }
 
-stages prepare train captions retrieval -- "$@"
+stages prepare train captions retrieval report -- "$@"

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import av
@@ -104,6 +105,18 @@ def read_clip(
     read = _read_folder if os.path.isdir(path) else _read_file
     with _video_errors():
         return np.stack(read(os.fspath(path), plan, short_side))
+
+
+def inside(root: Path, video: str) -> Path:
+    """The file of a manifest's row below the video root.
+
+    Raises:
+        VideoError: the path, or a link on it, leads out of the root.
+    """
+    path = root / video
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise VideoError("outside of the video root: the manifest's path leads out of it")
+    return path
 
 
 def probe(path: str | os.PathLike[str]) -> VideoInfo:

@@ -1,0 +1,459 @@
+"""vt-report: what it reads from results and logs, what it leaves out and says, what it escapes."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.media import write_numbered
+from tests.reports import HOSTILE, block, rows_of, write_data, write_hostile, write_lines
+from vt_fairseq.cli import report
+from vt_fairseq.data.manifest import ClipRow
+from vt_fairseq.report import charts, confusion, curves, logs, pictures
+from vt_fairseq.report.charts import shown, thinned, ticks
+from vt_fairseq.report.curves import Chart
+from vt_fairseq.report.make import make
+from vt_fairseq.report.page import fitting, share
+from vt_fairseq.report.rankings import LONG, read_rankings
+from vt_fairseq.report.rows import RIGHT, WRONG, Row, bars_of, overlap
+
+ROWS = [
+    ClipRow("a", "a.mp4", 0.0, 1.0, captions=("a red circle", "one circle"), label="red"),
+    ClipRow("b", "b.mp4", None, None, captions=("a blue square",), label="blue"),
+    ClipRow("c", "lost.mp4", 0.5, None, captions=("a green ring",), label="green"),
+]
+QUESTION = {"question": "what is it ?", "candidates": ("ring", "circle", "cross")}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """A data directory with two videos of three, and nothing else."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "videos").mkdir()
+    for name in "ab":
+        write_numbered(folder / "videos" / f"{name}.mp4", 50)
+    asked = [replace(row, answer=k % 2, **QUESTION) for k, row in enumerate(ROWS)]
+    write_data(folder / "data", folder / "videos", {"test": asked})
+    return folder
+
+
+@pytest.fixture
+def folder(runs, tmp_path) -> Path:
+    """The data directory with room for results beside it."""
+    shutil.copytree(runs / "data", tmp_path / "data")
+    return tmp_path
+
+
+def page_of(folder: Path, *more: Path, clips: int = 100) -> str:
+    return make([folder, *more], [], clips)[0].decode()
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+def test_captions_are_exact_or_not_and_the_worst_come_first(folder):
+    said = [
+        {"id": "a", "prediction": "one  circle", "score": -0.5},
+        {"id": "b", "prediction": "a red ring", "score": -2.0},
+        {"id": "c", "prediction": "", "missing": True},
+    ]
+    write_lines(folder / "captions" / "predictions.jsonl", said)
+    right = [{"id": row.id, "references": list(row.captions)} for row in ROWS]
+    write_lines(folder / "captions" / "references.jsonl", right)
+    page = page_of(folder)
+    missing, wrong, exact = rows_of(page)
+    assert [row["outcome"] for row in (missing, wrong, exact)] == ["missing", "wrong", "right"]
+    assert wrong["overlap"] == pytest.approx(1 / 3, abs=1e-4)
+    assert exact["references"] == ["a red circle", "one circle"]
+    assert exact["clip"] == "a.mp4, 0 to 1 s"
+    assert "vt-evaluate captions --out metrics.json makes it" in page  # there is no metrics.json
+    # Two clips have pictures and the third the reason why not.
+    drawn = block(page, "pictures")
+    assert sorted(len(picture.get("frames", ())) for picture in drawn) == [0, 4, 4]
+    assert [p["reason"] for p in drawn if "reason" in p] == ["no such file"]
+
+
+def scored(folder: Path, kind: str, predictions: list[dict], records: list[dict] = ()) -> Path:
+    """The folder of a vt-score."""
+    out = folder / kind
+    write_lines(out / "predictions.jsonl", predictions)
+    if records:
+        write_lines(out / "scores.jsonl", records)
+    (out / "settings.json").write_text(json.dumps({"kind": kind, "split": "test"}))
+    return out
+
+
+def test_questions_have_their_candidates_with_shares_of_the_softmax(folder):
+    said = [
+        {"id": "a", "prediction": 1, "scores": [-2.0, -1.0, -3.0]},
+        {"id": "b", "prediction": 1, "scores": [-2.0, -1.0, -3.0]},
+        {"id": "c", "prediction": None, "scores": []},
+    ]
+    out = scored(folder, "vqa", said)
+    (out / "metrics.json").write_text(
+        json.dumps({"accuracy": 33.333, "n": 3, "missing": 1, "signatures": {"score": "sum"}})
+    )
+    (folder / "vqa.log").write_text(
+        "2026-01-01 | WARNING | vt_fairseq.scoring.run | cannot read clip c: no such file\n"
+    )
+    page = page_of(folder)
+    missing, wrong, right = rows_of(page)
+    assert (missing["outcome"], missing["reason"]) == ("missing", "no such file")
+    assert wrong["bars"] == [
+        ["ring", -2.0, 0.245, 1, 0],
+        ["circle", -1.0, 0.665, 0, 1],
+        ["cross", -3.0, 0.09, 0, 0],
+    ]
+    assert right["bars"][1] == ["circle", -1.0, 0.665, 1, 1]
+    assert "<b>33.3</b> accuracy" in page and '<code dir="auto">sum</code>' in page
+
+
+def test_classes_are_right_by_the_rank_that_vt_score_gave(folder):
+    said = [
+        {"id": "a", "prediction": "red", "ranking": ["red", "blue"]},
+        {"id": "b", "prediction": "blue", "ranking": ["blue", "green"]},
+        {"id": "c", "prediction": "red", "ranking": ["red", "green"]},
+    ]
+    records = [
+        {"id": "a", "scores": [-1.0, -2.0, -9.0], "ranks": {"label": 1}, "captions": ["is red"]},
+        {"id": "b", "scores": [-9.0, -1.0, -1.0], "ranks": {"label": 2}},  # a tie, which is lost
+        {"id": "c", "scores": [-1.0, -9.0, -2.0], "ranks": {"label": 3}},
+    ]
+    scored(folder, "classify", said, records)
+    page = page_of(folder)
+    found = {row["id"]: row for row in rows_of(page)}
+    assert [found[name]["outcome"] for name in "abc"] == ["right", "wrong", "wrong"]
+    assert found["a"]["captions"] == ["is red"]
+    assert found["a"]["bars"][0][:2] == ["red", -1.0] and found["c"]["rank"] == 3
+    assert "1 of 1" in page  # green is taken for red
+
+
+def test_verbs_and_nouns_are_one_action(tmp_path):
+    said = [
+        {"id": "1", "verb": "cut", "noun": "cheese", "action_ranking": [["cut", "cheese"]]},
+        {"id": "2", "verb": "open", "noun": "door", "action_ranking": [["open", "door"]]},
+    ]
+    right = [
+        {"id": "1", "verb": "cut", "noun": "bread"},
+        {"id": "2", "verb": "open", "noun": "door"},
+    ]
+    write_lines(tmp_path / "out" / "predictions.jsonl", said)
+    write_lines(tmp_path / "out" / "references.jsonl", right)
+    page = page_of(tmp_path)
+    wrong, right = rows_of(page)
+    assert (wrong["said"], wrong["references"]) == ("cut cheese", ["cut bread"])
+    assert (wrong["outcome"], right["outcome"]) == ("wrong", "right")
+    assert "Nouns" in page and "Verbs" not in page  # no verb is confused
+
+
+def test_retrieval_has_the_first_five_and_the_rank_of_the_right_clip(folder):
+    rankings = {"a": "abc", "b": "cab", "c": "acb"}
+    scored(folder, "retrieval", [{"id": i, "ranking": list(r)} for i, r in rankings.items()])
+    found = {row["id"]: row for row in rows_of(page_of(folder))}
+    assert {name: row["rank"] for name, row in found.items()} == {"a": 1, "b": 3, "c": 2}
+    assert found["b"]["top"] == ["c", "a", "b"] and found["b"]["asked"] == "a blue square"
+
+
+@pytest.mark.parametrize("strange", ["", "é ", '", "', "\\"])
+def test_long_rankings_are_searched_as_they_would_be_parsed(tmp_path, strange):
+    ids = [f"{strange}clip-{k}" for k in range(2500)]
+    rankings = {ids[7]: ids[::-1], ids[9]: ids[10:], ids[0]: ids}
+    path = tmp_path / "predictions.jsonl"
+    write_lines(path, [{"id": name, "ranking": ranking} for name, ranking in rankings.items()])
+    assert min(map(len, path.read_bytes().splitlines())) > LONG
+    found = {ranking.id: ranking for ranking in read_rankings(path, {ids[0]: ids[3]})}
+    assert found[ids[7]].rank == 2493 and found[ids[7]].top == ids[:-6:-1]
+    assert found[ids[9]].rank is None
+    assert found[ids[0]].rank == 4  # of the target that references.jsonl names
+
+
+def test_without_references_the_page_says_that_it_cannot_judge(tmp_path):
+    write_lines(tmp_path / "predictions.jsonl", [{"id": "a", "prediction": "a ring"}])
+    page = page_of(tmp_path)
+    assert rows_of(page)[0]["outcome"] == "open"
+    assert "neither references.jsonl nor a data directory" in page
+    assert "Add --data DATA" in page
+
+
+def test_rejected_rows_are_listed_with_their_reasons(folder):
+    (folder / "data" / "rejected.jsonl").write_text(
+        json.dumps(dict.fromkeys(("id", "video", "split", "where"), "x") | {"reason": "bad: why"})
+    )
+    data = json.loads((folder / "data" / "data.json").read_text())
+    (folder / "data" / "data.json").write_text(json.dumps(data | {"reasons": {"bad": 1}}))
+    scored(folder, "retrieval", [{"id": "a", "ranking": ["a"]}])
+    page = page_of(folder)
+    assert '<b>1</b> <span dir="auto">bad</span>' in page and "bad: why" in page
+
+
+# --- what is left out -----------------------------------------------------------------------------
+
+
+def test_texts_share_the_room_and_small_results_keep_all_of_theirs():
+    assert share([10, 1000, 400], 500) == [10, 245, 245]
+    assert share([10, 20], 500) == [10, 20]
+    assert list(fitting(["aaaa", "bb", "c"], 6)) == ["aaaa", "bb"]
+    assert list(fitting(["éé", "c"], 4)) == ["éé"]  # in bytes
+
+
+def test_pictures_are_of_two_failures_and_a_success_in_turn(folder):
+    rows = [Row(name, WRONG) for name in "abcd"] + [Row(name, RIGHT) for name in "xyz"]
+    order = [row.id for row in pictures._failures_and_successes(rows)]
+    assert order == list("abxcdyz")
+
+
+def test_a_clip_that_leads_out_of_the_video_root_has_a_reason_and_no_picture(runs):
+    (runs / "outside.mp4").write_bytes((runs / "videos" / "a.mp4").read_bytes())
+    drawn = pictures.draw(pictures.Clip(runs / "videos", "../outside.mp4", None, None))
+    assert not drawn.frames and "outside of the video root" in drawn.reason
+
+
+def test_the_limit_of_pictures_is_kept_and_said(folder):
+    write_lines(folder / "predictions.jsonl", [{"id": n, "prediction": "x"} for n in "abc"])
+    page = page_of(folder, clips=1)
+    assert len(block(page, "pictures")) == 1
+    assert "Pictures of 1 clips; the limit was --clips 1." in page
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+
+def test_candidates_beyond_ten_keep_the_right_one():
+    bars = bars_of([f"t{k}" for k in range(20)], [float(-k) for k in range(20)], right=19, chosen=0)
+    assert len(bars) == 10 and bars[-1].right and bars[0].chosen
+    assert sum(bar.share for bar in bars_of("abc", [0.0, 1.0, 2.0], None, 2)) == pytest.approx(1)
+
+
+def test_overlap_is_the_f1_of_common_words_with_the_best_reference():
+    assert overlap("a red ring", ["a Red ring"]) == 1.0
+    assert overlap("a a ring", ["a cross", "a ring here now"]) == pytest.approx(4 / 7)
+    assert overlap("", ["a"]) == 0.0
+
+
+def test_confusion_counts_wrong_pairs_and_the_rest_of_their_rows():
+    said = [("cut", "peel")] * 3 + [("cut", "cut")] * 2 + [("peel", "cut")] + [("wash", "wash")]
+    rows = [Row(str(k), WRONG, classes={"verb": pair}) for k, pair in enumerate(said)]
+    (found,) = confusion.confusions(rows)
+    assert found.pairs == [("cut", "peel", 3, 5), ("peel", "cut", 1, 1)]
+    assert (found.right, found.said) == (["cut", "peel"], ["cut", "peel"])
+    assert [[count for count, _ in row] for row in found.table] == [[0, 3], [1, 0]]
+    assert (found.itself, found.others) == ([2, 0], [0, 0])
+    right = [Row("1", RIGHT, classes={"verb": ("cut", "cut")})]
+    assert confusion.confusions(right) == []
+
+
+# --- curves ---------------------------------------------------------------------------------------
+
+INNER = (
+    "2026-01-01 00:00:00 | INFO | train_inner | epoch 001:     {n} / 94 loss={loss}, "
+    "accuracy=50, ups=2, bsz=32, num_updates={n}, lr=0.001, gnorm=1.5, loss_scale=128, "
+    "train_wall=15, wall={wall}"
+)
+SIMPLE = [
+    "x | INFO | fairseq_cli.train | {'model': {'video_lr_scale': 0.1, 'head_lr_scale': 100.0, "
+    "'heads': ''}}",
+    *[INNER.format(n=10 * k, loss=9 - k, wall=20 * k) for k in range(1, 6)],
+    "x | INFO | valid | epoch 001 | valid on 'valid' subset | loss 3.5 | accuracy 40 | bleu 12.5 "
+    "| num_updates 50",
+    "x | INFO | fairseq.checkpoint_utils | Saved checkpoint a.pt (epoch 1 @ 50 updates)",
+    "x | INFO | train | epoch 001 | loss 5 | num_updates 50",
+    INNER.format(n=60, loss="nan", wall=400),
+    "x | WARNING | vt_fairseq.task | cannot read clip a | b: no: such file",
+    "x | INFO | fairseq_cli.train | done training in 130.2 seconds",
+]
+
+
+def as_json(line: str) -> str:
+    """A line of --log-format simple as --log-format json has it."""
+    head, name, message = line.rsplit(" | ", 2) if "train_inner" in line else (None, None, None)
+    if head is None:
+        return line
+    pairs = (entry.split("=") for entry in message.split("/ 94 ")[1].split(", "))
+    return f"{head} | {name} | {json.dumps({'epoch': 1, 'update': 0.1, **dict(pairs)})}"
+
+
+@pytest.mark.parametrize("form", ["simple", "json"])
+def test_a_log_in_either_format_gives_the_same_curves(tmp_path, form):
+    lines = SIMPLE
+    if form == "json":
+        valid = {"valid_loss": "3.5", "valid_accuracy": 40, "valid_bleu": 12.5}
+        valid = {"epoch": 1, **valid, "valid_num_updates": "50"}
+        lines = [
+            f"x | INFO | valid | {json.dumps(valid)}" if "valid on" in line else as_json(line)
+            for line in SIMPLE
+        ]
+    (tmp_path / "train.log").write_text("\n".join(lines))
+    log = logs.read_log(tmp_path / "train.log")
+    found = {chart.title: chart.curves for chart in curves.charts_of(log)}
+    assert found["Loss"]["training"] == [(10, 8), (20, 7), (30, 6), (40, 5), (50, 4)]
+    assert found["Loss"]["valid"] == [(50, 3.5)]
+    assert found["Accuracy"]["valid"] == [(50, 40)]
+    assert found["BLEU in validation"] == {"valid": [(50, 12.5)]}
+    assert found["Learning rate"]["video network"][0] == (10, pytest.approx(1e-4))
+    assert set(found["Learning rate"]) == {"transformer", "video network"}
+    assert found["Loss scale"]["training"][0] == (10, 128)
+    assert found["Speed"]["training"][0] == (10, 64)
+    # 20 s between lines, 15 of them in updates; the line after a checkpoint is left out.
+    assert found["Waiting for data"]["training"] == [(30, 25.0), (50, 25.0)]
+    assert log.ended and log.not_finite == 1 and log.unread == {"a | b": "no: such file"}
+
+
+def test_a_run_that_went_on_from_an_earlier_checkpoint_overwrites(tmp_path):
+    again = [INNER.format(n=n, loss=1, wall=500) for n in (40, 50)]
+    (tmp_path / "train.log").write_text("\n".join([*SIMPLE, *again]))
+    log = logs.read_log(tmp_path / "train.log")
+    assert [log.inner[n].get("loss") for n in (30, 40, 50, 60)] == [6, 1, 1, None]
+    assert not log.ended
+
+
+def test_an_empty_log_and_one_point_can_be_drawn():
+    one = charts.draw(Chart("Loss", "", {"training": [(10.0, 0.0)]}))
+    assert one.lines[0].dots and one.lines[0].last == "0"
+    assert charts.draw(Chart("Loss", "", {})).lines == []
+
+
+def test_thinned_curves_keep_their_peaks():
+    curve = [(float(x), 100.0 if x == 5001 else 1.0) for x in range(10_000)]
+    kept = thinned(curve)
+    assert len(kept) <= charts.MOST_POINTS + 2 and (5001.0, 100.0) in kept
+    assert kept[0] == curve[0] and kept[-1] == curve[-1]
+
+
+def test_ticks_are_round_and_hold_every_value():
+    assert ticks(0.0, 1500.0, 4) == [0.0, 500.0, 1000.0, 1500.0]
+    assert ticks(0.0, 0.001, 4) == [0.0, 0.00025, 0.0005, 0.00075, 0.001]
+    assert [shown(v) for v in (0.0, 0.00075, 80.0, 2.5, 1500.0, 65536e2)] == [
+        *["0", "7.5e-4", "80", "2.5", "1,500", "6.6e6"]
+    ]
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        """Exit code, stdout, stderr."""
+        out = str(tmp_path / "report.html")
+        monkeypatch.setattr("sys.argv", ["vt-report", *map(str, arguments), "--out", out])
+        code = 0
+        try:
+            report.main()
+        except SystemExit as end:
+            code = end.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+def test_the_command_writes_one_file_and_says_what_is_in_it(folder, run):
+    scored(folder, "retrieval", [{"id": "a", "ranking": ["a"]}])
+    (folder / "train.log").write_text("\n".join(SIMPLE))
+    code, out, _ = run(folder)
+    assert code == 0
+    assert "results 1, rows 1, pictures of clips 1, trainings 1" in out
+    assert (folder / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_folder_with_nothing_to_show_is_a_mistake_in_one_line(tmp_path, run):
+    code, _, error = run(tmp_path)
+    assert code == 2 and error.count("\n") == 1
+    assert "expected folders of vt-score or fairseq-generate --results-path" in error
+    (tmp_path / "checkpoint_last.pt").touch()
+    assert "checkpoints alone have nothing to show" in run(tmp_path)[2]
+    assert "no folder" in run(tmp_path / "nowhere")[2]
+    (tmp_path / "scores.part0.jsonl").touch()
+    assert "has not ended" in run(tmp_path)[2]
+
+
+def test_damaged_results_are_named_and_the_others_shown(folder, run):
+    scored(folder, "retrieval", [{"id": "a", "ranking": ["a"]}])
+    scored(folder, "vqa", [{"id": "a", "prediction": "two"}])
+    (folder / "empty").mkdir()
+    (folder / "empty" / "predictions.jsonl").touch()
+    code, out, _ = run(folder)
+    assert code == 0 and "results 1," in out
+    assert "vqa/predictions.jsonl line 1: expected 'prediction': the index of a candidate" in out
+    assert "empty/predictions.jsonl has no rows" in out
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "said"),
+    [
+        ("captions", {"prediction": ["a"]}, "expected 'prediction': a text"),
+        ("captions", {"prediction": "a", "score": "high"}, "expected 'score': a number"),
+        ("vqa", {"prediction": 10**12}, "the index of a candidate"),
+        ("vqa", {"prediction": 1, "scores": [0.5, float("nan")]}, "NaN among the scores"),
+        ("vqa", {"prediction": 1, "scores": 5}, "a list of numbers"),
+        ("classify", {"prediction": ["red"]}, "the name of a class"),
+        ("retrieval", {"ranking": "abc"}, "distinct ids"),
+        ("retrieval", {}, "expected an object with id and ranking"),
+    ],
+)
+def test_a_row_that_is_none_is_named_by_its_line(tmp_path, folder, kind, row, said, run):
+    scored(folder, "classify", [{"id": "a", "prediction": "red"}])
+    write_lines(folder / "bad" / "predictions.jsonl", [{"id": "a"} | row])
+    if kind != "captions":
+        (folder / "bad" / "settings.json").write_text(json.dumps({"kind": kind}))
+    code, out, _ = run(folder)
+    assert code == 0 and f"Not shown: {folder}/bad/predictions.jsonl line 1" in out and said in out
+
+
+def test_scores_of_minus_infinity_and_references_without_predictions_are_shown(tmp_path):
+    rows = [{"id": "a", "prediction": 0, "scores": [-float("inf")] * 2}]
+    write_lines(tmp_path / "vqa" / "predictions.jsonl", rows)
+    write_lines(tmp_path / "vqa" / "references.jsonl", [{"id": n, "answer": 1} for n in "ab"])
+    write_lines(tmp_path / "x" / "predictions.jsonl", [{"id": "a", "prediction": "red"}])
+    write_lines(tmp_path / "x" / "references.jsonl", [{"id": n, "label": "red"} for n in "ab"])
+    page = page_of(tmp_path)
+    missing, wrong = rows_of(page)
+    assert (missing["id"], wrong["id"]) == ("b", "a")
+    assert wrong["bars"] == [["candidate 0", None, 0.0, 0, 1], ["candidate 1", None, 0.0, 1, 0]]
+    assert [row["outcome"] for row in rows_of(page, 1)] == ["missing", "right"]
+
+
+def test_data_directories_that_lie_elsewhere_or_lost_their_videos(folder, run, tmp_path_factory):
+    results = tmp_path_factory.mktemp("elsewhere")
+    scored(results, "retrieval", [{"id": "a", "ranking": ["a"]}])
+    assert "No pictures: no data directory" in run(results)[1]
+    assert "pictures of clips 1" in run(results, "--data", folder / "data")[1]
+    assert "does not exist" in run(results, "--data", folder / "no")[1]
+    data = json.loads((folder / "data" / "data.json").read_text())
+    (folder / "data" / "data.json").write_text(json.dumps(data | {"video_root": "/nowhere/at/all"}))
+    code, out, _ = run(results, "--data", folder / "data")
+    assert code == 0 and "/nowhere/at/all, is not there" in out
+
+
+# --- hostile texts --------------------------------------------------------------------------------
+
+
+def test_hostile_texts_are_escaped_wherever_they_stand(tmp_path):
+    page = page_of(write_hostile(tmp_path / "runs"))
+    # The page's own elements are the only ones: pictures, four results, one script, one style.
+    assert page.count("<script") == 6 == page.count("</script>")
+    assert page.count("<style>") == 1 and "<img" not in page and "<iframe" not in page
+    assert "javascript:alert" in page and 'href="javascript' not in page.lower()
+    for number in range(4):
+        rows = rows_of(page, number)
+        assert any(
+            HOSTILE in json.dumps(row, ensure_ascii=False).replace('\\"', '"') for row in rows
+        )
+    assert "{{ 7 * 7 }}" in page
+
+
+def test_the_policy_names_the_pages_own_script_and_style_and_nothing_else(tmp_path):
+    import base64
+    import hashlib
+    import re
+
+    page = page_of(write_hostile(tmp_path / "runs"))
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1].replace("&#39;", "'")
+    assert policy.startswith("default-src 'none'; ") and "unsafe" not in policy
+    for tag, source in (("style", "style-src"), ("script", "script-src")):
+        text = re.search(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)[1]
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{source} 'sha256-{digest}'" in policy
+    assert not re.search(r'\s(style|on\w+)="', page)

@@ -1,0 +1,154 @@
+"""The page of vt-report in a real browser: nothing hostile runs, keys reach all, all is legible."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.browser import Page, chromium
+from tests.reports import HOSTILE, HOSTILE_PATH, write_hostile
+from vt_fairseq.report.make import make
+
+LEAST_CONTRAST = 4.5  # WCAG 2, level AA
+PHONE, DESKTOP = 390, 1280
+
+# Luminances of the text and of the background under it, of every element that has a text.
+CONTRASTS = """(() => {
+  const channels = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = (rgb) => rgb.map((v) => v / 255)
+    .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, k) => sum + v * [0.2126, 0.7152, 0.0722][k], 0);
+  const behind = (element) => {
+    const layers = [];
+    for (let e = element; e; e = e.parentElement) {
+      layers.push(channels(getComputedStyle(e).backgroundColor));
+    }
+    return layers.reverse().reduce((below, [r, g, b, a = 1]) =>
+      below.map((v, k) => v * (1 - a) + [r, g, b][k] * a), [255, 255, 255]);
+  };
+  const found = {};
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+    if (!own || !element.checkVisibility() || element.closest("script")) continue;
+    const style = getComputedStyle(element);
+    const colour = element.closest("svg") ? style.fill : style.color;
+    const pair = [light(channels(colour).slice(0, 3)), light(behind(element))];
+    const [a, b] = pair.sort((x, y) => y - x);
+    const name = `${element.tagName}.${element.className.baseVal ?? element.className}`;
+    found[name] = Math.min(found[name] ?? 99, (a + 0.05) / (b + 0.05));
+  }
+  return found;
+})()"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Page]:
+    with chromium() as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory) -> Path:
+    """A report all of whose texts are hostile."""
+    folder = write_hostile(tmp_path_factory.mktemp("hostile") / "runs")
+    path = folder / "report.html"
+    path.write_bytes(make([folder], [], 10)[0])
+    return path
+
+
+@pytest.fixture
+def page(browser, hostile) -> Page:
+    """The report, just opened on a desktop."""
+    browser.look(DESKTOP, dark=False)
+    browser.open(hostile)
+    return browser
+
+
+def test_no_hostile_text_runs_and_nothing_is_loaded(page, hostile):
+    for number in range(4):
+        page.run(f"document.querySelectorAll('a[data-result]')[{number}].click()")
+        page.run("document.getElementById('more').click()")
+        assert HOSTILE in page.run("document.getElementById('cards').textContent")
+    assert HOSTILE_PATH in page.run("document.body.textContent")
+    page.run("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    assert page.run("document.querySelectorAll('img').length") > 0
+    assert page.run("[...document.images].every((i) => i.complete && i.naturalWidth > 0)")
+    assert page.run("typeof window.hacked") == "undefined"
+    assert page.happened("Page.javascriptDialogOpening") == []
+    assert page.happened("Runtime.exceptionThrown") == []
+    assert page.happened("Log.entryAdded") == []  # a policy that is broken would be named here
+    asked = {event["request"]["url"] for event in page.happened("Network.requestWillBeSent")}
+    assert {url for url in asked if not url.startswith("data:image/jpeg;")} == {hostile.as_uri()}
+    links = page.run("[...document.querySelectorAll('[href], [src]')].map((e) => e.href || e.src)")
+    assert all(re.match(r"data:image/jpeg;|file:[^#]*#[a-z-]+$", link) for link in links)
+
+
+def test_a_script_that_is_not_the_pages_own_is_refused(page):
+    page.run("""(() => {
+      const script = document.createElement("script");
+      script.textContent = "window.hacked = 1";
+      document.body.append(script);
+      document.body.insertAdjacentHTML("beforeend", "<img src=x onerror='window.hacked = 1'>");
+      document.body.insertAdjacentHTML("beforeend", "<img src=http://127.0.0.1:9/x.png>");
+    })()""")
+    assert page.run("typeof window.hacked") == "undefined"
+    refused = [event["entry"]["text"] for event in page.happened("Log.entryAdded")]
+    assert any("script" in text for text in refused)
+    page.events.clear()
+
+
+def test_filters_are_reached_and_used_with_the_keyboard_alone(page):
+    def focus() -> str:
+        return page.run("document.activeElement.id || document.activeElement.textContent")
+
+    def tab_to(wanted: str) -> None:
+        for _ in range(40):
+            page.press("Tab")
+            if focus().startswith(wanted):
+                return
+        pytest.fail(f"Tab does not reach {wanted}")
+
+    def count() -> str:
+        return page.run("document.getElementById('count').textContent")
+
+    tab_to("result")
+    page.press("ArrowDown")  # captions, classify
+    assert "classes" in page.run("document.getElementById('result').selectedOptions[0].textContent")
+    tab_to("missing 1")
+    page.press("Enter")
+    assert count() == "1 of 30 rows"
+    pressed = page.run("document.querySelector('[aria-pressed=true]').textContent")
+    assert pressed == "missing 1" and focus() == pressed
+    tab_to("search")
+    for key in "zz":
+        page.press(key)
+    assert count() == "0 of 30 rows"
+    page.run("document.getElementById('search').select()")
+    page.press("2")
+    page.press("9")
+    assert count() == "1 of 30 rows"  # its id
+    # What has the focus is seen.
+    assert page.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_more_rows_are_shown_on_demand(page):
+    shown = "document.querySelectorAll('#cards article').length"
+    assert page.run(shown) == 24
+    page.run("document.getElementById('more').click()")
+    assert page.run(shown) == 30
+    assert page.run("document.getElementById('more').hidden")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+def test_everything_is_legible_and_nothing_is_wider_than_the_screen(page, width, dark):
+    page.look(width, dark)
+    page.run("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    for number in range(4):
+        page.run(f"document.querySelectorAll('a[data-result]')[{number}].click()")
+        faint = {k: v for k, v in page.run(CONTRASTS).items() if v < LEAST_CONTRAST}
+        assert faint == {}
+        assert page.run("document.documentElement.scrollWidth") <= width
+    background = page.run("getComputedStyle(document.body).backgroundColor")
+    assert (max(map(int, re.findall(r"\d+", background))) < 60) == dark

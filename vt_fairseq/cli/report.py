@@ -1,0 +1,61 @@
+"""``vt-report``: results and training logs as one HTML file to look at."""
+
+import argparse
+from pathlib import Path
+
+from vt_fairseq.cli import command
+from vt_fairseq.cli.caption import positive
+
+PROG = "vt-report"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of ``vt-report``."""
+    parser = command.parser(
+        PROG,
+        "Make one HTML file, which needs no other, of the results of vt-score and fairseq-generate "
+        "--results-path, and of the logs of fairseq-train, in these folders and those below.",
+        "vt-report runs/youcook2 --out report.html",
+    )
+    add = parser.add_argument
+    add("folders", type=Path, nargs="+", metavar="DIR", help="folders, or files of logs")
+    add("--out", type=Path, default=Path("report.html"), metavar="FILE",
+        help="(default: report.html)")  # fmt: skip
+    add("--data", type=Path, nargs="+", default=[], metavar="DATA",
+        help="data directories that lie elsewhere, for pictures and texts")  # fmt: skip
+    add("--clips", type=positive, default=400, metavar="N",
+        help="the most clips that get pictures, failures first (default: 400)")  # fmt: skip
+    return parser
+
+
+def _main() -> None:
+    args = build_parser().parse_args()
+    from vt_fairseq.data.manifest import atomic_file
+    from vt_fairseq.errors import UserError
+    from vt_fairseq.report.make import make
+
+    if args.out.is_dir():
+        raise UserError(f"--out {args.out} is a folder, expected a file")
+    page, content = make(args.folders, args.data, args.clips)
+    with atomic_file(args.out) as file:
+        file.write(page)
+    for note in filter(None, [*content.notes, content.pictures.says]):
+        print(note)
+    rows = sum(len(result.rows) for result in content.results)
+    counts = {
+        "results": len(content.results),
+        "rows": rows,
+        "pictures of clips": len(content.pictures.of),
+        "trainings": len(content.trainings),
+    }
+    shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    print(f"wrote {args.out} ({len(page) / 1e6:.1f} MB): {shown}")
+
+
+def main() -> None:
+    """The console script."""
+    command.run(PROG, _main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Logs of ``fairseq-train`` (``--log-format simple`` or ``json``) to numbers at each update."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Points = dict[int, dict[str, float]]  # number of updates -> {name: value}
+
+_LINE = re.compile(r"\| (?:INFO|WARNING) \| (\S+) \| (.*)")
+_EPOCH = re.compile(r"epoch \d+( \||:)")
+_NUMBER = r"[-+]?(?:[\d.]+(?:e[-+]?\d+)?|inf|nan)"
+_INNER = re.compile(rf"(\w+)=({_NUMBER})")
+_END = re.compile(rf"\| (\w+) ({_NUMBER})(?= \||$)")
+_SCALE = re.compile(r"'(video_lr_scale|head_lr_scale)': ([\d.e-]+)")
+_HEADS = re.compile(r"'heads': '([^']+)'")
+_UNREAD = re.compile(r"cannot read clip (.+?): (.+)")
+_SAVED = "Saved checkpoint"
+_JSON = '{"'  # the configuration, which is printed too, is a Python dictionary
+
+
+@dataclass
+class Log:
+    """One file.
+
+    Attributes:
+        path: of the file.
+        inner: what each ``--log-interval`` prints.
+        valid: the same of every validation, by its split.
+        paused: updates before which a validation or a saved checkpoint took time.
+        scales: ``video_lr_scale`` and ``head_lr_scale``, where they are not 1.
+        heads: whether the model has heads.
+        unread: clips that could not be read, with reasons.
+        not_finite: numbers that were left out since they are none (NaN, infinity).
+        ended: whether the training says that it is done.
+    """
+
+    path: Path
+    inner: Points = field(default_factory=dict)
+    valid: dict[str, Points] = field(default_factory=dict)
+    paused: set[int] = field(default_factory=set)
+    scales: dict[str, float] = field(default_factory=dict)
+    heads: bool = False
+    unread: dict[str, str] = field(default_factory=dict)
+    not_finite: int = 0
+    ended: bool = False
+
+    @property
+    def updates(self) -> int:
+        """The last number of updates."""
+        return max([0, *self.inner, *(u for points in self.valid.values() for u in points)])
+
+
+def read_log(path: Path) -> Log:
+    """What ``path`` tells; nothing where it is no log of a training.
+
+    A run that was continued in the same file overwrites what it did again.
+    """
+    log = Log(path)
+    pause = False
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for tag, message in _messages(lines):
+            if tag == "train_inner":
+                pause = _inner(log, message, pause)
+            elif _EPOCH.match(message) or message.startswith(_JSON):
+                pause |= _valid(log, tag, message)
+            else:
+                pause |= message.startswith(_SAVED)
+                _remark(log, message)
+    return log
+
+
+def _messages(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for line in lines:
+        if match := _LINE.search(line):
+            yield match[1], match[2]
+
+
+def _inner(log: Log, message: str, pause: bool) -> bool:
+    values = _json(message) if message.startswith(_JSON) else dict(_INNER.findall(message))
+    found = _numbers(log, values)
+    if "num_updates" not in found:
+        return pause
+    update = int(found["num_updates"])
+    log.ended = False
+    log.inner.pop(update, None)  # so that the order is that of the log
+    log.inner[update] = found
+    log.paused.discard(update)
+    if pause:
+        log.paused.add(update)
+    return False
+
+
+def _valid(log: Log, tag: str, message: str) -> bool:
+    """Take in the line of a validation, or of the end of an epoch; is it a validation's?"""
+    if tag == "train":
+        return False
+    if message.startswith(_JSON):
+        values = {name.removeprefix(f"{tag}_"): v for name, v in _json(message).items()}
+    elif f"| valid on '{tag}' subset |" in message:
+        values = dict(_END.findall(message))
+    else:
+        return False
+    found = _numbers(log, values)
+    if "num_updates" in found:
+        log.valid.setdefault(tag, {})[int(found["num_updates"])] = found
+    return True
+
+
+def _remark(log: Log, message: str) -> None:
+    if match := _UNREAD.match(message):
+        log.unread[match[1]] = match[2]
+    elif message.startswith("done training"):
+        log.ended = True
+    elif "'video_lr_scale'" in message:  # the configuration
+        scales = {name: float(value) for name, value in _SCALE.findall(message)}
+        log.scales = {name: value for name, value in scales.items() if value != 1.0}
+        log.heads = bool(_HEADS.search(message))
+
+
+def _json(message: str) -> dict[str, Any]:
+    try:
+        found = json.loads(message)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _numbers(log: Log, values: dict[str, Any]) -> dict[str, float]:
+    found = {}
+    for name, value in values.items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            continue
+        if math.isfinite(number):
+            found[name] = number
+        else:
+            log.not_finite += 1
+    return found

@@ -1,0 +1,252 @@
+"""Everything that was read, as one HTML file that loads nothing.
+
+Captions, ids and paths are anybody's. Jinja2 escapes them in the page; in the data of the script
+``<``, ``>`` and ``&`` are written as \\u escapes, and the script sets text alone. A
+Content-Security-Policy lets this page's own script and style run, by their hashes, and no others.
+"""
+
+import base64
+import datetime
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+
+from vt_fairseq import __version__
+from vt_fairseq.report import charts
+from vt_fairseq.report.confusion import confusions
+from vt_fairseq.report.curves import charts_of
+from vt_fairseq.report.logs import Log
+from vt_fairseq.report.pictures import Picture, Pictures, clip_of
+from vt_fairseq.report.rejected import RejectedRows
+from vt_fairseq.report.results import Result
+from vt_fairseq.report.rows import MISSING
+
+MOST_TEXT = 12 << 20  # bytes of all rows together
+MOST_MISSING = 200  # rows of a list
+LABELS = {
+    **{f"bleu{n}": f"BLEU-{n}" for n in range(1, 5)},
+    **{f"coco_bleu{n}": f"COCO BLEU-{n}" for n in range(1, 5)},
+    **{"coco_meteor": "METEOR", "coco_rouge_l": "ROUGE-L", "coco_cider": "CIDEr"},
+    **{"exact_match": "exact", "top1": "top-1", "top5": "top-5", "median_rank": "median rank"},
+    **{f"{p}_top{n}": f"{p} top-{n}" for p in ("verb", "noun", "action") for n in (1, 5)},
+    **{"mean_class_accuracy": "mean class accuracy", "r1": "R@1", "r5": "R@5", "r10": "R@10"},
+}
+
+
+@dataclass
+class Content:
+    """What a page shows.
+
+    Attributes:
+        names: the folders that were named.
+        results, trainings, rejected: what was read.
+        pictures: of clips.
+        notes: what could not be read or is not there.
+    """
+
+    names: Sequence[Path]
+    results: list[Result] = field(default_factory=list)
+    trainings: list[Log] = field(default_factory=list)
+    rejected: list[RejectedRows] = field(default_factory=list)
+    pictures: Pictures = field(default_factory=lambda: Pictures({}))
+    notes: list[str] = field(default_factory=list)
+
+
+def render(content: Content) -> bytes:
+    """The page in UTF-8; what is no character (half of a pair) becomes a question mark."""
+    base = _base(content.names)
+    style, script = (_resource(name) for name in ("report.css", "report.js"))
+    environment = Environment(
+        loader=PackageLoader("vt_fairseq.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    results = [_summary(result, base) for result in content.results]
+    confused = [
+        (summary, tables)
+        for summary, result in zip(results, content.results, strict=True)
+        if (tables := confusions(result.rows))
+    ]
+    text = environment.get_template("report.html.jinja").render(
+        title=" + ".join(dict.fromkeys(_name(path, path.parent) for path in content.names)),
+        made=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
+        version=__version__,
+        policy=_policy(style, script),
+        style=style,
+        script=script,
+        results=results,
+        trainings=[_training(log, base) for log in content.trainings],
+        confused=confused,
+        rejected=content.rejected,
+        missing=list(_missing(content, base)),
+        notes=content.notes,
+        limit=content.pictures.says,
+        blocks=list(_blocks(content)) if content.results else [],
+        width=charts.WIDTH,
+        height=charts.HEIGHT,
+        left=charts.LEFT,
+        right=charts.RIGHT,
+    )
+    return text.encode("utf-8", "replace")
+
+
+def _resource(name: str) -> Markup:
+    return Markup((resources.files("vt_fairseq.report") / name).read_text("utf-8"))
+
+
+def _policy(style: str, script: str) -> str:
+    def source(text: str) -> str:
+        digest = hashlib.sha256(text.encode()).digest()
+        return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+    return (
+        f"default-src 'none'; style-src {source(style)}; script-src {source(script)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+def _base(names: Sequence[Path]) -> Path:
+    """What names on the page are relative to."""
+    paths = [os.path.abspath(name) for name in names]
+    return Path(os.path.commonpath(paths)) if len(paths) > 1 else Path(paths[0])
+
+
+def _name(path: Path, base: Path) -> str:
+    path, base = Path(os.path.abspath(path)), Path(os.path.abspath(base))
+    return str(path.relative_to(base)) if path != base and path.is_relative_to(base) else path.name
+
+
+def _summary(result: Result, base: Path) -> dict[str, Any]:
+    by_signature: dict[str, list[str]] = {}
+    for key, signature in result.signatures.items():
+        by_signature.setdefault(signature, []).append(LABELS.get(key, key))
+    return {
+        "name": _name(result.path, base),
+        "task": result.task,
+        "split": result.clips.split,
+        "rows": f"{len(result.rows):,}",
+        "missing": f"{result.counts.get(MISSING, 0):,}",
+        "main": _numbers(result.main_numbers),
+        "numbers": _numbers(result.numbers),
+        "signatures": [(", ".join(keys), text) for text, keys in by_signature.items()],
+    }
+
+
+def _numbers(numbers: Mapping[str, float]) -> list[tuple[str, str]]:
+    return [
+        (LABELS.get(key, key), f"{value:,}" if isinstance(value, int) else f"{value:,.1f}")
+        for key, value in numbers.items()
+    ]
+
+
+def _training(log: Log, base: Path) -> dict[str, Any]:
+    return {
+        "name": _name(log.path, base),
+        "updates": f"{log.updates:,}",
+        "ended": log.ended,
+        "not_finite": log.not_finite,
+        "unread": len(log.unread),
+        "fp16": any("loss_scale" in found for found in log.inner.values()),
+        "drawings": [charts.draw(chart) for chart in charts_of(log)],
+    }
+
+
+def _missing(content: Content, base: Path) -> Iterator[dict[str, Any]]:
+    for result in content.results:
+        rows = [(row.id, row.reason) for row in result.rows if row.outcome == MISSING]
+        if rows:
+            yield _list("Without a prediction", _name(result.path, base), rows)
+    for log in content.trainings:
+        if log.unread:
+            yield _list("Not read in training", _name(log.path, base), list(log.unread.items()))
+
+
+def _list(what: str, name: str, rows: list[tuple[str, str]]) -> dict[str, Any]:
+    shown = rows[:MOST_MISSING]
+    more = len(shown) < len(rows)
+    return {"what": what, "name": name, "count": len(rows), "rows": shown, "more": more}
+
+
+# --- data of the script --------------------------------------------------------------------------
+
+
+def _blocks(content: Content) -> Iterator[dict[str, Any]]:
+    """Elements with JSON: the pictures, and the rows of each result."""
+    numbers = {clip: number for number, clip in enumerate(content.pictures.of)}
+    yield {"id": "pictures", "json": safe_json([_picture(p) for p in content.pictures.of.values()])}
+    lines = [[safe_json(row.shown()) for row in result.rows] for result in content.results]
+    rooms = share([sum(map(size, rows)) for rows in lines], MOST_TEXT)
+    for number, (result, rows, room) in enumerate(zip(content.results, lines, rooms, strict=True)):
+        places = {name: numbers.get(clip_of(result, name)) for name in _clips(result)}
+        head = {
+            "kind": result.kind,
+            "notes": result.notes,
+            "total": len(result.rows),
+            "counts": result.counts,
+            "pictures": {name: place for name, place in places.items() if place is not None},
+            "no_picture": _no_picture(result, content.pictures),
+        }
+        shown = Markup(",").join(fitting(rows, room))
+        json = Markup('{{"rows":[{}],{}').format(shown, safe_json(head)[1:])
+        yield {"id": f"result-{number}", "json": json}
+
+
+def _clips(result: Result) -> dict[str, None]:
+    """Ids of clips that the rows show."""
+    return dict.fromkeys(name for row in result.rows for name in (row.id, row.right_clip, *row.top))
+
+
+def _no_picture(result: Result, pictures: Pictures) -> str:
+    """What stands in the place of a picture that is not there; nothing if there are none at all."""
+    if result.clips.root is None:
+        return ""
+    return f"no picture: left out ({pictures.limit})" if pictures.limit else "no picture"
+
+
+def _picture(picture: Picture) -> dict[str, Any]:
+    if picture.reason:
+        return {"reason": picture.reason}
+    return {"frames": [base64.b64encode(frame).decode() for frame in picture.frames]}
+
+
+def safe_json(value: Any) -> Markup:
+    """JSON that may stand inside of a script element."""
+    options = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
+    return htmlsafe_json_dumps(value, **options)
+
+
+def share(sizes: Sequence[int], room: int) -> list[int]:
+    """How much each may take so that all fit into ``room``: small ones all, the others the same."""
+    rooms = [0] * len(sizes)
+    order = sorted(range(len(sizes)), key=lambda k: sizes[k])
+    for done, k in enumerate(order):
+        rooms[k] = min(sizes[k], room // (len(order) - done))
+        room -= rooms[k]
+    return rooms
+
+
+def size(text: str) -> int:
+    """Bytes of ``text`` in the file."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+def fitting(texts: Iterable[Markup], room: int) -> Iterator[Markup]:
+    """The first ones that fit into ``room`` bytes."""
+    for text in texts:
+        room -= size(text)
+        if room < 0:
+            return
+        yield text

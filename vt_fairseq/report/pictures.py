@@ -1,0 +1,144 @@
+"""Contact sheets: a few small frames of a clip, as JPEG.
+
+A page has room for some clips only. Which ones: in each of the results two failures and one
+success in turn, the worst first, one result after the other; a clip that several results have is
+decoded once. What is drawn ends at ``most`` clips, at MOST_BYTES, or after MOST_SECONDS.
+"""
+
+import itertools
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+
+from vt_fairseq.data.sampling import FrameSampling
+from vt_fairseq.data.video import inside, read_clip
+from vt_fairseq.errors import VideoError
+from vt_fairseq.report.results import Result
+from vt_fairseq.report.rows import RIGHT, Row
+
+FRAMES = 4
+SHORT_SIDE = 96  # pixels
+QUALITY = 6  # FFmpeg's scale of JPEG: 2 is best, 31 worst
+MOST_BYTES = 4 << 20  # of all JPEGs; a page holds them as base64, which is a third longer
+MOST_SECONDS = 8.0
+SAMPLING = FrameSampling(num_frames=FRAMES, max_seconds=None)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A part of a video below ``root``; None: from the beginning, to the end."""
+
+    root: Path
+    video: str
+    start: float | None
+    end: float | None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """JPEGs of FRAMES moments, or why there are none."""
+
+    frames: tuple[bytes, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What was drawn, and why not more: "" if nothing was left out."""
+
+    of: dict[Clip, Picture]
+    limit: str = ""
+
+    @property
+    def says(self) -> str:
+        """The limit in words."""
+        count = f"{len(self.of):,}"
+        return f"Pictures of {count} clips; the limit was {self.limit}." if self.limit else ""
+
+
+def clip_of(result: Result, name: str) -> Clip | None:
+    """The clip behind a row's id; None without a data directory."""
+    row = result.clips.get(name)
+    if row is None or result.clips.root is None:
+        return None
+    return Clip(result.clips.root, row.video, row.start, row.end)
+
+
+def draw_all(results: Sequence[Result], most: int) -> Pictures:
+    """Pictures of up to ``most`` clips, as the module says."""
+    wanted = _distinct(_in_turn([_clips(result) for result in results]))
+    chosen = list(itertools.islice(wanted, most))
+    more = next(wanted, None) is not None
+    limit = f"--clips {most}" if more else ""
+    drawn: dict[Clip, Picture] = {}
+    size, ends = 0, time.monotonic() + MOST_SECONDS
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        while group := chosen[len(drawn) : len(drawn) + 2 * workers]:
+            if size > MOST_BYTES or time.monotonic() > ends:
+                limit = "their size" if size > MOST_BYTES else f"{MOST_SECONDS:.0f} s of decoding"
+                break
+            drawn |= zip(group, pool.map(draw, group), strict=True)
+            size += sum(len(frame) for clip in group for frame in drawn[clip].frames)
+    return Pictures(drawn, limit)
+
+
+def draw(clip: Clip) -> Picture:
+    """The frames in the middle of FRAMES equal parts of the clip, or why there are none."""
+    try:
+        path = inside(clip.root, clip.video)
+        frames = read_clip(
+            path, SAMPLING, start=clip.start, end=clip.end, window="whole", short_side=SHORT_SIDE
+        )
+        return Picture(tuple(jpeg(frame) for frame in frames))
+    except VideoError as error:
+        return Picture(reason=str(error))
+
+
+def jpeg(frame: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 RGB as a JPEG file."""
+    height, width = frame.shape[:2]
+    encoder = av.CodecContext.create("mjpeg", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuvj420p"
+    encoder.time_base = 1
+    encoder.qmin = encoder.qmax = QUALITY
+    image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+    packets = [*encoder.encode(image.reformat(format="yuvj420p")), *encoder.encode(None)]
+    return b"".join(map(bytes, packets))
+
+
+def _clips(result: Result) -> Iterator[Clip]:
+    """Those of a result, in the order in which they are wanted."""
+    for row in _failures_and_successes(result.rows):
+        for name in (row.right_clip or row.id, *row.top):
+            if (clip := clip_of(result, name)) is not None:
+                yield clip
+
+
+def _failures_and_successes(rows: Sequence[Row]) -> Iterator[Row]:
+    """Two failures, one success, and so on; what is left of either."""
+    wrong = iter([row for row in rows if row.outcome != RIGHT])
+    right = iter([row for row in rows if row.outcome == RIGHT])
+    while turn := [*itertools.islice(wrong, 2), *itertools.islice(right, 1)]:
+        yield from turn
+
+
+def _in_turn(queues: Sequence[Iterator[Clip]]) -> Iterator[Clip]:
+    """One of each, again and again."""
+    missing = object()
+    for turn in itertools.zip_longest(*queues, fillvalue=missing):
+        yield from (clip for clip in turn if clip is not missing)
+
+
+def _distinct(clips: Iterable[Clip]) -> Iterator[Clip]:
+    seen = set()
+    for clip in clips:
+        if clip not in seen:
+            seen.add(clip)
+            yield clip
