@@ -31,9 +31,14 @@ class DeepSpeedOptimizer(FairseqOptimizer):
         self.micro_batches = 1
         self._backwards = 0
         self._factor = 1.0
+        zero = self.engine.optimizer
         # The scale is set from outside for every step; `override_loss_scale` would log each.
-        self.engine.optimizer.custom_loss_scaler = True
-        self.engine.optimizer.external_loss_scale = 1.0
+        zero.custom_loss_scaler = True
+        zero.external_loss_scale = 1.0
+        if engine.zero_optimization_stage() < 3 and not zero.cpu_offload:
+            # A gradient that is not finite shows in the norm, which ZeRO looks at next. Looking at
+            # each of a thousand tensors before takes a GPU's launches longer than Adam does.
+            zero.check_overflow = lambda partition_gradients=True: None
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
