@@ -85,12 +85,20 @@ class Experiment:
     measured: tuple[Measured, ...]
     parts: tuple[Part, ...]
 
-    def chosen(self, letters: list[str]) -> list[Measured]:
-        """What the parts of these letters need, in their order; all of it without letters."""
-        unknown = set(letters) - {part.letter for part in self.parts}
-        if unknown:
-            known = ", ".join(dict.fromkeys(part.letter for part in self.parts))
-            raise SystemExit(f"--only {','.join(sorted(unknown))}: expected some of {known}")
-        parts = [part for part in self.parts if not letters or part.letter in letters]
-        rows = dict.fromkeys(row.name for part in parts for row in part.rows)
+    def chosen(self, names: list[str]) -> list[Measured]:
+        """What the parts or rows of these names need, in their order; all of it without names."""
+        rows = dict.fromkeys(row.name for part in self.parts for row in part.rows)
+        letters = dict.fromkeys(part.letter for part in self.parts)
+        if unknown := set(names) - {*letters, *rows}:
+            raise SystemExit(
+                f"--only {','.join(sorted(unknown))}: expected some of the parts "
+                f"{', '.join(letters)} or of the rows {', '.join(rows)}"
+            )
+        wanted = names or list(letters)
+        rows = dict.fromkeys(
+            row.name
+            for part in self.parts
+            for row in part.rows
+            if part.letter in wanted or row.name in wanted
+        )
         return [one for row in rows for one in self.measured if one.row == row]

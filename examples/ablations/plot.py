@@ -21,7 +21,8 @@ def place(per_cent: float) -> float:
 
 
 def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(words)}</text>'
+    attributes = f'x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}"'
+    return f"<text {attributes}>{escape(words)}</text>"
 
 
 def row_marks(y: float, label: str, values: Sequence[float]) -> list[str]:

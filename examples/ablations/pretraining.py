@@ -5,6 +5,7 @@ held-out videos, the 144 descriptions, and retrieval by an undisturbed narration
 """
 
 from fractions import Fraction
+from itertools import pairwise
 
 from parts import Measured, Model, Part, Row
 
@@ -76,7 +77,7 @@ def parts(sizes: dict[str, str]) -> list[Part]:
 
     def part(letter: str, title: str, rows: tuple[Row, ...], orderings=None) -> Part:
         names = [row.name for row in rows]
-        rising = tuple(zip(names[:-1], names[1:], strict=True))
+        rising = tuple(pairwise(names))
         orderings = rising if orderings is None else orderings
         return Part(letter, title, COLUMNS, rows, PAPER, orderings, JUDGED)
 

@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("out", type=Path, help="folder for data, checkpoints, scores, logs and results.json")
     add("--scale", choices=SCALES, default="quick", help="(default: quick)")
     add("--seeds", help="comma-separated (default: the scale's)")
-    add("--only", default="", metavar="PARTS", help="comma-separated parts, such as a,b,g")
+    add("--only", default="", metavar="PARTS", help="comma-separated parts or rows: a,b,g")
     add("--updates", type=int, help="of one training (default: the scale's)")
     add("--at-once", type=int, metavar="N", help="commands that run at once (default: the scale's)")
     add("--time-limit", type=float, metavar="S", help="no command starts after so many seconds")

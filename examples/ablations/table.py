@@ -91,13 +91,14 @@ def document(result: dict) -> str:
     """All parts that have numbers."""
     parts = experiment(SCALES[result["scale"]]).parts
     numbers = result["numbers"]
-    seeds = len(result["seeds"])
     lines = [
-        f"Scale {result['scale']}, {result['updates']} updates, {seeds} seeds, {result['machine']}; "
-        f"{result['done']}. `{result['command']}`",
+        f"Scale {result['scale']}: {result['updates']} updates, seeds {result['seeds']}, "
+        f"{result['done']}; {result['machine']}.",
+        "",
+        f"`{result['command']}`",
     ]
     for part in parts:
-        if any(row.name in numbers for row in part.rows):
+        if sum(row.name in numbers for row in part.rows) > 1:
             lines += ["", f"**({part.letter}) {part.title}**", "", *table(part, numbers)]
             if said := verdicts(part, numbers):
                 lines += ["", *said]
