@@ -17,7 +17,7 @@ import table  # noqa: E402
 import world  # noqa: E402
 from parts import Part, Row  # noqa: E402
 from plot import svg  # noqa: E402
-from results import training_curve  # noqa: E402
+from results import training_curves  # noqa: E402
 from scales import SCALES  # noqa: E402
 from steps import Runner, Step  # noqa: E402
 
@@ -76,8 +76,8 @@ def test_a_training_curve_is_read_from_the_log():
         "2026 | INFO | train_inner | epoch 001:  66 / 188 loss=5.897, nll_loss=5.897, "
         "accuracy=25.5, ups=1.27, wpb=395.7, num_updates=66, lr=0.001, gnorm=2.748, wall=44"
     )
-    expected = {"updates": 66, "loss": 5.897, "accuracy": 25.5, "ups": 1.27, "gnorm": 2.748}
-    assert training_curve(f"other\n{line}\n") == [expected]
+    expected = {"updates": [66] * 2, "loss": [5.897] * 2, "accuracy": [25.5] * 2, "ups": [1.27] * 2}
+    assert training_curves(f"other\n{line}\n{line}\n") == expected
 
 
 def test_talk_questions_have_one_answer_that_was_said():
@@ -150,6 +150,6 @@ def test_the_whole_experiment_runs_and_goes_on_after_a_limit(tmp_path):
     for part in whole.parts:
         for row in part.rows:
             assert part.columns[0][1] in result["numbers"][row.name], row.name
-    assert steps["seed1/train-baseline"]["curve"][-1]["updates"] == 4
+    assert steps["seed1/train-baseline"]["updates"][-1] == 4
     for part in whole.parts:
         assert part.title in done.stdout

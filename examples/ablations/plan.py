@@ -109,7 +109,7 @@ class Plan:
             *("--no-flip", "--crop-scales", "1,0.9"),
             *("--optimizer", "deepspeed_adam", "--adam-backend", "torch"),
             *("--adam-betas", "(0.9,0.98)", "--clip-norm", "1.0"),
-            *("--batch-size", str(self.scale.batch), "--num-workers", "1"),
+            *("--batch-size", str(self.scale.batch), "--num-workers", str(self.scale.workers)),
             *("--distributed-world-size", "1", "--disable-validation", "--no-epoch-checkpoints"),
             *("--log-format", "simple", "--log-interval", str(max(1, updates // LOGGED))),
             *(*model.options, *start, "--lr", f"{rate:g}", *falls, "--warmup-updates", warmup),

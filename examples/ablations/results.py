@@ -7,25 +7,29 @@ import platform
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 
 from parts import Measured
 from plan import Plan
 from steps import Runner, Step
 
-KEPT = ("loss", "accuracy", "verb_accuracy", "noun_accuracy", "answer_accuracy", "ups", "gnorm")
+FAILED_LINES = 20  # of the log of a step that failed
+CURVES = ("loss", "accuracy", "verb_accuracy", "noun_accuracy", "answer_accuracy", "ups")
 
 Numbers = dict[str, dict[str, dict[str, float]]]
 
 
-def training_curve(log: str) -> list[dict[str, float]]:
-    """What each line of a training's log says of the last updates."""
-    curve = []
+def training_curves(log: str) -> dict[str, list[float]]:
+    """What a training's log says of its course; ``updates`` is the axis of the others."""
+    curves: dict[str, list[float]] = {}
     for line in log.splitlines():
         if "| train_inner |" in line:
             found = dict(re.findall(r"(\w+)=([\d.e+-]+)", line))
-            point = {"updates": int(found["num_updates"])}
-            curve.append(point | {key: float(found[key]) for key in KEPT if key in found})
-    return curve
+            curves.setdefault("updates", []).append(int(found["num_updates"]))
+            for key in CURVES:
+                if key in found:
+                    curves.setdefault(key, []).append(float(found[key]))
+    return curves
 
 
 def metrics(folder: Path, labels: dict[str, str]) -> dict[str, float] | None:
@@ -73,12 +77,15 @@ def collect(
     """All that is known so far."""
     commands = {}
     for step in steps:
-        record = runner.record(step)
-        if record is None and step.name not in runner.failed:
+        if not runner.log_path(step.name).exists():
             continue
         log = runner.log_path(step.name).read_text(encoding="utf-8", errors="replace")
-        entry = record or {"failed": log.splitlines()[-20:]}
-        commands[step.name] = entry | ({"curve": c} if (c := training_curve(log)) else {})
+        entry = runner.record(step) or {}
+        if step.name in runner.failed:
+            entry = {"failed": log.splitlines()[-FAILED_LINES:]}
+        if step.name.startswith("seed") and not step.name.startswith(f"seed{seeds[0]}/"):
+            entry.pop("command", None)  # that of the first seed, but for the number
+        commands[step.name] = entry | training_curves(log)
     return {
         "scale": plan.scale.name,
         "updates": plan.updates,
@@ -88,6 +95,19 @@ def collect(
         "numbers": numbers(plan, measured, seeds),
         "steps": commands,
     }
+
+
+def trainings(result: dict) -> str:
+    """How far each training came, how fast, and from which loss to which."""
+    lines = []
+    for name, step in result["steps"].items():
+        if "updates" in step:
+            first, last = step["loss"][0], step["loss"][-1]
+            lines.append(
+                f"{name:34} {step['updates'][-1]:6} updates, {median(step['ups']):6.2f} a second, "
+                f"loss {first:.2f} to {last:.2f}"
+            )
+    return "\n".join(lines)
 
 
 @functools.cache
@@ -101,7 +121,14 @@ def machine() -> str:
 
 
 def write(file: Path, result: dict) -> None:
-    """Replace the file as a whole."""
+    """Replace the file as a whole; a line a row and a step."""
+    lines = []
+    for key, value in result.items():
+        text = json.dumps(value)
+        if isinstance(value, dict):
+            inner = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items())
+            text = f"{{\n{inner}\n }}"
+        lines.append(f" {json.dumps(key)}: {text}")
     part = file.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=1) + "\n")
+    part.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     part.replace(file)

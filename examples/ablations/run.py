@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from plan import Plan, experiment
-from results import collect, write
+from results import collect, trainings, write
 from scales import SCALES
 from steps import Runner
 from table import document
@@ -77,10 +77,13 @@ def main() -> int:
         return {"command": command_line(args), **collect(plan, runner, steps, chosen, seeds)}
 
     runner.on_change = lambda: write(file, collected())
-    complete = runner.run(steps)
-    result = collected()
-    write(file, result)
-    print(f"\n{document(result)}\n\nwrote {file}")
+    runner.check(steps)
+    try:
+        complete = runner.run(steps)
+    finally:
+        result = collected()
+        write(file, result)
+        print(f"\n{trainings(result)}\n\n{document(result)}\n\nwrote {file}")
     if not complete:
         print(f"{result['done']} done; the same command goes on", file=sys.stderr)
     return int(bool(runner.failed))

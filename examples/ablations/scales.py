@@ -16,6 +16,7 @@ class Scale:
         rate: learning rate of pretraining at its peak.
         model: architecture and input of training.
         device: options of every command that computes.
+        workers: decoding processes of a training.
         sizes: --t5-dims of part (f) by name; "" is the baseline's.
         seeds, at_once, seconds (the time limit): where the command does not say otherwise.
     """
@@ -30,6 +31,7 @@ class Scale:
     sizes: dict[str, str]
     seeds: str
     at_once: int
+    workers: int = 1
     seconds: float = float("inf")
 
 
@@ -65,6 +67,7 @@ SCALES = {
             sizes=SMALL_SIZES,
             seeds="1,2,3",
             at_once=8,
+            workers=2,
         ),
     )
 }
