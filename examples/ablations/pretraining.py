@@ -1,7 +1,7 @@
 """Parts (a) to (f), the paper's table 7: one model pretrained in many ways, scored zero-shot.
 
 Pretraining sees noisy narrations (``caption``) and descriptions (``classify``). Scored are, on
-held-out videos, the 144 descriptions, and retrieval by an undisturbed narration.
+held-out videos, the 132 descriptions, and retrieval by an undisturbed narration.
 """
 
 from fractions import Fraction
