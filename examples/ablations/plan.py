@@ -16,6 +16,7 @@ FINETUNING_RATE = 0.5  # of the pretraining's
 WARMUP = 20  # at most one in so many updates, and no more than MAX_WARMUP
 MAX_WARMUP = 100
 LOGGED = 12  # times a training
+NEVER = "1000000"  # epochs
 
 
 def experiment(scale: Scale) -> Experiment:
@@ -104,6 +105,8 @@ class Plan:
             rate *= FINETUNING_RATE
             period = str(max(1, updates * 2 // 3))
             falls = ("--lr-scheduler", "step", "--lr-deacy-period", period, "--lr-decay", "0.1")
+        folder = self.checkpoint(model.name, seed).parent
+        lean = ("--no-save-optimizer-state", "--save-interval", NEVER)
         command = (
             *("fairseq-train", str(self.data), *PLUGIN, *self.scale.model, *self.scale.device),
             *("--no-flip", "--crop-scales", "1,0.9"),
@@ -114,9 +117,10 @@ class Plan:
             *("--log-format", "simple", "--log-interval", str(max(1, updates // LOGGED))),
             *(*model.options, *start, "--lr", f"{rate:g}", *falls, "--warmup-updates", warmup),
             *("--max-update", str(updates), "--seed", str(seed)),
-            *("--save-dir", str(self.checkpoint(model.name, seed).parent), *self.extra),
+            *("--save-dir", str(folder), *(() if self.scale.resumable else lean), *self.extra),
         )
-        return Step(f"seed{seed}/train-{model.name}", command, tuple(needs))
+        fresh = None if self.scale.resumable else folder
+        return Step(f"seed{seed}/train-{model.name}", command, tuple(needs), fresh)
 
     def score(self, measured: Measured, seed: int) -> Step:
         """One measurement."""

@@ -16,6 +16,8 @@ class Scale:
         rate: learning rate of pretraining at its peak.
         model: architecture and input of training.
         device: options of every command that computes.
+        resumable: checkpoints hold the optimizer's state and are written every epoch. Without, an
+            interrupted training starts anew, and the disk does not fill.
         workers: decoding processes of a training.
         sizes: --t5-dims of part (f) by name; "" is the baseline's.
         seeds, at_once, seconds (the time limit): where the command does not say otherwise.
@@ -32,6 +34,7 @@ class Scale:
     seeds: str
     at_once: int
     workers: int = 1
+    resumable: bool = True
     seconds: float = float("inf")
 
 
@@ -61,13 +64,14 @@ SCALES = {
             model=(
                 *("--arch", "video_translate_t5_small", "--video-network", "34-quarter"),
                 *("--video-lr-scale", "1", "--dropout", "0", "--num-frames", "16"),
-                *("--frame-size", "48", "--no-save-optimizer-state", "--save-interval", "1000"),
+                *("--frame-size", "48"),
             ),
             device=(),
             sizes=SMALL_SIZES,
             seeds="1,2,3",
             at_once=8,
             workers=2,
+            resumable=False,
         ),
     )
 }

@@ -1,12 +1,14 @@
 """Commands that depend on one another, run a few at once; what is done stays done.
 
 A finished step leaves ``OUT/steps/NAME.json`` with its command and time, and its output in
-``OUT/logs/NAME.log``. An interrupted training or scoring goes on where its command left off.
+``OUT/logs/NAME.log``. An interrupted scoring goes on where its command left off, and so does a
+training that keeps its optimizer's state.
 """
 
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -33,11 +35,14 @@ class Step:
         name: of its log and of the steps that need it.
         command: as one would type it; a script's name ends in .py and is relative to ROOT.
         needs: names of the steps that must be done before.
+        fresh: a folder that an interrupted call may have left and that the next must not go on
+            with.
     """
 
     name: str
     command: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    fresh: Path | None = None
 
     def arguments(self) -> list[str]:
         """The command with this Python."""
@@ -121,6 +126,8 @@ class Runner:
                 process.wait()
 
     def _start(self, step: Step) -> subprocess.Popen:
+        if step.fresh:
+            shutil.rmtree(step.fresh, ignore_errors=True)
         log = self.log_path(step.name)
         log.parent.mkdir(parents=True, exist_ok=True)
         # Several processes share the cores: threads that spin while they wait would take the time
