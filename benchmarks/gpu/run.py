@@ -191,7 +191,7 @@ def main() -> None:
             process.process.kill()
             result["measured"][measurement.name] = {"failed": ["no time was left"], "seconds": 0}
             continue
-        found = process.run(min(left, 120.0))
+        found = process.run(min(left, 90.0))
         result["measured"][measurement.name] = found
         print(line(measurement.name, found), flush=True)
         out.write_text(json.dumps(result, indent=1) + "\n")

@@ -232,6 +232,8 @@ def upcast() -> None:
 def main() -> None:
     """Build, train some updates, print."""
     args, given = parser().parse_known_args()
+    if "--zero-stage" in given and given[given.index("--zero-stage") + 1] != "0":
+        import deepspeed  # noqa: F401  takes seconds, which are not the step's
     if args.wait:
         sys.stdin.readline()
     if args.cap:
