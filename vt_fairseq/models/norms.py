@@ -25,9 +25,11 @@ class BatchNorm(nn.BatchNorm3d):
 
         Channels beyond ``num_features``, which ``Conv3d`` fills in, are zeros and stay zeros.
         """
-        if x.is_cuda and x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d):
+        channels_last = x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)
+        if x.is_cuda and channels_last and not self.training:
             # PyTorch's kernels for channels in the last place know images only; without copies
-            # F frames of H x W are one of F * H x W.
+            # F frames of H x W are one of F * H x W. In training the ReLU behind it, which works
+            # in place, would make copies of such a view.
             return self._normalised(x.flatten(2, 3)).unflatten(2, x.shape[2:4])
         return self._normalised(x)
 
