@@ -111,10 +111,11 @@ class Conv3d(nn.Conv3d):
         filled = x.size(1) - self.in_channels
         more_inputs = filled if 0 < filled < TENSOR_CORE else 0
         more_outputs = -self.out_channels % TENSOR_CORE if self.fill and on_tensor_cores(x) else 0
-        weight = self.weight
+        weight, bias = self.weight, self.bias  # a bias where a BatchNorm has been folded in
         if more_inputs or more_outputs:
             weight = F.pad(weight, (*(0, 0) * 3, 0, more_inputs, 0, more_outputs))
-        return F.conv3d(x, weight, None, self.stride, self.padding)
+            bias = None if bias is None else F.pad(bias, (0, more_outputs))
+        return F.conv3d(x, weight, bias, self.stride, self.padding)
 
 
 def on_tensor_cores(x: torch.Tensor) -> bool:
