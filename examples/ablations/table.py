@@ -1,9 +1,9 @@
 """Tables and a plot of results.json.
 
-    python examples/ablations/table.py RESULTS.json [--doc FILE] [--plot FILE.svg]
+    python examples/ablations/table.py RESULTS.json [--doc FILE [--mark NAME]] [--plot FILE.svg]
 
-prints the tables; --doc puts them into a document between the lines <!-- SCALE --> and
-<!-- end of SCALE -->, --plot draws them.
+prints the tables; --doc puts them into a document between the lines <!-- NAME --> and
+<!-- end of NAME --> (the scale's name by default), --plot draws them.
 """
 
 import argparse
@@ -105,9 +105,9 @@ def document(result: dict) -> str:
     return "\n".join(lines)
 
 
-def put_into(file: Path, scale: str, text: str) -> None:
-    """Replace what stands between the two marks of a scale."""
-    first, last = f"<!-- {scale} -->", f"<!-- end of {scale} -->"
+def put_into(file: Path, mark: str, text: str) -> None:
+    """Replace what stands between the two lines with this name."""
+    first, last = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
     old = file.read_text(encoding="utf-8")
     if first not in old or last not in old:
         raise SystemExit(f"{file}: expected the lines {first} and {last}")
@@ -127,13 +127,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path)
     parser.add_argument("--doc", type=Path)
+    parser.add_argument("--mark", help="where in the document (default: the scale's name)")
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     result = json.loads(args.results.read_text(encoding="utf-8"))
     text = document(result)
     print(text)
     if args.doc:
-        put_into(args.doc, result["scale"], text)
+        put_into(args.doc, args.mark or result["scale"], text)
     if args.plot:
         from plot import svg
 
