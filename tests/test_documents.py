@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkpoints import with_heads
 from tests.commands import MODULES, ROOT, environment
 from tests.markdown import (
     anchors,
@@ -220,6 +221,7 @@ RUN = {
     "README.md": ["vt-prepare jsonl", "fairseq-train DATA", "fairseq-generate", "vt-evaluate",
                   "vt-score vqa", "vt-caption"],
     "docs/inference.md": ["vt-caption"],
+    "docs/scoring.md": ["vt-score"],
     "docs/corpora.md": ["vt-prepare miniworld", "vt-prepare tvqa"],
     "docs/finetuning.md": ["fairseq-train DATA"],
     "docs/memory.md": ["vt-memory"],
@@ -278,7 +280,8 @@ def workplace(data_directory, trained, tmp_path) -> Path:
     for name, clip in zip(names, [*clips, *clips], strict=False):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(clip, tmp_path / name)  # a link that leads out of its folder is refused
-    checkpoints = ["CKPT", "checkpoint_best.pt", "checkpoints/checkpoint_best.pt", "pretrained.pt"]
+    checkpoints = ["CKPT", "checkpoint_best.pt", "checkpoints/checkpoint_best.pt"]
+    checkpoints += ["pretrained.pt", "generative.pt"]
     for name in checkpoints:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).symlink_to(trained)
@@ -308,8 +311,10 @@ def test_the_commands_run(page, workplace, real_commands, data_directory):
     if manifests:
         (workplace / "clips.jsonl").write_text(manifests[0])
         (workplace / "checkpoints" / "checkpoint_best.pt").unlink()  # made by the page itself
-    elif page.name == "finetuning.md":
+    elif page.name != "corpora.md":
         (workplace / "DATA").symlink_to(data_directory)
+    if page.name == "scoring.md":
+        with_heads(workplace / "CKPT", workplace / "discriminative.pt", data_directory, "answer")
     done = subprocess.run(
         ["bash", "-c", script(page)],
         cwd=workplace,
@@ -328,6 +333,7 @@ MADE = {
     "README.md": ["results/predictions.jsonl", "results/vqa/metrics.json", "subtitles/one.srt"],
     "docs/inference.md": ["film.srt", "subtitles/one.vtt"],
     "docs/corpora.md": ["DATA/data.json"],
+    "docs/scoring.md": [f"scores/{name}/metrics.json" for name in ("vqa", "fused", "windows")],
     "docs/finetuning.md": ["generative/checkpoint_last.pt", "discriminative/checkpoint_best.pt"],
     "docs/pretrained.md": ["model/t5/config.json"],
 }
