@@ -360,3 +360,21 @@ def test_what_the_wheel_of_pyav_says_of_its_licences_is_what_the_page_says():
     assert f"“{codec['license']}”" in text
     for library in ("libx264", "libx265"):
         assert f"--enable-{library}" in codec["configuration"] and library in text
+
+
+def test_the_citation_names_this_version_and_the_paper():
+    import yaml
+
+    import vt_fairseq
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert citation["version"] == vt_fairseq.__version__
+    assert f"## {vt_fairseq.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    paper = citation["preferred-citation"]
+    assert "2006.07203" in paper["journal"] and len(paper["authors"]) == 4
+
+
+def test_the_packages_types_are_installed_with_it():
+    assert (ROOT / "vt_fairseq" / "py.typed").is_file()
+    assert '"vt_fairseq": ["py.typed"]' in (ROOT / "setup.py").read_text()
