@@ -114,6 +114,11 @@ def test_all_commands_stand_in_the_readme():
         assert name == "fairseq-validate" or name in (ROOT / "README.md").read_text()
 
 
+def test_the_method_page_names_every_recipe():
+    recipes = {path.parent.name for path in (ROOT / "examples").glob("*/run.sh")}
+    assert recipes and recipes <= set(inline_code(Path("docs/method.md")))
+
+
 # Options
 
 
