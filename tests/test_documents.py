@@ -35,7 +35,8 @@ from vt_fairseq.data.manifest import DataDirectory
 PAGES = documents()
 # Files of other projects that the documents speak of.
 FOREIGN_FILES = {"c2/tutorials/model_zoo.md"}
-# Pages that come with other changes.
+# Pages that come with other changes: links to them may lead nowhere yet, their commands are not yet
+# in the lists below. Once they are here and in the lists, this goes.
 PENDING = {"docs/performance.md", "docs/report.md", "docs/ablations.md"}
 LAUNCHERS = ("torchrun", "srun", "deepspeed")
 # Options of torchrun, srun, deepspeed, our tests and benchmarks, pip, and FFmpeg's configuration.
@@ -260,8 +261,9 @@ def is_elsewhere(line: str) -> list[str]:
 
 def test_every_command_is_run_or_it_is_said_why_not():
     used = set()
+    left_out = {"docs/extending.md", *PENDING}
     for page in PAGES:
-        for words in command_lines(page) if page.name != "extending.md" else []:
+        for words in command_lines(page) if str(page) not in left_out else []:
             line = " ".join(words)
             assert is_run(page, line) or is_elsewhere(line), f"{page}: {line}"
             used |= set(is_elsewhere(line))
