@@ -102,7 +102,8 @@ def test_without_user_dir_what_is_ones_own_is_unknown_and_the_cure_is_named(outp
         ("frames", "--video-network frames2d: expected one of tiny, 18, 34"),
     ):
         path = folder / checkpoint / "checkpoint_last.pt"
-        said = run("vt-caption", folder / "videos", "--path", path, expected_code=2)
+        # Here, because the checkpoint names "own" as its --user-dir: that must not be imported.
+        said = run("vt-caption", "videos", "--path", path, expected_code=2, cwd=folder)
         assert message in said and "--user-dir" in said and "Traceback" not in said
     arguments = ["listed", "--annotations", ".", "--videos", ".", "--out", "x", "--skip-probe"]
     arguments += ["--train-vocabulary", "60"]
