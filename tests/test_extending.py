@@ -11,6 +11,7 @@ import torch
 from tests.commands import PLUGIN, TINY, run
 from tests.conftest import run_main
 from tests.markdown import ROOT, blocks, command_lines
+from tests.weights import network, vocabulary, write_t5
 from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.errors import UserError
 from vt_fairseq.models import video_networks
@@ -93,6 +94,19 @@ def test_a_video_network_of_ones_own_trains_and_captions(outputs):
     assert weights["encoder.video.network.layers.0.weight"].shape == (32, 3, 7, 7)
     (_, predicted), (_, captioned) = done[-1], done[-2]
     assert captioned.startswith("videos/") and "GiB on each GPU" in predicted
+
+
+def test_a_network_of_ones_own_is_joined_with_a_pretrained_t5(outputs, tmp_path):
+    folder, _ = outputs
+    write_t5(tmp_path / "t5", vocabulary())
+    arguments = ["--t5", tmp_path / "t5", "--arch", "from-t5", "--user-dir", folder / "own"]
+    arguments += ["--video-network", "frames2d", "--out", tmp_path / "init.pt", "--video"]
+    assert "--video-network frames2d" in run("vt-init", *arguments, "random")
+    weights = torch.load(tmp_path / "init.pt", weights_only=True)["model"]
+    assert weights["encoder.video.projection.weight"].size(1) == 32
+    torch.save(network("tiny").state_dict(), tmp_path / "r2plus1d.pth")
+    said = run("vt-init", *arguments, tmp_path / "r2plus1d.pth", expected_code=2)
+    assert "is for an R(2+1)D, found the video network frames2d" in said
 
 
 def test_without_user_dir_what_is_ones_own_is_unknown_and_the_cure_is_named(outputs):
