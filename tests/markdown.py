@@ -69,7 +69,8 @@ def split_commands(text: str) -> Iterator[list[str]]:
     for line in text.replace("\\\n", " ").splitlines():
         for part in re.split(r"\s\|\s|\s&&\s", line):
             words = _words(re.sub(r"\s>\s\S+$", "", part))
-            if words and re.fullmatch(r"(vt|fairseq)-\w+|torchrun|srun|deepspeed", words[0]):
+            # A command alone stands in a list of files or commands.
+            if words[1:] and re.fullmatch(r"(vt|fairseq)-\w+|torchrun|srun|deepspeed", words[0]):
                 yield words
 
 

@@ -37,13 +37,13 @@ PAGES = documents()
 FOREIGN_FILES = {"c2/tutorials/model_zoo.md"}
 # Pages that come with other changes: links to them may lead nowhere yet, their commands are not yet
 # in the lists below. Once they are here and in the lists, this goes.
-PENDING = {"docs/performance.md", "docs/report.md", "docs/ablations.md"}
+PENDING = {"docs/performance.md"}
 LAUNCHERS = ("torchrun", "srun", "deepspeed")
-# Options of torchrun, srun, deepspeed, our tests and benchmarks, pip, and FFmpeg's configuration.
+# Options of torchrun, srun, deepspeed, tests/run.sh, pip, and FFmpeg's configuration.
 FOREIGN_OPTIONS = {
     *("--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--master-port"),
     *("--no-python", "--hostfile", "--nodes", "--ntasks-per-node", "--gpus-per-node"),
-    *("--slow", "--rounds", "--no-binary"),
+    *("--slow", "--no-binary"),
     *("--enable-version3", "--enable-gpl", "--enable-libx264", "--enable-libx265"),
 }
 PLACEHOLDER = re.compile(r"…|\.\.\.|\bCOMMON\b")
@@ -107,7 +107,7 @@ def test_every_command_that_is_named_is_one():
         text = (ROOT / page).read_text()
         for name in re.findall(r"(?<![\w/-])(?:vt|fairseq)-[a-z]+\b(?![-/.])", text):
             # "fairseq-*" and "vt-*" are families, not commands.
-            assert name in MODULES or name == "vt-report", f"{page}: {name}"
+            assert name in MODULES, f"{page}: {name}"
 
 
 def test_all_commands_stand_in_the_readme():
@@ -168,9 +168,17 @@ def options_in(words: list[str] | str) -> list[str]:
     return re.findall(r"(?<![\w-])--[a-z][\w-]*", words)
 
 
+def options_of_script(name: str) -> set[str]:
+    """What a benchmark or example adds to its parser, by its text."""
+    scripts = [ROOT / file[1:] for file in files() if file.endswith(f"/{name}")]
+    text = " ".join(s.read_text() for s in scripts if s.suffix == ".py" and "tests" not in s.parts)
+    return set(re.findall(r'add(?:_argument)?\(\s*"(--[\w-]+)"', text))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_every_option_that_is_named_is_one_of_some_command(page):
     known = FOREIGN_OPTIONS.union(*(options_of(command) for command in MODULES))
+    known |= {option for name in named_files(page) for option in options_of_script(name)}
     text = " ".join([*inline_code(page), *(block.text for block in blocks(page))])
     for option in options_in(text):
         assert option in known, f"{page}: {option}"
@@ -228,6 +236,7 @@ RUN = {
                   "vt-score vqa", "vt-caption"],
     "docs/inference.md": ["vt-caption"],
     "docs/scoring.md": ["vt-score"],
+    "docs/report.md": ["vt-report"],
     "docs/corpora.md": ["vt-prepare miniworld", "vt-prepare tvqa"],
     "docs/finetuning.md": ["fairseq-train DATA"],
     "docs/memory.md": ["vt-memory"],
@@ -294,6 +303,10 @@ def workplace(data_directory, trained, tmp_path) -> Path:
         (tmp_path / name).symlink_to(trained)
     (tmp_path / "user_dir").symlink_to(ROOT / "user_dir")
     (tmp_path / "spiece.model").symlink_to(data.tokenizer_path)
+    captions = tmp_path / "runs" / "youcook2" / "captions"
+    captions.mkdir(parents=True)
+    (captions / "predictions.jsonl").write_text('{"id": "a", "prediction": "a dog"}\n')
+    (captions / "references.jsonl").write_text('{"id": "a", "references": ["a cat"]}\n')
     (tmp_path / "labels.txt").write_text("a cat\na dog\na cup\na pen\na phone\n")
     return tmp_path
 
@@ -340,6 +353,7 @@ MADE = {
     "README.md": ["results/predictions.jsonl", "results/vqa/metrics.json", "subtitles/one.srt"],
     "docs/inference.md": ["film.srt", "subtitles/one.vtt"],
     "docs/corpora.md": ["DATA/data.json"],
+    "docs/report.md": ["report.html"],
     "docs/scoring.md": [f"scores/{name}/metrics.json" for name in ("vqa", "fused", "windows")],
     "docs/finetuning.md": ["generative/checkpoint_last.pt", "discriminative/checkpoint_best.pt"],
     "docs/pretrained.md": ["model/t5/config.json"],

@@ -1,4 +1,4 @@
-"""The video networks that ``--video-network`` names: R(2+1)D of three sizes, and the user's own.
+"""The video networks that ``--video-network`` names: R(2+1)D of several sizes, and the user's own.
 
 Shapes: B clips, F frames, T video tokens, H and W pixels.
 """

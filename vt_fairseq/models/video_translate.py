@@ -170,7 +170,7 @@ class VideoTranslateConfig(FairseqDataclass):
     )
     video_network: str = field(
         default="34",
-        metadata={"help": "R(2+1)D of depth 34 or 18, tiny, or one that your --user-dir registers"},
+        metadata={"help": "R(2+1)D of depth 34 or 18, small ones (tiny, 34-quarter), or your own"},
     )
     dropout: float = field(
         default=0.1, metadata={"help": "T5's dropout, in all the places where T5 has it"}
