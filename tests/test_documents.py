@@ -399,3 +399,9 @@ def test_the_citation_names_this_version_and_the_paper():
 def test_the_packages_types_are_installed_with_it():
     assert (ROOT / "vt_fairseq" / "py.typed").is_file()
     assert '"vt_fairseq": ["py.typed"]' in (ROOT / "setup.py").read_text()
+
+
+def test_the_index_leads_to_every_page_of_docs():
+    linked = {(ROOT / "docs" / target).resolve() for target in links(Path("docs/README.md"))}
+    missing = {p.name for p in (ROOT / "docs").glob("*.md") if p not in linked} - {"README.md"}
+    assert not missing
