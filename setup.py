@@ -16,7 +16,10 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["vt_fairseq", "vt_fairseq.*"]),
-    package_data={"vt_fairseq.report": ["report.html.jinja", "report.css", "report.js"]},
+    package_data={
+        "vt_fairseq": ["py.typed"],
+        "vt_fairseq.report": ["report.html.jinja", "report.css", "report.js"],
+    },
     install_requires=[
         "torch>=2.10",  # weights_only=True of older releases is not safe
         # fairseq's main branch with Python 3.11+ dataclasses: fairseq 0.12.2 does not import there.

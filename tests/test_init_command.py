@@ -482,7 +482,7 @@ def test_a_damaged_or_missing_file_ends_in_one_line(files, tmp_path, capsys, cha
         (["--t5", "T5", "--video", "random", "--arch", "from-t5"], "expected --out or --export"),
         (["--from-checkpoint", "x.pt"], "goes with --export alone"),
         (["--from-checkpoint", "x.pt", "--export", "y", "--t5", "z"], "found --t5"),
-        (["--from-checkpoint", "x.pt", "--export", "y"], "no file x.pt"),
+        (["--from-checkpoint", "x.pt", "--export", "y"], "no checkpoint at x.pt"),
     ],
 )
 def test_options_that_do_not_go_together_are_named(capsys, arguments, message):

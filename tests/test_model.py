@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from vt_fairseq.data.text import PAD
-from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS
 from vt_fairseq.models.t5 import T5_DIMS
+from vt_fairseq.models.video_networks import VIDEO_NETWORKS
 from vt_fairseq.models.video_translate import VideoTranslateModel, build_networks
 
 CLS, SEP, VIDEO = 300, 301, 303
@@ -17,7 +17,7 @@ def build(pooling: str = "none", freeze: str = "none") -> VideoTranslateModel:
     torch.manual_seed(0)
     t5 = replace(T5_DIMS["tiny"], vocab_size=384)
     return VideoTranslateModel(
-        *build_networks(t5, R2PLUS1D_DIMS["tiny"], VIDEO, pooling, freeze)
+        *build_networks(t5, VIDEO_NETWORKS["tiny"], VIDEO, pooling, freeze)
     ).eval()
 
 
@@ -115,8 +115,8 @@ def test_the_encoder_output_can_be_reordered_and_repeated():
 
 @pytest.mark.slow
 def test_t5_large_with_r2plus1d_34_runs_forward_and_backward_on_a_cpu():
-    video_dims, t5 = R2PLUS1D_DIMS["34"], T5_DIMS["large"]
-    model = VideoTranslateModel(*build_networks(t5, video_dims, 32103, "none", "none"))
+    make_network, t5 = VIDEO_NETWORKS["34"], T5_DIMS["large"]
+    model = VideoTranslateModel(*build_networks(t5, make_network, 32103, "none", "none"))
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(801.7e6, rel=1e-3)
     tokens = model.encoder.video.num_tokens(32)
     assert tokens == 4

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from vt_fairseq.data.text import EOS, PAD
-from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS
 from vt_fairseq.models.t5 import T5_DIMS
+from vt_fairseq.models.video_networks import VIDEO_NETWORKS
 from vt_fairseq.models.video_translate import build_networks
 from vt_fairseq.scoring.candidates import score_candidates
 from vt_fairseq.scoring.prefix_tree import PrefixTree
@@ -25,7 +25,7 @@ class Joined(nn.Module):
 
         t5 = replace(T5_DIMS["tiny"], vocab_size=384)
         self.encoder, self.decoder = build_networks(
-            t5, R2PLUS1D_DIMS["tiny"], VIDEO, "none", "none"
+            t5, VIDEO_NETWORKS["tiny"], VIDEO, "none", "none"
         )
 
 

@@ -19,20 +19,34 @@ _context.set_forkserver_preload(["tests.warm_imports"])
 
 
 def start(
-    arguments: list[str], output: Path, env: dict[str, str] | None = None, cwd: Path | None = None
+    arguments: list[str],
+    output: Path,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: Path = Path(os.devnull),
+    errors: Path | None = None,
 ) -> BaseProcess:
-    """``python`` with ``arguments`` (``-m MODULE ...`` or a script), writing to ``output``."""
+    """``python`` with ``arguments`` (``-m MODULE ...`` or a script), writing to ``output``.
+
+    stderr goes there too, unless ``errors`` names a file of its own.
+    """
     # Read when the server starts: one thread a process, since two of them share two cores.
     os.environ["OMP_NUM_THREADS"] = "1"
-    process = _context.Process(target=_command, args=(arguments, str(output), env or {}, cwd))
+    streams = (stdin, output, errors or output)
+    process = _context.Process(target=_command, args=(arguments, streams, env or {}, cwd))
     process.start()
     return process
 
 
-def _command(arguments: list[str], output: str, env: dict[str, str], cwd: Path | None) -> None:
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
+def _command(
+    arguments: list[str], streams: tuple[Path, ...], env: dict[str, str], cwd: Path | None
+) -> None:
+    for number, path in enumerate(streams):
+        mode = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND if number else os.O_RDONLY
+        os.dup2(os.open(path, mode), number)
+    # New objects: the old ones may take a pipe for the file that they were opened on.
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     os.environ.update(env)
     if cwd is not None:
         os.chdir(cwd)

@@ -26,8 +26,10 @@ sys.exit(int(server.recv(16) or 1))
 class _Request(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         (name, *arguments), folder, environment, client = json.loads(self.rfile.readline())
-        output = Path(f"/proc/{client}/fd/1")
-        process = warm.start(["-m", MODULES[name], *arguments], output, environment, Path(folder))
+        stdin, output, errors = (Path(f"/proc/{client}/fd/{number}") for number in range(3))
+        process = warm.start(
+            ["-m", MODULES[name], *arguments], output, environment, Path(folder), stdin, errors
+        )
         process.join()
         self.wfile.write(str(process.exitcode).encode())
 

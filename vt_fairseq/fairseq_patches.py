@@ -22,6 +22,7 @@ from fairseq import optim, trainer
 from fairseq.data.iterators import BackgroundConsumer, BufferedIterator
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer
 from fairseq.optim.fp16_optimizer import FP16Optimizer
+from fairseq.tasks import TASK_REGISTRY
 from fairseq.trainer import Trainer
 
 from vt_fairseq.errors import UserError
@@ -156,7 +157,7 @@ def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False,
     # Otherwise rank 0 sends the others a pickle that weights_only=True rightly refuses.
     self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
     state = saved_state(filename) if os.path.isfile(filename) else {}
-    if self.cfg.task._name == "video_translate":
+    if isinstance(self.task, TASK_REGISTRY["video_translate"]):
         self.task.load_state_dict(state.get("task_state") or {})
         self.get_model().heads_start_anew = reset_optimizer
         if state and not reset_optimizer:

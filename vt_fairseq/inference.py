@@ -9,6 +9,7 @@ import torch
 from fairseq import tasks, utils
 from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.utils import merge_with_parent
+from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
@@ -21,7 +22,7 @@ from vt_fairseq.models.pretrained.exported import (
     read_exported,
     saved_tokenizer,
 )
-from vt_fairseq.task import VideoTranslateTask, VideoTranslateTaskConfig
+from vt_fairseq.task import VideoTranslateTask
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,18 @@ def read_state(path: Path, vocabulary: str | Path | None) -> dict[str, Any]:
     this task, or would run code, and where the vocabulary is not the model's.
     """
     if path.is_dir():
-        return read_exported(path)
-    if not path.is_file():
+        state = read_exported(path)
+    elif path.is_file():
+        state = read_checkpoint(path, Tokenizer.from_file(vocabulary) if vocabulary else None)
+    else:
         raise UserError(f"no checkpoint at {path}")
-    return read_checkpoint(path, Tokenizer.from_file(vocabulary) if vocabulary else None)
+    name = (state["cfg"].get("task") or {}).get("_name")
+    if not issubclass(TASK_REGISTRY.get(name, object), VideoTranslateTask):
+        raise UserError(
+            f"{path} is a checkpoint of the task {name}, expected video_translate; a task of your "
+            "own is known where --user-dir names the folder that registers it"
+        )
+    return state
 
 
 def task_without_data(cfg: DictConfig, task_state: Mapping[str, Any]) -> VideoTranslateTask:
@@ -109,9 +118,10 @@ def task_without_data(cfg: DictConfig, task_state: Mapping[str, Any]) -> VideoTr
     if not cfg.cpu:
         check_gpus()
     # As fairseq's setup_task: options that are newer than the checkpoint get their defaults.
-    cfg = merge_with_parent(VideoTranslateTaskConfig(), cfg, remove_missing=True)
+    task, options = (known[cfg._name] for known in (TASK_REGISTRY, TASK_DATACLASS_REGISTRY))
+    cfg = merge_with_parent(options(), cfg, remove_missing=True)
     classes = {**task_state.get("classes", {}), **task_state.get("head_classes", {})}
-    return VideoTranslateTask(cfg, None, saved_tokenizer(task_state), classes)
+    return task(cfg, None, saved_tokenizer(task_state), classes)
 
 
 @torch.inference_mode()

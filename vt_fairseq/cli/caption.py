@@ -60,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-workers", type=int, default=2, help="processes that decode (GPU)")
     parser.add_argument("--device", help="cpu, cuda, mps (default: the GPU if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="(default: fp32)")
+    command.add_user_dir(parser)
     return parser
 
 
@@ -289,6 +290,7 @@ def _main() -> None:
     # Names of files may be no text at all.
     sys.stdout.reconfigure(errors="backslashreplace")
     check(args)
+    command.import_user_dir(args.user_dir)
     paths = find_videos(args.videos)
     output = Output(args, len(paths))
     failed, everything = 0, []

@@ -1,9 +1,11 @@
-"""What every ``vt-*`` command shares: ``--version``, and user errors as one line, exit code 2."""
+"""What ``vt-*`` commands share: ``--version``, ``--user-dir``, user errors as one line, code 2."""
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from vt_fairseq import __version__
 from vt_fairseq.errors import UserError, VideoError
@@ -22,6 +24,35 @@ def parser(prog: str, description: str, example: str) -> argparse.ArgumentParser
     )
     made.add_argument("--version", action="version", version=f"{prog} {__version__}")
     return made
+
+
+def add_user_dir(parser: argparse.ArgumentParser) -> None:
+    """The option by which a command learns of tasks, corpora and video networks of one's own."""
+    parser.add_argument(
+        "--user-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder that registers tasks, corpora or video networks of your own",
+    )
+
+
+def import_user_dir(folder: Path | None) -> None:
+    """Import the package ``folder`` under its own name, as fairseq does with its ``--user-dir``.
+
+    Raises UserError where it is no package, or Python knows another one of that name.
+    """
+    if folder is None:
+        return
+    folder = Path(os.path.abspath(folder))
+    if not (folder / "__init__.py").is_file():
+        raise UserError(f"--user-dir {folder}: expected a folder with __init__.py, found none")
+    if str(folder.parent) not in sys.path:
+        sys.path.insert(0, str(folder.parent))
+    with quiet_imports():
+        module = importlib.import_module(folder.name)
+    if str(folder) not in module.__path__:
+        found = next(iter(module.__path__))
+        raise UserError(f"--user-dir {folder}: {found} has that name already, take another")
 
 
 def run(prog: str, main: Callable[[], None]) -> None:

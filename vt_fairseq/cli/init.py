@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--arch", help=f"video_translate_t5_large ..., or {FROM_T5}: sizes of the T5's config.json"
     )
     source.add_argument("--t5-variant", help="v1_0, or v1_1 for T5 1.1 and flan-t5")
-    source.add_argument("--video-network", help="34 or 18, where not as --arch has it")
+    source.add_argument("--video-network", help="34, 18 or your own, where not as --arch has it")
     source.add_argument("--seed", type=int, default=1, help="of what is new (default: 1)")
     source = made.add_argument_group("a model from a checkpoint")
     source.add_argument("--from-checkpoint", type=Path, metavar="FILE", help="of fairseq-train")
@@ -69,12 +69,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder to write: model.safetensors, config.json, spiece.model, and t5/ for "
         "transformers",
     )
+    command.add_user_dir(made)
     return made
 
 
 def _main() -> None:
     args = build_parser().parse_args()
     _check(args)
+    command.import_user_dir(args.user_dir)
     with command.quiet_imports():
         import vt_fairseq.plugin  # noqa: F401
         from vt_fairseq.models.pretrained.exported import check_new, new_folder, write_exported
@@ -138,12 +140,12 @@ def _joined(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _architecture(args: argparse.Namespace, t5: "T5Weights") -> "VideoTranslateConfig":
-    from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS
     from vt_fairseq.models.t5 import T5_VARIANTS, dims_as_text
+    from vt_fairseq.models.video_networks import VIDEO_NETWORKS
     from vt_fairseq.models.video_translate import architecture
 
     changes = {}
-    for option, known in (("t5_variant", T5_VARIANTS), ("video_network", R2PLUS1D_DIMS)):
+    for option, known in (("t5_variant", T5_VARIANTS), ("video_network", VIDEO_NETWORKS)):
         value = getattr(args, option)
         if value is not None and value not in known:
             name = option.replace("_", "-")
@@ -196,11 +198,9 @@ def _whole_configuration(config: "VideoTranslateConfig") -> dict[str, Any]:
 
 def _opened(args: argparse.Namespace) -> dict[str, Any]:
     """A checkpoint of ``fairseq-train``, with its vocabulary."""
-    from vt_fairseq.data.text import Tokenizer
-    from vt_fairseq.models.pretrained.exported import read_checkpoint
+    from vt_fairseq.inference import read_state
 
-    vocabulary = Tokenizer.from_file(args.vocabulary) if args.vocabulary else None
-    return read_checkpoint(args.from_checkpoint, vocabulary)
+    return read_state(args.from_checkpoint, args.vocabulary)
 
 
 def _convert(source: Path, out: Path) -> None:

@@ -71,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     model = made.add_argument_group("model (where not given, as --arch has it)")
     gen_parser_from_dataclass(model, VideoTranslateConfig(), delete_default=True)
+    command.add_user_dir(made)
     return made
 
 
@@ -156,6 +157,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
 
 def _main() -> None:
     args = build_parser().parse_args()
+    command.import_user_dir(args.user_dir)
     from vt_fairseq.memory import GIB, first_cure, predict
 
     run = _described_run(args)

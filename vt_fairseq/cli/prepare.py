@@ -98,6 +98,21 @@ def _official(args: argparse.Namespace) -> "Source":
     return reader.open_corpus(args.annotations, args.videos, **options)
 
 
+def _own(args: argparse.Namespace) -> "Source":
+    """A corpus that ``--user-dir`` has registered."""
+    from vt_fairseq.corpora.own import OWN_READERS
+
+    if args.corpus not in OWN_READERS:
+        known = ", ".join((*CORPORA, JOIN, *OWN_READERS))
+        raise UserError(
+            f"CORPUS {args.corpus}: expected one of {known}; those of your own are known where "
+            "--user-dir names the folder that registers them"
+        )
+    if args.annotations is None or args.videos is None:
+        raise UserError(f"{args.corpus} needs --annotations PATH and --videos DIR")
+    return OWN_READERS[args.corpus](args.annotations, args.videos)
+
+
 CORPORA: dict[str, Callable[[argparse.Namespace], "Source"]] = {
     "jsonl": _jsonl,
     "miniworld": _miniworld,
@@ -139,9 +154,8 @@ def build_parser() -> argparse.ArgumentParser:
     made = command.parser(PROG, "Annotation files and videos to a data directory.", EXAMPLE)
     made.add_argument(
         "corpus",
-        choices=sorted((*CORPORA, JOIN)),
         metavar="CORPUS",
-        help=f"{', '.join(CORPORA)}; or {JOIN}, after --shard",
+        help=f"{', '.join(CORPORA)}; {JOIN}, after --shard; or one that --user-dir registers",
     )
     made.add_argument(
         "--annotations",
@@ -198,6 +212,7 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--size", default="default", help="miniworld: default or tiny (default: default)"
     )
+    command.add_user_dir(made)
     return made
 
 
@@ -221,7 +236,7 @@ def _table(data: dict[str, Any], out: Path) -> Iterator[str]:
 def _source(args: argparse.Namespace) -> "Source":
     from dataclasses import replace
 
-    source = CORPORA[args.corpus](args)
+    source = CORPORA.get(args.corpus, _own)(args)
     return replace(source, settings={**source.settings, "probed": not args.skip_probe})
 
 
@@ -263,6 +278,7 @@ def _main() -> None:
         print(_write_layout(args))
         return
     _check_options(args)
+    command.import_user_dir(args.user_dir)
     data = _prepare(args)
     print("\n".join(_table(data, args.out)))
     for warning in data["warnings"]:

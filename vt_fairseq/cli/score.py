@@ -32,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_scoring(parser.add_argument_group("how"))
     add_inputs(parser.add_argument_group("what the model sees"))
     add_run(parser.add_argument_group("the run"))
+    command.add_user_dir(parser)
     return parser
 
 
@@ -92,18 +93,20 @@ def add_run(group) -> None:
 
 
 def _main() -> None:
-    args = build_parser().parse_args()
+    args = vars(build_parser().parse_args())
+    command.import_user_dir(args.pop("user_dir"))
     with command.quiet_imports():
         from vt_fairseq.scoring.options import Options
         from vt_fairseq.scoring.run import score
 
-    metrics = score(Options(**vars(args)), lambda line: print(line, file=sys.stderr))
+    options = Options(**args)
+    metrics = score(options, lambda line: print(line, file=sys.stderr))
     if metrics is None:
         return
     for name, value in metrics.items():
         if name != "signatures":
             print(f"{name:>24} {value:8.2f}")
-    print(f"wrote {args.out}/{{scores,predictions}}.jsonl and metrics.json")
+    print(f"wrote {options.out}/{{scores,predictions}}.jsonl and metrics.json")
 
 
 def main() -> None:

@@ -185,9 +185,9 @@ class BasicBlock(nn.Module):
 class R2Plus1D(nn.Module):
     """The network up to its features, with a classifier when ``num_classes`` is given.
 
-    ``recomputed_stages`` (0 ... 4, to be set from outside): in training, residual blocks of that
-    many stages from layer1 on are computed again in the backward pass, one at a time. The early
-    stages are the ones that hold the memory.
+    ``width``: channels of the features, C below. ``recomputed_stages`` (0 ... 4, to be set from
+    outside): in training, residual blocks of that many stages from layer1 on are computed again in
+    the backward pass, one at a time. The early stages are the ones that hold the memory.
 
     With the same seed its weights are torchvision's: modules are made, then initialised, in the
     same order.
@@ -232,6 +232,7 @@ class R2Plus1D(nn.Module):
             batch_norm(dims.widths[-1], dims) if dims.normalise_features else nn.Identity()
         )
         self.fc = None if num_classes is None else nn.Linear(dims.widths[-1], num_classes)
+        self.width = dims.widths[-1]
         self.temporal_strides = dims.temporal_strides
         self.recomputed_stages = 0
         self._frozen: tuple[nn.Module, ...] = ()

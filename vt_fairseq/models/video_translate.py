@@ -6,6 +6,7 @@ Shapes: B rows, V <= B rows with video, F frames, T video tokens, S source, L ta
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,13 +22,7 @@ from torch import nn
 from vt_fairseq.data.text import PAD
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.heads import PREFIX, ClassHeads, add_new_heads
-from vt_fairseq.models.r2plus1d import (
-    R2PLUS1D_DIMS,
-    VIDEO_STAGES,
-    R2Plus1D,
-    R2Plus1DDims,
-    normalise,
-)
+from vt_fairseq.models.r2plus1d import VIDEO_STAGES, normalise
 from vt_fairseq.models.t5 import (
     T5_DIMS,
     T5_VARIANTS,
@@ -37,6 +32,7 @@ from vt_fairseq.models.t5 import (
     dims_from_text,
     init_t5_parameters,
 )
+from vt_fairseq.models.video_networks import MakeNetwork, check_options, video_network
 
 logger = logging.getLogger(__name__)
 
@@ -49,18 +45,19 @@ class VideoTokens(nn.Module):
     """Frames to T tokens of the transformer's width: network, spatial mean, linear (section 3.1).
 
     Args:
-        dims: the video network.
+        network: frames to features, see ``register_video_network``.
         width: C.
         pooling: "none", or "temporal" for one token a clip (Table 7b).
         freeze: "all", "all-but-last" or "none" (Table 7e).
     """
 
-    def __init__(self, dims: R2Plus1DDims, width: int, pooling: str, freeze: str):
+    def __init__(self, network: nn.Module, width: int, pooling: str, freeze: str):
         super().__init__()
-        self.network = R2Plus1D(dims)
-        self.network.freeze(freeze)
-        self.projection = nn.Linear(dims.widths[-1], width)
-        nn.init.normal_(self.projection.weight, std=VIDEO_TOKEN_SCALE * dims.widths[-1] ** -0.5)
+        self.network = network
+        if freeze != "none":
+            network.freeze(freeze)
+        self.projection = nn.Linear(network.width, width)
+        nn.init.normal_(self.projection.weight, std=VIDEO_TOKEN_SCALE * network.width**-0.5)
         nn.init.zeros_(self.projection.bias)
         self.pooling = pooling
 
@@ -71,6 +68,12 @@ class VideoTokens(nn.Module):
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         """(V, F, H, W, 3) uint8 -> (V, T, C)."""
         features = self.network(normalise(video, self.projection.weight.dtype))
+        promised = (len(video), self.network.num_tokens(video.size(1)), self.network.width)
+        if features.shape != promised:
+            raise ValueError(
+                f"the video network gave features of shape {tuple(features.shape)}, expected "
+                f"{promised}: clips, num_tokens({video.size(1)}), width"
+            )
         if self.pooling == "temporal":
             features = features.mean(dim=1, keepdim=True)
         return self.projection(features)
@@ -165,8 +168,9 @@ class VideoTranslateConfig(FairseqDataclass):
             "vt-init --arch from-t5 prints them for any T5"
         },
     )
-    video_network: ChoiceEnum(tuple(R2PLUS1D_DIMS)) = field(
-        default="34", metadata={"help": "depth of the R(2+1)D video network"}
+    video_network: str = field(
+        default="34",
+        metadata={"help": "R(2+1)D of depth 34 or 18, small ones (tiny, 34-quarter), or your own"},
     )
     dropout: float = field(
         default=0.1, metadata={"help": "T5's dropout, in all the places where T5 has it"}
@@ -254,7 +258,7 @@ class VideoTranslateModel(FairseqEncoderDecoderModel):
         t5 = transformer_dims(cfg, vocab_size)
         encoder, decoder = build_networks(
             t5,
-            R2PLUS1D_DIMS[str(cfg.video_network)],
+            partial(_checked_network, cfg),
             video_id,
             str(cfg.video_pooling),
             str(cfg.freeze_video),
@@ -342,14 +346,20 @@ def transformer_dims(cfg: VideoTranslateConfig, vocab_size: int) -> T5Dims:
     return replace(dims, vocab_size=vocab_size, dropout=cfg.dropout)
 
 
+def _checked_network(cfg: VideoTranslateConfig) -> nn.Module:
+    network = video_network(cfg.video_network)()
+    freeze = str(cfg.freeze_video)
+    check_options(network, cfg.video_network, freeze, cfg.checkpoint_video_stages)
+    return network
+
+
 def build_networks(
-    t5: T5Dims, video: R2Plus1DDims, video_id: int, pooling: str, freeze: str
+    t5: T5Dims, make_network: MakeNetwork, video_id: int, pooling: str, freeze: str
 ) -> tuple[MultimodalEncoder, T5Decoder]:
     """Encoder and decoder around one embedding table, with T5's initialisation."""
     embed_tokens = nn.Embedding(t5.vocab_size, t5.d_model)
-    encoder = MultimodalEncoder(
-        embed_tokens, VideoTokens(video, t5.d_model, pooling, freeze), t5, video_id
-    )
+    video = VideoTokens(make_network(), t5.d_model, pooling, freeze)
+    encoder = MultimodalEncoder(embed_tokens, video, t5, video_id)
     decoder = T5Decoder(t5, embed_tokens)
     init_t5_parameters(embed_tokens, encoder.transformer, decoder, t5)
     return encoder, decoder
@@ -379,7 +389,7 @@ class TinyConfig(VideoTranslateConfig):
     """Both networks tiny, for a laptop's CPU; trained from scratch, so with one learning rate."""
 
     t5_size: ChoiceEnum(tuple(T5_DIMS)) = "tiny"
-    video_network: ChoiceEnum(tuple(R2PLUS1D_DIMS)) = "tiny"
+    video_network: str = "tiny"
     dropout: float = 0.0
     video_lr_scale: float = 1.0
 

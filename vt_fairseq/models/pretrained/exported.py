@@ -84,14 +84,11 @@ def read_checkpoint(path: Path, vocabulary: Tokenizer | None = None) -> dict[str
         vocabulary: of a checkpoint that holds none; where it holds one, it must be this.
 
     Raises:
-        UserError: it is no checkpoint of this task, is damaged, or has another vocabulary.
+        UserError: it is no checkpoint of fairseq, is damaged, or has another vocabulary.
     """
     state = read_tensors(path)
     if not isinstance(state, dict) or not {"cfg", "model", "task_state"} <= state.keys():
         raise UserError(f"{path} is no checkpoint of fairseq: expected cfg, model and task_state")
-    task = (state["cfg"].get("task") or {}).get("_name")
-    if task != "video_translate":
-        raise UserError(f"{path} is a checkpoint of the task {task}, expected video_translate")
     saved = state["task_state"]
     if vocabulary is not None:
         given = vocabulary_state(vocabulary)

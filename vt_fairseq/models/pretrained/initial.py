@@ -28,6 +28,7 @@ from vt_fairseq.models.pretrained.vocabulary_rows import (
     output_rows,
 )
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS
+from vt_fairseq.models.video_networks import video_network
 from vt_fairseq.models.video_translate import (
     VideoTokens,
     VideoTranslateConfig,
@@ -139,12 +140,17 @@ def _fill_network(
 ) -> tuple[Tensors, list[str]]:
     if video is None:
         return {}, []
+    if config.video_network not in R2PLUS1D_DIMS:
+        raise UserError(
+            f"{video.path} is for an R(2+1)D, found the video network {config.video_network}: "
+            "take --video random, and let your network load its weights where it is made"
+        )
     own = {
         name.removeprefix(NETWORK): tensor
         for name, tensor in wanted.items()
         if name.startswith(NETWORK)
     }
-    filled, dropped = fill_video(video, own, R2PLUS1D_DIMS[str(config.video_network)])
+    filled, dropped = fill_video(video, own, R2PLUS1D_DIMS[config.video_network])
     return {NETWORK + name: tensor for name, tensor in filled.items()}, dropped
 
 
@@ -152,7 +158,7 @@ def _fresh_video(config: VideoTranslateConfig, seed: int) -> Tensors:
     dims = transformer_dims(config, vocab_size=1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = R2PLUS1D_DIMS[str(config.video_network)]
+        network = video_network(config.video_network)()
         video = VideoTokens(network, dims.d_model, str(config.video_pooling), "none")
     return {VIDEO + name: tensor for name, tensor in video.state_dict().items()}
 

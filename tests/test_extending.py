@@ -1,0 +1,194 @@
+"""docs/extending.md runs as it stands: its files are written, its commands are called in order."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.commands import PLUGIN, TINY, run
+from tests.conftest import run_main
+from tests.markdown import ROOT, blocks, command_lines
+from tests.weights import network, vocabulary, write_t5
+from vt_fairseq.data.manifest import DataDirectory
+from vt_fairseq.errors import UserError
+from vt_fairseq.models import video_networks
+from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS
+from vt_fairseq.models.video_networks import VIDEO_NETWORKS, register_video_network, video_network
+from vt_fairseq.models.video_translate import TinyConfig, VideoTokens, VideoTranslateModel
+
+PAGE = Path("docs/extending.md")
+
+
+@pytest.fixture(scope="module")
+def outputs(data_directory, tmp_path_factory) -> tuple[Path, list[tuple[list[str], str]]]:
+    """The folder in which all of the page was run, and each command with what it printed."""
+    folder = tmp_path_factory.mktemp("extending")
+    for block in blocks(PAGE):
+        if block.file is not None:
+            (folder / block.file).parent.mkdir(exist_ok=True)
+            (folder / block.file).write_text(block.text)
+    data = DataDirectory.open(data_directory)
+    (folder / "videos").symlink_to(data.video_root)
+    rows = list(data.manifest("test"))
+    (folder / "listed").mkdir()
+    with open(folder / "listed" / "clips.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["video", "start", "end", "text", "split"])
+        for number, row in enumerate(rows):
+            length = 1 if number % 2 else row.end - row.start
+            for split in ("train", "valid", "test"):
+                writer.writerow([row.video, row.start, row.start + length, row.captions[0], split])
+    (folder / "lengths.txt").write_text("long\nshort\n")
+    named = {"videos/a.mp4": f"videos/{rows[0].video}"}
+    done = []
+    for command, *arguments in command_lines(PAGE):
+        arguments = [named.get(word, word) for word in arguments]
+        done.append(([command, *arguments], run(command, *arguments, cwd=folder)))
+    return folder, done
+
+
+def test_every_section_fits_on_fifty_lines():
+    _, *sections = (ROOT / PAGE).read_text().split("\n## ")
+    assert [section.split("\n")[0] for section in sections] == [
+        "A corpus", "A task", "A video network",
+    ]  # fmt: skip
+    assert all(section.count("\n") <= 52 for section in sections)
+
+
+def test_a_corpus_of_ones_own_becomes_a_data_directory(outputs):
+    folder, _ = outputs
+    known = json.loads((folder / "DATA" / "data.json").read_text())
+    assert known["corpus"] == "listed"
+    assert {name: counts["rows"] for name, counts in known["splits"].items()} == dict.fromkeys(
+        ("train", "valid", "test"), 5
+    )
+
+
+def test_a_task_of_ones_own_trains_generates_and_is_scored(outputs):
+    folder, _ = outputs
+    lines = (folder / "lengths" / "test" / "references.jsonl").read_text().splitlines()
+    rows = list(DataDirectory.open(folder / "DATA").manifest("test"))
+    expected = {row.id: ["long" if row.end - row.start >= 2 else "short"] for row in rows}
+    assert {r["id"]: r["references"] for r in map(json.loads, lines)} == expected
+    assert {"long", "short"} == {texts[0] for texts in expected.values()}
+    scores = (folder / "lengths" / "scores" / "predictions.jsonl").read_text().splitlines()
+    assert len(scores) == 5 and all(
+        json.loads(s)["prediction"] in ("long", "short") for s in scores
+    )
+
+
+def test_an_action_defined_by_an_option_is_in_the_checkpoint(outputs):
+    folder, done = outputs
+    (caption,) = (text for words, text in done if words[0] == "vt-caption" and "title" in words)
+    assert len(caption.splitlines()) == 1
+    state = torch.load(folder / "titles" / "checkpoint_last.pt", weights_only=True)
+    assert state["cfg"]["task"]["define_action"] == "title=caption:title :"
+
+
+def test_a_video_network_of_ones_own_trains_and_captions(outputs):
+    folder, done = outputs
+    weights = torch.load(folder / "frames" / "checkpoint_last.pt", weights_only=True)["model"]
+    assert weights["encoder.video.network.layers.0.weight"].shape == (32, 3, 7, 7)
+    (_, predicted), (_, captioned) = done[-1], done[-2]
+    assert captioned.startswith("videos/") and "GiB on each GPU" in predicted
+
+
+def test_a_network_of_ones_own_is_joined_with_a_pretrained_t5(outputs, tmp_path):
+    folder, _ = outputs
+    write_t5(tmp_path / "t5", vocabulary())
+    arguments = ["--t5", tmp_path / "t5", "--arch", "from-t5", "--user-dir", folder / "own"]
+    arguments += ["--video-network", "frames2d", "--out", tmp_path / "init.pt", "--video"]
+    assert "--video-network frames2d" in run("vt-init", *arguments, "random")
+    weights = torch.load(tmp_path / "init.pt", weights_only=True)["model"]
+    assert weights["encoder.video.projection.weight"].size(1) == 32
+    torch.save(network("tiny").state_dict(), tmp_path / "r2plus1d.pth")
+    said = run("vt-init", *arguments, tmp_path / "r2plus1d.pth", expected_code=2)
+    assert "is for an R(2+1)D, found the video network frames2d" in said
+
+
+def test_without_user_dir_what_is_ones_own_is_unknown_and_the_cure_is_named(outputs):
+    folder, _ = outputs
+    for checkpoint, message in (
+        ("lengths", "checkpoint of the task video_translate_length"),
+        ("frames", "--video-network frames2d: expected one of tiny"),
+    ):
+        path = folder / checkpoint / "checkpoint_last.pt"
+        # Here, because the checkpoint names "own" as its --user-dir: that must not be imported.
+        said = run("vt-caption", "videos", "--path", path, expected_code=2, cwd=folder)
+        assert message in said and "--user-dir" in said and "Traceback" not in said
+    arguments = ["listed", "--annotations", ".", "--videos", ".", "--out", "x", "--skip-probe"]
+    arguments += ["--train-vocabulary", "60"]
+    said = run("vt-prepare", *arguments, expected_code=2, cwd=folder)
+    assert "CORPUS listed: expected one of jsonl, miniworld, howto100m" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("nowhere", "expected a folder with __init__.py"), ("json", "that name")]
+)
+def test_a_user_dir_that_is_none_is_named(tmp_path, monkeypatch, capsys, name, message):
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json" / "__init__.py").touch()
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    arguments = ["jsonl", "--user-dir", str(tmp_path / name), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match="2"):
+        run_main("vt_fairseq.cli.prepare", *arguments)
+    assert message in capsys.readouterr().err
+
+
+# The table of video networks
+
+
+class Flat(torch.nn.Module):
+    width = 3
+
+    def num_tokens(self, frames: int) -> int:
+        return 1
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        return video.mean(dim=(3, 4)).transpose(1, 2)
+
+
+def test_a_name_is_given_once(monkeypatch):
+    monkeypatch.setattr(video_networks, "VIDEO_NETWORKS", dict(VIDEO_NETWORKS))
+    register_video_network("flat")(Flat)
+    assert video_network("flat") is Flat
+    with pytest.raises(ValueError, match="video network 'flat' already"):
+        register_video_network("flat")(torch.nn.Identity)
+    with pytest.raises(ValueError, match="video network '34' already"):
+        register_video_network("34")(Flat)
+
+
+def test_features_of_another_shape_than_promised_are_refused():
+    video = VideoTokens(Flat(), width=8, pooling="none", freeze="none")
+    assert video(torch.zeros(2, 1, 4, 4, 3, dtype=torch.uint8)).shape == (2, 1, 8)
+    with pytest.raises(ValueError, match=r"shape \(2, 5, 3\), expected \(2, 1, 3\)"):
+        video(torch.zeros(2, 5, 4, 4, 3, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"freeze_video": "all"}, "--freeze-video all: the video network flat has no"),
+        ({"checkpoint_video_stages": 1}, "--checkpoint-video-stages 1: the video network flat"),
+    ],
+)
+def test_options_that_a_network_does_not_support_are_refused(monkeypatch, options, message):
+    monkeypatch.setitem(VIDEO_NETWORKS, "flat", Flat)
+    with pytest.raises(UserError, match=message):
+        VideoTranslateModel.from_config(TinyConfig(video_network="flat", **options), 384, 303)
+
+
+def test_the_built_in_networks_have_the_width_of_their_features():
+    with torch.device("meta"):
+        for name, dims in R2PLUS1D_DIMS.items():
+            assert video_network(name)().width == dims.widths[-1]
+
+
+def test_an_unknown_network_ends_training_in_one_line(data_directory, tmp_path):
+    arguments = [data_directory, *PLUGIN, *TINY, "--save-dir", tmp_path, "--max-update", "1"]
+    said = run("fairseq-train", *arguments, "--video-network", "35", expected_code=1)
+    assert "error: --video-network 35: expected one of tiny" in said
+    assert "Traceback" not in said
