@@ -1,0 +1,106 @@
+"""What the benchmarks share: turns, ratios, bars, and the result file.
+
+Two ways are compared in one process, in turn, by CPU time on one thread; a ratio is that of one
+round, so that whatever else the machine does meets both. Set ``OMP_NUM_THREADS=1`` or import this
+module before torch.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def cpu_seconds(function: Callable[[], object]) -> float:
+    """CPU seconds of this process in one call."""
+    began = time.process_time()
+    function()
+    return time.process_time() - began
+
+
+def in_turn(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of every way, once a round, after one round that is not counted."""
+    for function in ways.values():
+        function()
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds):
+        # The first of a round differs, so that none always runs on the caches of another.
+        names = list(ways)
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            spent[name].append(cpu_seconds(ways[name]))
+    return spent
+
+
+def ratio(numerator: list[float], denominator: list[float]) -> dict[str, float]:
+    """Median, least and most of the rounds' ratios."""
+    ratios = [a / b for a, b in zip(numerator, denominator, strict=True)]
+    return {
+        "ratio": round(statistics.median(ratios), 3),
+        "least": round(min(ratios), 3),
+        "most": round(max(ratios), 3),
+    }
+
+
+def judged(found: dict[str, float], at_least: float | None = None, at_most: float | None = None):
+    """``found`` (see ``ratio``) with its bar and whether the median reaches it."""
+    low = at_least is None or found["ratio"] >= at_least
+    high = at_most is None or found["ratio"] <= at_most
+    bar = f"at least {at_least}" if at_least is not None else f"at most {at_most}"
+    return found | {"bar": bar, "reached": low and high}
+
+
+def machine(*packages: str) -> dict[str, object]:
+    """Date, processor, load and the versions of Python, torch and ``packages``."""
+    versions = {}
+    for name in ("torch", *packages):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "load average over 1 minute": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def write_result(name: str, about: dict[str, object], measured: dict[str, dict]) -> Path:
+    """benchmarks/results/NAME.json: the command, the machine and every number; prints the bars."""
+    arguments = shlex.join(sys.argv[1:])
+    result = {
+        "command": f"python benchmarks/{Path(sys.argv[0]).name} {arguments}".strip(),
+        "machine": about,
+        "measured": measured,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for what, found in measured.items():
+        if "reached" in found:
+            spread = f"{found['ratio']} ({found['least']}-{found['most']})"
+            verdict = "reached" if found["reached"] else "NOT reached"
+            print(f"{what:56} {spread:26} bar {found['bar']}: {verdict}")
+    return path
