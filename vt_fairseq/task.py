@@ -12,7 +12,6 @@ import torch
 from fairseq.data import iterators
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.logging import metrics
-from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II
 
@@ -28,6 +27,7 @@ from vt_fairseq.data.text import EOS, PAD, SourceTemplate, Tokenizer
 from vt_fairseq.data.transforms import ClipTransform
 from vt_fairseq.data.video import FrameSampling
 from vt_fairseq.errors import UserError
+from vt_fairseq.generation import SharedSourceGenerator
 from vt_fairseq.hardware import check_gpus
 from vt_fairseq.metrics import BLEU_KEYS, BleuStatistics
 from vt_fairseq.models.pretrained.exported import vocabulary_state
@@ -185,7 +185,7 @@ class VideoTranslateTask(FairseqTask):
         self._results = None
         self.heads: HeadTargets | None = None
         self._video_tokens: Callable[[int], int] | None = None
-        self._validation_generator: SequenceGenerator | None = None
+        self._validation_generator: SharedSourceGenerator | None = None
 
     @classmethod
     def setup_task(cls, cfg: VideoTranslateTaskConfig, **kwargs) -> "VideoTranslateTask":
@@ -255,7 +255,7 @@ class VideoTranslateTask(FairseqTask):
         model = super().build_model(cfg, from_checkpoint)
         self._video_tokens = model.encoder.video.num_tokens
         if self.cfg.eval_bleu:
-            self._validation_generator = SequenceGenerator(
+            self._validation_generator = SharedSourceGenerator(
                 [model],
                 self.dictionary,
                 beam_size=self.cfg.eval_bleu_beam,
@@ -481,9 +481,11 @@ class VideoTranslateTask(FairseqTask):
     # Generation
 
     def build_generator(self, models, args, **kwargs):
-        """fairseq's; raise UserError for a model with heads, whose decoder did not follow."""
+        """fairseq's, made fast; raise UserError for a model with heads, whose decoder is unused."""
         if self.heads is not None:
             raise UserError("a model with heads writes no text; vt-score reads its classes")
+        if not args.print_alignment:
+            kwargs.setdefault("seq_gen_cls", SharedSourceGenerator)
         return super().build_generator(models, args, **kwargs)
 
     def generate(self, generator, sample, prefix_tokens=None, constraints=None):

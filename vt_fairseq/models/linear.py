@@ -53,6 +53,25 @@ def fp32_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return _Fp32Linear.apply(x, weight)
 
 
+# Outputs of one block: its weights stay in the processor's cache while all rows meet them.
+BLOCK = 128
+FEW_ROWS = 256
+
+
+def wide_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """``fp32_linear`` for a vocabulary of outputs, about twice as fast for few rows on a CPU.
+
+    A generation step has few rows, for which a CPU's one product reads the weights badly.
+    """
+    rows = x.shape[:-1].numel()
+    fp32_cpu = weight.dtype == torch.float32 and weight.device.type == "cpu"
+    if not fp32_cpu or rows > FEW_ROWS or len(weight) % BLOCK or torch.is_grad_enabled():
+        return fp32_linear(x, weight)
+    blocks = weight.view(-1, BLOCK, weight.size(1)).transpose(1, 2)
+    products = torch.matmul(x.float().reshape(rows, -1), blocks)
+    return products.transpose(0, 1).reshape(*x.shape[:-1], -1)
+
+
 class _Saturate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ in the weights' type and saturate. With fp32 weights every cast here is a no-op.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 
@@ -23,11 +23,13 @@ from fairseq.models import FairseqIncrementalDecoder
 from torch import nn
 
 from vt_fairseq.errors import UserError
+from vt_fairseq.models.decoding_cache import DecodingCache, KeysValues
 from vt_fairseq.models.linear import (
     Fp32OutputLinear,
     SaturatingLinear,
     fp32_linear,
     saturated,
+    wide_linear,
 )
 from vt_fairseq.models.recompute import recomputed
 
@@ -273,8 +275,7 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Self-attention, attention over the source and feed-forward.
 
-    ``cache`` is None or the tensors kept between the calls of incremental decoding, named by
-    ``index``, this layer's number: keys and values of the target so far and of the source.
+    ``index`` is this layer's number, by which a cache knows it.
     """
 
     def __init__(self, dims: T5Dims, index: int):
@@ -292,45 +293,27 @@ class DecoderLayer(nn.Module):
         self,
         x: torch.Tensor,
         self_bias: torch.Tensor,
-        source: torch.Tensor,
+        source: torch.Tensor | KeysValues,
         source_bias: torch.Tensor,
-        cache: dict[str, torch.Tensor] | None,
+        cache: DecodingCache | None = None,
     ) -> torch.Tensor:
-        """(B, N, C) fp32 -> (B, N, C) fp32.
+        """(R, N, C) fp32 -> (R, N, C) fp32; R is a multiple of B, a source's rows side by side.
 
-        ``self_bias`` (1, H, N, P + N), ``source`` (B, S, C), ``source_bias`` (B, 1, 1, S).
+        ``self_bias`` (1, H, N, P + N), ``source`` (B, S, C) or its keys and values,
+        ``source_bias`` (B, 1, 1, S).
         """
         normed = self.self_attention_norm(x)
-        keys_values = self._target_keys_values(normed, cache)
+        keys_values = self.self_attention.keys_values(normed)
+        if cache is not None:
+            keys_values = cache.extended(self.index, *keys_values)
         x = x + self.dropout(self.self_attention(normed, *keys_values, self_bias))
-        normed = self.cross_attention_norm(x)
-        keys_values = self.source_keys_values(source, cache)
-        x = x + self.dropout(self.cross_attention(normed, *keys_values, source_bias))
+        if isinstance(source, torch.Tensor):
+            source = self.cross_attention.keys_values(source)
+        # A source's rows are queries of one row, so that they share its keys and values.
+        queries = self.cross_attention_norm(x).view(source[0].size(0), -1, x.size(-1))
+        attended = self.cross_attention(queries, *source, source_bias).view_as(x)
+        x = x + self.dropout(attended)
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-
-    def _target_keys_values(
-        self, normed: torch.Tensor, cache: dict[str, torch.Tensor] | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        keys, values = self.self_attention.keys_values(normed)
-        if cache is None:
-            return keys, values
-        names = f"{self.index}.target_keys", f"{self.index}.target_values"
-        if names[0] in cache:
-            keys = torch.cat((cache[names[0]], keys), dim=2)
-            values = torch.cat((cache[names[1]], values), dim=2)
-        cache.update(zip(names, (keys, values), strict=True))
-        return keys, values
-
-    def source_keys_values(
-        self, source: torch.Tensor, cache: dict[str, torch.Tensor] | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Two of (B, H, S, D), from the cache when they are there and kept in it when not."""
-        if cache is None:
-            return self.cross_attention.keys_values(source)
-        names = f"{self.index}.source_keys", f"{self.index}.source_values"
-        if names[0] not in cache:
-            cache.update(zip(names, self.cross_attention.keys_values(source), strict=True))
-        return cache[names[0]], cache[names[1]]
 
 
 class T5Encoder(nn.Module):
@@ -391,10 +374,12 @@ class T5Decoder(FairseqIncrementalDecoder):
         """Logits (B, N, V) fp32, or with ``features_only`` what ``output_layer`` takes.
 
         Args:
-            prev_output_tokens: (B, L) ids from the start token on, also with a cache.
+            prev_output_tokens: (B, L) ids from the start token on, also with a cache; with one
+                also (R, L), where R is a multiple of B and a source's rows are side by side.
             encoder_out: ``encoder_out`` [(S, B, C)], ``encoder_padding_mask`` [(B, S) bool].
             incremental_state: fairseq's store; when given, only the N = L - P positions that
-                earlier calls have not seen are computed and returned.
+                earlier calls have not seen are computed and returned, without gradients, and
+                ``encoder_out`` is read by the first call alone.
             unused: what fairseq hands to every decoder, such as ``src_lengths``.
         """
         features, extra = self.extract_features(prev_output_tokens, encoder_out, incremental_state)
@@ -408,16 +393,22 @@ class T5Decoder(FairseqIncrementalDecoder):
     ) -> tuple[torch.Tensor, dict]:
         """States (B, N, C) of the last layer; arguments as in ``forward``."""
         cache = None
-        past = 0
         if incremental_state is not None:
-            cache = self.get_incremental_state(incremental_state, "cache") or {}
-            past = cache["0.target_keys"].size(2) if cache else 0
+            cache = self.get_incremental_state(incremental_state, "cache")
+            if cache is None:
+                cache = DecodingCache(self.source_cache(encoder_out), _source_bias(encoder_out))
+                self.set_incremental_state(incremental_state, "cache", cache)
+        past = 0 if cache is None else cache.length
         keys = torch.arange(prev_output_tokens.size(1), device=prev_output_tokens.device)
         queries = keys[past:]
         self_bias = hide(self.relative_bias(queries, keys), keys[None, :] > queries[:, None])
-        features = self._features(prev_output_tokens[:, past:], self_bias, encoder_out, cache)
-        if incremental_state is not None:
-            self.set_incremental_state(incremental_state, "cache", cache)
+        tokens = prev_output_tokens[:, past:]
+        if cache is None:
+            source = encoder_out["encoder_out"][0].transpose(0, 1)
+            sources = [source] * len(self.layers)
+            features = self._features(tokens, self_bias, sources, _source_bias(encoder_out))
+        else:
+            features = self._features(tokens, self_bias, cache.sources, cache.source_bias, cache)
         return features, {"attn": [None]}
 
     def packed_features(
@@ -426,7 +417,7 @@ class T5Decoder(FairseqIncrementalDecoder):
         positions: torch.Tensor,
         visible: torch.Tensor,
         encoder_out: dict[str, list[torch.Tensor]],
-        source_cache: dict[str, torch.Tensor],
+        source_cache: list[KeysValues],
     ) -> torch.Tensor:
         """States (B, N, C) of N target tokens a row that may belong to many targets.
 
@@ -435,44 +426,37 @@ class T5Decoder(FairseqIncrementalDecoder):
                 every row.
             visible: (B or 1, N, N) bool: ``visible[b, i, j]`` lets token i see token j.
             encoder_out: as in ``forward``.
-            source_cache: made by ``source_cache`` from it; left as it is.
+            source_cache: made by ``source_cache`` from it.
         """
         bias = hide(self.relative_bias(positions, positions), ~visible.unsqueeze(1))
         tokens = tokens.expand(encoder_out["encoder_padding_mask"][0].size(0), -1)
-        return self._features(tokens, bias, encoder_out, dict(source_cache))
+        return self._features(tokens, bias, source_cache, _source_bias(encoder_out))
 
-    def source_cache(self, encoder_out: dict[str, list[torch.Tensor]]) -> dict[str, torch.Tensor]:
+    def source_cache(self, encoder_out: dict[str, list[torch.Tensor]]) -> list[KeysValues]:
         """Every layer's keys and values of the source, which depend on nothing else."""
-        cache: dict[str, torch.Tensor] = {}
         source = encoder_out["encoder_out"][0].transpose(0, 1)
-        for layer in self.layers:
-            layer.source_keys_values(source, cache)
-        return cache
+        return [layer.cross_attention.keys_values(source) for layer in self.layers]
 
     def _features(
         self,
         tokens: torch.Tensor,
         self_bias: torch.Tensor,
-        encoder_out: dict[str, list[torch.Tensor]],
-        cache: dict[str, torch.Tensor] | None,
+        sources: Sequence[torch.Tensor | KeysValues],
+        source_bias: torch.Tensor,
+        cache: DecodingCache | None = None,
     ) -> torch.Tensor:
-        """(B, N) ids -> (B, N, C); ``self_bias`` and ``cache`` as the layers take them."""
-        padding_mask = encoder_out["encoder_padding_mask"][0]
-        source_bias = hide(torch.zeros_like(padding_mask, dtype=torch.float32), padding_mask)[
-            :, None, None, :
-        ]
-        source = encoder_out["encoder_out"][0].transpose(0, 1)
+        """(R, N) ids -> (R, N, C); the rest as the layers take it, ``sources`` one a layer."""
         x = self.dropout(self.embed_tokens(tokens).float())
-        inputs = self_bias, source, source_bias, cache
         # A cache is written to, which must not happen twice.
         recompute = self.recompute_layers and cache is None
-        for layer in self.layers:
+        for layer, source in zip(self.layers, sources, strict=True):
+            inputs = self_bias, source, source_bias, cache
             x = recomputed(layer, x, *inputs) if recompute else layer(x, *inputs)
         return self.dropout(self.final_norm(x))
 
     def output_layer(self, features: torch.Tensor) -> torch.Tensor:
         """(B, N, C) -> logits (B, N, V) fp32."""
-        return fp32_linear(self._output_states(features), self._output_table)
+        return wide_linear(self._output_states(features), self._output_table)
 
     def token_logits(self, features: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """(..., C) and one token of each, (...) -> that token's logit (...) fp32."""
@@ -506,17 +490,18 @@ class T5Decoder(FairseqIncrementalDecoder):
     def reorder_incremental_state(self, incremental_state: dict, new_order: torch.Tensor) -> None:
         """Rows of the cache in ``new_order`` (R,), which may repeat or leave out rows."""
         cache = self.get_incremental_state(incremental_state, "cache")
-        if cache is None:
-            return
-        rows = torch.arange(cache["0.target_keys"].size(0), device=new_order.device)
-        if torch.equal(rows, new_order):  # every step of greedy search
-            return
-        for name, kept in cache.items():
-            cache[name] = kept.index_select(0, new_order)
+        if cache is not None:
+            cache.reorder(new_order)
 
     def max_positions(self) -> int:
         """T5's positions are relative; the task limits the target."""
         return int(1e6)
+
+
+def _source_bias(encoder_out: dict[str, list[torch.Tensor]]) -> torch.Tensor:
+    """(B, 1, 1, S) fp32, which hides the source's padding."""
+    padding = encoder_out["encoder_padding_mask"][0][:, None, None, :]
+    return hide(torch.zeros_like(padding, dtype=torch.float32), padding)
 
 
 @torch.no_grad()
