@@ -5,15 +5,16 @@
 Small videos of several containers and codecs are changed at random (bytes, runs, sizes in headers,
 cuts, pieces exchanged or from another file) and read as training reads them. A file is *read*,
 *refused* (VideoError, one line), *crashed* (another exception, or a signal) or *hung* (more than
-10 s of CPU time, or 60 s). Writes fuzz_media.json beside this file; exits with 1 after a crash or
-hang.
-The number of a file, with the seed, makes the same file again.
+10 s of CPU time, or 60 s). Then the data set reads all of them, as in evaluation, and must count
+the refused ones, no more and no less. Writes benchmarks/results/fuzz_media.json; exits with 1 after
+a crash, a hang or a wrong count. The number of a file, with the seed, makes the same file again.
 """
 
 import argparse
 import collections
 import json
 import os
+import pickle
 import re
 import resource
 import signal
@@ -27,15 +28,20 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from benchmarks.measuring import RESULTS, machine  # noqa: E402
 from tests import media  # noqa: E402
+from vt_fairseq.data.clips import ClipLoader  # noqa: E402
+from vt_fairseq.data.dataset import VideoTextDataset  # noqa: E402
+from vt_fairseq.data.manifest import ClipRow  # noqa: E402
 from vt_fairseq.data.sampling import FrameSampling  # noqa: E402
-from vt_fairseq.data.video import probe, read_clip  # noqa: E402
+from vt_fairseq.data.transforms import ClipTransform  # noqa: E402
+from vt_fairseq.data.video import probe  # noqa: E402
 from vt_fairseq.errors import VideoError  # noqa: E402
 
-RESULT = Path(__file__).with_suffix(".json")
 CPU_SECONDS, SECONDS = 10, 60
 HEADER = 1024  # bytes at either end of a file in which its index lies
 SAMPLING = FrameSampling(num_frames=8, max_seconds=None)
+FRAME_SIZE = 28
 SEEDS = {
     "h264.mp4": ("libx264", {"preset": "veryfast", "g": "8", "bf": "2"}),
     "h264.mkv": ("libx264", {"preset": "veryfast", "g": "20"}),
@@ -116,11 +122,22 @@ def mutated(seeds: list[bytes], seed: int, number: int) -> bytes:
     return mutation(bytearray(source), rng, other)
 
 
-def outcome(path: Path) -> str:
-    """ "read", "refused: why", "crashed: how" or "hung", of a file read in a forked process."""
+def loader(folder: Path) -> ClipLoader:
+    """What reads the rows of a data set."""
+    return ClipLoader(folder, SAMPLING, ClipTransform(FRAME_SIZE, train=False), "centre")
+
+
+def in_a_process(function: Callable[[], object]) -> tuple[str, object]:
+    """ "done" and what ``function`` returned in a forked process; or "crashed", how; or "hung"."""
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:
-        read_in_child(path, writing)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        try:
+            answer = ("done", function())
+        except BaseException as error:
+            answer = ("crashed", repr(error))
+        os.write(writing, pickle.dumps(answer))
+        os._exit(0)
     os.close(writing)
     deadline = time.monotonic() + SECONDS
     while not (ended := os.waitpid(child, os.WNOHANG))[0]:
@@ -128,31 +145,45 @@ def outcome(path: Path) -> str:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             os.close(reading)
-            return "hung"
+            return "hung", None
         time.sleep(0.002)
-    with open(reading, encoding="utf-8", errors="replace") as pipe:
-        text = pipe.read()
+    with open(reading, "rb") as pipe:
+        answer = pipe.read()
     if os.WIFSIGNALED(ended[1]):
         number = os.WTERMSIG(ended[1])
-        name = signal.Signals(number).name
-        return "hung" if number == signal.SIGXCPU else f"crashed: {name}"
-    return text or "crashed: no answer"
+        return "hung" if number == signal.SIGXCPU else "crashed", signal.Signals(number).name
+    return pickle.loads(answer)  # our own child's
 
 
-def read_in_child(path: Path, writing: int) -> None:
-    """Read the video, write what came of it, and end the process."""
+def read(folder: Path, name: str) -> tuple[str, str | None]:
+    """ "read" and what ``probe`` has against it, or "refused" and why; any other is a crash."""
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    probed = None
     try:
-        probe(path)
-        frames = read_clip(path, SAMPLING, short_side=32)
-        text = "read" if frames.shape[0] == SAMPLING.num_frames else f"crashed: {frames.shape}"
+        probe(folder / name)
     except VideoError as error:
-        text = f"refused: {error}" if "\n" not in str(error) else f"crashed: two lines, {error}"
-    except BaseException as error:
-        text = f"crashed: {error!r}"
-    os.write(writing, text.encode()[:4000])
-    os._exit(0)
+        probed = one_line(error)
+    try:
+        frames = loader(folder)(ClipRow(name, name), None)
+    except VideoError as error:
+        return "refused", one_line(error)
+    assert frames.shape == (SAMPLING.num_frames, FRAME_SIZE, FRAME_SIZE, 3), frames.shape
+    return "read", probed
+
+
+def one_line(error: VideoError) -> str:
+    """The reason, which must be one line."""
+    assert str(error) and "\n" not in str(error), error
+    return str(error)
+
+
+def counted(folder: Path, names: list[str]) -> list[str]:
+    """The clips that a data set of these files counts as unreadable in one pass of evaluation."""
+    rows = [ClipRow(name, name) for name in names]
+    dataset = VideoTextDataset(rows, loader(folder), 1, [], False, None, seed=0, train=False)
+    clips = [dataset[index] for index in range(len(dataset))]
+    assert all(clip.missing == (clip.frames is None) == bool(clip.bad) for clip in clips)
+    return [name for clip in clips for name, _ in clip.bad]
 
 
 def fuzz(folder: Path, files: int, seed: int) -> dict:
@@ -160,26 +191,38 @@ def fuzz(folder: Path, files: int, seed: int) -> dict:
     seeds = make_seeds(folder)
     counts: collections.Counter[str] = collections.Counter()
     reasons: collections.Counter[str] = collections.Counter()
-    failures, slowest = {}, 0.0
+    failures, slowest, refused, sound, probed = {}, [0.0, 0.0], [], [], 0
     for number in range(files):
-        path = folder / "damaged"
-        path.write_bytes(mutated(seeds, seed, number))
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        found = outcome(path)
+        name = str(number)
+        (folder / name).write_bytes(mutated(seeds, seed, number))
+        began, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        kind, found = in_a_process(lambda name=name: read(folder, name))
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        slowest = max(slowest, after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime)
-        kind, _, why = found.partition(": ")
+        seconds = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
+        slowest = list(map(max, slowest, (seconds, time.monotonic() - began)))
+        if kind == "done":
+            kind, found = found
+            sound.append(name)
         counts[kind] += 1
+        probed += kind == "read" and found is not None
         if kind == "refused":
-            reasons[re.sub(r"\d+(\.\d+)?", "N", why)[:60]] += 1
+            refused.append(name)
+            reasons[re.sub(r"\d+(\.\d+)?", "N", found)[:60]] += 1
         if kind in ("crashed", "hung"):
-            failures[number] = found
+            failures[number] = f"{kind}: {found}"
+    kind, unread = in_a_process(lambda: counted(folder, sound))
+    if (kind, unread) != ("done", refused):
+        failures["count"] = f"{kind}: {unread}, expected {refused}"
     kinds = ("read", "refused", "crashed", "hung")
     return {
         "files": files,
         "seed": seed,
         **{kind: counts[kind] for kind in kinds},
-        "slowest_cpu_seconds": round(slowest, 2),
+        # vt-prepare leaves these out: the first frame is damaged, the wanted ones are not.
+        "read but refused by probe": probed,
+        "counted as unreadable by the data set": len(unread),
+        "slowest_cpu_seconds": round(slowest[0], 2),
+        "slowest_seconds": round(slowest[1], 2),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
         "reasons": dict(reasons.most_common(12)),
         "failures": failures,
@@ -194,8 +237,8 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = fuzz(Path(folder), args.files, args.seed)
-    text = json.dumps(found, indent=1)
-    RESULT.write_text(text + "\n")
+    text = json.dumps({"machine": machine("av"), **found}, indent=1)
+    (RESULTS / "fuzz_media.json").write_text(text + "\n")
     print(text)
     sys.exit(bool(found["failures"]))
 

@@ -17,6 +17,7 @@ def test_damaged_videos_are_read_or_refused_and_all_are_counted(tmp_path):
     found = fuzz_media.fuzz(tmp_path, files=30, seed=1)
     assert found["failures"] == {} and found["crashed"] == found["hung"] == 0
     assert found["read"] + found["refused"] == 30 and found["read"] and found["refused"]
+    assert found["counted as unreadable by the data set"] == found["refused"]
 
 
 def test_damaged_manifests_give_rows_rejections_or_a_named_mistake(tmp_path):
