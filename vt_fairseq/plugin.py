@@ -3,7 +3,7 @@
 import sys
 from types import TracebackType
 
-from vt_fairseq import checkpoints, failures, fairseq_patches, interruption
+from vt_fairseq import checkpoints, failures, fairseq_patches, interruption, workers
 from vt_fairseq.errors import UserError
 from vt_fairseq.zero import launch, trainer
 
@@ -13,6 +13,7 @@ trainer.install()
 checkpoints.install()
 interruption.install()
 failures.install()
+workers.install()
 
 import vt_fairseq.classification  # noqa: E402
 import vt_fairseq.criterion  # noqa: E402

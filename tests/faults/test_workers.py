@@ -1,0 +1,94 @@
+"""Data workers that die: one line names worker and cause, nothing hangs, nothing is lost."""
+
+import os
+import re
+import signal
+import time
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from tests import warm
+from tests.commands import PLUGIN, ROOT, TINY, environment, run
+from vt_fairseq import plugin  # noqa: F401
+from vt_fairseq.errors import UserError
+from vt_fairseq.workers import EXIT_NO_SHARED_MEMORY, death
+
+
+def dying(tmp_path, *arguments) -> tuple[int, str]:
+    """Exit code and output of ``tests/dying.py``."""
+    output = tmp_path / "output"
+    script = str(ROOT / "tests" / "dying.py")
+    process = warm.start([script, *map(str, arguments)], output, environment())
+    process.join(90)
+    assert process.exitcode is not None, "it hangs"
+    return process.exitcode, output.read_text(errors="replace")
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_named_and_the_checkpoint_before_it_goes_on(data_directory, tmp_path):
+    arguments = [data_directory, *PLUGIN, *TINY, "--disable-validation", "--save-dir", tmp_path]
+    arguments += ["--num-workers", "2"]
+    run("fairseq-train", *arguments, "--max-epoch", "1")
+    path = tmp_path / "checkpoint_last.pt"
+    before = path.read_bytes()
+    began = time.monotonic()
+    code, log = dying(tmp_path, "SIGKILL", *arguments, "--max-epoch", "3")
+    assert code == 1 and "Traceback" not in log, log[-2000:]
+    last = log.splitlines()[-1]
+    assert re.match(r"error: data worker [01] \(process \d+\) was killed by SIGKILL, often ", last)
+    assert "fewer --num-workers" in last and "goes on from the last checkpoint" in last
+    assert time.monotonic() - began < 45, "the other worker is not waited for"
+    assert path.read_bytes() == before
+    # Nothing is lost: the same command goes on from the first epoch's end.
+    log = run("fairseq-train", *arguments, "--max-epoch", "2")
+    assert "(epoch 2 @ 3 updates)" in log
+    history = torch.load(path, weights_only=True)["optimizer_history"]
+    assert history[-1]["num_updates"] == 6
+
+
+@pytest.mark.slow
+def test_batches_without_room_in_shared_memory_are_named_with_the_cure(data_directory, tmp_path):
+    if dying(tmp_path, "may-mount")[0]:
+        pytest.skip("no /dev/shm of one's own can be mounted here: not root")
+    arguments = [data_directory, *PLUGIN, *TINY, "--num-workers", "2", "--no-save"]
+    code, log = dying(tmp_path, "shm", *arguments, "--disable-validation", "--save-dir", tmp_path)
+    assert code == 1 and "Traceback" not in log, log[-2000:]
+    last = log.splitlines()[-1]
+    assert (
+        "no room for a batch in the shared memory /dev/shm (0." in last and "0.3 MiB free" in last
+    )
+    assert "--shm-size" in last and "--num-workers 0" in last and last.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("code", "cause", "cure"),
+    [
+        (-signal.SIGBUS, "was killed by SIGBUS", "--shm-size"),
+        (EXIT_NO_SHARED_MEMORY, "ended with exit code 71", "--shm-size"),
+        (-signal.SIGSEGV, "was killed by SIGSEGV", "vt-prepare"),
+        (3, "ended with exit code 3", "the lines above"),
+    ],
+)
+def test_each_end_of_a_worker_has_its_cause_and_cure(code, cause, cure):
+    line = death(4, 1234, code)
+    assert line.startswith(f"data worker 4 (process 1234) {cause}, ") and cure in line
+    assert "\n" not in line
+
+
+class Killing(Dataset):
+    """Rows the fourth of which kills the process that wants it."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> int:
+        if index == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+
+def test_every_loader_of_this_process_names_its_dead_worker():
+    with pytest.raises(UserError, match=r"^data worker 1 \(process \d+\) was killed by SIGKILL"):
+        list(DataLoader(Killing(), num_workers=2, multiprocessing_context="fork"))
