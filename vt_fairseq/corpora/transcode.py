@@ -17,7 +17,8 @@ import numpy as np
 
 from vt_fairseq.corpora.rows import COPY_SUFFIX
 from vt_fairseq.data.images import Scaler, decode_image, image_files
-from vt_fairseq.data.video import FORMATS, FrameSource, UnorderedError, frames_of, probe
+from vt_fairseq.data.opening import FORMATS
+from vt_fairseq.data.video import FrameSource, UnorderedError, frames_of, probe
 from vt_fairseq.errors import VideoError
 
 GOP_SECONDS = 1.0

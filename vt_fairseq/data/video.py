@@ -6,8 +6,7 @@ its first timestamp is; intervals are half-open.
 Which frame is shown at time t: the last one whose presentation timestamp (pts) is <= t, as a
 player does. Never ``index * fps``, which is wrong for variable frame rates.
 
-Files are untrusted: only an existing regular file is opened, by one of FFmpeg's container formats
-in FORMATS, over the file protocol, and frames above MAX_PIXELS are refused.
+Files are untrusted; ``opening`` says what is opened at all.
 """
 
 import math
@@ -22,15 +21,15 @@ from typing import Any
 import av
 import numpy as np
 
+from vt_fairseq.data.deadline import Unfinished, within
 from vt_fairseq.data.images import (
-    MAX_PIXELS,
     Scaler,
-    check_size,
     decode_image,
     image_files,
     quarter_turns,
     reason,
 )
+from vt_fairseq.data.opening import duration_of, opened, scanned_duration
 from vt_fairseq.data.sampling import (
     TIME_EPSILON,
     FrameSampling,
@@ -41,10 +40,11 @@ from vt_fairseq.data.sampling import (
 from vt_fairseq.data.skipping import decode_wanted
 from vt_fairseq.errors import VideoError
 
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf"
 FOLDER_FPS = 3.0  # TVQA and TVC are given as frames at 3 a second
 # A file that takes longer is given up: some are made, or broken, so that decoding does not end.
 MAX_DECODING_SECONDS = 120.0
+# More for a clip in which FFmpeg itself does not come back, so that no clock is looked at.
+MAX_CALL_SECONDS = 150.0
 # Seconds to seek back when the frames after a seek begin too late; then from the file's start.
 SEEK_BACK = (0.0, 2.0, 10.0)
 
@@ -104,7 +104,7 @@ def read_clip(
     plan = Plan(sampling, start, end, window_position(window, rng), whole=window == "whole")
     read = _read_folder if os.path.isdir(path) else _read_file
     with _video_errors():
-        return np.stack(read(os.fspath(path), plan, short_side))
+        return np.stack(within(MAX_CALL_SECONDS, read, os.fspath(path), plan, short_side))
 
 
 def inside(root: Path, video: str) -> Path:
@@ -126,18 +126,21 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
         VideoError: it cannot be opened or has no frame that decodes.
     """
     with _video_errors():
-        if os.path.isdir(path):
-            images = image_files(os.fspath(path))
-            frame = decode_image(images[0])
-            return VideoInfo(len(images) / FOLDER_FPS, frame.width, frame.height, FOLDER_FPS, 0)
-        with _opened(os.fspath(path)) as (container, stream):
-            frame = _first_frame(container, stream)
-            rotation = quarter_turns(frame) * 90
-            upright = (frame.width, frame.height)
-            width, height = upright if rotation % 180 == 0 else upright[::-1]
-            rate = stream.average_rate or stream.guessed_rate or 0
-            duration = _duration(os.fspath(path), container, stream)
-            return VideoInfo(duration, width, height, float(rate), rotation)
+        return within(MAX_CALL_SECONDS, _probe, os.fspath(path))
+
+
+def _probe(path: str) -> VideoInfo:
+    if os.path.isdir(path):
+        images = image_files(path)
+        frame = decode_image(images[0])
+        return VideoInfo(len(images) / FOLDER_FPS, frame.width, frame.height, FOLDER_FPS, 0)
+    with opened(path) as (container, stream):
+        frame = _first_frame(container, stream)
+        rotation = quarter_turns(frame) * 90
+        upright = (frame.width, frame.height)
+        width, height = upright if rotation % 180 == 0 else upright[::-1]
+        rate = stream.average_rate or stream.guessed_rate or 0
+        return VideoInfo(duration_of(path, container, stream), width, height, float(rate), rotation)
 
 
 def frames_of(path: str | os.PathLike[str], counted: bool = False) -> FrameSource:
@@ -150,7 +153,7 @@ def frames_of(path: str | os.PathLike[str], counted: bool = False) -> FrameSourc
         VideoError: the file cannot be opened, or has damage (after the frames before it).
         UnorderedError: timestamps are missing or go backwards; ``counted`` is the way out.
     """
-    with _video_errors(), _opened(os.fspath(path)) as (container, stream):
+    with _video_errors(), opened(os.fspath(path)) as (container, stream):
         frames = _decoded(container, stream)
         counted = counted or _lacks_times(container, stream)
         yield from (_counted if counted else _timed)(frames, stream)
@@ -172,14 +175,14 @@ class _Ended(Exception):
 
 
 def _read_file(path: str, plan: Plan, short_side: int | None) -> list[np.ndarray]:
-    with _opened(path) as (container, stream):
-        duration = _duration(path, container, stream)
+    with opened(path) as (container, stream):
+        duration = duration_of(path, container, stream)
         lacks_times = _lacks_times(container, stream)
         while True:
             try:
                 times = plan.times(duration)
             except StartsAfterEndError:  # the header may be wrong
-                times = plan.times(_scanned_duration(path))
+                times = plan.times(scanned_duration(path))
             try:
                 if lacks_times:
                     return _take_from_start(path, times, short_side, counted=True)
@@ -220,7 +223,7 @@ def _take(
 def _take_from_start(
     path: str, times: np.ndarray, short_side: int | None, counted: bool
 ) -> list[np.ndarray]:
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         frames = _timed(_decoded(container, stream), stream)
         if counted:
             frames = _counted(_decoded(container, stream), stream)
@@ -326,57 +329,6 @@ def _first_frame(container: Any, stream: Any) -> av.VideoFrame:
     return frame
 
 
-def _duration(path: str, container: Any, stream: Any) -> float:
-    """Seconds of the video stream; the packets are read where the header does not say."""
-    if stream.duration and stream.duration > 0:
-        return float(stream.duration * stream.time_base)
-    if container.duration and container.duration > 0:
-        return container.duration / av.time_base
-    return _scanned_duration(path)
-
-
-def _scanned_duration(path: str) -> float:
-    """Seconds until the end of the last packet; reads the file but decodes nothing."""
-    with _opened(path) as (container, stream):
-        begin, end = stream.start_time or 0, None
-        last_step = float(1 / stream.average_rate / stream.time_base) if stream.average_rate else 0
-        for packet in container.demux(stream):
-            if packet.pts is not None:
-                end = max(end or 0, packet.pts + (packet.duration or last_step))
-        if end is None:
-            raise VideoError("no frame can be decoded: the video stream is empty")
-        return float((end - begin) * stream.time_base)
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[tuple[Any, Any]]:
-    """(container, video stream) of a local file, closed afterwards: PyAV leaks open ones."""
-    if not os.path.isfile(path):
-        raise VideoError("not a regular local file" if os.path.exists(path) else "no such file")
-    if os.path.getsize(path) == 0:
-        raise VideoError("the file is empty (0 bytes)")
-    # The prefix keeps FFmpeg from reading a protocol into a file's name ("concat:a").
-    url = f"file:{os.path.abspath(path)}"
-    options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
-    try:
-        container = av.open(url, metadata_errors="replace", options=options)
-    except av.FFmpegError as error:
-        raise VideoError(f"not a video file of a known format: {reason(error)}") from error
-    with container:
-        stream = container.streams.best("video")
-        if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
-            kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-            raise VideoError(f"has no video stream, found {kinds}")
-        codec = stream.codec_context
-        if codec is None:
-            raise VideoError("has a video stream of a codec that FFmpeg does not know")
-        check_size(codec.width, codec.height)
-        # One thread: the loader's workers are the parallelism; frame threads cost 5-25 % more CPU.
-        codec.thread_count, codec.thread_type = 1, "NONE"
-        codec.options = {"max_pixels": str(MAX_PIXELS)}  # av.open's options do not reach it
-        yield container, stream
-
-
 # --- folders of frames -----------------------------------------------------------------------
 
 
@@ -397,5 +349,9 @@ def _video_errors() -> Iterator[None]:
     """Everything that bad media makes PyAV and the operating system raise, as VideoError."""
     try:
         yield
+    except Unfinished:
+        raise VideoError(
+            f"its reading has not ended after {MAX_CALL_SECONDS:g} s, in one call of the decoder"
+        ) from None
     except (av.FFmpegError, OSError, MemoryError, ValueError, OverflowError) as error:
         raise VideoError(f"cannot be decoded: {reason(error)}") from error
