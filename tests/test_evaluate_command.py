@@ -424,3 +424,24 @@ def test_help_has_an_example_and_loads_nothing_heavy():
         "assert not {'pyarrow', 'numpy', 'sacrebleu', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
+
+
+@pytest.mark.parametrize("task", ["captions", "classify"])
+def test_rows_without_references_are_left_out_and_counted(run, task):
+    predictions = [{"id": name, "prediction": "a b c d e"} for name in "xyz"]
+    references = [{"id": name, "references": ["a b c d e"]} for name in "xy"]
+    expected = run(task, predictions[:2], references)[1]
+    references.append({"id": "z", "references": []})
+    code, found, printed, said = run(task, predictions, references)
+    assert code == 0 and found == expected | {"without_references": 1} and found["n"] == 2
+    assert "1 of 3 rows have no references and are left out" in said
+    assert re.search(r"without_references +1\n", printed)
+
+
+@pytest.mark.parametrize("task", ["captions", "classify"])
+def test_a_split_without_any_references_is_named(run, task):
+    rows = [{"id": name, "references": []} for name in "xy"]
+    code, _, _, said = run(task, [{"id": "x", "prediction": "a"}], rows)
+    assert code == 2 and said.count("\n") == 1
+    assert "references.jsonl line 1: expected 'references': a list of texts, found []" in said
+    assert "as in all 2 rows: the split has none for this action" in said

@@ -1,7 +1,8 @@
 """Predictions paired with references to measures: what ``vt-evaluate`` computes for each task.
 
 A reference without a prediction, or with null for one, is wrong (an empty caption, the last rank)
-and counts as missing.
+and counts as missing. A row with an empty list of references (a clip without captions) has nothing
+that a prediction could be compared with: it is left out, and counted.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vt_fairseq.caption_files import plain_ascii
+from vt_fairseq.errors import UserError
 from vt_fairseq.metrics import coco
 from vt_fairseq.metrics.captions import caption_measures
 from vt_fairseq.metrics.classification import mean_class_measure, per_class_accuracy
@@ -39,16 +41,18 @@ class Evaluated:
         left_out: {metric: reason} of those that cannot be computed on this machine.
         right: of classes: {what: [(class, is it right)]} a row; "label", or "verb", "noun" and
             "action".
+        unscored: rows left out, as their list of references is empty.
     """
 
     measures: list[Measure]
     missing: int
     left_out: dict[str, str]
     right: dict[str, list[tuple[str, bool]]]
+    unscored: int = 0
 
     @property
     def n(self) -> int:
-        """References, all of which are scored."""
+        """References that are scored."""
         return len(self.measures[0].rows)
 
     def per_class(self) -> list[dict]:
@@ -62,6 +66,17 @@ class Evaluated:
         ]
 
 
+def referenced(pairs: Pairs) -> Pairs:
+    """Those whose row does not say that it has no references; UserError when none is left."""
+    found = [(row, given) for row, given in pairs if row.get("references") != []]
+    if not found:
+        raise UserError(
+            f"{pairs[0][0]['_where']}: expected 'references': a list of texts, found [], as in all "
+            f"{len(pairs)} rows: the split has none for this action, so there is nothing to measure"
+        )
+    return found
+
+
 def captions(pairs: Pairs, tokeniser: str = "ptb", ascii_only: bool = False) -> Evaluated:
     """BLEU, exact match and the COCO toolkit's metrics of ``prediction`` against ``references``.
 
@@ -69,6 +84,7 @@ def captions(pairs: Pairs, tokeniser: str = "ptb", ascii_only: bool = False) -> 
         tokeniser: of the COCO toolkit's metrics, ``ptb`` or ``none``; "off" leaves them out.
         ascii_only: a blank for every other character, in all of the metrics.
     """
+    total, pairs = len(pairs), referenced(pairs)
     texts = [predicted(row, "prediction", is_text, "a text") for _, row in pairs]
     right = [field(row, "references", is_texts, "a list of texts") for row, _ in pairs]
     clean = plain_ascii if ascii_only else str
@@ -80,7 +96,8 @@ def captions(pairs: Pairs, tokeniser: str = "ptb", ascii_only: bool = False) -> 
         left_out = coco.left_out(tokeniser)
     if ascii_only:
         measures = [_signed(measure, "non-ASCII:blank") for measure in measures]
-    return Evaluated(measures, sum(text is None for text in texts), left_out, {})
+    missing = sum(text is None for text in texts)
+    return Evaluated(measures, missing, left_out, {}, total - len(pairs))
 
 
 def _signed(measure: Measure, more: str) -> Measure:
@@ -129,13 +146,15 @@ def classify(pairs: Pairs) -> Evaluated:
     have ``label``, or several right names as ``references``, and take ``prediction`` and
     ``ranking``.
     """
+    total, pairs = len(pairs), referenced(pairs)
     if all(part in row for row, _ in pairs for part in ("verb", "noun")):
         heads = _action_heads(pairs)
     else:
         heads = [_label_head(pairs)]
     missing = sum(name is None for name in heads[-1].given)
     right = {head.name: list(zip(head.classes(), head.hits(), strict=True)) for head in heads}
-    return Evaluated([m for head in heads for m in head.measures()], missing, {}, right)
+    measures = [measure for head in heads for measure in head.measures()]
+    return Evaluated(measures, missing, {}, right, total - len(pairs))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ predictions.jsonl has one object a row: ``id`` and ``prediction`` (text, or the 
 candidate; null where the clip could not be read), ``ranking`` (ids or classes, best first), or
 ``verb`` and ``noun``. references.jsonl: ``id`` and ``references`` (texts), ``label``, ``answer``
 (index), ``target`` (id), or ``verb`` and ``noun``. Every reference is scored: one without a
-prediction is wrong and counts as ``missing``. Captions may come as TVC's jsonl, COCO's json or one
+prediction is wrong and counts as ``missing``. Rows whose ``references`` are an empty list are left
+out and count as ``without_references``. Captions may come as TVC's jsonl, COCO's json or one
 a line as well.
 """
 
@@ -76,6 +77,8 @@ def metrics(args: argparse.Namespace, found: "Evaluated") -> dict[str, Any]:
     from vt_fairseq.metrics.intervals import confidence_intervals, paired_test
 
     numbers = measure.numbers(found.measures) | {"n": found.n, "missing": found.missing}
+    if found.unscored:
+        numbers["without_references"] = found.unscored
     signatures = measure.signatures(found.measures) | found.left_out
     how = f"{args.resamples} resamples of rows|seed {args.seed}"
     if args.confidence is not None:
@@ -142,6 +145,9 @@ def _main() -> None:
     if args.per_class:
         _write(args.per_class, (json.dumps(row, ensure_ascii=False) for row in found.per_class()))
     print("\n".join(_table(numbers)))
+    if found.unscored:
+        what = f"{found.unscored:,} of {found.unscored + found.n:,} rows have no references"
+        print(f"{PROG}: {what} and are left out", file=sys.stderr)
     if found.left_out:
         reason = next(iter(found.left_out.values()))
         print(f"{PROG}: {', '.join(found.left_out)} {reason}", file=sys.stderr)
