@@ -30,6 +30,7 @@ class Loaded:
     """A model in eval mode with its task, on ``device``.
 
     Attributes:
+        model: its video network's BatchNorms are folded into the convolutions.
         cfg: the task's options in the checkpoint, for ``task.load_dataset(split, task_cfg=cfg)``.
     """
 
@@ -77,7 +78,8 @@ def open_checkpoint(
     task.load_state_dict(state["task_state"])
     model = task.build_model(cfg.model, from_checkpoint=True)
     model.load_state_dict(state["model"], strict=True, model_cfg=cfg.model)
-    return Loaded(model.eval().to(device, dtype), task, device, cfg.task)
+    model.eval().fold()
+    return Loaded(model.to(device, dtype), task, device, cfg.task)
 
 
 def usable_device(name: str | torch.device | None) -> torch.device:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vt_fairseq.models.folding import fold_batch_norms
 from vt_fairseq.models.norms import BatchNorm
 from vt_fairseq.models.recompute import recomputed
 
@@ -95,7 +96,7 @@ def midplanes(inputs: int, outputs: int) -> int:
 
 
 class Conv3d(nn.Conv3d):
-    """nn.Conv3d without a bias; channels are filled up with zeros where that is faster.
+    """nn.Conv3d, made without a bias; channels are filled up with zeros where that is faster.
 
     Tensor cores multiply blocks of 8 channels, and few of the paper's mid planes (45, 230, 460,
     921) are multiples of it. With ``fill`` the output has zeros as its last channels then, up to
@@ -268,6 +269,10 @@ class R2Plus1D(nn.Module):
         for stage in stages:
             stage.requires_grad_(stage not in self._frozen)
         self.train(self.training)
+
+    def fold(self) -> None:
+        """Fold BatchNorm into the convolutions, for inference only; see ``fold_batch_norms``."""
+        fold_batch_norms(self)
 
     def train(self, mode: bool = True) -> "R2Plus1D":
         """Set training mode for what is not frozen."""

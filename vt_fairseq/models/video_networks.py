@@ -27,7 +27,8 @@ def register_video_network(name: str) -> Callable[[MakeNetwork], MakeNetwork]:
     - ``width``: channels of the features;
     - ``num_tokens(frames)``: T of a clip of that many frames;
     - for ``--freeze-video``: ``freeze(mode)``, and for ``--checkpoint-video-stages``:
-      ``recomputed_stages``, as R2Plus1D has them.
+      ``recomputed_stages``, as R2Plus1D has them;
+    - if it has one, ``fold()`` is called once before inference, in evaluation mode.
 
     Raises ValueError for a name that there is already.
     """

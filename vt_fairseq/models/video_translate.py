@@ -301,6 +301,17 @@ class VideoTranslateModel(FairseqEncoderDecoderModel):
         """
         return self.heads(encoder_out["encoder_out"][0][0])
 
+    def prepare_for_inference_(self, cfg: Any) -> None:
+        """Called by fairseq-generate on a model that will not be trained any more."""
+        super().prepare_for_inference_(cfg)
+        self.fold()
+
+    def fold(self) -> None:
+        """Let the video network fold its BatchNorms; for a model in evaluation mode for good."""
+        video = self.encoder.video
+        if video is not None and hasattr(video.network, "fold"):
+            video.network.fold()
+
     def upgrade_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
         """Called by fairseq on weights before it loads them strictly; see ``add_new_heads``."""
         super().upgrade_state_dict(state_dict)
