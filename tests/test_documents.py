@@ -154,7 +154,7 @@ def registered_options() -> frozenset[str]:
     from fairseq.registry import REGISTRIES
 
     from vt_fairseq.models.video_translate import VideoTranslateConfig
-    from vt_fairseq.task import VideoTranslateTaskConfig
+    from vt_fairseq.task_config import VideoTranslateTaskConfig
 
     chosen = [c for r in REGISTRIES.values() for c in r["dataclass_registry"].values() if c]
     parser = argparse.ArgumentParser(conflict_handler="resolve")

@@ -14,6 +14,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from torch import nn
 
+from vt_fairseq.criterion import no_loss, summed
 from vt_fairseq.data.heads import ANSWER, CLASS_HEADS, NO_CLASS
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.heads import scores_by_question
@@ -46,8 +47,7 @@ class ClassificationCriterion(FairseqCriterion):
         if sample["net_input"]["src_tokens"].numel():
             logits = logits_of_clips(model, sample)
         else:
-            anchor = next(p for p in model.parameters() if p.requires_grad).sum() * 0.0
-            logits = {name: anchor.expand(len(y), 1) for name, y in targets.items()}
+            logits = {name: no_loss(model).expand(len(y), 1) for name, y in targets.items()}
         reduction = "sum" if reduce else "none"
         losses = {
             name: F.cross_entropy(logits[name], y, ignore_index=NO_CLASS, reduction=reduction)
@@ -69,11 +69,7 @@ class ClassificationCriterion(FairseqCriterion):
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict[str, Any]]) -> None:
         """Aggregate over processes and micro batches."""
-
-        def total(key: str) -> float:
-            # Plain numbers: a tensor or numpy scalar would end up in the checkpoint.
-            return float(sum(log.get(key, 0) for log in logging_outputs))
-
+        total = summed(logging_outputs)
         clips = total("sample_size")
         metrics.log_scalar("loss", total("loss") / max(clips, 1) / math.log(2), clips, round=4)
         for name in (*CLASS_HEADS, "action", ANSWER):

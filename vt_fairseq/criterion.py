@@ -1,6 +1,7 @@
 """Mean cross-entropy of the predicted word distributions (paper, section 3.1)."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,8 +45,7 @@ class VideoTranslateCriterion(FairseqCriterion):
             "bad_clips": len(sample["bad"]),
         }
         if sample["target"] is None:
-            anchor = next(p for p in model.parameters() if p.requires_grad)
-            return anchor.sum() * 0.0, 0, logging_output
+            return no_loss(model), 0, logging_output
         logits, _ = model(**sample["net_input"])
         target, ntokens = sample["target"], sample["ntokens"]
         if sample["num_missing"]:
@@ -68,11 +68,7 @@ class VideoTranslateCriterion(FairseqCriterion):
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict[str, Any]]) -> None:
         """Aggregate over processes and micro batches."""
-
-        def total(key: str) -> float:
-            # Plain numbers: a tensor or numpy scalar would end up in the checkpoint.
-            return float(sum(log.get(key, 0) for log in logging_outputs))
-
+        total = summed(logging_outputs)
         tokens = total("ntokens")
         loss = total("loss") / max(tokens, 1) / math.log(2)
         metrics.log_scalar("loss", loss, tokens, round=4)
@@ -85,3 +81,14 @@ class VideoTranslateCriterion(FairseqCriterion):
     def logging_outputs_can_be_summed() -> bool:
         """Every entry is a count or a sum."""
         return True
+
+
+def no_loss(model: nn.Module) -> torch.Tensor:
+    """Zero, with gradients of zero: of a batch that has nothing to learn from."""
+    return next(p for p in model.parameters() if p.requires_grad).sum() * 0.0
+
+
+def summed(logging_outputs: list[dict[str, Any]]) -> Callable[[str], float]:
+    """From a key to its sum over processes and micro batches."""
+    # Plain numbers: a tensor or numpy scalar would end up in the checkpoint.
+    return lambda key: float(sum(log.get(key, 0) for log in logging_outputs))

@@ -1,20 +1,18 @@
 """The fairseq task ``video_translate``: clips and prompts in, text out."""
 
-import json
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any
 
 import torch
 from fairseq.data import iterators
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask, register_task
-from omegaconf import II
 
+from vt_fairseq.bad_clips import BadClips
 from vt_fairseq.data.actions import Action, build_actions, select_actions
 from vt_fairseq.data.batches import ReusedBatchIterator
 from vt_fairseq.data.clips import ClipLoader, FrameLoader
@@ -22,7 +20,7 @@ from vt_fairseq.data.dataset import TextOptions, VideoTextDataset
 from vt_fairseq.data.dictionary import T5Dictionary
 from vt_fairseq.data.heads import ANSWER, HeadTargets, parse_heads
 from vt_fairseq.data.manifest import CLASS_KINDS, ClipRow, DataDirectory
-from vt_fairseq.data.noise import MASK_AMOUNTS, TEXT_INPUTS, TextNoise
+from vt_fairseq.data.noise import TextNoise
 from vt_fairseq.data.text import EOS, PAD, SourceTemplate, Tokenizer
 from vt_fairseq.data.transforms import ClipTransform
 from vt_fairseq.data.video import FrameSampling
@@ -31,135 +29,14 @@ from vt_fairseq.generation import SharedSourceGenerator
 from vt_fairseq.hardware import check_gpus
 from vt_fairseq.metrics import BLEU_KEYS, BleuStatistics
 from vt_fairseq.models.pretrained.exported import vocabulary_state
+from vt_fairseq.prediction_files import PredictionFiles
 from vt_fairseq.resuming import TRAIN_ROWS
+from vt_fairseq.task_config import INPUT_OPTIONS, VideoTranslateTaskConfig
 
 logger = logging.getLogger(__name__)
 
-# What a trained model needs to see its input as in training. In generation and scoring, those
-# left at their defaults are taken from the checkpoint.
-INPUT_OPTIONS = (
-    "num_frames",
-    "frame_size",
-    "frame_sampling",
-    "max_seconds",
-    "resample_fps",
-    "define_action",
-    "max_target_tokens",
-    "max_source_tokens",
-    "test_text",
-    "test_mask_tokens",
-    "no_context",
-)
-
 # A checkpoint keeps the class names up to so many (half a megabyte or so).
 MAX_SAVED_CLASSES = 10_000
-
-
-# So many unreadable clips are too few to judge a set by.
-FEW_BAD_CLIPS = 20
-
-
-@dataclass
-class VideoTranslateTaskConfig(FairseqDataclass):
-    """Options of ``--task video_translate``."""
-
-    data: str = field(default="", metadata={"help": "data directory that vt-prepare wrote"})
-    video_root: str = field(
-        default="", metadata={"help": "folder of the videos, if not the one vt-prepare saw"}
-    )
-    # Video
-    num_frames: int = field(default=32, metadata={"help": "frames of a clip that the model sees"})
-    frame_size: int = field(default=112, metadata={"help": "side of the square frames in pixels"})
-    frame_sampling: ChoiceEnum(("uniform", "consecutive")) = field(
-        default="uniform",
-        metadata={"help": "frames spread over the clip, or consecutive at 16 fps (Table 7a)"},
-    )
-    max_seconds: float = field(
-        default=6.0,
-        metadata={"help": "longest window of a clip; 0: the whole clip (appendix A.1)"},
-    )
-    max_bad_fraction: float = field(
-        default=0.1,
-        metadata={"help": "stop training when more of its clips than this cannot be read"},
-    )
-    test_window: str = field(
-        default="centre",
-        metadata={"help": "window of a longer clip at test: centre, whole, or K/N (K from 1)"},
-    )
-    resample_fps: float = field(
-        default=0.0,
-        metadata={"help": "sample on a grid of this many frames a second (EPIC: 24); 0: no grid"},
-    )
-    no_flip: bool = field(
-        default=False, metadata={"help": "no random horizontal flip (left and right matter)"}
-    )
-    crop_scales: str = field(
-        default="1,0.875,0.75,0.66",
-        metadata={"help": "sides of the random training crops relative to the short side"},
-    )
-    blank_video: bool = field(
-        default=False, metadata={"help": "show uniform grey: what is known without looking"}
-    )
-    # Text
-    actions: str = field(
-        default="",
-        metadata={
-            "help": "comma-separated actions to train and validate on; when empty caption, or "
-            "with --heads the one that fits: classify or answer"
-        },
-    )
-    action: str = field(
-        default="", metadata={"help": "the one action to generate; overrides --actions"}
-    )
-    define_action: str = field(
-        default="",
-        metadata={"help": "more actions: NAME=FIELD:PROMPT, several separated by ';'"},
-    )
-    reuse_batch: bool = field(
-        default=False,
-        metadata={"help": "train on each decoded mini-batch once for every action, in turn"},
-    )
-    text_input: ChoiceEnum(TEXT_INPUTS) = field(
-        default="shuffled-masked",
-        metadata={"help": "what training sees of the target's text (Table 7c)"},
-    )
-    mask_amount: ChoiceEnum(MASK_AMOUNTS) = field(
-        default="batch",
-        metadata={"help": "masked share per mini-batch (section 4.1) or count per example (3.1)"},
-    )
-    text_dropout: float = field(
-        default=0.5,
-        metadata={"help": "share of training examples without any text input"},
-    )
-    test_text: ChoiceEnum(("none", "mask")) = field(
-        default="none", metadata={"help": "what stands for the absent text at test"}
-    )
-    test_mask_tokens: int = field(default=8, metadata={"help": "[MASK] tokens of --test-text mask"})
-    no_context: bool = field(
-        default=False, metadata={"help": "leave the rows' context (subtitles) out of the source"}
-    )
-    max_target_tokens: str = field(
-        default="caption=20,classify=12",
-        metadata={"help": "longest targets in tokens, eos not counted"},
-    )
-    max_source_tokens: int = field(
-        default=512, metadata={"help": "longest source; context is cut first, then text"}
-    )
-    # Validation
-    eval_bleu: bool = field(
-        default=False,
-        metadata={"help": "generate during validation; log bleu (sacrebleu) and exact_match"},
-    )
-    eval_bleu_beam: int = field(default=1, metadata={"help": "beam of --eval-bleu"})
-    eval_bleu_max_len: int = field(
-        default=24, metadata={"help": "longest text of --eval-bleu in tokens"}
-    )
-    # Taken over from fairseq's own options
-    seed: int = II("common.seed")
-    cpu: bool = II("common.cpu")
-    train_subset: str = II("dataset.train_subset")
-    update_freq: List[int] = II("optimization.update_freq")
-    results_path: Optional[str] = II("common_eval.results_path")
 
 
 @register_task("video_translate", dataclass=VideoTranslateTaskConfig)
@@ -180,9 +57,8 @@ class VideoTranslateTask(FairseqTask):
         self.tokenizer = tokenizer
         self.classes = classes
         self.dictionary = T5Dictionary(self.tokenizer)
-        self._reported: set[str] = set()
-        self._clips_seen = self._clips_bad = 0
-        self._results = None
+        self.bad_clips = BadClips(cfg.max_bad_fraction)
+        self._predictions: PredictionFiles | None = None
         self.heads: HeadTargets | None = None
         self._video_tokens: Callable[[int], int] | None = None
         self._validation_generator: SharedSourceGenerator | None = None
@@ -194,7 +70,7 @@ class VideoTranslateTask(FairseqTask):
             raise UserError("expected the data directory that vt-prepare wrote, found none")
         if not cfg.cpu:
             check_gpus()
-        data = DataDirectory.open(cfg.data)
+        data = DataDirectory.open(cfg.data, cfg.video_root or None)
         classes = {kind: data.classes(kind) for kind in CLASS_KINDS}
         return cls(cfg, data, Tokenizer.from_file(data.tokenizer_path), classes)
 
@@ -281,9 +157,9 @@ class VideoTranslateTask(FairseqTask):
         if task_cfg is not None:
             self.adopt_input_options(task_cfg)
         train = split == self.cfg.train_subset and task_cfg is None
-        root = Path(self.cfg.video_root or self.data.video_root)
+        loader = self.clip_loader(self.data.video_root, train)
         self.datasets[split] = self.build_dataset(
-            self.data.manifest(split), self.clip_loader(root, train), self.selected_actions(), train
+            self.data.manifest(split), loader, self.selected_actions(), train
         )
 
     def clip_loader(self, video_root: Path | None, train: bool) -> ClipLoader:
@@ -420,13 +296,13 @@ class VideoTranslateTask(FairseqTask):
 
     def train_step(self, sample, *args, **kwargs):
         """fairseq's, with unreadable clips named in the log and too many of them refused."""
-        self.report_bad(sample)
-        self.stop_if_too_bad(sample)
+        self.bad_clips.report(sample["bad"])
+        self.bad_clips.count(sample["bad"], sample.get("nsentences", 0))
         return super().train_step(sample, *args, **kwargs)
 
     def valid_step(self, sample, model, criterion):
         """Loss and accuracy, and with ``--eval-bleu`` the counts that BLEU is made of."""
-        self.report_bad(sample)
+        self.bad_clips.report(sample["bad"])
         loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
         if self._validation_generator is not None:
             hypotheses = [
@@ -459,25 +335,6 @@ class VideoTranslateTask(FairseqTask):
             lambda meters: round(100 * meters["_exact"].sum / meters["_nsentences"].sum, 2),
         )
 
-    def stop_if_too_bad(self, sample: dict[str, Any]) -> None:
-        """Raise UserError once more than ``--max-bad-fraction`` of the clips were unreadable."""
-        self._clips_seen += sample.get("nsentences", 0)
-        self._clips_bad += len(sample["bad"])
-        allowed = self.cfg.max_bad_fraction * self._clips_seen
-        if self._clips_bad > max(allowed, FEW_BAD_CLIPS):
-            raise UserError(
-                f"{self._clips_bad} of {self._clips_seen} clips of this process could not be read, "
-                f"more than --max-bad-fraction {self.cfg.max_bad_fraction}; the last one was "
-                f"{': '.join(sample['bad'][-1])}. Check --video-root, or allow more"
-            )
-
-    def report_bad(self, sample: dict[str, Any]) -> None:
-        """Name each unreadable clip once in the log."""
-        for clip_id, reason in sample["bad"]:
-            if clip_id not in self._reported:
-                self._reported.add(clip_id)
-                logger.warning("cannot read clip %s: %s", clip_id, reason)
-
     # Generation
 
     def build_generator(self, models, args, **kwargs):
@@ -506,32 +363,15 @@ class VideoTranslateTask(FairseqTask):
 
         A row whose clip could not be read gets an empty hypothesis with score -inf.
         """
-        self.report_bad(sample)
+        self.bad_clips.report(sample["bad"])
         hypos = self.generate(generator, sample, prefix_tokens, constraints)
         if self.cfg.results_path:
-            self.write_predictions(sample, hypos)
+            self._predictions = self._predictions or PredictionFiles(Path(self.cfg.results_path))
+            best = [None if h is None else h[0] for h in hypos]
+            texts = [None if h is None else self.tokenizer.decode(h["tokens"]) for h in best]
+            scores = [None if h is None else float(h["score"]) for h in best]
+            self._predictions.write(sample["clip_ids"], sample["references"], texts, scores)
         return [h if h is not None else [empty_hypothesis()] for h in hypos]
-
-    def write_predictions(self, sample, hypos) -> None:
-        """Append a row's objects to predictions.jsonl and references.jsonl, for vt-evaluate."""
-        if self._results is None:
-            folder = Path(self.cfg.results_path)
-            self._results = [
-                # Line-buffered: what is done is on disk when the run is interrupted.
-                open(folder / name, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
-                for name in ("predictions.jsonl", "references.jsonl")
-            ]
-        rows = zip(sample["clip_ids"], sample["references"], hypos, strict=True)
-        for clip_id, references, hypo in rows:
-            prediction: dict[str, Any] = {"id": clip_id}
-            if hypo is None:
-                prediction |= {"prediction": "", "missing": True}
-            else:
-                prediction["prediction"] = self.tokenizer.decode(hypo[0]["tokens"])
-                prediction["score"] = float(hypo[0]["score"])
-            reference = {"id": clip_id, "references": references}
-            for file, record in zip(self._results, (prediction, reference), strict=True):
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def compare_classes(name: str, saved: list[str], found: list[str], where: str) -> None:

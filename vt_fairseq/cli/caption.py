@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING
 
 from vt_fairseq.cli import command
 from vt_fairseq.cli.caption_formats import FORMATS, SUBTITLES, SUFFIXES, Said
+from vt_fairseq.cli.command import positive
 from vt_fairseq.cli.inputs import find_videos, read_lines
 from vt_fairseq.errors import UserError, VideoError
+from vt_fairseq.scoring.options import DTYPES
 
 if TYPE_CHECKING:
     from vt_fairseq.api import VideoTranslate
 
 PROG = "vt-caption"
 EXIT_SOME_FAILED = 1
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # On a GPU so many batches are one piece of work, so that processes decode ahead of it.
 BATCHES_AT_ONCE = 8
 
@@ -104,13 +105,6 @@ def add_segments(parser: argparse.ArgumentParser) -> None:
 def labels(path: str) -> list[str]:
     """The class names in a file; raise UserError where it has none."""
     return read_lines(Path(path))
-
-
-def positive(text: str) -> int:
-    """A whole number from 1 on."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 1 on, found {text!r}")
-    return int(text)
 
 
 def seconds(text: str) -> float:
@@ -239,15 +233,15 @@ class Output:
         """One video."""
         from tqdm import tqdm
 
-        from vt_fairseq.data.manifest import atomic_file
+        from vt_fairseq.data.manifest import write_file
 
         content = self.render(said, self.top)
         if self.folder is None:
             tqdm.write(content, file=sys.stdout, end="")
             sys.stdout.flush()
         elif self.suffix == SUFFIXES["jsonl"] or any(one.error is None for one in said):
-            with atomic_file(self.folder / self.name(said[0].video)) as file:
-                file.write(content.encode("utf-8", "backslashreplace"))
+            path = self.folder / self.name(said[0].video)
+            write_file(path, content.encode("utf-8", "backslashreplace"))
 
     def name(self, video: str) -> str:
         """clip.mp4 -> clip.srt; a second clip.* becomes clip-2.srt."""

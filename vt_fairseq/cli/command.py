@@ -36,6 +36,13 @@ def add_user_dir(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 on, found {text!r}")
+    return int(text)
+
+
 def import_user_dir(folder: Path | None) -> None:
     """Import the package ``folder`` under its own name, as fairseq does with its ``--user-dir``.
 

@@ -10,9 +10,8 @@ a line as well.
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,13 +100,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--resamples must be at least 1, found {args.resamples}")
 
 
-def _write(path: Path, lines: Iterable[str]) -> None:
-    from vt_fairseq.data.manifest import atomic_file
-
-    with atomic_file(path) as file:
-        file.writelines(f"{line}\n".encode() for line in lines)
-
-
 def _table(found: dict[str, Any]) -> Iterator[str]:
     """One line a number with its interval and comparison, then how they were computed."""
     numbers = {key: value for key, value in found.items() if key != "signatures"}
@@ -138,12 +130,15 @@ def _shown(value: float) -> str:
 def _main() -> None:
     args = build_parser().parse_args()
     _check(args)
+    from vt_fairseq.data.manifest import write_json
+    from vt_fairseq.scoring.records import write_lines
+
     found = evaluate(args, args.predictions)
     numbers = metrics(args, found)
     if args.out:
-        _write(args.out, [json.dumps(numbers, indent=1, allow_nan=False)])
+        write_json(args.out, numbers)
     if args.per_class:
-        _write(args.per_class, (json.dumps(row, ensure_ascii=False) for row in found.per_class()))
+        write_lines(args.per_class, found.per_class())
     print("\n".join(_table(numbers)))
     if found.unscored:
         what = f"{found.unscored:,} of {found.unscored + found.n:,} rows have no references"

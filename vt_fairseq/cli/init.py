@@ -186,7 +186,7 @@ def _whole_configuration(config: "VideoTranslateConfig") -> dict[str, Any]:
     from fairseq.dataclass.configs import FairseqConfig
     from omegaconf import OmegaConf, open_dict
 
-    from vt_fairseq.task import VideoTranslateTaskConfig
+    from vt_fairseq.task_config import VideoTranslateTaskConfig
 
     cfg = OmegaConf.structured(FairseqConfig())
     with open_dict(cfg):

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from vt_fairseq.cli import command
-from vt_fairseq.cli.caption import positive
+from vt_fairseq.cli.command import positive
 
 PROG = "vt-report"
 
@@ -30,15 +30,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _main() -> None:
     args = build_parser().parse_args()
-    from vt_fairseq.data.manifest import atomic_file
+    from vt_fairseq.data.manifest import write_file
     from vt_fairseq.errors import UserError
     from vt_fairseq.report.make import make
 
     if args.out.is_dir():
         raise UserError(f"--out {args.out} is a folder, expected a file")
     page, content = make(args.folders, args.data, args.clips)
-    with atomic_file(args.out) as file:
-        file.write(page)
+    write_file(args.out, page)
     for note in filter(None, [*content.notes, content.pictures.says]):
         print(note)
     rows = sum(len(result.rows) for result in content.results)

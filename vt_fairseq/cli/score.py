@@ -5,10 +5,18 @@ import sys
 from pathlib import Path
 
 from vt_fairseq.cli import command
-from vt_fairseq.cli.caption import DTYPES, positive
+from vt_fairseq.cli.command import positive
+from vt_fairseq.scoring.options import (
+    DECODINGS,
+    DTYPES,
+    KINDS,
+    PAIRS,
+    SCORERS,
+    TARGETS,
+    Options,
+)
 
 PROG = "vt-score"
-KINDS = ("vqa", "retrieval", "classify")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,10 +47,10 @@ def build_parser() -> argparse.ArgumentParser:
 def add_candidates(group) -> None:
     """Candidates and prompts."""
     add = group.add_argument
-    add("--targets", choices=("label", "verb", "noun", "verb,noun", "action"),
+    add("--targets", choices=TARGETS,
         help="classify: which classes; action: verb-noun pairs as texts; verb,noun: apart, an "
         "action's score is their product (default: label, or what the heads are for)")  # fmt: skip
-    add("--pairs", choices=("seen", "all"),
+    add("--pairs", choices=PAIRS,
         help="verb-noun pairs that can be an action: those of the split train (default where texts "
         "of pairs are ranked), or all (default where scores are multiplied)")  # fmt: skip
     add("--labels", type=Path, metavar="FILE", help="classify: other labels, one a line")
@@ -54,7 +62,7 @@ def add_candidates(group) -> None:
 def add_scoring(group) -> None:
     """From clips to scores."""
     add = group.add_argument
-    add("--use", choices=("decoder", "heads"),
+    add("--use", choices=SCORERS,
         help="what of --path scores (default: its heads where it has any)")  # fmt: skip
     add("--fuse", type=Path, metavar="CHECKPOINT",
         help="average the softmax of the decoder's scores with the heads' distribution of this "
@@ -63,7 +71,7 @@ def add_scoring(group) -> None:
         help="average the predictions for N uniformly spaced windows (EPIC: 10)")  # fmt: skip
     add("--caption-first", action="store_true",
         help="classify: generate a caption and feed it as text (multi-task training)")  # fmt: skip
-    add("--decoding", choices=("rank", "beam"), default="rank",
+    add("--decoding", choices=DECODINGS, default="rank",
         help="vqa: rank the candidates, or generate an answer and match it to one")  # fmt: skip
     add("--beam", type=positive, default=5, help="of texts that are generated (default: 5)")
     add("--length-normalise", action="store_true",
@@ -96,7 +104,6 @@ def _main() -> None:
     args = vars(build_parser().parse_args())
     command.import_user_dir(args.pop("user_dir"))
     with command.quiet_imports():
-        from vt_fairseq.scoring.options import Options
         from vt_fairseq.scoring.run import score
 
     options = Options(**args)

@@ -32,7 +32,14 @@ from vt_fairseq.corpora.rows import (
     reject,
 )
 from vt_fairseq.data.actions import BUILT_IN
-from vt_fairseq.data.manifest import FORMAT, DataDirectory, ManifestWriter, atomic_file
+from vt_fairseq.data.manifest import (
+    FORMAT,
+    DataDirectory,
+    ManifestWriter,
+    atomic_file,
+    write_file,
+    write_json,
+)
 from vt_fairseq.data.text import Tokenizer, train_vocabulary
 from vt_fairseq.errors import UserError, VideoError
 
@@ -160,13 +167,7 @@ def write_rows(
 
 def write_data_json(out: Path, data: dict[str, Any]) -> None:
     """Write ``data`` as ``out``/data.json, which makes ``out`` a data directory."""
-    write_file(out / "data.json", (json.dumps(data, indent=1) + "\n").encode())
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path``, whole or not at all."""
-    with atomic_file(path) as file:
-        file.write(content)
+    write_json(out / "data.json", data)
 
 
 class _Writer:

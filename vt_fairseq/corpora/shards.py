@@ -21,11 +21,10 @@ from vt_fairseq.corpora.prepare import (
     finish,
     nothing_left,
     write_data_json,
-    write_file,
     write_rows,
 )
 from vt_fairseq.corpora.rows import CLASS_KINDS, Entry, Rejected, Source
-from vt_fairseq.data.manifest import DataDirectory, atomic_file, join_manifests
+from vt_fairseq.data.manifest import DataDirectory, atomic_file, join_manifests, write_file
 from vt_fairseq.errors import UserError
 
 FOLDER = "shards"

@@ -8,7 +8,6 @@ from pathlib import Path
 from vt_fairseq.corpora.files import expect, find_file, get, jsonl_records, number
 from vt_fairseq.errors import UserError
 
-MODES = ("none", "span", "whole")
 FILES = ("tvqa_preprocessed_subtitles.jsonl", "tvqa_subtitles", "subtitles")
 PUBLISHED_AT = "github.com/jayleicn/TVRetrieval (data) and tvqa.cs.unc.edu"
 _TIME = r"(\d+):(\d\d):(\d\d)[,.](\d{1,3})"

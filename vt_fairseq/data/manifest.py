@@ -104,6 +104,17 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
         partial.unlink(missing_ok=True)
 
 
+def write_file(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path``, whole or not at all."""
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as JSON to ``path``, whole or not at all; ValueError for NaN or infinity."""
+    write_file(path, json.dumps(value, indent=1, allow_nan=False).encode() + b"\n")
+
+
 class ManifestWriter:
     """Writes rows to an Arrow stream, holding at most ROWS_PER_BATCH of them."""
 

@@ -10,6 +10,7 @@ TARGETS = ("label", "verb", "noun", "verb,noun", "action")
 PAIRS = ("seen", "all")
 SCORERS = ("decoder", "heads")
 DECODINGS = ("rank", "beam")
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # their names in torch
 
 
 @dataclass(frozen=True)

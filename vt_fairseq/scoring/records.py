@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vt_fairseq.data.manifest import atomic_file
+from vt_fairseq.data.manifest import atomic_file, write_json
 from vt_fairseq.errors import UserError
 
 SETTINGS, SCORES = "settings.json", "scores.jsonl"
@@ -49,8 +49,7 @@ def claim(folder: Path, settings: Mapping[str, Any], restart: bool) -> None:
             f"{folder} holds scores but no {SETTINGS}, which says how they were made: give another "
             "--out, or --restart to throw them away"
         )
-    with atomic_file(path) as file:
-        file.write(json.dumps(settings, indent=1).encode() + b"\n")
+    write_json(path, settings)
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """``vt-score`` from its options to the files of its results, in one process or under torchrun."""
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from vt_fairseq.data.manifest import ClipRow, atomic_file
+from vt_fairseq.data.manifest import ClipRow, write_json
 from vt_fairseq.errors import UserError
 from vt_fairseq.inference import usable_device
 from vt_fairseq.scoring import records
@@ -132,6 +131,5 @@ def _finish(options: Options, job: Job) -> dict[str, Any]:
     records.merge(folder, list(job.rows.column("id")))
     metrics = job.kind.finish(folder, job.rows, records.read(folder))
     metrics["signatures"] = job.signatures
-    with atomic_file(folder / METRICS) as file:
-        file.write(json.dumps(metrics, indent=1, allow_nan=False).encode() + b"\n")
+    write_json(folder / METRICS, metrics)
     return metrics

@@ -14,7 +14,7 @@ from vt_fairseq.data.manifest import ClipRow, Manifest
 from vt_fairseq.data.transforms import ClipTransform
 from vt_fairseq.errors import UserError
 from vt_fairseq.inference import Loaded, open_checkpoint
-from vt_fairseq.scoring.options import Options
+from vt_fairseq.scoring.options import DTYPES, Options
 from vt_fairseq.scoring.questions import (
     Kind,
     check_heads,
@@ -24,8 +24,6 @@ from vt_fairseq.scoring.questions import (
 )
 from vt_fairseq.scoring.scorers import DecoderScorer, Found, HeadScorer, Ranking
 
-HASHED_AT_ONCE = 1 << 22
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Options that do not change the scores, or not by more than rounding, or that are hashed instead.
 NOT_SETTINGS = frozenset(
     ("data", "path", "out", "labels", "fuse", "video_root", "restart", "batch_size", "max_nodes")
@@ -94,14 +92,12 @@ def _open(options: Options, path: Path, device: torch.device) -> Loaded:
         overrides["no_context"] = True
     if options.test_window:
         overrides["test_window"] = options.test_window
-    return open_checkpoint(
-        path, data=options.data, device=device, dtype=DTYPES[options.dtype], overrides=overrides
-    )
+    dtype = getattr(torch, DTYPES[options.dtype])
+    return open_checkpoint(path, data=options.data, device=device, dtype=dtype, overrides=overrides)
 
 
 def _loader(model: Loaded) -> ClipLoader:
-    task = model.task
-    loader = task.clip_loader(Path(task.cfg.video_root or task.data.video_root), train=False)
+    loader = model.task.clip_loader(model.task.data.video_root, train=False)
     # What differs between two models in training alone must not make them decode twice.
     return replace(loader, transform=ClipTransform(loader.transform.size, train=False))
 
@@ -134,8 +130,7 @@ def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
         with open(file, "rb") as opened:
-            while block := opened.read(HASHED_AT_ONCE):
-                digest.update(block)
+            hashlib.file_digest(opened, lambda: digest)
     return digest.hexdigest()
 
 

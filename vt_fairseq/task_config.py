@@ -1,0 +1,128 @@
+"""Options of the task ``video_translate``, and which of them a trained model is bound to."""
+
+from dataclasses import dataclass, field
+from typing import List, Optional
+
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from omegaconf import II
+
+from vt_fairseq.data.noise import MASK_AMOUNTS, TEXT_INPUTS
+
+# What a trained model needs to see its input as in training. In generation and scoring, those
+# left at their defaults are taken from the checkpoint.
+INPUT_OPTIONS = (
+    "num_frames",
+    "frame_size",
+    "frame_sampling",
+    "max_seconds",
+    "resample_fps",
+    "define_action",
+    "max_target_tokens",
+    "max_source_tokens",
+    "test_text",
+    "test_mask_tokens",
+    "no_context",
+)
+
+
+@dataclass
+class VideoTranslateTaskConfig(FairseqDataclass):
+    """Options of ``--task video_translate``."""
+
+    data: str = field(default="", metadata={"help": "data directory that vt-prepare wrote"})
+    video_root: str = field(
+        default="", metadata={"help": "folder of the videos, if not the one vt-prepare saw"}
+    )
+    # Video
+    num_frames: int = field(default=32, metadata={"help": "frames of a clip that the model sees"})
+    frame_size: int = field(default=112, metadata={"help": "side of the square frames in pixels"})
+    frame_sampling: ChoiceEnum(("uniform", "consecutive")) = field(
+        default="uniform",
+        metadata={"help": "frames spread over the clip, or consecutive at 16 fps (Table 7a)"},
+    )
+    max_seconds: float = field(
+        default=6.0,
+        metadata={"help": "longest window of a clip; 0: the whole clip (appendix A.1)"},
+    )
+    max_bad_fraction: float = field(
+        default=0.1,
+        metadata={"help": "stop training when more of its clips than this cannot be read"},
+    )
+    test_window: str = field(
+        default="centre",
+        metadata={"help": "window of a longer clip at test: centre, whole, or K/N (K from 1)"},
+    )
+    resample_fps: float = field(
+        default=0.0,
+        metadata={"help": "sample on a grid of this many frames a second (EPIC: 24); 0: no grid"},
+    )
+    no_flip: bool = field(
+        default=False, metadata={"help": "no random horizontal flip (left and right matter)"}
+    )
+    crop_scales: str = field(
+        default="1,0.875,0.75,0.66",
+        metadata={"help": "sides of the random training crops relative to the short side"},
+    )
+    blank_video: bool = field(
+        default=False, metadata={"help": "show uniform grey: what is known without looking"}
+    )
+    # Text
+    actions: str = field(
+        default="",
+        metadata={
+            "help": "comma-separated actions to train and validate on; when empty caption, or "
+            "with --heads the one that fits: classify or answer"
+        },
+    )
+    action: str = field(
+        default="", metadata={"help": "the one action to generate; overrides --actions"}
+    )
+    define_action: str = field(
+        default="",
+        metadata={"help": "more actions: NAME=FIELD:PROMPT, several separated by ';'"},
+    )
+    reuse_batch: bool = field(
+        default=False,
+        metadata={"help": "train on each decoded mini-batch once for every action, in turn"},
+    )
+    text_input: ChoiceEnum(TEXT_INPUTS) = field(
+        default="shuffled-masked",
+        metadata={"help": "what training sees of the target's text (Table 7c)"},
+    )
+    mask_amount: ChoiceEnum(MASK_AMOUNTS) = field(
+        default="batch",
+        metadata={"help": "masked share per mini-batch (section 4.1) or count per example (3.1)"},
+    )
+    text_dropout: float = field(
+        default=0.5,
+        metadata={"help": "share of training examples without any text input"},
+    )
+    test_text: ChoiceEnum(("none", "mask")) = field(
+        default="none", metadata={"help": "what stands for the absent text at test"}
+    )
+    test_mask_tokens: int = field(default=8, metadata={"help": "[MASK] tokens of --test-text mask"})
+    no_context: bool = field(
+        default=False, metadata={"help": "leave the rows' context (subtitles) out of the source"}
+    )
+    max_target_tokens: str = field(
+        default="caption=20,classify=12",
+        metadata={"help": "longest targets in tokens, eos not counted"},
+    )
+    max_source_tokens: int = field(
+        default=512, metadata={"help": "longest source; context is cut first, then text"}
+    )
+    # Validation
+    eval_bleu: bool = field(
+        default=False,
+        metadata={"help": "generate during validation; log bleu (sacrebleu) and exact_match"},
+    )
+    eval_bleu_beam: int = field(default=1, metadata={"help": "beam of --eval-bleu"})
+    eval_bleu_max_len: int = field(
+        default=24, metadata={"help": "longest text of --eval-bleu in tokens"}
+    )
+    # Taken over from fairseq's own options
+    seed: int = II("common.seed")
+    cpu: bool = II("common.cpu")
+    train_subset: str = II("dataset.train_subset")
+    update_freq: List[int] = II("optimization.update_freq")
+    results_path: Optional[str] = II("common_eval.results_path")
