@@ -22,6 +22,7 @@ from fairseq import optim, trainer
 from fairseq.data.iterators import BackgroundConsumer, BufferedIterator
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer
 from fairseq.optim.fp16_optimizer import FP16Optimizer
+from fairseq.scoring.bleu import Scorer
 from fairseq.tasks import TASK_REGISTRY
 from fairseq.trainer import Trainer
 
@@ -212,6 +213,12 @@ def carry_moments(trainer: Trainer, folder: Path, state: dict) -> None:
         scaler.loss_scale = state["loss_scale"]
 
 
+def add_referenced(self: Scorer, reference: torch.Tensor, hypothesis: torch.Tensor) -> None:
+    """``Scorer.add`` that leaves a row without references out; its C code crashes on one."""
+    if reference.numel():
+        _add(self, reference, hypothesis)
+
+
 _readers: weakref.WeakSet[BackgroundConsumer] = weakref.WeakSet()
 
 
@@ -238,6 +245,7 @@ def stop_readers() -> None:
 
 
 _create_consumer = BufferedIterator._create_consumer
+_add = Scorer.add
 _catalog_shared_params = trainer._catalog_shared_params
 _load_checkpoint = Trainer.load_checkpoint
 
@@ -249,6 +257,7 @@ def install() -> None:
     Trainer._vt_fairseq_installed = True
     allow_checkpoint_types()
     BufferedIterator._create_consumer = create_consumer
+    Scorer.add = add_referenced
     FairseqOptimizer.set_lr = set_scaled_lr
     FairseqOptimizer.get_lr = get_unscaled_lr
     Trainer.sharded = False  # DeepSpeedTrainer's is True

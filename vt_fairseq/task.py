@@ -161,6 +161,28 @@ class VideoTranslateTask(FairseqTask):
         self.datasets[split] = self.build_dataset(
             self.data.manifest(split), loader, self.selected_actions(), train
         )
+        if task_cfg is not None or (self.cfg.eval_bleu and not train):
+            self.count_references(split)
+
+    def count_references(self, split: str) -> None:
+        """Say how many rows have no text to compare with; UserError where BLEU needs some."""
+        dataset = self.datasets[split]
+        without = sum(
+            not any(action.references(row) for action in dataset.actions)
+            for row in dataset.manifest
+        )
+        names = ",".join(action.name for action in dataset.actions)
+        if self.cfg.eval_bleu and without == len(dataset):
+            raise UserError(
+                f"--eval-bleu: expected references for {names}, found none in the {without} rows "
+                f"of {split}: leave it out, or prepare annotations that have them"
+            )
+        if without:
+            logger.warning(
+                "%d of %d rows of %s have no references for %s: BLEU, exact match and vt-evaluate "
+                "leave them out",
+                *(without, len(dataset), split, names),
+            )
 
     def clip_loader(self, video_root: Path | None, train: bool) -> ClipLoader:
         """What decodes and crops; plain values are read off the configuration here."""
@@ -314,6 +336,7 @@ class VideoTranslateTask(FairseqTask):
             logging_output["exact"] = sum(
                 h in refs for h, refs in zip(hypotheses, references, strict=True)
             )
+            logging_output["referenced"] = sum(map(bool, references))
         return loss, sample_size, logging_output
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion) -> None:
@@ -321,7 +344,7 @@ class VideoTranslateTask(FairseqTask):
         super().reduce_metrics(logging_outputs, criterion)
         if not any("exact" in log for log in logging_outputs):
             return
-        for key in (*BLEU_KEYS, "exact", "nsentences"):
+        for key in (*BLEU_KEYS, "exact", "referenced"):
             total = sum(float(log.get(key, 0)) for log in logging_outputs)
             metrics.log_scalar_sum(f"_{key}", total)
         metrics.log_derived(
@@ -332,7 +355,7 @@ class VideoTranslateTask(FairseqTask):
         )
         metrics.log_derived(
             "exact_match",
-            lambda meters: round(100 * meters["_exact"].sum / meters["_nsentences"].sum, 2),
+            lambda meters: round(100 * meters["_exact"].sum / max(meters["_referenced"].sum, 1), 2),
         )
 
     # Generation
