@@ -188,6 +188,15 @@ def test_long_targets_are_cut_and_still_end_in_eos(build):
     dataset.actions = [replace(dataset.actions[0], max_target_tokens=3)]
     sample = dataset.collater([dataset[0]])
     assert sample["target"].shape == (1, 4) and sample["target"][0, -1] == EOS
+    assert sample["num_cut"] == 1
+
+
+def test_only_targets_longer_than_the_limit_count_as_cut(build, tokenizer):
+    dataset = build(train=False)
+    lengths = sorted(len(tokenizer.encode(row.captions[0])) for row in dataset.manifest)
+    dataset.actions = [replace(dataset.actions[0], max_target_tokens=lengths[-2])]
+    sample = dataset.collater([dataset[index] for index in range(len(dataset))])
+    assert sample["num_cut"] == sum(length > lengths[-2] for length in lengths)
 
 
 def test_the_context_can_be_left_out_of_the_source(build, tokenizer):

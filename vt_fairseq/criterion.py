@@ -21,7 +21,8 @@ class VideoTranslateCriterion(FairseqCriterion):
 
     The loss is a sum over tokens; fairseq divides gradients by the number of tokens of all
     processes and micro batches, which makes it the mean. Logs ``loss`` and ``nll_loss`` in base
-    2 as fairseq does, ``accuracy`` in per cent, and ``bad_clips`` (clips that could not be read).
+    2 as fairseq does, ``accuracy`` in per cent, ``bad_clips`` (clips that could not be read)
+    and, where there are any, ``cut_targets`` (longer than ``--max-target-tokens``).
     """
 
     def __init__(self, task):
@@ -43,6 +44,7 @@ class VideoTranslateCriterion(FairseqCriterion):
             "nsentences": sample["nsentences"],
             "sample_size": sample["ntokens"],
             "bad_clips": len(sample["bad"]),
+            "cut_targets": sample["num_cut"],
         }
         if sample["target"] is None:
             return no_loss(model), 0, logging_output
@@ -76,6 +78,8 @@ class VideoTranslateCriterion(FairseqCriterion):
         metrics.log_derived("ppl", lambda meters: 2 ** min(meters["loss"].avg, 60.0))
         metrics.log_scalar("accuracy", 100 * total("correct") / max(tokens, 1), tokens, round=2)
         metrics.log_scalar_sum("bad_clips", int(total("bad_clips")))
+        if cut := int(total("cut_targets")):
+            metrics.log_scalar_sum("cut_targets", cut)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:

@@ -134,6 +134,7 @@ def made_up(trainer: Trainer, task, source: int, target: int) -> dict[str, Any]:
         "nsentences": rows,
         "missing": torch.zeros(rows, dtype=torch.bool),
         "num_missing": 0,
+        "num_cut": 0,
         "bad": [],
         "id": torch.arange(rows),
         "clip_ids": [str(i) for i in range(rows)],

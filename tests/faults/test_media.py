@@ -1,9 +1,16 @@
 """Videos that cannot be read, in training."""
 
+import json
 import re
 import shutil
+from dataclasses import replace
+
+import numpy as np
 
 from tests.commands import PLUGIN, TINY, run
+from vt_fairseq.data.dataset import VideoTextDataset
+from vt_fairseq.data.manifest import ClipRow, Manifest, write_manifest
+from vt_fairseq.errors import VideoError
 
 
 def test_training_stops_when_too_many_clips_cannot_be_read(data_directory, tmp_path):
@@ -19,3 +26,48 @@ def test_training_stops_when_too_many_clips_cannot_be_read(data_directory, tmp_p
     bad, seen = map(int, re.search(r"error: (\d+) of (\d+) clips of this process", last).groups())
     assert bad > 20 and bad > 0.1 * seen and "--max-bad-fraction 0.1" in last
     assert re.search(r"the last one was train-\d+-\d: .*video", last)
+
+
+def bad_draws(rows: list[ClipRow], corrupt: set[str], epoch: int) -> int:
+    """Reads that fail in an epoch: each corrupt row's, and those of the rows drawn for it."""
+
+    def load(row: ClipRow, rng: np.random.Generator | None) -> np.ndarray:
+        if row.id in corrupt:
+            raise VideoError("corrupt")
+        return np.zeros((1, 1, 1, 3), np.uint8)
+
+    dataset = VideoTextDataset(rows, load, 1, [], False, None, seed=1, train=True)
+    dataset.set_epoch(epoch)
+    return sum(len(dataset[index].bad) for index in range(len(rows)))
+
+
+def test_with_one_clip_in_twenty_corrupt_training_goes_to_its_end_and_counts_them(
+    data_directory, tmp_path
+):
+    data, videos = tmp_path / "data", tmp_path / "videos"
+    shutil.copytree(data_directory, data, ignore=shutil.ignore_patterns("world"))
+    videos.mkdir()
+    sound = (data_directory / "world" / "videos" / "train-00000.mp4").read_bytes()
+    row = Manifest(data / "train.arrow")[0]
+    rows = [replace(row, id=f"clip-{n}", video=f"{n}.mp4") for n in range(40)]
+    for made in rows:
+        (videos / made.video).write_bytes(sound)
+    (videos / "7.mp4").write_bytes(b"not a video")
+    (videos / "33.mp4").write_bytes(sound[: len(sound) // 2])
+    write_manifest(data / "train.arrow", rows)
+    described = json.loads((data / "data.json").read_text())
+    described["splits"]["train"]["rows"] = len(rows)
+    (data / "data.json").write_text(json.dumps(described))
+    log = run(
+        "fairseq-train",
+        *[data, *PLUGIN, *TINY, "--video-root", videos, "--save-dir", tmp_path / "save"],
+        *["--max-epoch", "3", "--disable-validation", "--no-epoch-checkpoints"],
+        *["--max-target-tokens", "caption=3"],
+    )
+    assert (tmp_path / "save" / "checkpoint_last.pt").exists() and "done training" in log
+    assert sorted(re.findall(r"cannot read clip ([\w-]+): ", log)) == ["clip-33", "clip-7"]
+    counted = [int(n) for n in re.findall(r"\| train \|.* bad_clips (\d+)", log)]
+    expected = [bad_draws(rows, {"clip-7", "clip-33"}, epoch) for epoch in (1, 2, 3)]
+    assert counted == expected and min(counted) >= 2
+    # Captions cut at the length limit are counted as well: all of them here.
+    assert re.findall(r"\| train \|.* cut_targets (\d+)", log) == ["40", "40", "40"]

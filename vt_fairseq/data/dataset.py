@@ -179,8 +179,9 @@ class VideoTextDataset(FairseqDataset):
         A sample's ``net_input``: ``src_tokens`` (B, S) int64, ``src_lengths`` (B,),
         ``video`` (V, F, H, W, 3) uint8 of the V <= B rows that have [VIDEO] tokens, and
         ``prev_output_tokens`` (B, L). ``target`` (B, L) ends in eos and is padded, or is None
-        when no row has one. ``missing`` (B,) bool marks rows whose clip could not be read;
-        ``clip_ids`` and ``references`` (texts) are lists of B, ``bad`` lists (id, reason).
+        when no row has one; ``num_cut`` of them were longer than their action's limit.
+        ``missing`` (B,) bool marks rows whose clip could not be read; ``clip_ids`` and
+        ``references`` (texts) are lists of B, ``bad`` lists (id, reason).
 
         For heads there is no ``target`` but ``classes``, (B,) int64 a head. For the head
         ``answer`` the source has R rows, one a candidate, clip after clip: ``candidates`` (B, K)
@@ -209,11 +210,8 @@ class VideoTextDataset(FairseqDataset):
         if self.heads is not None:
             return self._common(clips, action_of) | self._head_inputs(clips)
         share = random_generator(self.seed, self.epoch, clips[0].index, STREAM_BATCH).random()
-        sources, targets = [], []
-        for clip in clips:
-            source, target = self._texts(clip, action_of(clip), share)
-            sources.append(source)
-            targets.append(target)
+        texts = [self._texts(clip, action_of(clip), share) for clip in clips]
+        sources, targets, cut = (list(column) for column in zip(*texts, strict=True))
         net_input = source_tensors(sources, clips)
         target = None
         if any(targets):
@@ -223,6 +221,7 @@ class VideoTextDataset(FairseqDataset):
             net_input["prev_output_tokens"] = shifted
         return self._common(clips, action_of) | {
             "ntokens": sum(map(len, targets)),
+            "num_cut": sum(cut),
             "net_input": net_input,
             "target": target,
         }
@@ -261,17 +260,19 @@ class VideoTextDataset(FairseqDataset):
             sample["net_input"]["clip_of_row"] = of_row
         return sample
 
-    def _texts(self, clip: Clip, action: Action, share: float) -> tuple[list[int], list[int]]:
-        """Source ids and target ids (with eos; empty when there is no target to learn)."""
+    def _texts(self, clip: Clip, action: Action, share: float) -> tuple[list[int], list[int], bool]:
+        """Source ids, target ids (with eos; empty when there is none), was the target cut."""
         t = self.text.template.tokenizer
         # One stream an action: reused batches get noise of their own.
         rng = random_generator(
             self.seed, self.epoch, clip.index, STREAM_TEXT, self.actions.index(action)
         )
         text = action.target(clip.row, rng if self.train else None)
-        target = [] if text is None else t.encode(text, action.max_target_tokens)
+        whole = [] if text is None else t.encode(text)
+        target = whole[: action.max_target_tokens]
         noisy = self.text.noise(target, share, rng) if self.train else None
-        return self._source(clip, action, noisy), [] if text is None else [*target, EOS]
+        source = self._source(clip, action, noisy)
+        return source, [] if text is None else [*target, EOS], len(whole) > len(target)
 
     def _source(
         self, clip: Clip, action: Action, text: Sequence[int] | None, candidate: str = ""
