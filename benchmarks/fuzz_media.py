@@ -127,7 +127,7 @@ def loader(folder: Path) -> ClipLoader:
     return ClipLoader(folder, SAMPLING, ClipTransform(FRAME_SIZE, train=False), "centre")
 
 
-def in_a_process(function: Callable[[], object]) -> tuple[str, object]:
+def in_a_process(function: Callable[[], object], seconds: float = SECONDS) -> tuple[str, object]:
     """ "done" and what ``function`` returned in a forked process; or "crashed", how; or "hung"."""
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:
@@ -139,7 +139,7 @@ def in_a_process(function: Callable[[], object]) -> tuple[str, object]:
         os.write(writing, pickle.dumps(answer))
         os._exit(0)
     os.close(writing)
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + seconds
     while not (ended := os.waitpid(child, os.WNOHANG))[0]:
         if time.monotonic() > deadline:
             os.kill(child, signal.SIGKILL)
