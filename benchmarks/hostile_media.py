@@ -1,0 +1,171 @@
+"""Twenty-five hostile entries of a manifest: which are opened, and who is called for them.
+
+    python benchmarks/hostile_media.py
+
+Addresses, FFmpeg's protocols, paths and a link that lead out of the folder of videos, playlists and
+scripts, some of them under a video's name. Each is opened in a process of its own by PyAV as it
+comes, by PyAV with the whitelists that are passed here, and by what reads the rows of a data set.
+*Opened* means that a frame was decoded. A server on this machine, which answers every GET with a
+video, counts its connections. Writes benchmarks/results/hostile_media.json; exits with 1 when ours
+opens one or calls the server.
+"""
+
+import base64
+import contextlib
+import json
+import os
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from benchmarks.fuzz_media import in_a_process, loader  # noqa: E402
+from benchmarks.measuring import RESULTS, machine  # noqa: E402
+from tests import media  # noqa: E402
+from vt_fairseq.data.manifest import ClipRow  # noqa: E402
+from vt_fairseq.data.opening import FORMATS  # noqa: E402
+from vt_fairseq.errors import VideoError  # noqa: E402
+
+SECONDS = 10.0  # after which an entry counts as waiting
+WHITELISTS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+
+
+class Server:
+    """Listens on this machine, counts connections, and sends ``video`` to who says GET."""
+
+    def __init__(self, video: bytes):
+        self.connections = 0
+        self._video = video
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:  # closed
+                return
+            self.connections += 1
+            with connection, contextlib.suppress(OSError):
+                connection.settimeout(1)
+                if connection.recv(4096).startswith(b"GET"):
+                    header = f"HTTP/1.0 200 OK\r\nContent-Length: {len(self._video)}\r\n\r\n"
+                    connection.sendall(header.encode() + self._video)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close()
+
+
+def make_entries(folder: Path, port: int) -> list[str]:
+    """The entries; the files among them are made below ``folder``/videos, a secret beside it."""
+    videos, secret = folder / "videos", folder / "secret.mp4"
+    videos.mkdir()
+    url = f"http://127.0.0.1:{port}/a.mp4"
+    media.write_numbered(secret, 10)
+    (videos / "link.mp4").symlink_to(secret)
+    inline = base64.b64encode(secret.read_bytes()).decode()
+    files = {}
+    for name, target in (("web", url), ("local", str(secret))):
+        playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{target}\n#EXT-X-ENDLIST\n"
+        files |= {f"{name}.m3u8": playlist, f"{name}-playlist.mp4": playlist}
+        script = f"ffconcat version 1.0\nfile '{target}'\n"
+        files |= {f"{name}.ffconcat": script, f"{name}-script.mp4": script}
+    files["call.sdp"] = (
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+        f"m=video {port} RTP/AVP 96\na=rtpmap:96 H264/90000\n"
+    )
+    for name, text in files.items():
+        (videos / name).write_text(text)
+    return [
+        url,
+        *(f"{scheme}://127.0.0.1:{port}/a" for scheme in ("tcp", "rtsp", "rtmp", "ftp")),
+        *(f"{protocol}:{secret}" for protocol in ("file", "cache", "async", "crypto")),
+        f"concat:{secret}|{secret}",
+        f"subfile,,start,0,end,0,,:{secret}",
+        f"data:video/mp4;base64,{inline}",
+        "pipe:0",
+        *("../secret.mp4", str(secret), "link.mp4"),
+        *files,
+    ]
+
+
+def by_pyav(**options: str) -> Callable[[Path, str], None]:
+    """Open an entry as PyAV does in the folder of videos; raise when it does not."""
+
+    def call(videos: Path, entry: str) -> None:
+        os.chdir(videos)
+        with av.open(entry, options=options, timeout=(5, 5)) as container:
+            next(container.decode(video=0))
+
+    return call
+
+
+def by_data_set(videos: Path, entry: str) -> None:
+    """Read an entry as a row of a data set whose video root is the folder of videos."""
+    loader(videos)(ClipRow("1", entry), None)
+
+
+def tried(call: Callable[[Path, str], None], videos: Path, entry: str) -> str:
+    """ "opened", "refused" or "waits"."""
+
+    def attempt() -> str:
+        try:
+            call(videos, entry)
+        except (VideoError, av.FFmpegError, OSError, ValueError, StopIteration):
+            return "refused"
+        return "opened"
+
+    how, answer = in_a_process(attempt, SECONDS)
+    return "waits" if how == "hung" else str(answer)
+
+
+def measure(folder: Path, ways: dict[str, Callable[[Path, str], None]]) -> dict[str, dict]:
+    """What each way does with the entries, and how often the server is called."""
+    media.write_numbered(folder / "sound.mp4", 10)
+    server = Server((folder / "sound.mp4").read_bytes())
+    entries = make_entries(folder, server.port)
+    found = {}
+    for name, call in ways.items():
+        before = server.connections
+        outcomes = {entry: tried(call, folder / "videos", entry) for entry in entries}
+        shown = [
+            entry.replace(str(folder), "").replace(f":{server.port}", "")[:60]
+            for entry, outcome in outcomes.items()
+            if outcome != "refused"
+        ]
+        found[name] = {
+            "entries": len(entries),
+            "opened": sum(outcome == "opened" for outcome in outcomes.values()),
+            "waits": sum(outcome == "waits" for outcome in outcomes.values()),
+            "connections": server.connections - before,
+            "not refused": shown,
+        }
+    server.close()
+    return found
+
+
+OURS = {"vt_fairseq": by_data_set}
+WAYS = {"PyAV": by_pyav(), "PyAV with both whitelists": by_pyav(**WHITELISTS), **OURS}
+
+
+def main() -> None:
+    """Try, print and write down."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(Path(folder), WAYS)
+    text = json.dumps({"machine": machine("av"), **found}, indent=1)
+    (RESULTS / "hostile_media.json").write_text(text + "\n")
+    print(text)
+    ours = found["vt_fairseq"]
+    sys.exit(bool(ours["opened"] or ours["waits"] or ours["connections"]))
+
+
+if __name__ == "__main__":
+    main()
