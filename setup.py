@@ -41,7 +41,7 @@ setup(
         "deepspeed": ["deepspeed>=0.19.8"],
         "test": [
             *["pytest", "pytest-timeout", "pytest-xdist", "ruff"],
-            *["transformers", "tensorboardX"],
+            *["transformers", "tensorboardX", "hypothesis"],
         ],
     },
     entry_points={

@@ -172,7 +172,7 @@ def expect(value: Any, kind: type, where: str, what: str) -> Any:
 def get(record: Record, key: str, kind: type, where: str) -> Any:
     """``record[key]``; raise UserError when it is missing or no ``kind``."""
     if key not in record:
-        known = ", ".join(map(str, list(record)[:12]))
+        known = " ".join(", ".join(f"{name:.40}" for name in list(record)[:12]).split())
         raise UserError(f"{where}: no key {key!r}; found {known}")
     return expect(record[key], kind, where, key)
 
@@ -193,7 +193,7 @@ def number(value: Any, where: str, what: str) -> float:
         seconds = float(value)
         if not math.isfinite(seconds):
             raise ValueError
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{where}: expected a number as {what}, found {value!r:.60}") from error
     return seconds
 
@@ -241,5 +241,6 @@ class VideoFinder:
         folder, _, name = path.rpartition("/")
         if folder not in self._listed:
             place = self._root / folder
-            self._listed[folder] = frozenset(os.listdir(place) if place.is_dir() else ())
+            # os.path: False, no error, for a name that is too long or has a NUL in it.
+            self._listed[folder] = frozenset(os.listdir(place) if os.path.isdir(place) else ())
         return name in self._listed[folder]

@@ -188,7 +188,7 @@ def _clips(narration: Narration, label: str | None, video: str) -> Iterator[Entr
         name = f"{narration.video}_{index}"
         try:
             first, last = widened(_seconds(start), _seconds(end))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             yield _rejected(narration, f"bad times: {start!r:.30} to {end!r:.30}", name)
             continue
         if not isinstance(said, str) or not said.strip():

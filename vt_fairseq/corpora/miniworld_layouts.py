@@ -98,8 +98,7 @@ def write(
     layout, out = LAYOUTS[corpus], Path(out)
     settings = {"corpus": f"miniworld as {corpus}", "version": VERSION, "seed": seed}
     claim(out, settings | {"videos": asdict(size)})
-    planned = [video for video in plan(size, seed) if video.split in layout.splits]
-    videos = [cut for video in planned for cut in layout.cut(video)]
+    videos = _videos(layout, size, seed)
     world = _world(layout, videos, seed)
     jobs = [job for video in videos if not (job := _job(layout, out, video, world.ids)).done()]
     for done in in_processes(functools.partial(_write_video, seed=seed), jobs, workers):
@@ -109,6 +108,17 @@ def write(
     for name, text in layout.files(world).items():
         write_atomically(out / "annotations" / name, text)
     return world
+
+
+def annotation_files(corpus: str, size: MiniWorldSize, seed: int = 0) -> dict[str, str]:
+    """Name -> text of the annotation files that ``write`` would write, without any video."""
+    layout = LAYOUTS[corpus]
+    return layout.files(_world(layout, _videos(layout, size, seed), seed))
+
+
+def _videos(layout: Layout, size: MiniWorldSize, seed: int) -> list[Video]:
+    planned = (video for video in plan(size, seed) if video.split in layout.splits)
+    return [cut for video in planned for cut in layout.cut(video)]
 
 
 def _world(layout: Layout, videos: list[Video], seed: int) -> World:

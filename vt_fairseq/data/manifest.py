@@ -339,7 +339,14 @@ class DataDirectory:
         return self.path / "spiece.model"
 
     def classes(self, kind: str) -> list[str]:
-        """The class names in their order; ``kind`` is label, verb or noun; empty without any."""
-        return [
-            line for line in (self.path / f"{kind}s.txt").read_text("utf-8").split("\n") if line
-        ]
+        """The class names in their order; ``kind`` is label, verb or noun; empty without any.
+
+        Raise UserError when the file is missing or damaged.
+        """
+        file = self.path / f"{kind}s.txt"
+        try:
+            return [line for line in file.read_bytes().decode().split("\n") if line]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{file} is damaged ({error}); make it again with vt-prepare"
+            ) from error
