@@ -4,12 +4,14 @@
 
 On equal (random) weights: ours; ``generate`` of transformers; and fairseq's SequenceGenerator with
 a decoder of fairseq's own parts (``stock_decoder.py``). Greedy search and beams of 4. Each runs its
-encoder, too. CPU time, one thread, in turn. That all write the same tokens is checked first.
-Writes results/generation.json.
+encoder, too. CPU time, one thread, in turn. That all write the same tokens is checked first. At
+last torch's profiler says how much of it is matrix products, which nobody saves. Writes
+results/generation.json.
 """
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import measuring
@@ -35,6 +37,7 @@ BARS = {  # beams: least CPU time relative to ours
     1: {"transformers": 1.1, "stock": 1.5},
     4: {"transformers": 1.05, "stock": 1.5},
 }
+PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}
 NAMES = {"transformers": "transformers generate", "stock": "fairseq with a stock-style decoder"}
 
 
@@ -147,6 +150,14 @@ def ways(beams: int) -> dict:
     }
 
 
+def milliseconds_of_products(function: Callable[[], object]) -> float:
+    """Time a step in matrix products."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
+        function()
+    spent = sum(e.self_cpu_time_total for e in recorded.key_averages() if e.key in PRODUCTS)
+    return round(spent / 1e3 / (TARGET + 1), 2)
+
+
 @torch.inference_mode()
 def main() -> int:
     """Measure, print, write the numbers down; 1 where a bar is not reached."""
@@ -169,6 +180,9 @@ def main() -> int:
         measured[f"{search}: CPU ms a step"] = {
             name: round(1e3 * min(seconds) / (TARGET + 1), 2) for name, seconds in spent.items()
         } | {"different texts": len({tuple(row) for row in texts["ours"].tolist()})}
+        measured[f"{search}: ms a step in matrix products"] = {
+            name: milliseconds_of_products(function) for name, function in competitors.items()
+        }
     measuring.write_result("generation", measuring.machine("transformers", "ve-fairseq"), measured)
     return int(not all(found.get("reached", True) for found in measured.values()))
 

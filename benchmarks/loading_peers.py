@@ -15,7 +15,8 @@ from vt_fairseq.data.transforms import centre_crop, resize
 
 FRAMES, SHORT_SIDE, SIDE = 32, 128, 112
 Loader = Callable[[str, float, float], np.ndarray]
-PEERS: dict[str, Loader] = {}
+PEERS: dict[str, Loader] = {}  # each name begins with whose way it is
+OPTIONAL = ("decord", "torchcodec")
 
 
 def times(start: float, end: float) -> np.ndarray:
@@ -28,6 +29,14 @@ def small(frames: np.ndarray) -> np.ndarray:
     height, width = frames.shape[1:3]
     scale = SHORT_SIDE / min(height, width)
     return centre_crop(resize(frames, round(height * scale), round(width * scale)), SIDE)
+
+
+def small_size(path: str) -> tuple[int, int]:
+    """Height and width of a video's frames scaled to the short side, by its header."""
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        scale = SHORT_SIDE / min(stream.height, stream.width)
+        return round(stream.height * scale), round(stream.width * scale)
 
 
 def last_before(pts: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -72,19 +81,16 @@ def from_frame_zero(path: str, start: float, end: float) -> np.ndarray:
     return small(np.stack([kept[i] for i in wanted]))
 
 
-PEERS["torchvision/pytorchvideo pattern"] = every_frame_to_rgb
-PEERS["decode from zero (transformers)"] = from_frame_zero
+PEERS["torchvision/pytorchvideo: every frame to RGB"] = every_frame_to_rgb
+PEERS["transformers: decode from zero"] = from_frame_zero
 
 with contextlib.suppress(ImportError, OSError, RuntimeError):
     import decord
 
     def with_decord(path: str, start: float, end: float) -> np.ndarray:
         """decord, scaled while it decodes."""
-        first = decord.VideoReader(path, num_threads=1)
-        height, width = first[0].shape[:2]
-        scale = SHORT_SIDE / min(height, width)
-        size = {"width": round(width * scale), "height": round(height * scale)}
-        reader = decord.VideoReader(path, num_threads=1, **size)
+        height, width = small_size(path)
+        reader = decord.VideoReader(path, num_threads=1, width=width, height=height)
         indices = np.floor((times(start, end) + 1e-4) * reader.get_avg_fps()).astype(int)
         return centre_crop(reader.get_batch(indices).asnumpy(), SIDE)
 
@@ -92,21 +98,28 @@ with contextlib.suppress(ImportError, OSError, RuntimeError):
 
 with contextlib.suppress(ImportError, OSError, RuntimeError):
     from torchcodec.decoders import VideoDecoder
+    from torchcodec.transforms import CenterCrop, Resize
 
-    def with_torchcodec(seek_mode: str) -> Loader:
-        """torchcodec in one of its modes, then torch's resize."""
+    def with_torchcodec(seek_mode: str, own_scaler: bool) -> Loader:
+        """torchcodec in one of its modes, with its own scaler or torch's."""
 
         def load(path: str, start: float, end: float) -> np.ndarray:
+            transforms = [Resize(small_size(path)), CenterCrop((SIDE, SIDE))] if own_scaler else []
             decoder = VideoDecoder(
-                path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode=seek_mode
+                path,
+                dimension_order="NHWC",
+                num_ffmpeg_threads=1,
+                seek_mode=seek_mode,
+                transforms=transforms,
             )
-            frames = decoder.get_frames_played_at(times(start, end).tolist()).data
-            return small(frames.numpy())
+            frames = decoder.get_frames_played_at(times(start, end).tolist()).data.numpy()
+            return frames if own_scaler else small(frames)
 
         return load
 
-    PEERS["torchcodec exact"] = with_torchcodec("exact")
-    PEERS["torchcodec approximate"] = with_torchcodec("approximate")
+    for mode in ("exact", "approximate"):
+        PEERS[f"torchcodec: {mode}, its scaler"] = with_torchcodec(mode, True)
+        PEERS[f"torchcodec: {mode}, torch's scaler"] = with_torchcodec(mode, False)
 
 
 def pure_decode(path: str, start: float, end: float, skip: bool) -> None:

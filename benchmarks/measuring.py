@@ -20,17 +20,20 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 RESULTS = Path(__file__).parent / "results"
+Clock = Callable[[], float]
 
 
-def cpu_seconds(function: Callable[[], object]) -> float:
-    """CPU seconds of this process in one call."""
-    began = time.process_time()
+def cpu_seconds(function: Callable[[], object], clock: Clock = time.process_time) -> float:
+    """Seconds of one call: of this process's CPU time, or by another clock."""
+    began = clock()
     function()
-    return time.process_time() - began
+    return clock() - began
 
 
-def in_turn(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of every way, once a round, after one round that is not counted."""
+def in_turn(
+    ways: dict[str, Callable[[], object]], rounds: int, clock: Clock = time.process_time
+) -> dict[str, list[float]]:
+    """Seconds of every way, once a round, after one round that is not counted."""
     for function in ways.values():
         function()
     spent: dict[str, list[float]] = {name: [] for name in ways}
@@ -38,7 +41,7 @@ def in_turn(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, lis
         # The first of a round differs, so that none always runs on the caches of another.
         names = list(ways)
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            spent[name].append(cpu_seconds(ways[name]))
+            spent[name].append(cpu_seconds(ways[name], clock))
     return spent
 
 
@@ -50,6 +53,11 @@ def ratio(numerator: list[float], denominator: list[float]) -> dict[str, float]:
         "least": round(min(ratios), 3),
         "most": round(max(ratios), 3),
     }
+
+
+def once(value: float) -> dict[str, float]:
+    """A number that has no spread, in the form of ``ratio``."""
+    return {"ratio": value, "least": value, "most": value}
 
 
 def judged(found: dict[str, float], at_least: float | None = None, at_most: float | None = None):
