@@ -90,7 +90,10 @@ CONFIGS = {  # kind: (text, why it is refused)
     ),
     "a callback": (f"hydra:\n  callbacks:\n    x: {CALL}\n", "Target 'os.system' is blocklisted"),
     "a launcher": (f"hydra:\n  launcher: {CALL}\n", "Key '_args_' not in 'BasicLauncherConf'"),
-    "a task": (f"task: {CALL}\n", "Key '_target_' not in"),
+    "a task": (
+        f"task: {CALL.replace('{{', '{{_name: video_translate, ')}\n",
+        "Key '_target_' not in 'VideoTranslateTaskConfig'",
+    ),
 }
 
 
