@@ -37,6 +37,7 @@ TEMPORARY = ".tmp"
 SAVE_ATTEMPTS, SECONDS_BETWEEN = 3, 2.5
 SCARCE = 3  # warn when fewer than so many checkpoints still fit
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL_BYTES = 2**20
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -84,6 +85,11 @@ def write_atomically(path: Path, write) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
+    except RuntimeError as error:
+        # torch's own, for whatever happens to the file; looked at while that still fills the disk.
+        if shutil.disk_usage(path.parent).free < DISK_FULL_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -125,8 +131,7 @@ def lasting_reason(error: Exception, folder: Path) -> str | None:
     """Why trying again would not help, with the cure; None when it may."""
     number = getattr(error, "errno", None)
     free = shutil.disk_usage(folder).free if folder.is_dir() else 0
-    # torch turns some errors of the file into a RuntimeError of its own.
-    if number in DISK_FULL or (isinstance(error, RuntimeError) and free < 2**20):
+    if number in DISK_FULL:
         return (
             f"the disk is full ({free:,} bytes are free); make room and start again: earlier "
             "checkpoints are whole"

@@ -3,7 +3,7 @@
 import sys
 from types import TracebackType
 
-from vt_fairseq import checkpoints, failures, fairseq_patches, interruption, workers
+from vt_fairseq import checkpoints, failures, fairseq_patches, half_precision, interruption, workers
 from vt_fairseq.errors import UserError
 from vt_fairseq.zero import launch, trainer
 
@@ -13,6 +13,7 @@ trainer.install()
 checkpoints.install()
 interruption.install()
 failures.install()
+half_precision.install()
 workers.install()
 
 import vt_fairseq.classification  # noqa: E402

@@ -8,6 +8,7 @@ No list of rows or batches is held: the order of an epoch is computed place by p
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from fairseq.data.iterators import CountingIterator, EpochBatchIterator
 
@@ -44,6 +45,22 @@ class ReusedBatchIterator(EpochBatchIterator):
         elif shuffle:
             order = Permutation(count, self.seed, epoch)
         return Share(self.frozen_batches, order, self.num_shards, self.shard_id)
+
+    def state_dict(self) -> dict[str, Any]:
+        """fairseq's, with the number of processes that the place in the epoch counts for."""
+        return {**super().state_dict(), "processes": self.num_shards}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """fairseq's; another number of processes goes on after the batches that all have done.
+
+        Where these do not come out even, the few after them are trained on again.
+        """
+        done_by = state_dict.get("processes", self.num_shards)
+        if done_by != self.num_shards:
+            span = self.uses * self.group
+            spans = state_dict.get("iterations_in_epoch", 0) // span * done_by // self.num_shards
+            state_dict = {**state_dict, "iterations_in_epoch": spans * span}
+        super().load_state_dict(state_dict)
 
     def _get_iterator_for_epoch(
         self, epoch: int, shuffle: bool, fix_batches_to_gpus: bool = False, offset: int = 0

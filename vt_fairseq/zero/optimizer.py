@@ -12,6 +12,8 @@ import torch
 from fairseq.optim import FairseqOptimizer
 from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
 
+from vt_fairseq import half_precision
+
 
 class DeepSpeedOptimizer(FairseqOptimizer):
     """Facade over a ZeRO engine (stages 1 to 3) for fairseq's trainer.
@@ -106,7 +108,7 @@ class DeepSpeedOptimizer(FairseqOptimizer):
         state = dict(self.shards.saved)
         if self.scaler is not None:
             state["loss_scale"] = self.scaler.loss_scale
-        return state
+        return state | half_precision.scaler_state(self.scaler)
 
     def load_state_dict(
         self, state_dict: dict[str, Any], optimizer_overrides: dict | None = None
@@ -122,6 +124,7 @@ class DeepSpeedOptimizer(FairseqOptimizer):
             group.update(optimizer_overrides or {})
         if self.scaler is not None and "loss_scale" in state_dict:
             self.scaler.loss_scale = state_dict["loss_scale"]
+        half_precision.restore_scaler(self.scaler, state_dict)
 
     def _loss_scale(self) -> float:
         return 1.0 if self.scaler is None else self.scaler.loss_scale

@@ -1,0 +1,266 @@
+"""Runs that a signal, a full disk, a damaged checkpoint or other processes come in between of."""
+
+import itertools
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fairseq_cli.train
+import pytest
+import torch
+from fairseq.trainer import Trainer
+
+from tests import killing, tracing
+from tests.commands import free_port
+from tests.faults.test_checkpoints import cut
+from vt_fairseq.data.dataset import VideoTextDataset
+from vt_fairseq.interruption import EXIT_INTERRUPTED
+from vt_fairseq.task import VideoTranslateTask
+
+REAL_VALIDATION = fairseq_cli.train.validate
+AT = 2  # the update at or after which something happens
+
+
+@pytest.fixture(scope="module")
+def training(data_directory, tmp_path_factory) -> killing.Training:
+    return killing.Training(data_directory, tmp_path_factory.mktemp("plain"), killing.PLAIN)
+
+
+# --- signals --------------------------------------------------------------------------------------
+
+
+def once(call: Callable, when: Callable[[], bool]) -> Callable:
+    """``call`` that sends this process a SIGTERM the first time that ``when`` is true."""
+    sent = []
+
+    def called(*args, **others):
+        if not sent and when():
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return call(*args, **others)
+
+    return called
+
+
+class Updates:
+    """Counts the updates of a trainer in this process."""
+
+    def __init__(self):
+        self.done = 0
+        step = Trainer.train_step
+
+        def counted(*args, **others):
+            result = step(*args, **others)
+            self.done += 1
+            return result
+
+        Trainer.train_step = counted
+
+
+def signal_in_validation() -> None:
+    updates = Updates()
+    fairseq_cli.train.validate = REAL_VALIDATION
+    step = VideoTranslateTask.valid_step
+    VideoTranslateTask.valid_step = once(step, lambda: updates.done == AT)
+
+
+def signal_in_a_save() -> None:
+    updates = Updates()
+    torch.save = once(torch.save, lambda: updates.done == AT)
+
+
+def signal_while_waiting_for_data() -> None:
+    """The worker sends it, from the middle of a clip that it takes its time for."""
+    trainer, read, rows = os.getpid(), VideoTextDataset.__getitem__, itertools.count()
+
+    def slow(self, row):
+        if os.getpid() != trainer and next(rows) == AT * 8 + 1:
+            time.sleep(1)
+            os.kill(trainer, signal.SIGTERM)
+            time.sleep(1)
+        return read(self, row)
+
+    VideoTextDataset.__getitem__ = slow
+
+
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [
+        (signal_in_validation, ["--batch-size-valid", "1"]),
+        (signal_in_a_save, []),
+        (signal_while_waiting_for_data, ["--num-workers", "1"]),
+    ],
+)
+def test_a_signal_whenever_it_comes_loses_no_finished_update(
+    data_directory, tmp_path, training, change, options
+):
+    save_dir, first, then = tmp_path / "save", tmp_path / "first", tmp_path / "then"
+    cfg = killing.configuration(data_directory, save_dir, [*killing.PLAIN, *options], killing.FINAL)
+    killing.wait(killing.start(cfg, first, change=change), first, EXIT_INTERRUPTED)
+    finished = killing.lines(first, "trained")
+    assert AT <= max(finished) <= AT + 1
+    assert killing.finished_update(save_dir) == max(finished)
+    killing.wait(killing.start(cfg, then), then)
+    again = killing.lines(then, "trained")
+    assert min(again) == max(finished) + 1 and max(again) == killing.FINAL
+    assert (finished | again).items() <= training.weights.items()
+
+
+# --- two processes --------------------------------------------------------------------------------
+
+
+ON_CPUS = ["--ddp-backend", "legacy_ddp"]
+
+
+def start_two(cfg, folder: Path, around_save: Callable[[int, int, bool], None]) -> list[int]:
+    """Forks that train together; they write to ``folder/0`` and ``folder/1``."""
+    folder.mkdir()
+    port = str(free_port())
+
+    def start(rank: int) -> int:
+        def join() -> None:
+            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+            os.environ.update(address, RANK=str(rank), LOCAL_RANK=str(rank))
+
+        def around(update: int, before: bool) -> None:
+            around_save(rank, update, before)
+
+        return killing.start(cfg, folder / str(rank), around, join)
+
+    return [start(0), start(1)]
+
+
+def train_with_two(cfg, folder: Path, around_save=lambda *_: None, code: int = 0) -> None:
+    for rank, child in enumerate(start_two(cfg, folder, around_save)):
+        killing.wait(child, folder / str(rank), code)
+
+
+def test_a_signal_to_one_of_two_processes_saves_and_ends_both_at_the_same_update(
+    data_directory, tmp_path
+):
+    def told(rank: int, update: int, before: bool) -> None:
+        if (rank, update, before) == (1, AT, False):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    options = [*killing.PLAIN, "--batch-size", "4", *ON_CPUS]
+    whole = killing.configuration(data_directory, tmp_path / "whole", options, killing.FINAL)
+    train_with_two(whole, tmp_path / "0")
+    cfg = killing.configuration(data_directory, tmp_path / "save", options, killing.FINAL)
+    train_with_two(cfg, tmp_path / "1", told, EXIT_INTERRUPTED)
+    finished, other = (killing.lines(tmp_path / "1" / rank, "trained") for rank in "01")
+    assert finished.keys() == other.keys() and AT <= max(finished) <= AT + 1
+    assert killing.finished_update(tmp_path / "save") == max(finished)
+    train_with_two(cfg, tmp_path / "2")
+    again = killing.lines(tmp_path / "2" / "0", "trained")
+    assert min(again) == max(finished) + 1
+    assert finished | again == killing.lines(tmp_path / "0" / "0", "trained")
+
+
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+def test_another_number_of_processes_goes_on_with_the_rows_that_the_epoch_has_left(
+    data_directory, tmp_path, first, then
+):
+    """20 rows in batches of 4: two of the five batches before, three after."""
+    options = [*killing.PLAIN, "--batch-size", "4", "--max-epoch", "1", *ON_CPUS]
+    seen: list[str] = []
+    last: dict[int, str] = {}
+    for number, updates in ((first, 2 // first), (then, 99)):
+        cfg = killing.configuration(data_directory, tmp_path / "save", options, updates)
+        folder = tmp_path / f"with{number}"
+        if number == 2:
+            train_with_two(cfg, folder)
+        else:
+            folder.mkdir()
+            killing.wait(killing.start(cfg, folder / "0"), folder / "0")
+        records = [folder / str(rank) for rank in range(number)]
+        for record in records:
+            assert not last or killing.lines(record, "loaded") == last
+            seen += itertools.chain(*killing.lines(record, "trained", "clips").values())
+        trained = killing.lines(records[0], "trained")
+        last = {max(trained): trained[max(trained)]}
+    assert len(seen) == len(set(seen)) == 20
+
+
+# --- half precision -------------------------------------------------------------------------------
+
+
+def fp16_on_a_cpu() -> None:
+    torch.Tensor.cuda = lambda self, *args, **others: self  # fairseq's handling of overflows
+
+
+@pytest.mark.parametrize(("precision", "scale"), [("--fp16", 16), ("--bf16", None)])
+def test_in_16_bits_the_weights_the_loss_scale_and_its_window_go_on(
+    data_directory, tmp_path, precision, scale
+):
+    """The scale doubles every third update, also where a run was stopped in between."""
+    options = [*killing.PLAIN, precision, "--fp16-no-flatten-grads"]
+    options += ["--fp16-init-scale", "4", "--fp16-scale-window", "3"]
+    found: dict[str, dict[int, tuple]] = {"whole": {}, "stopped": {}}
+    for name, stops in (("whole", [6]), ("stopped", [2, 4, 6])):
+        for updates in stops:
+            cfg = killing.configuration(data_directory, tmp_path / name, options, updates)
+            record = tmp_path / f"{name}{updates}"
+            killing.wait(killing.start(cfg, record, change=fp16_on_a_cpu), record)
+            scales = killing.lines(record, "trained", "scale")
+            weights = killing.lines(record, "trained")
+            found[name] |= {update: (scales[update], weights[update]) for update in weights}
+    assert found["stopped"] == found["whole"]
+    assert [scale for scale, _ in found["whole"].values()][-1] == scale, found["whole"]
+
+
+# --- the disk -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path, request) -> Iterator[Path]:
+    """A file system of ``request.param`` MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={request.param}m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small file system may not be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(("small_disk", "fits"), [(4, 0), (24, 3)], indirect=["small_disk"])
+def test_a_full_disk_ends_the_run_in_one_line_and_with_room_it_goes_on(
+    data_directory, tmp_path, training, small_disk, fits
+):
+    """A checkpoint has 9 MB, and the best and the epoch's stay beside the last."""
+    save_dir, record = small_disk / "save", tmp_path / "record"
+    cfg = killing.configuration(data_directory, save_dir, killing.PLAIN, killing.FINAL)
+    killing.wait(killing.start(cfg, record), record, 1)
+    log = record.with_suffix(".log").read_text()
+    assert "error: cannot write " in log.splitlines()[-1] and "Traceback" not in log
+    assert "the disk is full (" in log.splitlines()[-1]
+    assert ("the disk will be full soon" in log) == bool(fits)
+    assert killing.finished_update(save_dir) == fits and not killing.leftovers(save_dir)
+    room = ["mount", "-o", "remount,size=99m", str(small_disk)]
+    subprocess.run(room, check=True, capture_output=True)
+    killing.wait(killing.start(cfg, record), record)
+    assert max(killing.lines(record, "trained")) == killing.FINAL
+    assert killing.lines(record, "trained").items() <= training.weights.items()
+
+
+def test_retention_never_deletes_the_last_whole_checkpoint_also_where_the_newest_is_damaged(
+    training,
+):
+    if not tracing.possible():
+        pytest.skip("processes may not be traced here (ptrace)")
+
+    def damaged() -> None:
+        training.restore(AT + 2)
+        cut(training.save_dir / "checkpoint_last.pt", 0.5)
+        assert killing.finished_update(training.save_dir) == AT
+
+    damaged()
+    made = tracing.kill_at(training.traced(AT + 1), 0)
+    deleted = [number for number, name in enumerate(made, 1) if name == "unlink"]
+    for operation in (made.index("rename") + 1, deleted[-1]):
+        damaged()
+        tracing.kill_at(training.traced(AT + 1), operation)
+        assert training.verdict() == "whole", (made[:operation], training.log())
