@@ -1,6 +1,6 @@
 """What is left of a training that is killed in its saves?
 
-    python benchmarks/kills.py [--random 100] [--seed 1] [--only OPTIMIZER]
+    python benchmarks/kills.py [--random 100] [--seed 1] [--only plain,random ...]
 
 A real training of a tiny model, with fairseq's optimizer and with DeepSpeed's ZeRO-2, saves after
 every update. It is ended by SIGKILL at random moments of that loop, half of them with each
@@ -11,6 +11,7 @@ nothing happened to. Writes results/kills.json. See ``tests/killing.py``.
 """
 
 import argparse
+import json
 import random
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from tests import killing, tracing
 from tests.conftest import run_main
 
 OPTIMIZERS = {"plain": killing.PLAIN, "deepspeed": killing.DEEPSPEED}
+PARTS = [f"{name},{what}" for name in OPTIMIZERS for what in ("operations", "random")]
 
 
 def say(name: str, what: str, verdict: str, training: killing.Training) -> None:
@@ -62,17 +64,26 @@ def counted(kills: int, counts: Counter) -> dict[str, int]:
     return {"kills": kills} | {verdict: counts[verdict] for verdict in killing.VERDICTS}
 
 
+def earlier(parts: list[str]) -> dict[str, dict]:
+    """What the result file has of other parts."""
+    path = measuring.RESULTS / "kills.json"
+    found = json.loads(path.read_text())["measured"] if path.exists() else {}
+    return {part: found[part] for part in PARTS if part in found and part not in parts}
+
+
 def main() -> None:
     """Kill, count, write down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--random", type=int, default=100, help="kills at random times")
     parser.add_argument("--seed", type=int, default=1, help="of the random times")
-    parser.add_argument("--only", choices=OPTIMIZERS, help="one of the optimizers")
+    parser.add_argument(
+        "--only", nargs="+", default=PARTS, choices=PARTS, help="parts; the results keep the others"
+    )
     arguments = parser.parse_args()
     if not tracing.possible():
         parser.error("processes may not be traced here (ptrace), which kills at operations need")
-    measured: dict[str, dict] = {}
     machine = measuring.machine("ve-fairseq", "deepspeed")
+    measured = earlier(arguments.only)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         run_main(
@@ -80,13 +91,16 @@ def main() -> None:
             *["miniworld", "--size", "tiny", "--out", str(data), "--train-vocabulary", "200"],
             *["--workers", "1"],
         )
-        for name in [arguments.only] if arguments.only else OPTIMIZERS:
-            training = killing.Training(data, Path(folder) / name, OPTIMIZERS[name])
-            measured[f"{name}, operations"] = at_operations(name, training)
-            measured[f"{name}, random"] = at_random(
-                name, training, arguments.random // 2, arguments.seed
-            )
-            measuring.write_result("kills", machine, measured)
+        for name, options in OPTIMIZERS.items():
+            parts = [part for part in arguments.only if part.startswith(name)]
+            training = killing.Training(data, Path(folder) / name, options) if parts else None
+            for part in parts:
+                measured[part] = (
+                    at_random(name, training, arguments.random // 2, arguments.seed)
+                    if part.endswith("random")
+                    else at_operations(name, training)
+                )
+                measuring.write_result("kills", machine, measured)
     for what, found in measured.items():
         print(f"{what:24} {found}")
 

@@ -31,7 +31,7 @@ from fairseq.trainer import Trainer
 
 import vt_fairseq.plugin  # noqa: F401
 from tests import tracing
-from tests.commands import PLUGIN, TINY
+from tests.commands import PLUGIN, TINY, free_port
 from vt_fairseq.models.video_networks import register_video_network
 
 PLAIN = ["--optimizer", "adam"]
@@ -169,6 +169,33 @@ def start(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def train_with_two(
+    cfg,
+    folder: Path,
+    around_save: Callable[[int, int, bool], None] = lambda *_: None,
+    code: int = 0,
+) -> None:
+    """Two forks that train together and write to ``folder/0`` and ``folder/1``; wait for both.
+
+    ``around_save`` is given the rank, too. Raises AssertionError when one ends otherwise.
+    """
+    folder.mkdir()
+    port = str(free_port())
+
+    def fork(rank: int) -> int:
+        def join() -> None:
+            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+            os.environ.update(address, RANK=str(rank), LOCAL_RANK=str(rank))
+
+        def around(update: int, before: bool) -> None:
+            around_save(rank, update, before)
+
+        return start(cfg, folder / str(rank), around, join)
+
+    for rank, child in enumerate([fork(0), fork(1)]):
+        wait(child, folder / str(rank), code)
 
 
 def finished_update(save_dir: Path) -> int:
@@ -326,8 +353,8 @@ class Training:
         """What a new start makes of the directory: "whole", or what is wrong, in a word.
 
         unloadable: it ends with an error. lost work: it goes on from before the newest checkpoint
-        whose save came to its end. diverged: its weights, or the names of its checkpoints after
-        the next save, are not those of the run that nothing happened to.
+        whose save came to its end. diverged: its weights are not those of the run that nothing
+        happened to, or after the next save it lacks one of its checkpoints.
         """
         finished = finished_update(self.save_dir)
         last = min(finished + 1, FINAL)
@@ -343,7 +370,7 @@ class Training:
         as_it_was = (
             sorted(found) == list(range(finished, last + 1))
             and found.items() <= self.weights.items()
-            and names(self.save_dir) == names(self.before(last + 1))
+            and names(self.save_dir) >= names(self.before(last + 1))
             and not leftovers(self.save_dir)
         )
         return "whole" if as_it_was else "diverged"

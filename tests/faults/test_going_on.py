@@ -14,7 +14,6 @@ import torch
 from fairseq.trainer import Trainer
 
 from tests import killing, tracing
-from tests.commands import free_port
 from tests.faults.test_checkpoints import cut
 from vt_fairseq.data.dataset import VideoTextDataset
 from vt_fairseq.interruption import EXIT_INTERRUPTED
@@ -115,29 +114,6 @@ def test_a_signal_whenever_it_comes_loses_no_finished_update(
 ON_CPUS = ["--ddp-backend", "legacy_ddp"]
 
 
-def start_two(cfg, folder: Path, around_save: Callable[[int, int, bool], None]) -> list[int]:
-    """Forks that train together; they write to ``folder/0`` and ``folder/1``."""
-    folder.mkdir()
-    port = str(free_port())
-
-    def start(rank: int) -> int:
-        def join() -> None:
-            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-            os.environ.update(address, RANK=str(rank), LOCAL_RANK=str(rank))
-
-        def around(update: int, before: bool) -> None:
-            around_save(rank, update, before)
-
-        return killing.start(cfg, folder / str(rank), around, join)
-
-    return [start(0), start(1)]
-
-
-def train_with_two(cfg, folder: Path, around_save=lambda *_: None, code: int = 0) -> None:
-    for rank, child in enumerate(start_two(cfg, folder, around_save)):
-        killing.wait(child, folder / str(rank), code)
-
-
 def test_a_signal_to_one_of_two_processes_saves_and_ends_both_at_the_same_update(
     data_directory, tmp_path
 ):
@@ -147,13 +123,13 @@ def test_a_signal_to_one_of_two_processes_saves_and_ends_both_at_the_same_update
 
     options = [*killing.PLAIN, "--batch-size", "4", *ON_CPUS]
     whole = killing.configuration(data_directory, tmp_path / "whole", options, killing.FINAL)
-    train_with_two(whole, tmp_path / "0")
+    killing.train_with_two(whole, tmp_path / "0")
     cfg = killing.configuration(data_directory, tmp_path / "save", options, killing.FINAL)
-    train_with_two(cfg, tmp_path / "1", told, EXIT_INTERRUPTED)
+    killing.train_with_two(cfg, tmp_path / "1", told, EXIT_INTERRUPTED)
     finished, other = (killing.lines(tmp_path / "1" / rank, "trained") for rank in "01")
     assert finished.keys() == other.keys() and AT <= max(finished) <= AT + 1
     assert killing.finished_update(tmp_path / "save") == max(finished)
-    train_with_two(cfg, tmp_path / "2")
+    killing.train_with_two(cfg, tmp_path / "2")
     again = killing.lines(tmp_path / "2" / "0", "trained")
     assert min(again) == max(finished) + 1
     assert finished | again == killing.lines(tmp_path / "0" / "0", "trained")
@@ -171,7 +147,7 @@ def test_another_number_of_processes_goes_on_with_the_rows_that_the_epoch_has_le
         cfg = killing.configuration(data_directory, tmp_path / "save", options, updates)
         folder = tmp_path / f"with{number}"
         if number == 2:
-            train_with_two(cfg, folder)
+            killing.train_with_two(cfg, folder)
         else:
             folder.mkdir()
             killing.wait(killing.start(cfg, folder / "0"), folder / "0")
