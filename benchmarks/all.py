@@ -45,9 +45,7 @@ def table(folder: Path = RESULTS) -> str:
     for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         judged = {
-            what: found
-            for what, found in result.get("measured", {}).items()
-            if "bar" in found and "reached" in found
+            what: found for what, found in result.get("measured", {}).items() if "bar" in found
         }
         rows += [row(path.stem, what, found) for what, found in judged.items()]
         if judged:
@@ -57,6 +55,8 @@ def table(folder: Path = RESULTS) -> str:
 
 def row(name: str, what: str, found: dict) -> str:
     """One line of the table."""
+    if "reached" not in found:
+        return f"| {name} | {what} | not judged: {found['not judged']} | {found['bar']} | |\n"
     least, most = found["least"], found["most"]
     spread = "" if least == most else f" ({least:.3g}–{most:.3g})"
     verdict = "reached" if found["reached"] else "**not reached**"
