@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from vt_fairseq.errors import UserError
-from vt_fairseq.hardware import check_gpus, has_code_for
+from vt_fairseq.hardware import check_gpus, emulates, has_code_for
 
 CUDA_12_6 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
 CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
@@ -38,3 +38,20 @@ def test_a_v100_without_code_is_told_which_build_to_install(monkeypatch):
 
 def test_a_machine_without_gpus_has_nothing_to_check():
     check_gpus()
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "capability", "expected"),
+    [
+        ("cpu", torch.bfloat16, "AVX2", True),
+        ("cpu", torch.float16, "AVX2", True),
+        ("cpu", torch.float32, "AVX2", False),
+        ("cpu", torch.bfloat16, "AVX512", False),
+        ("cuda", torch.bfloat16, "AVX2", False),
+    ],
+)
+def test_half_precision_is_emulated_by_processors_without_avx512(
+    device, dtype, capability, expected, monkeypatch
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert emulates(torch.device(device), dtype) is expected

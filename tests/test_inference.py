@@ -23,6 +23,7 @@ from vt_fairseq.data.sampling import TIME_EPSILON, FrameSampling, Plan, pick_fra
 from vt_fairseq.data.transforms import ClipTransform
 from vt_fairseq.data.video import read_clip
 from vt_fairseq.errors import UserError, VideoError
+from vt_fairseq.inference import open_checkpoint
 
 QUESTION, CANDIDATES = "what is it ?", ["a red circle", "blue", "it is the green square there"]
 
@@ -445,3 +446,11 @@ def test_inference_does_not_import_deepspeed_and_the_package_imports_nothing(tra
         env=environment(),
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+
+
+def test_a_dtype_that_the_processor_emulates_is_warned_of(trained, monkeypatch, caplog):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    open_checkpoint(trained, device="cpu")
+    assert "instructions" not in caplog.text
+    open_checkpoint(trained, device="cpu", dtype=torch.bfloat16)
+    assert "bfloat16 on a processor without instructions for it" in caplog.text

@@ -1,5 +1,6 @@
 """What everything that asks a trained model has in common: opening its checkpoint, and encoding."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,15 @@ from torch import nn
 import vt_fairseq.plugin  # noqa: F401
 from vt_fairseq.data.text import Tokenizer
 from vt_fairseq.errors import UserError
-from vt_fairseq.hardware import check_gpus
+from vt_fairseq.hardware import check_gpus, emulates
 from vt_fairseq.models.pretrained.exported import (
     read_checkpoint,
     read_exported,
     saved_tokenizer,
 )
 from vt_fairseq.task import VideoTranslateTask
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ def open_checkpoint(
             another vocabulary than that of ``data``, or there is no such device.
     """
     device = usable_device(device)
+    if emulates(device, dtype):
+        logger.warning(
+            "%s on a processor without instructions for it takes many times as long as float32",
+            str(dtype).removeprefix("torch."),
+        )
     state = read_state(Path(path), vocabulary)
     cfg = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
     with open_dict(cfg):
