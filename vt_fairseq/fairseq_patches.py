@@ -248,6 +248,19 @@ _create_consumer = BufferedIterator._create_consumer
 _add = Scorer.add
 _catalog_shared_params = trainer._catalog_shared_params
 _load_checkpoint = Trainer.load_checkpoint
+_prepare_sample = Trainer._prepare_sample
+
+
+def prepare_sample(self: Trainer, sample, is_dummy: bool = False):
+    """``Trainer._prepare_sample``, also where the first sample after a restart fills up an epoch.
+
+    fairseq then computes the first real sample again, without its gradient; here one is decoded.
+    """
+    if not sample and self._dummy_batch == "DUMMY":
+        dataset, batches = self.epoch_iterator.dataset, self.epoch_iterator.frozen_batches
+        found = dataset.collater([dataset[batches[0][0]]])
+        self._dummy_batch = next(filter(None, found)) if isinstance(found, list) else found
+    return _prepare_sample(self, sample, is_dummy)
 
 
 def install() -> None:
@@ -262,6 +275,7 @@ def install() -> None:
     FairseqOptimizer.get_lr = get_unscaled_lr
     Trainer.sharded = False  # DeepSpeedTrainer's is True
     Trainer.load_checkpoint = load_checkpoint
+    Trainer._prepare_sample = prepare_sample
     trainer._catalog_shared_params = shared_parameters
 
     build_optimizer = optim.build_optimizer

@@ -135,6 +135,18 @@ def test_a_signal_to_one_of_two_processes_saves_and_ends_both_at_the_same_update
     assert finished | again == killing.lines(tmp_path / "0" / "0", "trained")
 
 
+def test_two_processes_go_on_where_one_has_no_batch_left_in_the_epoch(data_directory, tmp_path):
+    """20 rows in batches of 4: the third update has one batch for two processes."""
+    options = [*killing.PLAIN, "--batch-size", "4", *ON_CPUS]
+    found = []
+    for name, stops in (("whole", [4]), ("stopped", [2, 4])):
+        for updates in stops:
+            cfg = killing.configuration(data_directory, tmp_path / name, options, updates)
+            killing.train_with_two(cfg, tmp_path / f"{name}{updates}")
+        found.append(killing.lines(tmp_path / f"{name}4" / "0", "trained")[4])
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
 def test_another_number_of_processes_goes_on_with_the_rows_that_the_epoch_has_left(
     data_directory, tmp_path, first, then
