@@ -267,7 +267,10 @@ def test_a_missing_directory_and_one_without_data_json_name_the_command(data):
         DataDirectory.open(data)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 1}', "null"])
+OUTSIDE = '{"format": 1, "corpus": "", "video_root": "", "settings": {}, "splits": {"../x": {}}}'
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 1}', "null", OUTSIDE])
 def test_a_damaged_data_json_is_refused(data, content):
     (data / "data.json").write_text(content)
     with pytest.raises(UserError, match=r"data.json is damaged .* make it again"):

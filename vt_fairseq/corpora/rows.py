@@ -9,13 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vt_fairseq.data.manifest import CLASS_KINDS, ClipRow
+from vt_fairseq.data.manifest import CLASS_KINDS, SPLIT_NAME, ClipRow
 
 DEFAULT_SPLIT = "train"
 """The split of a row that names none, and the one that vocabularies are trained on."""
 COPY_SUFFIX = ".mp4"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(,[^:/]*)?:")
-_SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def unique(entries: Iterable[Entry | Rejected]) -> Iterator[Entry | Rejected]:
 
 def check_row(entry: Entry | Rejected, videos: Path) -> Entry | Rejected:
     """``entry`` with its video relative to ``videos``, or the Rejected that it must become."""
-    if not _SPLIT.fullmatch(entry.split):
+    if not SPLIT_NAME.fullmatch(entry.split):
         # The split names a file; a rejected row needs one that can.
         reason = f"bad split: {entry.split!r}, expected at most 64 of letters, digits and _.-"
         entry = reject(entry, reason) if isinstance(entry, Entry) else entry

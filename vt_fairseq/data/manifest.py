@@ -17,6 +17,7 @@ import json
 import mmap
 import operator
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -30,6 +31,8 @@ FORMAT = 1
 CLASS_KINDS = ("label", "verb", "noun")
 ROWS_PER_BATCH = 1024
 """Every record batch but the last has exactly so many rows, so a row is found by division."""
+SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
+"""A split names a file."""
 TOUCHED_BATCHES = 256
 """After looking into so many (40 MB of HowTo100M) a process lets go of what it has mapped."""
 
@@ -319,6 +322,9 @@ class DataDirectory:
                     f"{file} has format {data['format']}, expected {FORMAT}; "
                     "make it again with vt-prepare"
                 )
+            bad = [name for name in data["splits"] if not SPLIT_NAME.fullmatch(name)]
+            if bad:
+                raise ValueError(f"a split is named {bad[0]!r:.80}")
             root = Path(data["video_root"] if video_root is None else video_root).absolute()
             return cls(path, data["corpus"], root, dict(data["splits"]), dict(data["settings"]))
         except (ValueError, KeyError, TypeError) as error:
