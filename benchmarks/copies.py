@@ -3,8 +3,8 @@
     python benchmarks/copies.py [--video FILE] [--rounds 8]
 
 CPU time of 32 frames of a 6 s segment, one thread, in turn; that both show the same pictures is
-checked first. Then two data workers against one, reading the copies: time on the clock, so that
-other work on the machine lowers the ratio. Writes results/copies.json.
+checked first. Then two data workers against one, reading the copies: time on the clock, which says
+nothing where other work takes the cores and is not judged then. Writes results/copies.json.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from vt_fairseq.scoring.reading import WindowDataset, batches_of, read_windows
 
 NAME = "720p h264 GOP 30"
 CHEAPER, TWO_WORKERS = 10.0, 1.8
+BUSY = 1.5  # load average at the beginning; what ran just before leaves one
 CLIPS, BATCH = 240, 8  # that the workers read in a round
 
 
@@ -96,11 +97,13 @@ def main() -> int:
         "copies against 720p": measuring.judged(cheaper, at_least=CHEAPER)
         | {f"CPU ms a clip, {what}": round(1e3 * min(s), 1) for what, s in spent.items()},
         "two workers against one": measuring.judged(faster, at_least=TWO_WORKERS)
-        | {f"clips a second, {what}": round(CLIPS / min(s)) for what, s in clock.items()}
-        | {"load average before": load},
+        | {f"clips a second, {what}": round(CLIPS / min(s)) for what, s in clock.items()},
     }
+    if load > BUSY:
+        del measured["two workers against one"]["reached"]
+        measured["two workers against one"]["not judged"] = f"load average {load} before"
     measuring.write_result("copies", measuring.machine("av"), measured)
-    return int(not all(found["reached"] for found in measured.values()))
+    return int(not all(found.get("reached", True) for found in measured.values()))
 
 
 if __name__ == "__main__":
