@@ -215,7 +215,7 @@ def counting(kind: type, method: str, what: str, clips, seen: Counter):
 
 def run(module: str, *arguments: str | Path) -> None:
     """One of our commands, in a process of its own."""
-    command = [sys.executable, "-m", module, *map(str, arguments)]
+    command = [sys.executable, "-W", "ignore", "-m", module, *map(str, arguments)]
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
