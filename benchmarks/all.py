@@ -2,8 +2,9 @@
 
     python benchmarks/all.py [--only loading,scoring] [--table]
 
-Takes less than 20 minutes on two idle cores. A script that misses a bar ends with 1; the others run
-all the same, and then this one ends with 1, too. The table is made of what lies in results/.
+Takes about 20 minutes on two idle cores. A script that misses a bar ends with 1; the others run all
+the same, and then this one ends with 1, too. The table is made of what lies in results/. kills.py
+and resume.py have no bars of speed and are not among them.
 """
 
 import argparse
@@ -22,9 +23,9 @@ HEAD = "| benchmark | what is compared | found | bar | |\n|---|---|---|---|---|\
 
 
 def scripts(folder: Path = HERE) -> list[str]:
-    """Names of the scripts that write a result with bars."""
+    """Names of the scripts that write a result with bars of speed."""
     paths = [path for path in folder.glob("*.py") if path != Path(__file__).resolve()]
-    return sorted(path.stem for path in paths if "measuring.write_result(" in path.read_text())
+    return sorted(path.stem for path in paths if "measuring.judged(" in path.read_text())
 
 
 def run(names: Sequence[str], folder: Path = HERE) -> list[str]:

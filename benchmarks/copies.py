@@ -1,6 +1,6 @@
 """Clips read from the copies of ``vt-prepare --transcode`` against their 720p originals.
 
-    python benchmarks/copies.py [--video FILE] [--rounds 8]
+    python benchmarks/copies.py [--video FILE] [--rounds 12]
 
 CPU time of 32 frames of a 6 s segment, one thread, in turn; that both show the same pictures is
 checked first. Then two data workers against one, reading the copies: time on the clock, which says
@@ -72,7 +72,7 @@ def main() -> int:
     """Measure, print, write the numbers down; 1 where a bar is not reached."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--video", help="what to encode, instead of a moving pattern")
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=12)
     args = parser.parse_args()
     load = round(os.getloadavg()[0], 1)
     with tempfile.TemporaryDirectory() as name:

@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks import all as every
 
-MISSED = "import sys; sys.exit(1)  # measuring.write_result("
-FINE = "open('ran', 'w')  # measuring.write_result("
+MISSED = "import sys; sys.exit(1)  # measuring.judged("
+FINE = "open('ran', 'w')  # measuring.judged("
 FOUND = {"ratio": 2.217, "least": 2.1, "most": 2.3, "bar": "at least 2.0", "reached": True}
 
 
