@@ -11,8 +11,6 @@ results/generation.json.
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import measuring
@@ -151,14 +149,6 @@ def ways(beams: int) -> dict:
     }
 
 
-def percent_in_products(function: Callable[[], object]) -> int:
-    """Share of a call's time, by the clock, that torch's profiler finds in matrix products."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
-        whole = measuring.cpu_seconds(function, time.perf_counter)
-    spent = sum(e.self_cpu_time_total for e in recorded.key_averages() if e.key in PRODUCTS)
-    return round(100 * spent / 1e6 / whole)
-
-
 @torch.inference_mode()
 def main() -> int:
     """Measure, print, write the numbers down; 1 where a bar is not reached."""
@@ -182,7 +172,7 @@ def main() -> int:
             name: round(1e3 * min(seconds) / (TARGET + 1), 2) for name, seconds in spent.items()
         } | {"different texts": len({tuple(row) for row in texts["ours"].tolist()})}
         measured[f"{search}: percent of the time in matrix products"] = {
-            name: percent_in_products(function) for name, function in competitors.items()
+            name: measuring.percent_in(PRODUCTS, function) for name, function in competitors.items()
         }
     measuring.write_result("generation", measuring.machine("transformers", "ve-fairseq"), measured)
     return int(not all(found.get("reached", True) for found in measured.values()))

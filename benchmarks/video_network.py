@@ -109,7 +109,7 @@ def measure_inference(args: argparse.Namespace) -> dict[str, dict]:
     capabilities = torch.cpu.get_capabilities()
     fast_bf16 = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     if fast_bf16:
-        ways["bf16"] = inference(clip, torch.bfloat16)[OURS]
+        ways["bf16"] = in_bf16 = inference(clip, torch.bfloat16)[OURS]
     spent = measuring.in_turn(ways, args.rounds)
     halves = spent.pop("bf16", None)
     best = min(spent, key=lambda name: sorted(spent[name])[args.rounds // 2])
@@ -126,7 +126,10 @@ def measure_inference(args: argparse.Namespace) -> dict[str, dict]:
     plain = spent["plain, contiguous"]
     name = "bf16 evaluation: fp32 plain contiguous against ours"
     if halves:
-        measured[name] = measuring.judged(measuring.ratio(plain, halves), at_least=BF16)
+        measured[name] = measuring.judged(measuring.ratio(plain, halves), at_least=BF16) | {
+            f"percent of ours in {operation}": measuring.percent_in([operation], in_bf16)
+            for operation in ("aten::mkldnn_convolution", "aten::copy_")
+        }
     else:
         why = "the processor has neither AVX512_BF16 nor AMX"
         print(f"{name:56} not judged: {why}")

@@ -23,7 +23,7 @@ from vt_fairseq.errors import VideoError
 
 GOP_SECONDS = 1.0
 CLOCK = 90_000  # ticks a second of the copies, as in MPEG: exact for every usual frame rate
-# To be read often: without CABAC and deblocking (fastdecode) decoding takes half of the time.
+# To be read often: without CABAC and deblocking (fastdecode) they are cheaper to decode.
 # No B-frames: the file's duration is then exact at any frame rate. One thread, since many videos
 # are copied at a time.
 ENCODER = {
