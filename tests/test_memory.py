@@ -10,6 +10,7 @@ from fairseq.optim.fp16_optimizer import FP16Optimizer
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tests.commands import ROOT
 from tests.commands import run as run_command
 from tests.conftest import run_main
 from vt_fairseq.data.text import PAD
@@ -281,6 +282,23 @@ def test_the_optimizers_step_counts_where_it_needs_more_than_the_activations():
     assert found.step > sum(prediction.training)
     kept = found.parameters + found.gradients + found.optimizer + found.buckets
     assert prediction.total == kept + found.step + CONTEXT
+
+
+@pytest.mark.parametrize(
+    ("name", "setup", "options"),
+    [
+        ("fp16, ZeRO-2", Setup("fp16", 2), {}),
+        ("fp16, ZeRO-3", Setup("fp16", 3), {}),
+        ("fp16, ZeRO-2, stage 1 recomputed", Setup("fp16", 2), {"checkpoint_video_stages": 1}),
+        ("fp16, ZeRO-2, stages 1-4 recomputed", Setup("fp16", 2), {"checkpoint_video_stages": 4}),
+        ("fp16, ZeRO-2, all recomputed", Setup("fp16", 2), FRUGAL),
+    ],
+)
+def test_a_gpu_took_no_more_than_predicted_and_hardly_less(name, setup, options):
+    file = ROOT / "benchmarks" / "results" / "gpu_memory_nvidia_h200.json"
+    measured = json.loads(file.read_text())["measured"][name]["peak_allocated_gb"] * 1e9
+    predicted = predict(Run(T5LargeConfig(**options), BatchShape(), setup)).total - CONTEXT
+    assert measured <= predicted <= 1.1 * measured
 
 
 @pytest.mark.parametrize(

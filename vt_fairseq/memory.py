@@ -74,7 +74,8 @@ class States:
     """Bytes that stay from step to step; all but ``cpu`` are on the GPU.
 
     Attributes:
-        step: fp32 gradients that ZeRO makes in the optimizer's step, when activations are gone.
+        step: copies of the gradients that ZeRO makes in the optimizer's step, when activations are
+            gone.
         cpu: of one GPU's process.
     """
 
@@ -138,6 +139,8 @@ def states(parameters: int, trained: int, setup: Setup) -> States:
         )
     share = math.ceil(trained / setup.gpus)
     optimizer, step = 3 * FP32 * share, FP32 * share
+    if stage < 3 and width < FP32:  # flattened first, then made fp32
+        step += width * share
     gathered = min(parameters, setup.stage3_max_live_parameters) if stage == 3 else 0
     return States(
         parameters=width * (math.ceil(parameters / setup.gpus) if stage == 3 else parameters),

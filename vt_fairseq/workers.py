@@ -5,6 +5,7 @@ and interrupts whatever the trainer is at, a save too.
 """
 
 import atexit
+import gc
 import multiprocessing
 import multiprocessing.queues
 import os
@@ -87,6 +88,33 @@ def kill_workers() -> None:
             process.kill()
 
 
+class KeptGarbage:
+    """A forked process never collects cyclic garbage of the process it was forked from.
+
+    Of tensors on a GPU the collection would abort the worker: CUDA does not work behind a fork.
+    """
+
+    enabled = True
+
+    def before(self) -> None:
+        self.enabled = gc.isenabled()
+        gc.disable()
+
+    def after(self) -> None:
+        if self.enabled:
+            gc.enable()
+
+    def after_in_child(self) -> None:
+        gc.freeze()
+        self.after()
+
+
+_garbage = KeptGarbage()
+os.register_at_fork(
+    before=_garbage.before,
+    after_in_parent=_garbage.after,
+    after_in_child=_garbage.after_in_child,
+)
 _try_get_data = LoaderIterator._try_get_data
 _feeding_failed = multiprocessing.queues.Queue._on_queue_feeder_error
 

@@ -182,7 +182,9 @@ def main() -> None:
     here = machine()
     out = args.out or RESULTS / f"gpu_{here['card'].replace(' ', '_').lower()}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    result = {"command": "python benchmarks/gpu/run.py DATA", "machine": here, "measured": {}}
+    only = f' --only "{args.only}"' if args.only else ""
+    command = f"python benchmarks/gpu/run.py DATA{only} --limit {args.limit:g}"
+    result = {"command": command, "machine": here, "measured": {}}
     processes = ready(chosen, args.data, args.video_root)
     for _ in chosen:
         measurement, process = processes.get()

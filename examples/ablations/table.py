@@ -125,21 +125,24 @@ def bars(part: Part, numbers: dict[str, dict[str, Seeds]]) -> list[tuple[Row, li
 def main() -> None:
     """Read, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--doc", type=Path)
+    parser.add_argument("results", type=Path, nargs="+", help="of several the first has precedence")
+    parser.add_argument("--doc", type=Path, help="gets the tables of the first")
     parser.add_argument("--mark", help="where in the document (default: the scale's name)")
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
-    result = json.loads(args.results.read_text(encoding="utf-8"))
-    text = document(result)
-    print(text)
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in args.results]
+    texts = [document(result) for result in results]
+    print("\n\n".join(texts))
     if args.doc:
-        put_into(args.doc, args.mark or result["scale"], text)
+        put_into(args.doc, args.mark or results[0]["scale"], texts[0])
     if args.plot:
         from plot import svg
 
-        parts = experiment(SCALES[result["scale"]]).parts
-        drawn = [(p, b) for p in parts if (b := bars(p, result["numbers"]))]
+        numbers = {}
+        for result in reversed(results):
+            numbers |= result["numbers"]
+        parts = experiment(SCALES[results[0]["scale"]]).parts
+        drawn = [(part, found) for part in parts if (found := bars(part, numbers))]
         args.plot.write_text(svg(drawn), encoding="utf-8")
 
 

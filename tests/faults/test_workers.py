@@ -1,5 +1,6 @@
 """Data workers that die: one line names worker and cause, nothing hangs, nothing is lost."""
 
+import gc
 import os
 import re
 import signal
@@ -92,3 +93,34 @@ class Killing(Dataset):
 def test_every_loader_of_this_process_names_its_dead_worker():
     with pytest.raises(UserError, match=r"^data worker 1 \(process \d+\) was killed by SIGKILL"):
         list(DataLoader(Killing(), num_workers=2, multiprocessing_context="fork"))
+
+
+class Leaves:
+    """Cyclic garbage that leaves a file when it is collected."""
+
+    def __init__(self, path):
+        self.path, self.itself = path, self
+
+    def __del__(self):
+        self.path.touch()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_forked_worker_never_collects_the_garbage_of_the_trainer(tmp_path, enabled):
+    """The trainer's garbage may be tensors on a GPU, whose end aborts a forked process."""
+    collected, own = tmp_path / "the trainer's", tmp_path / "the worker's"
+    was_enabled = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        Leaves(collected)
+        if (child := os.fork()) == 0:
+            Leaves(own)
+            gc.collect()
+            as_expected = own.exists() and not collected.exists() and gc.isenabled() == enabled
+            os._exit(not as_expected)
+        assert os.waitpid(child, 0)[1] == 0
+        assert gc.isenabled() == enabled and not collected.exists()
+        gc.collect()
+        assert collected.exists(), "the trainer itself collects it"
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
