@@ -71,6 +71,14 @@ def test_the_plot_is_an_xml_with_every_row():
     assert "few" in texts and "many" in texts and "none" not in texts
 
 
+def test_a_part_is_drawn_from_the_one_run_that_has_most_of_its_rows():
+    name, other = (row.name for row in PART.rows[:2])
+    key = PART.columns[0][1]
+    one, both = {name: {key: {"1": 1.0}}}, {name: {key: {"1": 2.0}}, other: {key: {"1": 3.0}}}
+    drawn = table.widest(PART, [{"numbers": one}, {"numbers": both}])
+    assert [values for _, values in drawn] == [[2.0], [3.0]]
+
+
 def test_a_training_curve_is_read_from_the_log():
     line = (
         "2026 | INFO | train_inner | epoch 001:  66 / 188 loss=5.897, nll_loss=5.897, "

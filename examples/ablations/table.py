@@ -122,10 +122,15 @@ def bars(part: Part, numbers: dict[str, dict[str, Seeds]]) -> list[tuple[Row, li
     return [(row, values) for row, values in found if values]
 
 
+def widest(part: Part, results: list[dict]) -> list[tuple[Row, list[float]]]:
+    """The bars of the one run that has most rows: models of two runs are not to be compared."""
+    return max((bars(part, result["numbers"]) for result in results), key=len)
+
+
 def main() -> None:
     """Read, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, nargs="+", help="of several the first has precedence")
+    parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--doc", type=Path, help="gets the tables of the first")
     parser.add_argument("--mark", help="where in the document (default: the scale's name)")
     parser.add_argument("--plot", type=Path)
@@ -138,11 +143,8 @@ def main() -> None:
     if args.plot:
         from plot import svg
 
-        numbers = {}
-        for result in reversed(results):
-            numbers |= result["numbers"]
         parts = experiment(SCALES[results[0]["scale"]]).parts
-        drawn = [(part, found) for part in parts if (found := bars(part, numbers))]
+        drawn = [(part, rows) for part in parts if (rows := widest(part, results))]
         args.plot.write_text(svg(drawn), encoding="utf-8")
 
 
