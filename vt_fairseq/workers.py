@@ -1,7 +1,8 @@
 """A data worker that dies ends the run in one line that says which, of what, and what to do.
 
 torch alone ends it with tracebacks, waits for ever for a batch that found no room in shared memory,
-and interrupts whatever the trainer is at, a save too.
+and interrupts whatever the trainer is at, a save too. On a GPU some of its workers die of the
+trainer's own garbage; ours leave it alone.
 """
 
 import atexit
@@ -11,6 +12,7 @@ import multiprocessing.queues
 import os
 import shutil
 import signal
+import threading
 
 import torch.utils.data._utils.signal_handling as signal_handling
 from torch.utils.data import get_worker_info
@@ -94,15 +96,19 @@ class KeptGarbage:
     Of tensors on a GPU the collection would abort the worker: CUDA does not work behind a fork.
     """
 
-    enabled = True
+    def __init__(self) -> None:
+        self.lock = threading.Lock()  # threads may fork at the same time
+        self.enabled = True
 
     def before(self) -> None:
+        self.lock.acquire()
         self.enabled = gc.isenabled()
         gc.disable()
 
     def after(self) -> None:
         if self.enabled:
             gc.enable()
+        self.lock.release()
 
     def after_in_child(self) -> None:
         gc.freeze()
