@@ -123,6 +123,18 @@ def test_fairseqs_fp16_optimizer_keeps_the_copies_that_are_predicted():
     assert found.optimizer - 8 * number == sum(p.nbytes for p in copies)
 
 
+@pytest.mark.parametrize(
+    ("precision", "stage", "in_the_step"),
+    [("fp16", 1, 6), ("bf16", 2, 6), ("fp16", 3, 4), ("fp32", 2, 4)],
+)
+def test_the_optimizers_step_copies_gradients_where_the_optimizer_is(precision, stage, in_the_step):
+    """Bytes a parameter: of half precision a flat copy, then fp32; offloaded, fp32 on the CPU."""
+    here = states(1000, 1000, Setup(precision, stage))
+    offloaded = states(1000, 1000, Setup(precision, stage, offload_optimizer=True))
+    assert (here.optimizer, here.step, here.cpu) == (12_000, in_the_step * 1000, 0)
+    assert (offloaded.optimizer, offloaded.step, offloaded.cpu) == (0, 0, 16_000)
+
+
 class Block(nn.Linear):
     """Keeps 5 tensors of its input's size while it runs: its input and four exponentials."""
 

@@ -138,17 +138,17 @@ def states(parameters: int, trained: int, setup: Setup) -> States:
             cpu=0,
         )
     share = math.ceil(trained / setup.gpus)
-    optimizer, step = 3 * FP32 * share, FP32 * share
-    if stage < 3 and width < FP32:  # flattened first, then made fp32
-        step += width * share
+    optimizer, fp32_gradients = 3 * FP32 * share, FP32 * share
+    # Before they become fp32 gradients, those of half precision are flattened.
+    flat = width * share if stage < 3 and width < FP32 else 0
     gathered = min(parameters, setup.stage3_max_live_parameters) if stage == 3 else 0
     return States(
         parameters=width * (math.ceil(parameters / setup.gpus) if stage == 3 else parameters),
         gradients=width * (share if stage >= 2 else trained),
         optimizer=0 if setup.offload_optimizer else optimizer,
         buckets=width * (setup.reduce_bucket_size + gathered),
-        step=0 if setup.offload_optimizer else step,
-        cpu=optimizer + step if setup.offload_optimizer else 0,
+        step=0 if setup.offload_optimizer else flat + fp32_gradients,
+        cpu=optimizer + fp32_gradients if setup.offload_optimizer else 0,
     )
 
 

@@ -191,9 +191,9 @@ def main() -> None:
         left = args.limit - (time.monotonic() - began)
         if left < 10:
             process.process.kill()
-            result["measured"][measurement.name] = {"failed": ["no time was left"], "seconds": 0}
-            continue
-        found = process.run(min(left, 90.0))
+            found = {"failed": ["no time was left"], "seconds": 0}
+        else:
+            found = process.run(min(left, 90.0))
         result["measured"][measurement.name] = found
         print(line(measurement.name, found), flush=True)
         out.write_text(json.dumps(result, indent=1) + "\n")
