@@ -23,9 +23,9 @@ from loading_peers import FRAMES, SIDE
 
 from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.data.manifest import ClipRow, DataDirectory
-from vt_fairseq.data.sampling import FrameSampling
-from vt_fairseq.data.transforms import ClipTransform
-from vt_fairseq.scoring.reading import WindowDataset, batches_of, read_windows
+from vt_fairseq.scoring.windows import WindowDataset, batches_of, read_windows
+from vt_fairseq.video.frame_sampling import FrameSampling
+from vt_fairseq.video.transforms import ClipTransform
 
 NAME = "720p h264 GOP 30"
 CHEAPER, TWO_WORKERS = 10.0, 1.8

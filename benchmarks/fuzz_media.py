@@ -33,10 +33,10 @@ from tests import media  # noqa: E402
 from vt_fairseq.data.clips import ClipLoader  # noqa: E402
 from vt_fairseq.data.dataset import VideoTextDataset  # noqa: E402
 from vt_fairseq.data.manifest import ClipRow  # noqa: E402
-from vt_fairseq.data.sampling import FrameSampling  # noqa: E402
-from vt_fairseq.data.transforms import ClipTransform  # noqa: E402
-from vt_fairseq.data.video import probe  # noqa: E402
 from vt_fairseq.errors import VideoError  # noqa: E402
+from vt_fairseq.video.decoding import probe  # noqa: E402
+from vt_fairseq.video.frame_sampling import FrameSampling  # noqa: E402
+from vt_fairseq.video.transforms import ClipTransform  # noqa: E402
 
 CPU_SECONDS, SECONDS = 10, 60
 HEADER = 1024  # bytes at either end of a file in which its index lies

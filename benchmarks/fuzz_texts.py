@@ -34,15 +34,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks.fuzz_media import in_a_process  # noqa: E402
 from benchmarks.measuring import RESULTS, machine  # noqa: E402
-from vt_fairseq import caption_files, evaluation  # noqa: E402
 from vt_fairseq.cli import prepare as command  # noqa: E402
 from vt_fairseq.corpora import jsonl  # noqa: E402
-from vt_fairseq.corpora.miniworld import SIZES  # noqa: E402
-from vt_fairseq.corpora.miniworld_layouts import LAYOUTS, annotation_files  # noqa: E402
 from vt_fairseq.corpora.prepare import Probing, write_data_json, write_rows  # noqa: E402
 from vt_fairseq.corpora.rows import Entry, Rejected, Source  # noqa: E402
 from vt_fairseq.data.manifest import DataDirectory, Manifest  # noqa: E402
 from vt_fairseq.errors import UserError  # noqa: E402
+from vt_fairseq.evaluation import caption_files, tasks  # noqa: E402
+from vt_fairseq.miniworld.official_layouts import LAYOUTS, annotation_files  # noqa: E402
+from vt_fairseq.miniworld.world import SIZES  # noqa: E402
 
 CPU_SECONDS = 10
 Files = dict[str, bytes]
@@ -228,7 +228,7 @@ def read(kind: str, folder: Path) -> str:
 def read_captions(predictions: Path, references: Path) -> str:
     """As vt-evaluate does, without the metrics that need Java."""
     pairs = caption_files.read_pairs(predictions, [references])
-    found = evaluation.captions(pairs, tokeniser="off")
+    found = tasks.captions(pairs, tokeniser="off")
     assert found.n + found.unscored == len(pairs) and found.missing <= found.n
     return "read, rows rejected" if found.unscored else "read"
 

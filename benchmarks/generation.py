@@ -17,7 +17,7 @@ import measuring
 import torch
 from torch import nn
 
-from vt_fairseq.quiet import quiet_imports
+from vt_fairseq.quiet_imports import quiet_imports
 
 with quiet_imports():
     from fairseq.models import FairseqEncoder, FairseqEncoderDecoderModel
@@ -25,9 +25,9 @@ with quiet_imports():
     from stock_decoder import StockDecoder
     from transformers import LogitsProcessor, T5Config, T5ForConditionalGeneration
 
-    from vt_fairseq.data.text import EOS, PAD, UNK
-    from vt_fairseq.generation import SharedSourceGenerator
+    from vt_fairseq.data.tokenizer import EOS, PAD, UNK
     from vt_fairseq.models.pretrained.t5_weights import config_of_dims, hf_key
+    from vt_fairseq.models.sequence_generator import SharedSourceGenerator
     from vt_fairseq.models.t5 import T5_DIMS, T5Decoder, T5Encoder
 
 DIMS = replace(T5_DIMS["small"], dropout=0.0)

@@ -29,8 +29,8 @@ from benchmarks.fuzz_media import in_a_process, loader  # noqa: E402
 from benchmarks.measuring import RESULTS, machine  # noqa: E402
 from tests import media  # noqa: E402
 from vt_fairseq.data.manifest import ClipRow  # noqa: E402
-from vt_fairseq.data.opening import FORMATS  # noqa: E402
 from vt_fairseq.errors import VideoError  # noqa: E402
+from vt_fairseq.video.containers import FORMATS  # noqa: E402
 
 SECONDS = 10.0  # after which an entry counts as waiting
 WHITELISTS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}

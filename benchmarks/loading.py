@@ -21,9 +21,9 @@ import measuring
 import numpy as np
 from loading_peers import FRAMES, OPTIONAL, PEERS, SHORT_SIDE, SIDE, pure_decode
 
-from vt_fairseq.data.sampling import FrameSampling
-from vt_fairseq.data.transforms import centre_crop, resize
-from vt_fairseq.data.video import read_clip
+from vt_fairseq.video.decoding import read_clip
+from vt_fairseq.video.frame_sampling import FrameSampling
+from vt_fairseq.video.transforms import centre_crop, resize
 
 RATE, SEGMENT = 30, 6.0
 X264 = {"preset": "medium", "crf": "23"}

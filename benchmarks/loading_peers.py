@@ -11,7 +11,7 @@ import av
 import numpy as np
 import torch
 
-from vt_fairseq.data.transforms import centre_crop, resize
+from vt_fairseq.video.transforms import centre_crop, resize
 
 FRAMES, SHORT_SIDE, SIDE = 32, 128, 112
 Loader = Callable[[str, float, float], np.ndarray]

@@ -84,7 +84,7 @@ def prepare(folder: Path) -> dict[str, dict[str, float]]:
     (folder / "videos").mkdir(exist_ok=True)
     vocabulary = folder / "spiece.model"
     if not vocabulary.exists():
-        from vt_fairseq.data.text import train_vocabulary
+        from vt_fairseq.data.tokenizer import train_vocabulary
 
         vocabulary.write_bytes(train_vocabulary([" ".join(WORDS)] * 10, 60))
     module = ["-m", "vt_fairseq.cli.prepare"]
@@ -118,12 +118,12 @@ def train(data: Path) -> dict[str, float]:
     """Open ``data`` as one of 128 training processes and read batches, without the pictures."""
     import numpy as np
 
-    from vt_fairseq.data.actions import BUILT_IN
-    from vt_fairseq.data.batches import ReusedBatchIterator
     from vt_fairseq.data.dataset import TextOptions, VideoTextDataset
+    from vt_fairseq.data.epoch_iterator import ReusedBatchIterator
     from vt_fairseq.data.manifest import Manifest
-    from vt_fairseq.data.noise import TextNoise
-    from vt_fairseq.data.text import SourceTemplate, Tokenizer
+    from vt_fairseq.data.prompts import BUILT_IN
+    from vt_fairseq.data.text_noise import TextNoise
+    from vt_fairseq.data.tokenizer import SourceTemplate, Tokenizer
 
     tokenizer = Tokenizer.from_file(data.parent / "spiece.model")
     noise = TextNoise("shuffled-masked", "batch", dropout=0.5, mask_id=tokenizer.mask)

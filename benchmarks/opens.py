@@ -26,9 +26,9 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.fuzz_media import in_a_process  # noqa: E402
 from benchmarks.measuring import RESULTS, machine  # noqa: E402
 from tests import media  # noqa: E402
-from vt_fairseq.data.sampling import FrameSampling  # noqa: E402
-from vt_fairseq.data.video import read_clip  # noqa: E402
 from vt_fairseq.errors import VideoError  # noqa: E402
+from vt_fairseq.video.decoding import read_clip  # noqa: E402
+from vt_fairseq.video.frame_sampling import FrameSampling  # noqa: E402
 
 WARM = 100
 MOST_KIB = 2.0

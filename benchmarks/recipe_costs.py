@@ -19,7 +19,9 @@ from fairseq.models import MODEL_DATACLASS_REGISTRY
 from torch.utils.flop_counter import FlopCounterMode
 
 import vt_fairseq.plugin  # noqa: F401
-from vt_fairseq.memory import (
+from vt_fairseq.models.video_translate import VideoTranslateModel
+from vt_fairseq.training.memory.activations import training_memory
+from vt_fairseq.training.memory.prediction import (
     GIB,
     VIDEO_ID,
     VOCABULARY,
@@ -28,8 +30,6 @@ from vt_fairseq.memory import (
     batch_loss,
     prediction,
 )
-from vt_fairseq.models.video_translate import VideoTranslateModel
-from vt_fairseq.training_memory import training_memory
 
 PEAK = 125e12  # operations a second of a V100's tensor cores in fp16
 UTILISATION = 1 / 3

@@ -29,18 +29,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vt_fairseq.quiet import quiet_imports
+from vt_fairseq.quiet_imports import quiet_imports
 
 with quiet_imports():
+    from vt_fairseq.candidates.likelihood import score_candidates
+    from vt_fairseq.candidates.prefix_tree import PrefixTree
+    from vt_fairseq.candidates.top_k import Bounds, top_candidates
     from vt_fairseq.data.clips import ClipLoader
-    from vt_fairseq.data.text import EOS, PAD
+    from vt_fairseq.data.tokenizer import EOS, PAD
     from vt_fairseq.models.r2plus1d import R2Plus1D
     from vt_fairseq.models.t5 import T5_DIMS, T5Decoder, T5Encoder, init_t5_parameters
-    from vt_fairseq.scoring.candidates import score_candidates
     from vt_fairseq.scoring.options import Options
-    from vt_fairseq.scoring.prefix_tree import PrefixTree
     from vt_fairseq.scoring.run import score
-    from vt_fairseq.scoring.top_k import Bounds, top_candidates
 
 ROOT = Path(__file__).resolve().parent.parent
 DIMS = replace(T5_DIMS["small"], dropout=0.0)

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-QUIET = "from vt_fairseq.quiet import quiet_imports\nwith quiet_imports(): import fairseq"
+QUIET = "from vt_fairseq.quiet_imports import quiet_imports\nwith quiet_imports(): import fairseq"
 CAPTION = [sys.executable, "-m", "vt_fairseq.cli.caption"]
 
 

@@ -31,14 +31,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vt_fairseq.quiet import quiet_imports
+from vt_fairseq.quiet_imports import quiet_imports
 
 with quiet_imports():
     from fairseq.trainer import Trainer
     from gpu.training import ROOT, build, made_up, read
     from report import write_video
 
-    from vt_fairseq.data.text import PAD
+    from vt_fairseq.data.tokenizer import PAD
     from vt_fairseq.models.t5 import T5_DIMS, T5Decoder, T5Encoder
 
 STEP, WAIT, FUSED = 1.05, 0.05, 5.0  # bars

@@ -32,7 +32,7 @@ from fairseq.trainer import Trainer
 import vt_fairseq.plugin  # noqa: F401
 from tests import tracing
 from tests.commands import PLUGIN, TINY, free_port
-from vt_fairseq.models.video_networks import register_video_network
+from vt_fairseq.models.video_backbones import register_video_network
 
 PLAIN = ["--optimizer", "adam"]
 DEEPSPEED = ["--optimizer", "deepspeed_adam", "--adam-backend", "torch", "--zero-stage", "2"]

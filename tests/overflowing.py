@@ -17,7 +17,7 @@ from fairseq.trainer import Trainer
 from fairseq_cli.train import cli_main
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from vt_fairseq.criterion import VideoTranslateCriterion
+from vt_fairseq.criterions.cross_entropy import VideoTranslateCriterion
 
 OVERFLOW_AT = 3
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from fairseq_cli.train import cli_main
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from vt_fairseq.criterion import VideoTranslateCriterion
+from vt_fairseq.criterions.cross_entropy import VideoTranslateCriterion
 
 BATCH = 3
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from vt_fairseq.data.actions import build_actions, select_actions
 from vt_fairseq.data.manifest import ClipRow
+from vt_fairseq.data.prompts import build_actions, select_actions
 from vt_fairseq.errors import UserError
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from fairseq.data.iterators import CountingIterator, GroupedIterator
 
-from vt_fairseq.data.batches import ReusedBatchIterator, in_action_order
+from vt_fairseq.data.epoch_iterator import ReusedBatchIterator, in_action_order
 
 
 class Rows(torch.utils.data.Dataset):

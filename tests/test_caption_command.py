@@ -17,10 +17,10 @@ from tests.media import write_folder, write_numbered
 from vt_fairseq import VideoTranslate
 from vt_fairseq.cli.caption_formats import Said, as_srt, as_text, as_vtt, clock
 from vt_fairseq.cli.inputs import find_videos
-from vt_fairseq.data.segments import equal_segments, regular_segments
-from vt_fairseq.data.video import probe
 from vt_fairseq.errors import UserError
-from vt_fairseq.results import Caption, Choice, Text
+from vt_fairseq.inference.outputs import Caption, Choice, Text
+from vt_fairseq.video.decoding import probe
+from vt_fairseq.video.segments import equal_segments, regular_segments
 
 SAMPLED = ["--decoding", "topk", "--topk", "50", "--max-tokens", "5"]  # texts that are not empty
 

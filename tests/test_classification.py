@@ -14,9 +14,9 @@ from fairseq.logging import metrics
 import vt_fairseq.plugin  # noqa: F401
 from tests.commands import PLUGIN, environment, launcher, run, train_losses
 from vt_fairseq import VideoTranslate
-from vt_fairseq.classification import ClassificationCriterion
-from vt_fairseq.criterion import VideoTranslateCriterion
-from vt_fairseq.data.heads import NO_CLASS, candidate_mask
+from vt_fairseq.criterions.classification import ClassificationCriterion
+from vt_fairseq.criterions.cross_entropy import VideoTranslateCriterion
+from vt_fairseq.data.head_targets import NO_CLASS, candidate_mask
 from vt_fairseq.errors import UserError
 
 VERBS, NOUNS = 4, 6

@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from vt_fairseq.data.actions import BUILT_IN
 from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.data.dataset import MAX_REPLACEMENTS, TextOptions, VideoTextDataset
 from vt_fairseq.data.manifest import DataDirectory
-from vt_fairseq.data.noise import TextNoise
-from vt_fairseq.data.text import EOS, PAD, SourceTemplate, Tokenizer
-from vt_fairseq.data.transforms import ClipTransform
-from vt_fairseq.data.video import FrameSampling
+from vt_fairseq.data.prompts import BUILT_IN
+from vt_fairseq.data.text import SourceTemplate
+from vt_fairseq.data.text_noise import TextNoise
+from vt_fairseq.data.tokenizer import EOS, PAD, Tokenizer
 from vt_fairseq.errors import UserError, VideoError
+from vt_fairseq.video.decoding import FrameSampling
+from vt_fairseq.video.transforms import ClipTransform
 
 
 @pytest.fixture(scope="module")

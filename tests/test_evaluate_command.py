@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import sacrebleu
 
-from vt_fairseq import caption_files
 from vt_fairseq.cli import evaluate
+from vt_fairseq.evaluation import caption_files
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -14,9 +14,9 @@ from tests.markdown import ROOT, blocks, command_lines
 from tests.weights import network, vocabulary, write_t5
 from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.errors import UserError
-from vt_fairseq.models import video_networks
+from vt_fairseq.models import video_backbones
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS
-from vt_fairseq.models.video_networks import VIDEO_NETWORKS, register_video_network, video_network
+from vt_fairseq.models.video_backbones import VIDEO_NETWORKS, register_video_network, video_network
 from vt_fairseq.models.video_translate import TinyConfig, VideoTokens, VideoTranslateModel
 
 PAGE = Path("docs/extending.md")
@@ -152,7 +152,7 @@ class Flat(torch.nn.Module):
 
 
 def test_a_name_is_given_once(monkeypatch):
-    monkeypatch.setattr(video_networks, "VIDEO_NETWORKS", dict(VIDEO_NETWORKS))
+    monkeypatch.setattr(video_backbones, "VIDEO_NETWORKS", dict(VIDEO_NETWORKS))
     register_video_network("flat")(Flat)
     assert video_network("flat") is Flat
     with pytest.raises(ValueError, match="video network 'flat' already"):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.commands import environment
-from vt_fairseq.fairseq_patches import install, split_by_lr_scale
-from vt_fairseq.fairseq_patches import set_scaled_lr as set_lr
+from vt_fairseq.training.patches import install, split_by_lr_scale
+from vt_fairseq.training.patches import set_scaled_lr as set_lr
 
 install()
 
@@ -50,9 +50,9 @@ READING_AHEAD = """
 import torch
 from fairseq.data.iterators import BufferedIterator
 
-from vt_fairseq import fairseq_patches
+from vt_fairseq.training import patches
 
-fairseq_patches.install()
+patches.install()
 
 
 class Zeros(torch.utils.data.Dataset):

@@ -7,8 +7,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from vt_fairseq.inference import open_checkpoint
-from vt_fairseq.models.folding import fold_batch_norms
+from vt_fairseq.inference.loading import open_checkpoint
+from vt_fairseq.models.batch_norm_folding import fold_batch_norms
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D, normalise
 
 

@@ -19,9 +19,9 @@ from tests.test_t5 import (
     load_hf,
     random_ids,
 )
-from vt_fairseq.generation import BLOCK, SharedSourceGenerator, top_by_blocks
-from vt_fairseq.models.decoding_cache import POSITIONS
-from vt_fairseq.models.linear import wide_linear
+from vt_fairseq.models.half_precision_linear import wide_linear
+from vt_fairseq.models.kv_cache import POSITIONS
+from vt_fairseq.models.sequence_generator import BLOCK, SharedSourceGenerator, top_by_blocks
 from vt_fairseq.task import VideoTranslateTask
 
 # More blocks of outputs than a beam wants continuations.

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.commands import PLUGIN, TINY, command_line
-from vt_fairseq.models.linear import Fp32OutputLinear
-from vt_fairseq.models.norms import BatchNorm
+from vt_fairseq.models.batch_norm import BatchNorm
+from vt_fairseq.models.half_precision_linear import Fp32OutputLinear
 from vt_fairseq.models.video_translate import VideoTranslateModel, architecture
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA GPU")

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from vt_fairseq.devices import check_gpus, emulates, has_code_for
 from vt_fairseq.errors import UserError
-from vt_fairseq.hardware import check_gpus, emulates, has_code_for
 
 CUDA_12_6 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
 CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]

@@ -7,12 +7,19 @@ import pytest
 import torch
 
 from tests.test_model import CLS, LONGER, SEP, TEXT_ONLY, VIDEO, WITH_VIDEO, clips, source
-from vt_fairseq.data.actions import BUILT_IN
 from vt_fairseq.data.dataset import TextOptions, VideoTextDataset
-from vt_fairseq.data.heads import CLASS_HEADS, NO_CLASS, HeadTargets, candidate_mask, parse_heads
+from vt_fairseq.data.head_targets import (
+    CLASS_HEADS,
+    NO_CLASS,
+    HeadTargets,
+    candidate_mask,
+    parse_heads,
+)
 from vt_fairseq.data.manifest import DataDirectory
-from vt_fairseq.data.noise import TextNoise
-from vt_fairseq.data.text import SourceTemplate, Tokenizer
+from vt_fairseq.data.prompts import BUILT_IN
+from vt_fairseq.data.text import SourceTemplate
+from vt_fairseq.data.text_noise import TextNoise
+from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError, VideoError
 from vt_fairseq.models.heads import add_new_heads, scores_by_question
 from vt_fairseq.models.video_translate import TinyConfig, VideoTranslateModel

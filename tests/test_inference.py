@@ -19,11 +19,11 @@ from tests.media import write_folder, write_numbered
 from vt_fairseq import Decoding, VideoTranslate
 from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.data.manifest import ClipRow, DataDirectory
-from vt_fairseq.data.sampling import TIME_EPSILON, FrameSampling, Plan, pick_frames
-from vt_fairseq.data.transforms import ClipTransform
-from vt_fairseq.data.video import read_clip
 from vt_fairseq.errors import UserError, VideoError
-from vt_fairseq.inference import open_checkpoint
+from vt_fairseq.inference.loading import open_checkpoint
+from vt_fairseq.video.decoding import read_clip
+from vt_fairseq.video.frame_sampling import TIME_EPSILON, FrameSampling, Plan, pick_frames
+from vt_fairseq.video.transforms import ClipTransform
 
 QUESTION, CANDIDATES = "what is it ?", ["a red circle", "blue", "it is the green square there"]
 
@@ -338,7 +338,7 @@ def test_an_older_checkpoint_without_a_vocabulary_takes_one(vt, trained, directo
     video = next(directory.video_root.glob("*.mp4"))
     assert found.caption(video) == vt.caption(video)
     other = tmp_path / "other.model"
-    from vt_fairseq.data.text import train_vocabulary
+    from vt_fairseq.data.tokenizer import train_vocabulary
 
     other.write_bytes(train_vocabulary(["quite another text"], 60))
     with pytest.raises(UserError, match="not the vocabulary of"):

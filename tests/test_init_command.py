@@ -17,9 +17,8 @@ from tests.commands import PLUGIN, run
 from tests.conftest import run_main
 from tests.weights import V1_1, Hostile, network, vocabulary, write_t5
 from vt_fairseq.data.manifest import DataDirectory
-from vt_fairseq.data.text import PAD, Tokenizer
+from vt_fairseq.data.tokenizer import PAD, Tokenizer
 from vt_fairseq.errors import UserError
-from vt_fairseq.fairseq_patches import refuse_other_model
 from vt_fairseq.models.pretrained.exported import read_checkpoint, read_exported, saved_tokenizer
 from vt_fairseq.models.pretrained.initial import Sources, initial_checkpoint
 from vt_fairseq.models.pretrained.t5_weights import T5Weights, config_of_dims
@@ -28,6 +27,7 @@ from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D
 from vt_fairseq.models.t5 import T5_DIMS, T5_V1_1_DIMS, T5Dims
 from vt_fairseq.models.video_translate import VideoTranslateModel, architecture, saved_config
 from vt_fairseq.task import VideoTranslateTask, VideoTranslateTaskConfig
+from vt_fairseq.training.patches import refuse_other_model
 
 INIT = "vt_fairseq.cli.init"
 UNUSED_BIAS = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"

@@ -13,9 +13,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tests.commands import ROOT
 from tests.commands import run as run_command
 from tests.conftest import run_main
-from vt_fairseq.data.text import PAD
+from vt_fairseq.data.tokenizer import PAD
 from vt_fairseq.errors import UserError
-from vt_fairseq.memory import (
+from vt_fairseq.models.activation_checkpointing import recomputed
+from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D
+from vt_fairseq.models.video_translate import (
+    T5LargeConfig,
+    TinyConfig,
+    VideoTranslateConfig,
+    VideoTranslateModel,
+)
+from vt_fairseq.training.memory.activations import training_memory
+from vt_fairseq.training.memory.prediction import (
     CONTEXT,
     GIB,
     VIDEO_ID,
@@ -29,15 +38,6 @@ from vt_fairseq.memory import (
     predict,
     states,
 )
-from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D
-from vt_fairseq.models.recompute import recomputed
-from vt_fairseq.models.video_translate import (
-    T5LargeConfig,
-    TinyConfig,
-    VideoTranslateConfig,
-    VideoTranslateModel,
-)
-from vt_fairseq.training_memory import training_memory
 
 SMALL = BatchShape(rows=2, frames=8, size=32, source=9, target=5)
 FP32 = Setup(precision="fp32", zero_stage=0)
@@ -50,7 +50,7 @@ def tiny_run(**options) -> Run:
 
 
 def loss_of(model: VideoTranslateModel) -> torch.Tensor:
-    """Loss of a batch of the shape SMALL, written down apart from vt_fairseq.memory."""
+    """Loss of a batch of the shape SMALL, written down apart from the package's prediction."""
     source = torch.full((SMALL.rows, SMALL.source), 7)
     source[:, : model.encoder.video.num_tokens(SMALL.frames)] = VIDEO_ID
     target = torch.randint(3, 90, (SMALL.rows, SMALL.target))

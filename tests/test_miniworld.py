@@ -7,11 +7,11 @@ import av
 import numpy as np
 import pytest
 
-from vt_fairseq.corpora import miniworld
-from vt_fairseq.corpora.miniworld import FPS, SIZES, annotations, generate, plan_split
-from vt_fairseq.corpora.miniworld_render import ACTIONS, COLOURS, SHAPES, SIDE, X, poses
-from vt_fairseq.corpora.miniworld_texts import ALL, HELD_OUT, SEEN
 from vt_fairseq.errors import UserError
+from vt_fairseq.miniworld import world as module
+from vt_fairseq.miniworld.rendering import ACTIONS, COLOURS, SHAPES, SIDE, X, poses
+from vt_fairseq.miniworld.texts import ALL, HELD_OUT, SEEN
+from vt_fairseq.miniworld.world import FPS, SIZES, annotations, generate, plan_split
 
 SPLITS = ("train", "valid", "test", "novel", "retrieval")
 TINY = SIZES["tiny"]
@@ -86,7 +86,7 @@ def test_other_settings_or_foreign_files_are_refused_with_a_cure(world, tmp_path
 
 
 def test_a_gallery_that_cannot_be_distinct_is_refused(tmp_path):
-    size = miniworld.MiniWorldSize(train=1, valid=1, test=1, novel=1, retrieval=27)
+    size = module.MiniWorldSize(train=1, valid=1, test=1, novel=1, retrieval=27)
     with pytest.raises(UserError, match="at most 26 videos, found 27"):
         generate(tmp_path, size=size, workers=1)
     assert not list(tmp_path.iterdir())
@@ -120,10 +120,10 @@ def test_combinations_held_out_occur_in_no_other_split(default_rows):
     assert len(novel) == len(HELD_OUT) == 12
     others = [row for row in default_rows if row["split"] != "novel"]
     assert novel.isdisjoint(row["label"] for row in others)
-    assert {row["label"] for row in of(default_rows, "train")} == {miniworld.label(c) for c in SEEN}
+    assert {row["label"] for row in of(default_rows, "train")} == {module.label(c) for c in SEEN}
     spoken = [set(row["caption"][0].split()) for row in of(default_rows, "pretrain")]
     for colour, shape, action in HELD_OUT:
-        doing = miniworld.label(miniworld.Combination(colour, shape, action)).split()[-1]
+        doing = module.label(module.Combination(colour, shape, action)).split()[-1]
         assert not any({colour, shape, doing} <= words for words in spoken)
 
 

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 from tests.conftest import run_main
-from vt_fairseq.corpora import howto100m, miniworld, miniworld_layouts
-from vt_fairseq.corpora.miniworld_layouts import LAYOUTS
+from vt_fairseq.corpora import howto100m
 from vt_fairseq.data.manifest import DataDirectory
-from vt_fairseq.data.sampling import FrameSampling
-from vt_fairseq.data.video import probe, read_clip
 from vt_fairseq.errors import UserError
+from vt_fairseq.miniworld import official_layouts
+from vt_fairseq.miniworld.official_layouts import LAYOUTS
+from vt_fairseq.miniworld.world import SIZES
+from vt_fairseq.video.decoding import probe, read_clip
+from vt_fairseq.video.frame_sampling import FrameSampling
 
-TINY = miniworld.SIZES["tiny"]
+TINY = SIZES["tiny"]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def dressed(tmp_path_factory):
     return {
         corpus: (
             root / corpus,
-            miniworld_layouts.write(corpus, root / corpus, size=TINY, workers=1),
+            official_layouts.write(corpus, root / corpus, size=TINY, workers=1),
         )
         for corpus in LAYOUTS
     }
@@ -54,13 +56,13 @@ def test_a_second_call_writes_no_video_again(dressed):
     out, _ = dressed["tvqa"]
     before = {path: path.stat().st_mtime_ns for path in out.glob("videos/*")}
     calls = []
-    miniworld_layouts.write("tvqa", out, size=TINY, workers=1, progress=lambda *c: calls.append(c))
+    official_layouts.write("tvqa", out, size=TINY, workers=1, progress=lambda *c: calls.append(c))
     assert (calls, {path: path.stat().st_mtime_ns for path in before}) == ([], before)
 
 
 def test_a_folder_of_another_corpus_is_refused(dressed):
     with pytest.raises(UserError, match="choose another folder"):
-        miniworld_layouts.write("tvc", dressed["tvqa"][0], size=TINY, workers=1)
+        official_layouts.write("tvc", dressed["tvqa"][0], size=TINY, workers=1)
 
 
 def test_the_frames_of_a_show_are_those_of_its_video_three_a_second(dressed):

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vt_fairseq.data.text import PAD
+from vt_fairseq.data.tokenizer import PAD
 from vt_fairseq.models.t5 import T5_DIMS
-from vt_fairseq.models.video_networks import VIDEO_NETWORKS
+from vt_fairseq.models.video_backbones import VIDEO_NETWORKS
 from vt_fairseq.models.video_translate import VideoTranslateModel, build_networks
 
 CLS, SEP, VIDEO = 300, 301, 303

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vt_fairseq.data.noise import TEXT_INPUTS, TextNoise, random_generator
+from vt_fairseq.data.text_noise import TEXT_INPUTS, TextNoise, random_generator
 
 TOKENS = list(range(10, 30))
 MASK = 99

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from vt_fairseq.models.norms import BatchNorm
+from vt_fairseq.models.activation_checkpointing import recomputed
+from vt_fairseq.models.batch_norm import BatchNorm
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D
-from vt_fairseq.models.recompute import recomputed
 
 HALVES = [torch.float16, torch.bfloat16]
 

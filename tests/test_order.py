@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.test_batches import Rows
-from vt_fairseq.data.batches import ReusedBatchIterator
-from vt_fairseq.data.order import Batches, Grouped, Permutation, Share
+from vt_fairseq.data.epoch_iterator import ReusedBatchIterator
+from vt_fairseq.data.permutation import Batches, Grouped, Permutation, Share
 
 HOWTO100M = 136_000_000
 

@@ -13,7 +13,7 @@ from vt_fairseq.corpora import jsonl
 from vt_fairseq.corpora.prepare import Probing, Vocabulary, prepare
 from vt_fairseq.corpora.rows import FirstSeen, Source
 from vt_fairseq.data.manifest import DataDirectory
-from vt_fairseq.data.text import Tokenizer
+from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError
 
 SECONDS = 2
@@ -158,7 +158,7 @@ def test_without_probing_every_sound_row_is_kept(tmp_path, videos):
 
 
 def test_each_video_is_opened_once(tmp_path, videos, monkeypatch):
-    import vt_fairseq.data.video as video
+    import vt_fairseq.video.decoding as video
 
     opened, real = [], video.probe
     monkeypatch.setattr(video, "probe", lambda path: opened.append(path.name) or real(path))

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from vt_fairseq.corpora import miniworld
 from vt_fairseq.data.manifest import DataDirectory
+from vt_fairseq.miniworld import world
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> Path:
     """A folder with one good video, a.mp4."""
     folder = tmp_path_factory.mktemp("videos")
-    video = miniworld.plan_split("test", miniworld.SIZES["tiny"], seed=0)[0]
-    miniworld.write_video(video, folder, seed=0)
+    video = world.plan_split("test", world.SIZES["tiny"], seed=0)[0]
+    world.write_video(video, folder, seed=0)
     (folder / f"{video.name}.mp4").rename(folder / "a.mp4")
     return folder
 

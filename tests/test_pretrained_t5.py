@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import T5Config, T5ForConditionalGeneration
 
 from tests.weights import SMALL_T5, V1_1, Hostile, hf_t5, vocabulary, write_t5
-from vt_fairseq.data.text import Tokenizer
+from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.pretrained.t5_weights import (
     UNUSED,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from vt_fairseq.data.video import FrameSampling, probe, read_clip
 from vt_fairseq.errors import VideoError
+from vt_fairseq.video.decoding import FrameSampling, probe, read_clip
 
 pytestmark = pytest.mark.data
 CLIP = FrameSampling()

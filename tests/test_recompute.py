@@ -7,7 +7,7 @@ import torch
 
 from tests.test_model import LONGER, PREVIOUS, TEXT_ONLY, WITH_VIDEO, clips, source
 from vt_fairseq.errors import UserError
-from vt_fairseq.models import recompute
+from vt_fairseq.models import activation_checkpointing
 from vt_fairseq.models.video_translate import TinyConfig, VideoTranslateModel
 
 ROWS = [WITH_VIDEO, TEXT_ONLY, LONGER]
@@ -95,7 +95,7 @@ def test_training_runs_each_block_and_layer_twice_and_evaluation_once(frozen):
     with torch.no_grad():
         model.eval()(source(*ROWS), PREVIOUS.expand(3, -1), video=clips(2))
     assert [counts[module] for module in trained] == [1] * len(trained)
-    assert not recompute.is_recomputing()
+    assert not activation_checkpointing.is_recomputing()
 
 
 @pytest.mark.parametrize("with_gradients", [False, True])
@@ -121,7 +121,9 @@ def test_weights_may_be_away_between_the_passes_as_under_zero_3(dtype):
     plain, emptied = build(**ALL).to(dtype), build(**ALL).to(dtype)
     layers = [m.encoder.transformer.layers[0].feed_forward for m in (plain, emptied)]
     x = torch.randn(2, 3, 128, dtype=dtype, generator=torch.Generator().manual_seed(1))
-    outputs = [recompute.recomputed(layer, x.clone().requires_grad_()) for layer in layers]
+    outputs = [
+        activation_checkpointing.recomputed(layer, x.clone().requires_grad_()) for layer in layers
+    ]
     outputs += [layer(x) for layer in layers]
     weights = [(p, p.data) for p in layers[1].parameters()]
     for parameter, _ in weights:
@@ -140,8 +142,8 @@ def test_a_failed_recomputation_does_not_leave_its_mark():
 
     x = torch.ones(1, requires_grad=True)
     with pytest.raises(RuntimeError, match="inside"):
-        recompute._run(fail, x)
-    assert not recompute.is_recomputing()
+        activation_checkpointing._run(fail, x)
+    assert not activation_checkpointing.is_recomputing()
 
 
 @pytest.mark.parametrize("stages", [-1, 5])

@@ -12,9 +12,9 @@ from tests.reports import HOSTILE, block, rows_of, write_data, write_hostile, wr
 from vt_fairseq.cli import report
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.report import charts, confusion, curves, logs, pictures
+from vt_fairseq.report.build import make
 from vt_fairseq.report.charts import shown, thinned, ticks
 from vt_fairseq.report.curves import Chart
-from vt_fairseq.report.make import make
 from vt_fairseq.report.page import fitting, share
 from vt_fairseq.report.rankings import LONG, read_rankings
 from vt_fairseq.report.rows import RIGHT, WRONG, Row, bars_of, overlap

@@ -8,7 +8,7 @@ import pytest
 
 from tests.browser import Page, chromium
 from tests.reports import HOSTILE, HOSTILE_PATH, write_hostile
-from vt_fairseq.report.make import make
+from vt_fairseq.report.build import make
 
 LEAST_CONTRAST = 4.5  # WCAG 2, level AA
 PHONE, DESKTOP = 390, 1280

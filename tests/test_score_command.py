@@ -16,14 +16,14 @@ from tests import warm
 from tests.checkpoints import changed, with_heads
 from tests.commands import environment, free_port, run
 from tests.conftest import run_main
+from vt_fairseq.candidates.prefix_tree import PrefixTree
 from vt_fairseq.data.manifest import ClipRow, DataDirectory, Manifest
-from vt_fairseq.data.text import EOS, PAD
+from vt_fairseq.data.tokenizer import EOS, PAD
 from vt_fairseq.errors import UserError
-from vt_fairseq.inference import Loaded, open_checkpoint
+from vt_fairseq.inference.loading import Loaded, open_checkpoint
 from vt_fairseq.scoring import records, scorers
 from vt_fairseq.scoring.distributions import log_softmax
 from vt_fairseq.scoring.options import Options
-from vt_fairseq.scoring.prefix_tree import PrefixTree
 from vt_fairseq.scoring.run import score
 
 

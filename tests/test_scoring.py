@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from vt_fairseq.data.text import EOS, PAD
+from vt_fairseq.candidates.likelihood import score_candidates
+from vt_fairseq.candidates.prefix_tree import PrefixTree
+from vt_fairseq.candidates.top_k import Bounds, top_candidates
+from vt_fairseq.data.tokenizer import EOS, PAD
 from vt_fairseq.models.t5 import T5_DIMS
-from vt_fairseq.models.video_networks import VIDEO_NETWORKS
+from vt_fairseq.models.video_backbones import VIDEO_NETWORKS
 from vt_fairseq.models.video_translate import build_networks
-from vt_fairseq.scoring.candidates import score_candidates
-from vt_fairseq.scoring.prefix_tree import PrefixTree
-from vt_fairseq.scoring.top_k import Bounds, top_candidates
 
 VIDEO = 303
 AWKWARD = [[], [5], [5, 6], [5, 6, 7], [5, 6], [], [9, 5], [9], [8, 8, 8, 8, 8, 8, 8]]

@@ -10,8 +10,8 @@ import pytest
 
 from vt_fairseq.cli import submit
 from vt_fairseq.corpora.epic_kitchens import read_classes
+from vt_fairseq.evaluation.submissions.archive import TVQA_META
 from vt_fairseq.metrics import action_ranks
-from vt_fairseq.submissions.archive import TVQA_META
 
 
 def write(path: Path, rows: list[dict]) -> Path:

@@ -14,7 +14,7 @@ from fairseq.models import FairseqEncoderDecoderModel
 from torch import nn
 
 from tests.test_t5 import NARROW, NARROW_V1_1, PAD, build, random_ids, shift_right
-from vt_fairseq.models.linear import SATURATION, Fp32OutputLinear, SaturatingLinear
+from vt_fairseq.models.half_precision_linear import SATURATION, Fp32OutputLinear, SaturatingLinear
 from vt_fairseq.models.t5 import Attention, FeedForward, GatedFeedForward, T5Dims, hide
 
 SOURCE = random_ids(NARROW.vocab_size, 3, 10, 4, seed=31)

@@ -1,7 +1,8 @@
 import pytest
 
 from vt_fairseq.data.dictionary import T5Dictionary
-from vt_fairseq.data.text import EOS, PAD, SourceTemplate, Tokenizer, train_vocabulary
+from vt_fairseq.data.text import SourceTemplate
+from vt_fairseq.data.tokenizer import EOS, PAD, Tokenizer, train_vocabulary
 from vt_fairseq.errors import UserError
 
 TEXTS = ["a red circle spins", "the blue square falls", "what does it do ?"] * 5

@@ -11,9 +11,9 @@ from tests.conftest import run_main
 from vt_fairseq.corpora.rows import copy_name
 from vt_fairseq.corpora.transcode import GOP_SECONDS, transcode
 from vt_fairseq.data.manifest import DataDirectory
-from vt_fairseq.data.sampling import FrameSampling
-from vt_fairseq.data.video import probe, read_clip
 from vt_fairseq.errors import VideoError
+from vt_fairseq.video.decoding import probe, read_clip
+from vt_fairseq.video.frame_sampling import FrameSampling
 
 SAMPLING = FrameSampling(num_frames=16, max_seconds=None)
 X264 = {"preset": "ultrafast", "bf": "2"}

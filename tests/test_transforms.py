@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from vt_fairseq.data.transforms import (
+from vt_fairseq.errors import UserError
+from vt_fairseq.video.transforms import (
     ClipTransform,
     centre_crop,
     horizontal_flip,
     multi_scale_crop,
     resize,
 )
-from vt_fairseq.errors import UserError
 
 
 def generator(seed: int = 0) -> np.random.Generator:

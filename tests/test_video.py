@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from tests import media
-from vt_fairseq.data.sampling import TIME_EPSILON, FrameSampling, Plan, window_position
-from vt_fairseq.data.video import probe, read_clip
 from vt_fairseq.errors import UserError, VideoError
+from vt_fairseq.video.decoding import probe, read_clip
+from vt_fairseq.video.frame_sampling import TIME_EPSILON, FrameSampling, Plan, window_position
 
 WHOLE = FrameSampling(num_frames=16, max_seconds=None)
 X264 = {"preset": "ultrafast", "crf": "30"}
@@ -321,7 +321,7 @@ def test_too_large_and_too_narrow_frames_are_refused(tmp_path):
 
 def test_a_file_whose_decoding_does_not_end_is_given_up(tmp_path, monkeypatch):
     path = media.write_numbered(tmp_path / "a.webm", 30, codec="libvpx")
-    monkeypatch.setattr("vt_fairseq.data.video.MAX_DECODING_SECONDS", -1.0)
+    monkeypatch.setattr("vt_fairseq.video.decoding.MAX_DECODING_SECONDS", -1.0)
     assert "decoding takes more than" in reason(path)
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 
 from vt_fairseq.errors import UserError
-from vt_fairseq.zero.config import EngineOptions, engine_config
-from vt_fairseq.zero.shards import check_stages
+from vt_fairseq.training.zero.config import EngineOptions, engine_config
+from vt_fairseq.training.zero.shards import check_stages
 
 OPTIONS = EngineOptions(
     *(2, "fp16", 8, 4),

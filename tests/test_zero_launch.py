@@ -20,7 +20,7 @@ from tests.test_zero import (
     zero,
 )
 from vt_fairseq.errors import UserError
-from vt_fairseq.zero.launch import (
+from vt_fairseq.training.process_groups import (
     join_launcher,
     refuse_lonely_tasks,
     spawn_on_cpus,

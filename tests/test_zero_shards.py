@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from vt_fairseq.zero.shards import Shards, shards_of
+from vt_fairseq.training.zero.shards import Shards, shards_of
 
 pytest.importorskip("deepspeed")
 

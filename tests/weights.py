@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
-from vt_fairseq.data.text import train_vocabulary
+from vt_fairseq.data.tokenizer import train_vocabulary
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D
 
 SMALL_T5 = {

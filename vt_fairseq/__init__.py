@@ -5,18 +5,19 @@
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from vt_fairseq.api import Decoding, VideoTranslate
+from vt_fairseq.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from vt_fairseq.inference.api import Decoding, VideoTranslate
+
 __all__ = ["Decoding", "VideoTranslate", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in ("Decoding", "VideoTranslate"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from vt_fairseq.quiet import quiet_imports
+    from vt_fairseq.quiet_imports import quiet_imports
 
     with quiet_imports():
-        from vt_fairseq import api
+        from vt_fairseq.inference import api
     return getattr(api, name)

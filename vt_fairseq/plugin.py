@@ -3,24 +3,32 @@
 import sys
 from types import TracebackType
 
-from vt_fairseq import checkpoints, failures, fairseq_patches, half_precision, interruption, workers
 from vt_fairseq.errors import UserError
-from vt_fairseq.zero import launch, trainer
+from vt_fairseq.training import (
+    checkpoints,
+    data_workers,
+    failures,
+    half_precision_state,
+    patches,
+    process_groups,
+    signals,
+)
+from vt_fairseq.training.zero import trainer
 
-fairseq_patches.install()
-launch.install()
+patches.install()
+process_groups.install()
 trainer.install()
 checkpoints.install()
-interruption.install()
+signals.install()
 failures.install()
-half_precision.install()
-workers.install()
+half_precision_state.install()
+data_workers.install()
 
-import vt_fairseq.classification  # noqa: E402
-import vt_fairseq.criterion  # noqa: E402
+import vt_fairseq.criterions.classification  # noqa: E402
+import vt_fairseq.criterions.cross_entropy  # noqa: E402
 import vt_fairseq.models.video_translate  # noqa: E402
 import vt_fairseq.task  # noqa: E402
-import vt_fairseq.zero.adam  # noqa: E402, F401
+import vt_fairseq.training.zero.adam  # noqa: E402, F401
 
 _report = sys.excepthook
 USER_ERROR = f"{UserError.__module__}.{UserError.__qualname__}: "

@@ -6,7 +6,7 @@ file and line.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +128,36 @@ def is_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(v, int | float) and not isinstance(v, bool) for v in value
     )
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+class PredictionFiles:
+    """predictions.jsonl and references.jsonl of ``fairseq-generate --results-path``."""
+
+    def __init__(self, folder: Path):
+        # Line-buffered: what is done is on disk when the run is interrupted.
+        self._predictions, self._references = (
+            open(folder / name, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
+            for name in ("predictions.jsonl", "references.jsonl")
+        )
+
+    def write(
+        self,
+        clip_ids: Sequence[str],
+        references: Sequence[Sequence[str]],
+        texts: Sequence[str | None],
+        scores: Sequence[float | None],
+    ) -> None:
+        """Append the rows of a batch; a text is None where the clip could not be read."""
+        for clip_id, right, text, score in zip(clip_ids, references, texts, scores, strict=True):
+            found = {"prediction": "", "missing": True}
+            if text is not None:
+                found = {"prediction": text, "score": score}
+            self._write(self._predictions, {"id": clip_id, **found})
+            self._write(self._references, {"id": clip_id, "references": right})
+
+    @staticmethod
+    def _write(file, record: dict) -> None:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -12,26 +12,27 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask, register_task
 
-from vt_fairseq.bad_clips import BadClips
-from vt_fairseq.data.actions import Action, build_actions, select_actions
-from vt_fairseq.data.batches import ReusedBatchIterator
 from vt_fairseq.data.clips import ClipLoader, FrameLoader
 from vt_fairseq.data.dataset import TextOptions, VideoTextDataset
 from vt_fairseq.data.dictionary import T5Dictionary
-from vt_fairseq.data.heads import ANSWER, HeadTargets, parse_heads
+from vt_fairseq.data.epoch_iterator import ReusedBatchIterator
+from vt_fairseq.data.head_targets import ANSWER, HeadTargets, parse_heads
 from vt_fairseq.data.manifest import CLASS_KINDS, ClipRow, DataDirectory
-from vt_fairseq.data.noise import TextNoise
-from vt_fairseq.data.text import EOS, PAD, SourceTemplate, Tokenizer
-from vt_fairseq.data.transforms import ClipTransform
-from vt_fairseq.data.video import FrameSampling
+from vt_fairseq.data.prompts import Action, build_actions, select_actions
+from vt_fairseq.data.text import SourceTemplate
+from vt_fairseq.data.text_noise import TextNoise
+from vt_fairseq.data.tokenizer import EOS, PAD, Tokenizer
+from vt_fairseq.data.unreadable_clips import BadClips
+from vt_fairseq.devices import check_gpus
 from vt_fairseq.errors import UserError
-from vt_fairseq.generation import SharedSourceGenerator
-from vt_fairseq.hardware import check_gpus
 from vt_fairseq.metrics import BLEU_KEYS, BleuStatistics
 from vt_fairseq.models.pretrained.exported import vocabulary_state
-from vt_fairseq.prediction_files import PredictionFiles
-from vt_fairseq.resuming import TRAIN_ROWS
+from vt_fairseq.models.sequence_generator import SharedSourceGenerator
+from vt_fairseq.result_files import PredictionFiles
 from vt_fairseq.task_config import INPUT_OPTIONS, VideoTranslateTaskConfig
+from vt_fairseq.training.changed_options import TRAIN_ROWS
+from vt_fairseq.video.decoding import FrameSampling
+from vt_fairseq.video.transforms import ClipTransform
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import List, Optional
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
-from vt_fairseq.data.noise import MASK_AMOUNTS, TEXT_INPUTS
+from vt_fairseq.data.text_noise import MASK_AMOUNTS, TEXT_INPUTS
 
 # What a trained model needs to see its input as in training. In generation and scoring, those
 # left at their defaults are taken from the checkpoint.

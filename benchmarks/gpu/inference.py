@@ -21,10 +21,10 @@ import torch
 from fairseq.dataclass.configs import GenerationConfig
 
 import vt_fairseq.plugin  # noqa: F401
-from vt_fairseq.data.text import Tokenizer
+from vt_fairseq.candidates.likelihood import score_candidates
+from vt_fairseq.candidates.prefix_tree import PrefixTree
+from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.models.video_translate import VideoTranslateModel, architecture
-from vt_fairseq.scoring.candidates import score_candidates
-from vt_fairseq.scoring.prefix_tree import PrefixTree
 from vt_fairseq.task import VideoTranslateTask, VideoTranslateTaskConfig
 
 CLIPS, FRAMES, SIZE, SOURCE, TARGET = 32, 32, 112, 28, 20

@@ -28,7 +28,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 
-from vt_fairseq.zero.launch import take_bf16_for_gpus
+from vt_fairseq.training.process_groups import take_bf16_for_gpus
 
 ROOT = Path(__file__).resolve().parents[2]
 WARM_UP, STEPS = 4, 8
@@ -225,9 +225,9 @@ def profile(trainer: Trainer, batch: dict[str, Any]) -> list[str]:
 
 def upcast() -> None:
     """The product of half precision with fp32 results as it is computed on a CPU."""
-    from vt_fairseq.models import linear
+    from vt_fairseq.models import half_precision_linear
 
-    linear.fp32_product = lambda a, b: a.float() @ b.float()
+    half_precision_linear.fp32_product = lambda a, b: a.float() @ b.float()
 
 
 def main() -> None:

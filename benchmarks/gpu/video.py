@@ -19,7 +19,7 @@ from functools import partial
 import torch
 
 from vt_fairseq.models import r2plus1d
-from vt_fairseq.models.norms import BatchNorm
+from vt_fairseq.models.batch_norm import BatchNorm
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D, normalise
 
 FRAMES, SIZE = 32, 112

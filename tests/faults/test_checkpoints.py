@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vt_fairseq import checkpoints
 from vt_fairseq.errors import UserError
+from vt_fairseq.training import checkpoints
 
 MODEL = {"model": {"weight": torch.arange(1000.0)}}
 

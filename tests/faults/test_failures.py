@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.commands import PLUGIN, ROOT, TINY, environment, launcher
-from vt_fairseq import failures
 from vt_fairseq.errors import UserError
+from vt_fairseq.training import failures
 
 UNEVEN = 2  # the update whose loss is not finite
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import fuzz_media
 from vt_fairseq.corpora import jsonl
 from vt_fairseq.corpora.rows import Entry, Rejected
-from vt_fairseq.data.text import Tokenizer, train_vocabulary
+from vt_fairseq.data.tokenizer import Tokenizer, train_vocabulary
 from vt_fairseq.errors import UserError
 
 

@@ -16,8 +16,8 @@ from fairseq.trainer import Trainer
 from tests import killing, tracing
 from tests.faults.test_checkpoints import cut
 from vt_fairseq.data.dataset import VideoTextDataset
-from vt_fairseq.interruption import EXIT_INTERRUPTED
 from vt_fairseq.task import VideoTranslateTask
+from vt_fairseq.training.signals import EXIT_INTERRUPTED
 
 REAL_VALIDATION = fairseq_cli.train.validate
 AT = 2  # the update at or after which something happens

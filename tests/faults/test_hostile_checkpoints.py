@@ -11,10 +11,14 @@ import torch
 
 from tests.commands import PLUGIN, TINY, run
 from tests.conftest import run_main
-from vt_fairseq import checkpoints, plugin, untrusted  # noqa: F401
-from vt_fairseq.api import VideoTranslate
+from vt_fairseq import (
+    plugin,  # noqa: F401
+    untrusted_files,
+)
 from vt_fairseq.errors import UserError
+from vt_fairseq.inference.api import VideoTranslate
 from vt_fairseq.models.pretrained.files import read_tensors
+from vt_fairseq.training import checkpoints
 
 WAY_OUT = "--trust-checkpoint --out SAFE.pt"
 
@@ -196,7 +200,7 @@ def test_the_code_neither_evaluates_text_nor_loads_whole_yaml_or_pickles():
     import re
     from pathlib import Path
 
-    root = Path(untrusted.__file__).parent
+    root = Path(untrusted_files.__file__).parent
     found = {
         (path.name, match[0])
         for path in root.rglob("*.py")

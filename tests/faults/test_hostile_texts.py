@@ -12,7 +12,7 @@ from hydra.errors import InstantiationException
 from tests import warm
 from tests.commands import ROOT, environment
 from tests.reports import write_lines
-from vt_fairseq.report.make import make
+from vt_fairseq.report.build import make
 
 PAYLOADS = (
     "<script>alert(1)</script>",

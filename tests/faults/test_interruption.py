@@ -12,7 +12,7 @@ import pytest
 
 from tests import warm
 from tests.commands import PLUGIN, ROOT, TINY
-from vt_fairseq.interruption import EXIT_INTERRUPTED
+from vt_fairseq.training.signals import EXIT_INTERRUPTED
 
 UPDATES = 16
 OPTIONS = [

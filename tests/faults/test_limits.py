@@ -12,14 +12,14 @@ from torch.utils.data import DataLoader
 from benchmarks import opens
 from benchmarks.fuzz_media import in_a_process
 from tests import media
-from vt_fairseq.data import video
 from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.data.dataset import VideoTextDataset
 from vt_fairseq.data.manifest import ClipRow
-from vt_fairseq.data.sampling import FrameSampling
-from vt_fairseq.data.transforms import ClipTransform
-from vt_fairseq.data.video import frames_of, probe, read_clip
 from vt_fairseq.errors import VideoError
+from vt_fairseq.video import decoding
+from vt_fairseq.video.decoding import frames_of, probe, read_clip
+from vt_fairseq.video.frame_sampling import FrameSampling
+from vt_fairseq.video.transforms import ClipTransform
 
 WHOLE = FrameSampling(num_frames=8, max_seconds=None)
 LARGE = (16384, 8192)
@@ -139,7 +139,7 @@ def hanging(tmp_path, monkeypatch):
     isfile, getsize = os.path.isfile, os.path.getsize
     monkeypatch.setattr(os.path, "isfile", lambda p: str(p) == str(path) or isfile(p))
     monkeypatch.setattr(os.path, "getsize", lambda p: getsize(p) or 1)
-    monkeypatch.setattr(video, "MAX_CALL_SECONDS", 0.4)
+    monkeypatch.setattr(decoding, "MAX_CALL_SECONDS", 0.4)
     yield tmp_path
     for _ in range(threading.active_count()):  # let the abandoned threads end
         with open(os.open(path, os.O_RDWR), "wb"):

@@ -9,9 +9,9 @@ from benchmarks import hostile_media
 from tests import media
 from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.data.manifest import ClipRow
-from vt_fairseq.data.sampling import FrameSampling
-from vt_fairseq.data.transforms import ClipTransform
 from vt_fairseq.errors import VideoError
+from vt_fairseq.video.frame_sampling import FrameSampling
+from vt_fairseq.video.transforms import ClipTransform
 
 
 @pytest.fixture(scope="module")

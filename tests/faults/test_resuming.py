@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.commands import PLUGIN, TINY, run, train_losses
-from vt_fairseq import resuming
+from vt_fairseq.training import changed_options
 
 SAVED = {
     "common": {"seed": 1, "fp16": False, "bf16": False},
@@ -22,9 +22,9 @@ SAVED = {
 def warning(caplog, changes: dict, rows: tuple[int | None, int | None] = (20, 20)) -> str:
     """The log when the command differs in ``changes`` from the checkpoint."""
     cfg = OmegaConf.merge(OmegaConf.create(SAVED), changes)
-    saved = {"cfg": SAVED, "task_state": {resuming.TRAIN_ROWS: rows[0]}}
+    saved = {"cfg": SAVED, "task_state": {changed_options.TRAIN_ROWS: rows[0]}}
     with caplog.at_level(logging.WARNING):
-        resuming.warn_of_changes("a.pt", saved, cfg, {resuming.TRAIN_ROWS: rows[1]})
+        changed_options.warn_of_changes("a.pt", saved, cfg, {changed_options.TRAIN_ROWS: rows[1]})
     return caplog.text
 
 

@@ -14,7 +14,7 @@ from tests import warm
 from tests.commands import PLUGIN, ROOT, TINY, environment, run
 from vt_fairseq import plugin  # noqa: F401
 from vt_fairseq.errors import UserError
-from vt_fairseq.workers import EXIT_NO_SHARED_MEMORY, death
+from vt_fairseq.training.data_workers import EXIT_NO_SHARED_MEMORY, death
 
 
 def dying(tmp_path, *arguments) -> tuple[int, str]:

@@ -23,7 +23,7 @@ from vt_fairseq.errors import UserError, VideoError
 from vt_fairseq.scoring.options import DTYPES
 
 if TYPE_CHECKING:
-    from vt_fairseq.api import VideoTranslate
+    from vt_fairseq.inference.api import VideoTranslate
 
 PROG = "vt-caption"
 EXIT_SOME_FAILED = 1
@@ -170,8 +170,8 @@ def asking(model: "VideoTranslate", args: argparse.Namespace) -> Ask:
 
 def plan(path: str, args: argparse.Namespace) -> list[Said]:
     """The segments of a video; a single one with an error where it cannot be opened."""
-    from vt_fairseq.data.segments import equal_segments, regular_segments
-    from vt_fairseq.data.video import probe
+    from vt_fairseq.video.decoding import probe
+    from vt_fairseq.video.segments import equal_segments, regular_segments
 
     uncut = Said(path, 0.0, 0.0, question=args.ask)
     try:

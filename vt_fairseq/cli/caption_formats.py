@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vt_fairseq.results import Caption, Choice
+    from vt_fairseq.inference.outputs import Caption, Choice
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Said:
 
     def candidates(self, top: int) -> list[dict[str, Any]]:
         """The ``top`` best texts with their scores; given ones also with probabilities."""
-        from vt_fairseq.results import Caption
+        from vt_fairseq.inference.outputs import Caption
 
         if isinstance(self.result, Caption):
             return [{"text": c.text, "score": c.score} for c in self.result.candidates[:top]]

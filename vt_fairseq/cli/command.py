@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from vt_fairseq import __version__
 from vt_fairseq.errors import UserError, VideoError
-from vt_fairseq.quiet import quiet_imports as quiet_imports
+from vt_fairseq.quiet_imports import quiet_imports as quiet_imports
+from vt_fairseq.version import __version__
 
 EXIT_USER_ERROR = 2
 

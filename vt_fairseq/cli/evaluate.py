@@ -19,7 +19,7 @@ from vt_fairseq.cli import command
 from vt_fairseq.errors import UserError
 
 if TYPE_CHECKING:
-    from vt_fairseq.evaluation import Evaluated
+    from vt_fairseq.evaluation.tasks import Evaluated
 
 PROG = "vt-evaluate"
 EXAMPLE = (
@@ -56,18 +56,19 @@ def build_parser() -> argparse.ArgumentParser:
 
 def evaluate(args: argparse.Namespace, predictions: Path) -> "Evaluated":
     """``predictions`` against the references that ``args`` names."""
-    from vt_fairseq import caption_files, evaluation, result_files
+    from vt_fairseq import result_files
+    from vt_fairseq.evaluation import caption_files, tasks
 
     if args.task == "captions":
         pairs = caption_files.read_pairs(predictions, args.references)
-        return evaluation.captions(pairs, args.coco, args.ascii_only)
+        return tasks.captions(pairs, args.coco, args.ascii_only)
     if len(args.references) > 1:
         raise UserError(f"{args.task} takes one --references, found {len(args.references)}")
     right = args.references[0]
     pairs = result_files.pair(result_files.read(predictions), result_files.read(right), str(right))
     if args.task == "retrieval":
-        return evaluation.retrieval(pairs, args.ties)
-    return {"vqa": evaluation.vqa, "classify": evaluation.classify}[args.task](pairs)
+        return tasks.retrieval(pairs, args.ties)
+    return {"vqa": tasks.vqa, "classify": tasks.classify}[args.task](pairs)
 
 
 def metrics(args: argparse.Namespace, found: "Evaluated") -> dict[str, Any]:

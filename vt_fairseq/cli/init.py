@@ -10,7 +10,7 @@ from vt_fairseq.cli import command
 from vt_fairseq.errors import UserError
 
 if TYPE_CHECKING:
-    from vt_fairseq.data.text import Tokenizer
+    from vt_fairseq.data.tokenizer import Tokenizer
     from vt_fairseq.models.pretrained.t5_weights import T5Weights
     from vt_fairseq.models.video_translate import VideoTranslateConfig
 
@@ -141,7 +141,7 @@ def _joined(args: argparse.Namespace) -> dict[str, Any]:
 
 def _architecture(args: argparse.Namespace, t5: "T5Weights") -> "VideoTranslateConfig":
     from vt_fairseq.models.t5 import T5_VARIANTS, dims_as_text
-    from vt_fairseq.models.video_networks import VIDEO_NETWORKS
+    from vt_fairseq.models.video_backbones import VIDEO_NETWORKS
     from vt_fairseq.models.video_translate import architecture
 
     changes = {}
@@ -167,7 +167,7 @@ def _architecture(args: argparse.Namespace, t5: "T5Weights") -> "VideoTranslateC
 
 
 def _tokenizer(args: argparse.Namespace, t5: "T5Weights") -> "Tokenizer":
-    from vt_fairseq.data.text import Tokenizer
+    from vt_fairseq.data.tokenizer import Tokenizer
 
     if args.vocabulary is None:
         if t5.vocabulary is None:
@@ -198,7 +198,7 @@ def _whole_configuration(config: "VideoTranslateConfig") -> dict[str, Any]:
 
 def _opened(args: argparse.Namespace) -> dict[str, Any]:
     """A checkpoint of ``fairseq-train``, with its vocabulary."""
-    from vt_fairseq.inference import read_state
+    from vt_fairseq.inference.loading import read_state
 
     return read_state(args.from_checkpoint, args.vocabulary)
 
@@ -208,7 +208,7 @@ def _convert(source: Path, out: Path) -> None:
     import torch
 
     from vt_fairseq.data.manifest import atomic_file
-    from vt_fairseq.untrusted import read_trusted
+    from vt_fairseq.untrusted_files import read_trusted
 
     content = read_trusted(source)
     with atomic_file(out) as file:
@@ -230,8 +230,8 @@ def _save(state: dict[str, Any], path: Path) -> None:
 
 def _training_options(model: dict[str, Any]) -> list[str]:
     """What fairseq-train needs to build the same model."""
-    from vt_fairseq.fairseq_patches import ARCHITECTURE_OPTIONS
     from vt_fairseq.models.video_translate import architecture
+    from vt_fairseq.training.patches import ARCHITECTURE_OPTIONS
 
     usual = architecture(model["_name"])
     return [f"--arch {model['_name']}"] + [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vt_fairseq.cli import command
 
 if TYPE_CHECKING:
-    from vt_fairseq.memory import Prediction, Run
+    from vt_fairseq.training.memory.prediction import Prediction, Run
 
 PROG = "vt-memory"
 EXAMPLE = (
@@ -25,8 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
     with command.quiet_imports():
         from fairseq.dataclass.utils import gen_parser_from_dataclass
 
-        from vt_fairseq.memory import DTYPES, BatchShape, Setup
         from vt_fairseq.models.video_translate import VideoTranslateConfig
+        from vt_fairseq.training.memory.prediction import DTYPES, BatchShape, Setup
 
     made = command.parser(PROG, "Predicted memory of a training run on each GPU.", EXAMPLE)
     made.add_argument("--arch", default="video_translate_t5_large", help="(%(default)s)")
@@ -76,8 +76,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _described_run(args: argparse.Namespace) -> "Run":
-    from vt_fairseq.memory import BatchShape, Run, Setup
     from vt_fairseq.models.video_translate import VideoTranslateConfig, architecture
+    from vt_fairseq.training.memory.prediction import BatchShape, Run, Setup
 
     names = {field.name for field in fields(VideoTranslateConfig)}
     given = {n: value for n, value in vars(args).items() if n in names and value is not None}
@@ -129,7 +129,7 @@ EXPLANATIONS = {
 
 
 def _report(prediction: "Prediction", cures: dict[str, str | None]) -> dict[str, Any]:
-    from vt_fairseq.memory import GIB
+    from vt_fairseq.training.memory.prediction import GIB
 
     gib = {name: round(size / GIB, 3) for name, size in _terms(prediction).items()}
     return {
@@ -158,7 +158,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
 def _main() -> None:
     args = build_parser().parse_args()
     command.import_user_dir(args.user_dir)
-    from vt_fairseq.memory import GIB, first_cure, predict
+    from vt_fairseq.training.memory.prediction import GIB, first_cure, predict
 
     run = _described_run(args)
     prediction = predict(run)

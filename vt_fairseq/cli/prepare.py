@@ -36,8 +36,9 @@ def _jsonl(args: argparse.Namespace) -> "Source":
 
 
 def _miniworld(args: argparse.Namespace) -> "Source":
-    from vt_fairseq.corpora import jsonl, miniworld
+    from vt_fairseq.corpora import jsonl
     from vt_fairseq.corpora.rows import Source
+    from vt_fairseq.miniworld.world import generate
 
     if (args.annotations is None) != (args.videos is None):
         raise UserError(
@@ -47,14 +48,14 @@ def _miniworld(args: argparse.Namespace) -> "Source":
     if args.annotations is not None:
         return _jsonl(args)
     world = args.out / "world"
-    miniworld.generate(world, **_world(args))
+    generate(world, **_world(args))
     settings = {"seed": args.seed, "size": args.size}
     return Source(jsonl.read(world / "annotations.jsonl"), world / "videos", settings)
 
 
 def _world(args: argparse.Namespace) -> dict[str, Any]:
     """Which MiniWorld to make, and how."""
-    from vt_fairseq.corpora.miniworld import SIZES
+    from vt_fairseq.miniworld.world import SIZES
 
     if args.size not in SIZES:
         raise UserError(f"--size {args.size}: no such size of MiniWorld; known: {', '.join(SIZES)}")
@@ -65,12 +66,12 @@ def _world(args: argparse.Namespace) -> dict[str, Any]:
 
 def _write_layout(args: argparse.Namespace) -> str:
     """``miniworld --as CORPUS``: no data directory, but the files that CORPUS's reader takes."""
-    from vt_fairseq.corpora import miniworld_layouts
+    from vt_fairseq.miniworld import official_layouts
 
-    if args.corpus != "miniworld" or args.layout not in miniworld_layouts.LAYOUTS:
-        known = ", ".join(miniworld_layouts.LAYOUTS)
+    if args.corpus != "miniworld" or args.layout not in official_layouts.LAYOUTS:
+        known = ", ".join(official_layouts.LAYOUTS)
         raise UserError(f"--as {args.layout}: expected miniworld as one of {known}")
-    world = miniworld_layouts.write(args.layout, args.out, **_world(args))
+    world = official_layouts.write(args.layout, args.out, **_world(args))
     return (
         f"{len(world.ids)} videos of MiniWorld as {args.layout}; next:\n"
         f"vt-prepare {args.layout} --annotations {args.out}/annotations "
@@ -100,7 +101,7 @@ def _official(args: argparse.Namespace) -> "Source":
 
 def _own(args: argparse.Namespace) -> "Source":
     """A corpus that ``--user-dir`` has registered."""
-    from vt_fairseq.corpora.own import OWN_READERS
+    from vt_fairseq.corpora.registry import OWN_READERS
 
     if args.corpus not in OWN_READERS:
         known = ", ".join((*CORPORA, JOIN, *OWN_READERS))

@@ -32,7 +32,7 @@ def _main() -> None:
     args = build_parser().parse_args()
     from vt_fairseq.data.manifest import write_file
     from vt_fairseq.errors import UserError
-    from vt_fairseq.report.make import make
+    from vt_fairseq.report.build import make
 
     if args.out.is_dir():
         raise UserError(f"--out {args.out} is a folder, expected a file")

@@ -45,7 +45,7 @@ def _by_split(arguments: list[str]) -> dict[str, Path]:
 
 def _main() -> None:
     args = build_parser().parse_args()
-    from vt_fairseq.submissions import archive
+    from vt_fairseq.evaluation.submissions import archive
 
     predictions = _by_split(args.predictions)
     members = archive.write(args.server, args.annotations, predictions, args.out, args.meta)

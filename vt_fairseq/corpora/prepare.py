@@ -31,7 +31,6 @@ from vt_fairseq.corpora.rows import (
     copy_name,
     reject,
 )
-from vt_fairseq.data.actions import BUILT_IN
 from vt_fairseq.data.manifest import (
     FORMAT,
     DataDirectory,
@@ -40,7 +39,8 @@ from vt_fairseq.data.manifest import (
     write_file,
     write_json,
 )
-from vt_fairseq.data.text import Tokenizer, train_vocabulary
+from vt_fairseq.data.prompts import BUILT_IN
+from vt_fairseq.data.tokenizer import Tokenizer, train_vocabulary
 from vt_fairseq.errors import UserError, VideoError
 
 # A tiny vocabulary must be able to spell the prompts, which stand before every clip.
@@ -355,7 +355,7 @@ def _probed(videos: Path, video: str, probing: Probing) -> float | str | None:
     """
     # Loads FFmpeg, which --skip-probe does without.
     from vt_fairseq.corpora.transcode import transcode
-    from vt_fairseq.data.video import probe
+    from vt_fairseq.video.decoding import probe
 
     path = videos / video
     if not os.path.exists(path):  # unlike Path.exists, False too for a name that is too long

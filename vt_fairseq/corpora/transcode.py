@@ -16,10 +16,10 @@ import av
 import numpy as np
 
 from vt_fairseq.corpora.rows import COPY_SUFFIX
-from vt_fairseq.data.images import Scaler, decode_image, image_files
-from vt_fairseq.data.opening import FORMATS
-from vt_fairseq.data.video import FrameSource, UnorderedError, frames_of, probe
 from vt_fairseq.errors import VideoError
+from vt_fairseq.video.containers import FORMATS
+from vt_fairseq.video.decoding import FrameSource, UnorderedError, frames_of, probe
+from vt_fairseq.video.images import Scaler, decode_image, image_files
 
 GOP_SECONDS = 1.0
 CLOCK = 90_000  # ticks a second of the copies, as in MPEG: exact for every usual frame rate

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from vt_fairseq.data.manifest import ClipRow
-from vt_fairseq.data.sampling import pick_frames
-from vt_fairseq.data.transforms import ClipTransform, scale_short_side
-from vt_fairseq.data.video import FrameSampling, inside, read_clip
+from vt_fairseq.video.decoding import FrameSampling, inside, read_clip
+from vt_fairseq.video.frame_sampling import pick_frames
+from vt_fairseq.video.transforms import ClipTransform, scale_short_side
 
 # Before normalisation: the mean of the IG65M statistics, so that a blank clip is near zero after.
 BLANK_LEVEL = 105

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from fairseq.data import FairseqDataset
 
-from vt_fairseq.data.actions import Action
-from vt_fairseq.data.heads import HeadTargets, candidate_mask
+from vt_fairseq.data.head_targets import HeadTargets, candidate_mask
 from vt_fairseq.data.manifest import ClipRow, Manifest
-from vt_fairseq.data.noise import TextNoise, random_generator
-from vt_fairseq.data.order import Batches, Permutation
-from vt_fairseq.data.text import EOS, PAD, SourceTemplate
+from vt_fairseq.data.permutation import Batches, Permutation
+from vt_fairseq.data.prompts import Action
+from vt_fairseq.data.text import SourceTemplate
+from vt_fairseq.data.text_noise import TextNoise, random_generator
+from vt_fairseq.data.tokenizer import EOS, PAD
 from vt_fairseq.errors import UserError, VideoError
 
 # A training row that cannot be read is replaced by another; this many in a row mean that the

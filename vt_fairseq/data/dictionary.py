@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from fairseq.data import Dictionary
 
-from vt_fairseq.data.text import EOS, PAD, UNK, Tokenizer
+from vt_fairseq.data.tokenizer import EOS, PAD, UNK, Tokenizer
 
 
 class T5Dictionary(Dictionary):

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vt_fairseq.models.folding import fold_batch_norms
-from vt_fairseq.models.norms import BatchNorm
-from vt_fairseq.models.recompute import recomputed
+from vt_fairseq.models.activation_checkpointing import recomputed
+from vt_fairseq.models.batch_norm import BatchNorm
+from vt_fairseq.models.batch_norm_folding import fold_batch_norms
 
 # Mean and standard deviation of red, green and blue in [0, 1], as IG65M and torchvision have them.
 MEAN = (0.43216, 0.394666, 0.37645)

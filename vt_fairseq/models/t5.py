@@ -23,15 +23,15 @@ from fairseq.models import FairseqIncrementalDecoder
 from torch import nn
 
 from vt_fairseq.errors import UserError
-from vt_fairseq.models.decoding_cache import DecodingCache, KeysValues
-from vt_fairseq.models.linear import (
+from vt_fairseq.models.activation_checkpointing import recomputed
+from vt_fairseq.models.half_precision_linear import (
     Fp32OutputLinear,
     SaturatingLinear,
     fp32_linear,
     saturated,
     wide_linear,
 )
-from vt_fairseq.models.recompute import recomputed
+from vt_fairseq.models.kv_cache import DecodingCache, KeysValues
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from fairseq.models import (
 )
 from torch import nn
 
-from vt_fairseq.data.text import PAD
+from vt_fairseq.data.tokenizer import PAD
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.heads import PREFIX, ClassHeads, add_new_heads
 from vt_fairseq.models.r2plus1d import VIDEO_STAGES, normalise
@@ -32,7 +32,7 @@ from vt_fairseq.models.t5 import (
     dims_from_text,
     init_t5_parameters,
 )
-from vt_fairseq.models.video_networks import MakeNetwork, check_options, video_network
+from vt_fairseq.models.video_backbones import MakeNetwork, check_options, video_network
 
 logger = logging.getLogger(__name__)
 

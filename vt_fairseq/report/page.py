@@ -19,7 +19,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from vt_fairseq import __version__
 from vt_fairseq.report import charts
 from vt_fairseq.report.confusion import confusions
 from vt_fairseq.report.curves import charts_of
@@ -28,6 +27,7 @@ from vt_fairseq.report.pictures import Picture, Pictures, clip_of
 from vt_fairseq.report.rejected import RejectedRows
 from vt_fairseq.report.results import Result
 from vt_fairseq.report.rows import MISSING
+from vt_fairseq.version import __version__
 
 MOST_TEXT = 12 << 20  # bytes of all rows together
 MOST_MISSING = 200  # rows of a list

@@ -16,11 +16,11 @@ from pathlib import Path
 import av
 import numpy as np
 
-from vt_fairseq.data.sampling import FrameSampling
-from vt_fairseq.data.video import inside, read_clip
 from vt_fairseq.errors import VideoError
 from vt_fairseq.report.results import Result
 from vt_fairseq.report.rows import RIGHT, Row
+from vt_fairseq.video.decoding import inside, read_clip
+from vt_fairseq.video.frame_sampling import FrameSampling
 
 FRAMES = 4
 SHORT_SIDE = 96  # pixels

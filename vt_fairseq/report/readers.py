@@ -9,7 +9,7 @@ from vt_fairseq import result_files
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
 from vt_fairseq.report.clips import Clips, place
-from vt_fairseq.report.found import PREDICTIONS
+from vt_fairseq.report.folders import PREDICTIONS
 from vt_fairseq.report.rankings import read_rankings
 from vt_fairseq.report.rows import (
     MISSING,

@@ -7,7 +7,7 @@ from typing import Any
 
 from vt_fairseq.errors import UserError
 from vt_fairseq.report.clips import ClipFinder, Clips
-from vt_fairseq.report.found import PREDICTIONS
+from vt_fairseq.report.folders import PREDICTIONS
 from vt_fairseq.report.readers import READERS, kind_of, read_object, read_references
 from vt_fairseq.report.rows import MISSING, OPEN, Row, failures_first
 from vt_fairseq.result_files import is_numbers, objects

@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from vt_fairseq.candidates.top_k import Top
 from vt_fairseq.data.manifest import ClipRow, write_json
 from vt_fairseq.errors import UserError
-from vt_fairseq.inference import usable_device
+from vt_fairseq.inference.loading import usable_device
 from vt_fairseq.scoring import records
+from vt_fairseq.scoring.job import Job, prepare
 from vt_fairseq.scoring.options import Options
 from vt_fairseq.scoring.processes import Processes, joined_processes
-from vt_fairseq.scoring.reading import Batch, WindowDataset, batches_of, read_windows
 from vt_fairseq.scoring.records import Record
 from vt_fairseq.scoring.scorers import Found
-from vt_fairseq.scoring.setup import Job, prepare
-from vt_fairseq.scoring.top_k import Top
+from vt_fairseq.scoring.windows import Batch, WindowDataset, batches_of, read_windows
 
 logger = logging.getLogger(__name__)
 

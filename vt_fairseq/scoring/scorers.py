@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from fairseq.dataclass.configs import GenerationConfig
 
-from vt_fairseq.data.actions import Action
+from vt_fairseq.candidates.likelihood import EncoderOut, score_candidates
+from vt_fairseq.candidates.prefix_tree import PrefixTree
+from vt_fairseq.candidates.top_k import Bounds, Top, top_candidates
 from vt_fairseq.data.dataset import TextOptions, pad_right
-from vt_fairseq.data.heads import ANSWER, candidate_mask
+from vt_fairseq.data.head_targets import ANSWER, candidate_mask
 from vt_fairseq.data.manifest import ClipRow
-from vt_fairseq.inference import Loaded
+from vt_fairseq.data.prompts import Action
+from vt_fairseq.inference.loading import Loaded
 from vt_fairseq.models.heads import scores_by_question
-from vt_fairseq.scoring.candidates import EncoderOut, score_candidates
-from vt_fairseq.scoring.prefix_tree import PrefixTree
-from vt_fairseq.scoring.top_k import Bounds, Top, top_candidates
 
 Found = dict[str, Any]
 

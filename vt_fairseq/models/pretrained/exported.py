@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from vt_fairseq import __version__
-from vt_fairseq.data.text import Tokenizer
+from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.pretrained.files import Tensors, read_json, read_tensors
+from vt_fairseq.version import __version__
 
 FORMAT = 1
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "spiece.model"

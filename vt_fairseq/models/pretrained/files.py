@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from vt_fairseq import untrusted
+from vt_fairseq import untrusted_files
 from vt_fairseq.errors import UserError
 
 Tensors = dict[str, torch.Tensor]
@@ -82,7 +82,7 @@ def read_tensors(path: Path) -> Any:
     except Exception as error:
         # Damaged files fail in as many ways as there are bytes: zip, pickle, struct, memory ...
         raise UserError(
-            f"{path} is damaged or not what it seems: {untrusted.reason(path, error)}"
+            f"{path} is damaged or not what it seems: {untrusted_files.reason(path, error)}"
         ) from error
 
 

@@ -8,7 +8,7 @@ import base64
 from collections.abc import Iterator
 from typing import Any
 
-from vt_fairseq.data.text import NUM_SENTINELS, SPECIAL_TOKENS, UNK, Tokenizer
+from vt_fairseq.data.tokenizer import NUM_SENTINELS, SPECIAL_TOKENS, UNK, Tokenizer
 
 PAD_PIECE, EOS_PIECE, UNK_PIECE = "<pad>", "</s>", "<unk>"
 _SPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}

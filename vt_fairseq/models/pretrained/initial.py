@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from vt_fairseq import __version__
-from vt_fairseq.data.text import Tokenizer
+from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.pretrained.exported import vocabulary_state
 from vt_fairseq.models.pretrained.files import Tensors, sha256
@@ -28,13 +27,14 @@ from vt_fairseq.models.pretrained.vocabulary_rows import (
     output_rows,
 )
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS
-from vt_fairseq.models.video_networks import video_network
+from vt_fairseq.models.video_backbones import video_network
 from vt_fairseq.models.video_translate import (
     VideoTokens,
     VideoTranslateConfig,
     VideoTranslateModel,
     transformer_dims,
 )
+from vt_fairseq.version import __version__
 
 VIDEO, NETWORK = "encoder.video.", "encoder.video.network."
 

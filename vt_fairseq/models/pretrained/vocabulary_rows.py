@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from vt_fairseq.data.text import NUM_SENTINELS, Tokenizer
+from vt_fairseq.data.tokenizer import NUM_SENTINELS, Tokenizer
 from vt_fairseq.errors import UserError
 
 # sha256 of the sentencepiece model that every T5 1.0, 1.1 and flan-t5 of Google's comes with.

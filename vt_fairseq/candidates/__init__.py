@@ -1,0 +1,1 @@
+"""How likely candidate texts are."""

@@ -1,0 +1,98 @@
+"""Mean cross-entropy of the predicted word distributions (paper, section 3.1)."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+from torch import nn
+
+from vt_fairseq.data.tokenizer import PAD
+from vt_fairseq.errors import UserError
+
+
+@register_criterion("video_translate", dataclass=FairseqDataclass)
+class VideoTranslateCriterion(FairseqCriterion):
+    """Cross-entropy per target token, eos included, padding left out; also token accuracy.
+
+    The loss is a sum over tokens; fairseq divides gradients by the number of tokens of all
+    processes and micro batches, which makes it the mean. Logs ``loss`` and ``nll_loss`` in base
+    2 as fairseq does, ``accuracy`` in per cent, ``bad_clips`` (clips that could not be read)
+    and, where there are any, ``cut_targets`` (longer than ``--max-target-tokens``).
+    """
+
+    def __init__(self, task):
+        super().__init__(task)
+        if task.heads is not None:
+            raise UserError(
+                "--criterion video_translate trains the decoder, which --heads freezes: leave one "
+                "out, or train heads with --criterion video_translate_classification"
+            )
+
+    def forward(
+        self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
+    ) -> tuple[torch.Tensor, int, dict[str, Any]]:
+        """Loss, its number of tokens, and what to log; a sample without target costs nothing."""
+        logging_output: dict[str, Any] = {
+            "loss": 0.0,
+            "correct": 0,
+            "ntokens": sample["ntokens"],
+            "nsentences": sample["nsentences"],
+            "sample_size": sample["ntokens"],
+            "bad_clips": len(sample["bad"]),
+            "cut_targets": sample["num_cut"],
+        }
+        if sample["target"] is None:
+            return no_loss(model), 0, logging_output
+        logits, _ = model(**sample["net_input"])
+        target, ntokens = sample["target"], sample["ntokens"]
+        if sample["num_missing"]:
+            # Nothing can be learnt or measured on a clip that was not seen.
+            target = target.masked_fill(sample["missing"].unsqueeze(1), PAD)
+            ntokens = int(target.ne(PAD).sum())
+            logging_output |= {"ntokens": ntokens, "sample_size": ntokens}
+        loss = F.cross_entropy(
+            logits.float().flatten(0, 1),
+            target.flatten(),
+            ignore_index=PAD,
+            reduction="sum" if reduce else "none",
+        )
+        with torch.no_grad():
+            correct = (logits.argmax(-1) == target) & target.ne(PAD)
+        logging_output["loss"] = loss.detach()
+        logging_output["correct"] = correct.sum()
+        return loss, ntokens, logging_output
+
+    @staticmethod
+    def reduce_metrics(logging_outputs: list[dict[str, Any]]) -> None:
+        """Aggregate over processes and micro batches."""
+        total = summed(logging_outputs)
+        tokens = total("ntokens")
+        loss = total("loss") / max(tokens, 1) / math.log(2)
+        metrics.log_scalar("loss", loss, tokens, round=4)
+        metrics.log_scalar("nll_loss", loss, tokens, round=4)
+        metrics.log_derived("ppl", lambda meters: 2 ** min(meters["loss"].avg, 60.0))
+        metrics.log_scalar("accuracy", 100 * total("correct") / max(tokens, 1), tokens, round=2)
+        metrics.log_scalar_sum("bad_clips", int(total("bad_clips")))
+        if cut := int(total("cut_targets")):
+            metrics.log_scalar_sum("cut_targets", cut)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        """Every entry is a count or a sum."""
+        return True
+
+
+def no_loss(model: nn.Module) -> torch.Tensor:
+    """Zero, with gradients of zero: of a batch that has nothing to learn from."""
+    return next(p for p in model.parameters() if p.requires_grad).sum() * 0.0
+
+
+def summed(logging_outputs: list[dict[str, Any]]) -> Callable[[str], float]:
+    """From a key to its sum over processes and micro batches."""
+    # Plain numbers: a tensor or numpy scalar would end up in the checkpoint.
+    return lambda key: float(sum(log.get(key, 0) for log in logging_outputs))

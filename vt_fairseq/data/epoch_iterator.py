@@ -1,0 +1,99 @@
+"""fairseq's epoch iterator over any number of rows, every decoded batch used for each action.
+
+The paper trains on narration and description of the same mini-batch back to back (section 3.1).
+A position in the epoch counts updates' worth of samples, not decoded batches, so a run that was
+stopped between the two halves of a pair goes on with the second half.
+
+No list of rows or batches is held: the order of an epoch is computed place by place.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fairseq.data.iterators import CountingIterator, EpochBatchIterator
+
+from vt_fairseq.data.permutation import Grouped, Permutation, Share
+
+
+class ReusedBatchIterator(EpochBatchIterator):
+    """Yields ``uses`` samples for each decoded batch.
+
+    Args:
+        batches: row numbers of each batch; looked up when its turn comes.
+        uses: samples that the dataset's collater makes of a batch; with one, it makes no list.
+        group: ``--update-freq``: decoded batches that share an update. The order is
+            (batch 1, action 1), ..., (batch ``group``, action 1), (batch 1, action 2), ...
+            so that each update has one action.
+    """
+
+    def __init__(self, *args, batches: Sequence[Sequence[int]], uses: int, group: int, **kwargs):
+        super().__init__(*args, batch_sampler=(), **kwargs)
+        self._frozen_batches = batches  # given as batch_sampler, fairseq would make a tuple of it
+        self.uses = uses
+        self.group = group
+
+    def __len__(self) -> int:
+        return super().__len__() * self.uses
+
+    def ordered_batches(self, epoch: int, fix_batches_to_gpus: bool, shuffle: bool) -> Share:
+        """This process's batches in the order of the epoch; fairseq's version makes lists."""
+        count = len(self.frozen_batches)
+        order: Sequence[int] = range(count)
+        if shuffle and self.grouped_shuffling:
+            groups = Permutation(count // self.num_shards, self.seed, epoch)
+            order = Grouped(groups, self.num_shards)
+        elif shuffle:
+            order = Permutation(count, self.seed, epoch)
+        return Share(self.frozen_batches, order, self.num_shards, self.shard_id)
+
+    def state_dict(self) -> dict[str, Any]:
+        """fairseq's, with the number of processes that the place in the epoch counts for."""
+        return {**super().state_dict(), "processes": self.num_shards}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """fairseq's; another number of processes goes on after the batches that all have done.
+
+        Where these do not come out even, the few after them are trained on again.
+        """
+        done_by = state_dict.get("processes", self.num_shards)
+        if done_by != self.num_shards:
+            span = self.uses * self.group
+            spans = state_dict.get("iterations_in_epoch", 0) // span * done_by // self.num_shards
+            state_dict = {**state_dict, "iterations_in_epoch": spans * span}
+        super().load_state_dict(state_dict)
+
+    def _get_iterator_for_epoch(
+        self, epoch: int, shuffle: bool, fix_batches_to_gpus: bool = False, offset: int = 0
+    ):
+        # Workers start with the DataLoader, before fairseq sets the epoch when it resumes.
+        self.dataset.set_epoch(epoch)
+        span = self.uses * self.group
+        first_batch = offset // span * self.group
+        batches = super()._get_iterator_for_epoch(
+            epoch, shuffle, fix_batches_to_gpus=fix_batches_to_gpus, offset=first_batch
+        )
+        if batches is None or self.uses == 1:
+            return batches
+        samples = in_action_order(batches, self.uses, self.group)
+        for _ in range(offset % span):
+            next(samples)
+        return CountingIterator(samples, start=offset, total=len(batches) * self.uses)
+
+
+def in_action_order(batches, uses: int, group: int) -> Iterator[dict]:
+    """Samples of each group of batches, action by action.
+
+    ``batches`` yields lists of ``uses`` samples, or {} for the filler batch with which fairseq
+    gives every process as many batches. fairseq takes an empty sample for a dummy without
+    gradient.
+    """
+    held: list[list[dict]] = []
+    remaining = len(batches) - batches.n
+    for batch in batches:
+        held.append(batch or [{}] * uses)
+        remaining -= 1
+        if len(held) == group or remaining == 0:
+            for use in range(uses):
+                for samples in held:
+                    yield samples[use]
+            held = []

@@ -1,0 +1,55 @@
+"""Submissions of TVQA and TVC.
+
+TVC: github.com/jayleicn/TVCaption, standalone_eval. TVQA's page of instructions is gone: its format
+is taken from what two public repositories submitted, MERLOT Reserve's TVQA script among them.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from vt_fairseq.corpora import tvc, tvqa
+from vt_fairseq.corpora.files import Record, integer, jsonl_records, require_file
+from vt_fairseq.corpora.tv import Release
+from vt_fairseq.evaluation.submissions.content import Content, known
+from vt_fairseq.result_files import Row, is_index, is_text, predicted, read
+
+NO_CAPTION = "."  # TVC's scorer loses an empty line; a full stop has no word in it either
+
+
+def tvqa_answers(annotations: Path, split: str, path: Path) -> Content:
+    """{qid: index of the answer}; 0 for a question without a prediction."""
+    ids = [str(record["qid"]) for record in _records(annotations, tvqa.RELEASE, split, "qid")]
+    rows = known(read(path), ids, split)
+    choices = {qid: _choice(rows.get(qid)) for qid in ids}
+    answers = {qid: choice or 0 for qid, choice in choices.items()}
+    missing = sum(choice is None for choice in choices.values())
+    return Content(ids, missing, iter([json.dumps(answers) + "\n"]))
+
+
+def _choice(row: Row | None) -> int | None:
+    what = f"the index of a candidate, 0 to {len(tvqa.ANSWERS) - 1}"
+    return predicted(row, "prediction", lambda v: is_index(v) and v < len(tvqa.ANSWERS), what)
+
+
+def tvc_descriptions(annotations: Path, split: str, path: Path) -> Content:
+    """The moments of the official file, a line each, with one description."""
+    records = list(_records(annotations, tvc.RELEASE, split, "clip_id"))
+    ids = [str(record["clip_id"]) for record in records]
+    rows = known(read(path), ids, split)
+    texts = [predicted(rows.get(clip), "prediction", is_text, "a text") for clip in ids]
+    lines = (_described(record, text) for record, text in zip(records, texts, strict=True))
+    return Content(ids, sum(text is None for text in texts), lines)
+
+
+def _described(record: Record, text: str | None) -> str:
+    moment = {key: record.get(key) for key in ("vid_name", "clip_id", "ts")}
+    description = " ".join((text or "").split()) or NO_CAPTION
+    return json.dumps(moment | {"descs": [{"desc": description}]}) + "\n"
+
+
+def _records(annotations: Path, release: Release, split: str, key: str) -> Iterator[Record]:
+    path = require_file(annotations, release.files[split], source=release.published_at)
+    for where, record in jsonl_records(path):
+        integer(record.get(key), where, key)
+        yield record

@@ -1,0 +1,399 @@
+"""A trained model for one's own videos: ``VideoTranslate``.
+
+The path from file to text is that of ``fairseq-generate`` and ``vt-score``: the task's dataset,
+generator and scorer.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from fairseq.dataclass.configs import GenerationConfig
+from torch.utils.data import DataLoader
+
+from vt_fairseq.candidates.likelihood import DEFAULT_MAX_NODES, score_candidates
+from vt_fairseq.candidates.prefix_tree import PrefixTree
+from vt_fairseq.data.prompts import Action
+from vt_fairseq.data.tokenizer import PAD
+from vt_fairseq.errors import UserError, VideoError
+from vt_fairseq.inference.inputs import OwnLoader, OwnVideos, Seconds, Video, own_videos
+from vt_fairseq.inference.loading import Loaded, encode, open_checkpoint, to_device
+from vt_fairseq.inference.outputs import Caption, Choice, Encoding, Ranked, Text
+from vt_fairseq.video.frame_sampling import window_position
+
+METHODS = ("beam", "greedy", "topk")
+Videos = Video | Sequence[Video]
+Texts = str | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How texts are generated.
+
+    Attributes:
+        method: one of METHODS; "topk" samples among the k likeliest next tokens.
+        beam: beams of "beam" (paper: 5 for TVQA).
+        topk: k of "topk" (paper: 5).
+        seed: of "topk". What is drawn depends on the batch as well.
+        num_candidates: texts a clip, best first.
+        max_tokens: longest text; None: as long as the action's targets were in training.
+    """
+
+    method: str = "beam"
+    beam: int = 5
+    topk: int = 5
+    seed: int = 1
+    num_candidates: int = 1
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(f"decoding is one of {', '.join(METHODS)}, found {self.method!r}")
+        numbers = (self.beam, self.topk, self.num_candidates, self.max_tokens)
+        if not all(number is None or number >= 1 for number in numbers):
+            raise UserError(f"numbers of beams, tokens and candidates must be positive: {self}")
+        if self.method == "greedy" and self.num_candidates > 1:
+            raise UserError("greedy decoding gives one candidate; take beam or topk for more")
+
+    def config(self, action: Action) -> GenerationConfig:
+        """The options of ``fairseq-generate`` that mean the same."""
+        sampling = self.method == "topk"
+        beam = max(self.beam, self.num_candidates) if self.method == "beam" else self.num_candidates
+        return GenerationConfig(
+            beam=beam,
+            nbest=self.num_candidates,
+            max_len_b=self.max_tokens or action.max_target_tokens,
+            sampling=sampling,
+            sampling_topk=self.topk if sampling else -1,
+        )
+
+
+class VideoTranslate:
+    """A trained model that captions, answers, classifies and ranks videos.
+
+    Every method takes one video or a list. A video is a path (of a file, or of a folder of jpg or
+    png frames) or a whole clip's frames, numpy or torch, (F, H, W, 3) uint8 RGB. For paths,
+    ``start`` and ``end`` name a segment in seconds; of one that is longer than what the model was
+    trained on (``--max-seconds``) it sees the middle. ``start``, ``end``, ``question`` and
+    ``context`` are one for all videos or a list of one for each. One video gives one result, a list
+    gives a list in the same order.
+
+    Raises VideoError where a video cannot be read, unless ``on_error`` is set; UserError for
+    arguments that are not as described.
+
+    Attributes:
+        batch_size: clips at once.
+        max_nodes: beginnings of texts that are scored at once, over all clips of a batch.
+        num_workers: processes that decode; with 0, and for a single batch, this one does it.
+        on_error: called with (place in the list, reason) for a video that cannot be read, whose
+            result is None then.
+    """
+
+    def __init__(self, loaded: Loaded):
+        self.loaded = loaded
+        self.batch_size = 8
+        self.max_nodes = DEFAULT_MAX_NODES
+        self.num_workers = 0
+        self.on_error: Callable[[int, str], None] | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+        vocabulary: str | os.PathLike[str] | None = None,
+        test_window: str | None = None,
+    ) -> "VideoTranslate":
+        """Load a checkpoint; no code in it is run.
+
+        Args:
+            path: what ``fairseq-train`` or ``vt-init`` wrote.
+            device: "cpu", "cuda", "mps" ...; None: the GPU where there is one, else the CPU.
+            dtype: torch.float32, torch.bfloat16 or torch.float16.
+            vocabulary: the sentencepiece model, for checkpoints that hold none.
+            test_window: of segments longer than ``--max-seconds``: "centre", "whole" or "K/N";
+                None: as in the checkpoint.
+
+        Raises UserError when there is no such checkpoint or it cannot be used.
+        """
+        overrides = {}
+        if test_window:
+            window_position(test_window, rng=None)  # now rather than in a process that decodes
+            overrides["test_window"] = test_window
+        return cls(
+            open_checkpoint(
+                path, vocabulary=vocabulary, device=device, dtype=dtype, overrides=overrides
+            )
+        )
+
+    def caption(
+        self,
+        videos: Videos,
+        *,
+        start: Seconds = None,
+        end: Seconds = None,
+        context: Texts = None,
+        decoding: Decoding | str = "beam",
+    ) -> Caption | list[Caption | None]:
+        """What is to be seen; ``context`` is text that goes with the video (subtitles)."""
+        clips = own_videos(videos, start, end, context=context)
+        return self._generate(clips, "caption", decoding)
+
+    def generate(
+        self,
+        videos: Videos,
+        action: str,
+        *,
+        question: Texts = None,
+        start: Seconds = None,
+        end: Seconds = None,
+        context: Texts = None,
+        decoding: Decoding | str = "beam",
+    ) -> Caption | list[Caption | None]:
+        """Text for any action that the model was trained on.
+
+        ``"answer"`` answers the question in free words; ``--define-action`` adds actions.
+        """
+        clips = own_videos(videos, start, end, question, context)
+        return self._generate(clips, action, decoding)
+
+    def answer(
+        self,
+        videos: Videos,
+        question: str | Sequence[str],
+        candidates: Sequence[str] | Sequence[Sequence[str]],
+        *,
+        start: Seconds = None,
+        end: Seconds = None,
+        context: Texts = None,
+        length_normalise: bool = False,
+    ) -> Choice | list[Choice | None]:
+        """Candidate answers by likelihood; ``candidates`` for all videos or a list for each."""
+        clips = own_videos(videos, start, end, question, context)
+        if candidates and isinstance(candidates[0], str):
+            candidates = [candidates] * len(clips.rows)
+        if len(candidates) != len(clips.rows):
+            raise UserError(f"{len(candidates)} lists of candidates for {len(clips.rows)} videos")
+        trees = [self._tree(row, None) for row in candidates]
+        return self._choose(clips, self._action("answer"), candidates, trees, length_normalise)
+
+    def classify(
+        self,
+        videos: Videos,
+        labels: Sequence[str] | None = None,
+        *,
+        action: str = "classify",
+        start: Seconds = None,
+        end: Seconds = None,
+        context: Texts = None,
+        length_normalise: bool = False,
+    ) -> Choice | list[Choice | None]:
+        """Class names by likelihood; None: those of the training data, where it had any."""
+        clips = own_videos(videos, start, end, context=context)
+        chosen = self._action(action)
+        labels = labels or self.loaded.task.classes.get(chosen.field)
+        if not labels:
+            raise UserError("the model knows no class names of its own: name the labels")
+        tree = self._tree(labels, chosen.max_target_tokens)
+        return self._choose(clips, chosen, [labels] * len(clips.rows), tree, length_normalise)
+
+    def score(
+        self,
+        videos: Videos,
+        texts: Sequence[str],
+        *,
+        action: str = "caption",
+        start: Seconds = None,
+        end: Seconds = None,
+        context: Texts = None,
+        length_normalise: bool = False,
+    ) -> list[float] | list[list[float] | None]:
+        """Log-likelihood of every text under every video.
+
+        Texts are cut to the tokens that the action's targets had in training.
+        """
+        clips = own_videos(videos, start, end, context=context)
+        chosen = self._action(action)
+        tree = self._tree(texts, chosen.max_target_tokens)
+        found = self._scores(clips, chosen, tree, length_normalise)
+        return clips.shaped([None if row is None else list(row) for row in found])
+
+    def rank(
+        self,
+        query: str,
+        videos: Videos,
+        *,
+        action: str = "caption",
+        start: Seconds = None,
+        end: Seconds = None,
+        context: Texts = None,
+        length_normalise: bool = False,
+    ) -> list[Ranked]:
+        """Videos by the likelihood of the query, best first; those not read are left out."""
+        clips = own_videos(videos, start, end, context=context)
+        chosen = self._action(action)
+        tree = self._tree([query], chosen.max_target_tokens)
+        found = self._scores(clips, chosen, tree, length_normalise)
+        ranked = [
+            Ranked(i, row[0], clips.rows[i].start, clips.rows[i].end)
+            for i, row in enumerate(found)
+            if row is not None
+        ]
+        return sorted(ranked, key=lambda one: -one.score)
+
+    def encode(
+        self,
+        videos: Videos,
+        *,
+        action: str = "caption",
+        question: Texts = None,
+        start: Seconds = None,
+        end: Seconds = None,
+        context: Texts = None,
+    ) -> Encoding | list[Encoding | None]:
+        """The encoder's states, for uses of one's own."""
+        clips = own_videos(videos, start, end, question, context)
+
+        def states(sample: dict[str, Any]) -> list[tuple]:
+            out = encode(self.loaded, sample)["encoder_out"][0].transpose(0, 1).float().cpu()
+            tokens = sample["net_input"]["src_tokens"]
+            return [
+                (row[ids.ne(PAD)], tuple(ids[ids.ne(PAD)].tolist()), self._video_places(ids))
+                for row, ids in zip(out, tokens, strict=True)
+            ]
+
+        found = self._each_clip(clips, self._action(action), states)
+        return clips.shaped(timed(Encoding, clips, found))
+
+    # How
+
+    def _generate(self, clips: OwnVideos, action: str, decoding: Decoding | str) -> Any:
+        if isinstance(decoding, str):
+            decoding = Decoding(decoding)
+        task, chosen = self.loaded.task, self._action(action)
+        generator = task.build_generator([self.loaded.model], decoding.config(chosen))
+
+        def texts(sample: dict[str, Any]) -> list[tuple]:
+            hypotheses = task.generate(generator, to_device(sample, self.loaded.device))
+            return [
+                (tuple(self._text(h) for h in (row or [])[: decoding.num_candidates]),)
+                for row in hypotheses
+            ]
+
+        with seeded(decoding.seed, self.loaded.device):
+            found = self._each_clip(clips, chosen, texts)
+        return clips.shaped(timed(Caption, clips, found))
+
+    def _text(self, hypothesis: dict[str, Any]) -> Text:
+        text = self.loaded.task.tokenizer.decode(hypothesis["tokens"].tolist())
+        return Text(text, float(hypothesis["positional_scores"].float().sum()))
+
+    def _choose(
+        self,
+        clips: OwnVideos,
+        action: Action,
+        texts: Sequence[Sequence[str]],
+        candidates: PrefixTree | list[PrefixTree],
+        length_normalise: bool,
+    ) -> Any:
+        if not all(texts):
+            raise UserError("there are no texts to choose from")
+        found = self._scores(clips, action, candidates, length_normalise)
+        choices = [
+            None if row is None else (tuple(given), row)
+            for given, row in zip(texts, found, strict=True)
+        ]
+        return clips.shaped(timed(Choice, clips, choices))
+
+    def _scores(
+        self,
+        clips: OwnVideos,
+        action: Action,
+        candidates: PrefixTree | list[PrefixTree],
+        length_normalise: bool,
+    ) -> list[tuple[float, ...] | None]:
+        """Of each clip's candidates; one tree is every clip's."""
+        if self.loaded.task.heads is not None:
+            raise UserError("a model with heads has no likelihoods; vt-score reads its heads")
+
+        def scores(sample: dict[str, Any]) -> list[tuple[float, ...]]:
+            shared = isinstance(candidates, PrefixTree)
+            trees = [candidates] if shared else [candidates[i] for i in sample["id"].tolist()]
+            encoded = encode(self.loaded, sample)
+            found = score_candidates(self.loaded.model, encoded, trees, self.max_nodes)
+            of_clip = trees * (len(found) // len(trees))
+            return [
+                tuple((row / tree.lengths if length_normalise else row).tolist())
+                for row, tree in zip(found, of_clip, strict=True)
+            ]
+
+        return self._each_clip(clips, action, scores)
+
+    def _each_clip(
+        self, clips: OwnVideos, action: Action, compute: Callable[[dict[str, Any]], list]
+    ) -> list:
+        """``compute`` of every batch, a value a clip in their order; None where it was not read."""
+        results = []
+        for sample in self._samples(clips, action):
+            self._report(clips, sample["bad"])
+            values = zip(compute(sample), sample["missing"].tolist(), strict=True)
+            results += [None if missing else value for value, missing in values]
+        return results
+
+    def _samples(self, clips: OwnVideos, action: Action) -> Iterator[dict[str, Any]]:
+        if not clips.rows:
+            return iter(())
+        task = self.loaded.task
+        loader = OwnLoader(task.clip_loader(None, train=False), clips.frames)
+        dataset = task.build_dataset(clips.rows, loader, [action], train=False)
+        order = range(len(clips.rows))
+        return iter(
+            DataLoader(
+                dataset,
+                batch_sampler=[order[i : i + self.batch_size] for i in order[:: self.batch_size]],
+                collate_fn=dataset.collater,
+                # A process costs more than it saves when there is nothing to read ahead.
+                num_workers=self.num_workers if len(order) > self.batch_size else 0,
+                pin_memory=self.loaded.device.type == "cuda",
+            )
+        )
+
+    def _report(self, clips: OwnVideos, bad: list[tuple[str, str]]) -> None:
+        for row_id, reason in bad:
+            if self.on_error is None:
+                raise VideoError(f"{clips.name(row_id)}: {reason}")
+            self.on_error(int(row_id), reason)
+
+    def _action(self, name: str) -> Action:
+        return self.loaded.task.selected_actions(name)[0]
+
+    def _tree(self, texts: Sequence[str], max_tokens: int | None) -> PrefixTree:
+        if isinstance(texts, str):
+            raise UserError(f"expected a list of texts, found the text {texts[:60]!r}")
+        ids = self.loaded.task.tokenizer.encode
+        return PrefixTree.build([ids(text, max_tokens) for text in texts])
+
+    def _video_places(self, ids: torch.Tensor) -> slice:
+        places = ids.eq(self.loaded.task.tokenizer.video).nonzero().flatten().tolist()
+        return slice(places[0], places[-1] + 1) if places else slice(0)
+
+
+def timed(kind: type, clips: OwnVideos, found: list[tuple | None]) -> list:
+    """``kind(*values, start, end)`` for every clip; None stays None."""
+    return [
+        None if values is None else kind(*values, start=row.start, end=row.end)
+        for values, row in zip(found, clips.rows, strict=True)
+    ]
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers from ``seed``; afterwards those of before go on."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

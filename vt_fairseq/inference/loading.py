@@ -1,0 +1,146 @@
+"""What everything that asks a trained model has in common: opening its checkpoint, and encoding."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq import tasks, utils
+from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass.utils import merge_with_parent
+from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
+
+import vt_fairseq.plugin  # noqa: F401
+from vt_fairseq.data.tokenizer import Tokenizer
+from vt_fairseq.devices import check_gpus, emulates
+from vt_fairseq.errors import UserError
+from vt_fairseq.models.pretrained.exported import (
+    read_checkpoint,
+    read_exported,
+    saved_tokenizer,
+)
+from vt_fairseq.task import VideoTranslateTask
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in eval mode with its task, on ``device``.
+
+    Attributes:
+        model: its video network's BatchNorms are folded into the convolutions.
+        cfg: the task's options in the checkpoint, for ``task.load_dataset(split, task_cfg=cfg)``.
+    """
+
+    model: nn.Module
+    task: VideoTranslateTask
+    device: torch.device
+    cfg: FairseqDataclass
+
+
+def open_checkpoint(
+    path: str | Path,
+    *,
+    data: str | Path | None = None,
+    vocabulary: str | Path | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    overrides: Mapping[str, Any] | None = None,
+) -> Loaded:
+    """Model and task of a checkpoint.
+
+    Args:
+        path: the ``.pt`` file of ``fairseq-train`` or ``vt-init``, or a folder of ``vt-init
+            --export``.
+        data: a data directory, for its splits; None: the vocabulary and the class names in the
+            checkpoint are enough.
+        vocabulary: the sentencepiece model, for a checkpoint that holds none.
+        device: None: the GPU where there is one, else the CPU.
+        dtype: of the weights.
+        overrides: options of ``--task video_translate`` in place of the checkpoint's.
+
+    Raises:
+        UserError: there is no checkpoint, it is damaged or none of this task, it was trained with
+            another vocabulary than that of ``data``, or there is no such device.
+    """
+    device = usable_device(device)
+    if emulates(device, dtype):
+        logger.warning(
+            "%s on a processor without instructions for it takes many times as long as float32",
+            str(dtype).removeprefix("torch."),
+        )
+    state = read_state(Path(path), vocabulary)
+    cfg = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
+    with open_dict(cfg):
+        cfg.task.update({"eval_bleu": False, "results_path": None, **(overrides or {})})
+        cfg.task.data, cfg.task.cpu = str(data or ""), device.type != "cuda"
+    if data:
+        task = tasks.setup_task(cfg.task, from_checkpoint=True)
+    else:
+        task = task_without_data(cfg.task, state["task_state"])
+    task.load_state_dict(state["task_state"])
+    model = task.build_model(cfg.model, from_checkpoint=True)
+    model.load_state_dict(state["model"], strict=True, model_cfg=cfg.model)
+    model.eval().fold()
+    return Loaded(model.to(device, dtype), task, device, cfg.task)
+
+
+def usable_device(name: str | torch.device | None) -> torch.device:
+    """The device, by default the CUDA GPU or else the CPU; raise UserError where there is none."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"there is no device {name}: {str(error).splitlines()[0]}") from error
+
+
+def read_state(path: Path, vocabulary: str | Path | None) -> dict[str, Any]:
+    """``cfg``, ``model`` and ``task_state`` of a checkpoint or an exported folder.
+
+    Tensors stay on disk until they are used. Raises UserError where it is missing, damaged, none of
+    this task, or would run code, and where the vocabulary is not the model's.
+    """
+    if path.is_dir():
+        state = read_exported(path)
+    elif path.is_file():
+        state = read_checkpoint(path, Tokenizer.from_file(vocabulary) if vocabulary else None)
+    else:
+        raise UserError(f"no checkpoint at {path}")
+    name = (state["cfg"].get("task") or {}).get("_name")
+    if not issubclass(TASK_REGISTRY.get(name, object), VideoTranslateTask):
+        raise UserError(
+            f"{path} is a checkpoint of the task {name}, expected video_translate; a task of your "
+            "own is known where --user-dir names the folder that registers it"
+        )
+    return state
+
+
+def task_without_data(cfg: DictConfig, task_state: Mapping[str, Any]) -> VideoTranslateTask:
+    """The task from what its checkpoint holds.
+
+    Raises UserError when that has no vocabulary, or torch has no code for the GPU.
+    """
+    if not cfg.cpu:
+        check_gpus()
+    # As fairseq's setup_task: options that are newer than the checkpoint get their defaults.
+    task, options = (known[cfg._name] for known in (TASK_REGISTRY, TASK_DATACLASS_REGISTRY))
+    cfg = merge_with_parent(options(), cfg, remove_missing=True)
+    classes = {**task_state.get("classes", {}), **task_state.get("head_classes", {})}
+    return task(cfg, None, saved_tokenizer(task_state), classes)
+
+
+@torch.inference_mode()
+def encode(loaded: Loaded, sample: dict[str, Any]) -> dict[str, list[torch.Tensor]]:
+    """The encoder's output for a collated sample."""
+    inputs = to_device(sample, loaded.device)["net_input"]
+    return loaded.model.encoder(**{k: v for k, v in inputs.items() if k != "prev_output_tokens"})
+
+
+def to_device(sample: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A copy of ``sample`` with its tensors on ``device``."""
+    return utils.apply_to_sample(lambda tensor: tensor.to(device), sample)

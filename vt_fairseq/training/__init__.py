@@ -1,0 +1,1 @@
+"""What fairseq-train does otherwise."""

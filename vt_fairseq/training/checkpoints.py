@@ -1,0 +1,353 @@
+"""Checkpoints that survive: written whole, checked before they are used, one run a directory.
+
+A ``.pt`` file is a zip archive whose directory stands at its end and whose records carry
+checksums, so it tells by itself whether it is whole. The shards of DeepSpeed's optimizer are
+written before the ``.pt``, which names them with their sizes: it marks the whole as complete.
+
+Importing ``plugin`` puts these functions in the place of fairseq's (``install``).
+"""
+
+import copy
+import errno
+import fcntl
+import json
+import logging
+import os
+import pickle
+import shutil
+import socket
+import time
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from fairseq import checkpoint_utils
+from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
+
+from vt_fairseq import untrusted_files
+from vt_fairseq.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+LAST = "checkpoint_last.pt"
+LOCK = ".lock"
+TEMPORARY = ".tmp"
+SAVE_ATTEMPTS, SECONDS_BETWEEN = 3, 2.5
+SCARCE = 3  # warn when fewer than so many checkpoints still fit
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL_BYTES = 2**20
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def save_whole(obj: Any, filename: str, async_write: bool = False) -> None:
+    """Write a checkpoint under another name, fsync, rename: a kill leaves the old file or the new.
+
+    Raises UserError when the disk is full or may not be written to; nothing is left behind then,
+    and what was under ``filename`` is still there.
+    """
+    path = Path(filename)
+    check_finite(obj, path)
+    for attempt in range(1, SAVE_ATTEMPTS + 1):
+        try:
+            write_atomically(path, lambda file: torch.save(obj, file))
+            warn_if_scarce(path)
+            return
+        except (OSError, RuntimeError) as error:
+            if (reason := lasting_reason(error, path.parent)) is not None:
+                raise UserError(f"cannot write {path}: {reason}") from error
+            if attempt == SAVE_ATTEMPTS:
+                raise
+            logger.warning("writing %s failed, once more: %s", path, error)
+            time.sleep(SECONDS_BETWEEN)
+
+
+def check_finite(obj: Any, path: Path) -> None:
+    """Raise UserError for a model with a weight that is not a number: resuming would not help."""
+    for name, tensor in (obj.get("model") or {}).items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(
+                f"{path} is not written: {name} has values that are not finite; go on from an "
+                "earlier checkpoint with a lower --lr"
+            )
+
+
+def write_atomically(path: Path, write) -> None:
+    """``write(file)`` to a temporary name, fsync, rename, fsync of the folder."""
+    temporary = path.with_name(path.name + TEMPORARY)
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except RuntimeError as error:
+        # torch's own, for whatever happens to the file; looked at while that still fills the disk.
+        if shutil.disk_usage(path.parent).free < DISK_FULL_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def copy_whole(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
+    """``PathManager.copy`` as a second name for the same file; a copy where that cannot be.
+
+    fairseq copies the newest checkpoint over ``checkpoint_last.pt`` in place, so that a kill
+    during the copy leaves a broken file where the restart looks first. Checkpoints are replaced and
+    never changed, so two names may share one file.
+    """
+    target = Path(dst_path)
+    if target.exists() and not overwrite:
+        return False
+    temporary = target.with_name(target.name + TEMPORARY)
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(src_path, temporary)
+    except OSError:  # another file system, or one without links
+        with open(src_path, "rb") as source:
+            write_atomically(target, lambda file: shutil.copyfileobj(source, file))
+        return True
+    os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # still there if both were the same file already
+    sync_folder(target.parent)
+    return True
+
+
+def lasting_reason(error: Exception, folder: Path) -> str | None:
+    """Why trying again would not help, with the cure; None when it may."""
+    number = getattr(error, "errno", None)
+    free = shutil.disk_usage(folder).free if folder.is_dir() else 0
+    if number in DISK_FULL:
+        return (
+            f"the disk is full ({free:,} bytes are free); make room and start again: earlier "
+            "checkpoints are whole"
+        )
+    if isinstance(error, PermissionError) or number == errno.EROFS:
+        return f"{error.strerror.lower()}; make {folder} writable"
+    return None
+
+
+def warn_if_scarce(path: Path) -> None:
+    """Say so before the disk is full."""
+    size, free = path.stat().st_size, shutil.disk_usage(path.parent).free
+    if free < SCARCE * size:
+        logger.warning(
+            "%s bytes are free where checkpoints of %s bytes are written (%s): the disk will be "
+            "full soon",
+            *(f"{free:,}", f"{size:,}", path.parent),
+        )
+
+
+# --- the directory -------------------------------------------------------------------------------
+
+
+def verify_directory(save_dir: str) -> None:
+    """Make ``--save-dir`` and write to it; raise UserError before anything is trained in vain."""
+    folder = Path(save_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / ".writable", lambda file: file.write(b"1"))
+        (folder / ".writable").unlink()
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(
+            f"--save-dir {folder}: expected a directory, found a file in its place"
+        ) from error
+    except OSError as error:
+        reason = lasting_reason(error, folder) or error.strerror
+        raise UserError(f"--save-dir {folder} cannot be written to: {reason}") from error
+
+
+class DirectoryLock:
+    """Holds ``--save-dir`` for one run. The system lets go of it when the process ends, however."""
+
+    def __init__(self, folder: Path):
+        """Take the lock; raise UserError naming the run that has it."""
+        self.file: IO[str] = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+        try:
+            # Of this process alone: data workers that outlive a killed run must not hold it.
+            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                logger.warning("%s has no locks: two runs would not notice each other", folder)
+                return
+            self.file.seek(0)
+            raise UserError(
+                f"another run writes to {folder}: {describe_holder(self.file.read())}; stop it, or "
+                "give this one a --save-dir of its own"
+            ) from error
+        holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+        self.file.truncate(0)
+        self.file.write(json.dumps(holder))
+        self.file.flush()
+
+
+def describe_holder(text: str) -> str:
+    """ "process 17 on node3, for 5 min" from the lock's content."""
+    try:
+        holder = json.loads(text)
+        minutes = (time.time() - holder["since"]) / 60
+        return f"process {holder['pid']} on {holder['host']}, for {minutes:.0f} min"
+    except (ValueError, KeyError, TypeError):
+        return "it has only just begun"
+
+
+# --- choosing ------------------------------------------------------------------------------------
+
+
+def problem(path: Path, optimizer: bool = True) -> str | None:
+    """Why a checkpoint cannot be used, or None. Reads all of it and compares checksums.
+
+    Args:
+        optimizer: its shards are wanted, too.
+    """
+    if path.stat().st_size == 0:
+        return "it is empty (0 bytes)"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                return f"its part {damaged} is damaged"
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError):
+        return "it is cut off or is no checkpoint"
+    except pickle.UnpicklingError as error:
+        return untrusted_files.reason(path, error)
+    except (RuntimeError, OSError, ValueError) as error:
+        return " ".join(str(error).split())[:200]
+    if not isinstance(state, dict) or "model" not in state:
+        return "it has no model in it"
+    if not optimizer:
+        return None
+    return problem_of_shards(path.parent, state.get("last_optimizer_state") or {})
+
+
+def problem_of_shards(folder: Path, optimizer_state: dict[str, Any]) -> str | None:
+    """Which of the shards that a checkpoint names is not as it was written."""
+    cure = "--reset-optimizer starts the optimizer anew (the weights are kept)"
+    for name, size in (optimizer_state.get("files") or {}).items():
+        file = folder / optimizer_state["folder"] / name
+        if not file.is_file():
+            return f"the optimizer's shard {file} is missing; {cure}"
+        if (found := file.stat().st_size) != size:
+            return f"the optimizer's shard {file} has {found} bytes, {size} were written; {cure}"
+    return None
+
+
+def newest_complete(save_dir: Path, optimizer: bool = True) -> Path | None:
+    """The checkpoint that a restart goes on from; None in a directory without any.
+
+    That is ``checkpoint_last.pt``, or, if it is not whole, which is said, the newest other one that
+    is. Raises UserError when there are checkpoints and none is whole: nothing starts from scratch
+    unasked.
+    """
+    last = save_dir / LAST
+    others = sorted(save_dir.glob("checkpoint*.pt"), key=lambda p: p.stat().st_mtime, reverse=True)
+    found = ([last] if last.exists() else []) + [p for p in others if p != last]
+    reasons = []
+    for path in found:
+        reason = problem(path, optimizer)
+        if reason is None:
+            if path != last:
+                logger.warning("going on from %s", path)
+            return path
+        logger.warning("%s cannot be used: %s", path, reason)
+        reasons.append(f"{path.name}: {reason}")
+    if reasons:
+        raise UserError(
+            f"no checkpoint in {save_dir} is whole ({'; '.join(reasons[:3])}); put a whole one "
+            "there, or start from scratch with another --save-dir"
+        )
+    return None
+
+
+def load_checkpoint(cfg, trainer, **passthrough_args):
+    """fairseq's, from a checkpoint that was checked; ``cfg`` is ``cfg.checkpoint``.
+
+    Raises UserError when another run writes to the directory, when ``--restore-file`` names nothing
+    or something that cannot be used, and when there are only damaged checkpoints.
+    """
+    choice: tuple[str | None, str | None] = (None, None)
+    if trainer.data_parallel_rank == 0:
+        choice = on_first_process(cfg)
+        remove_leftovers(cfg)
+    if trainer.data_parallel_world_size > 1:
+        choice = distributed_utils.broadcast_object(
+            choice,
+            src_rank=0,
+            group=trainer.data_parallel_process_group,
+            dist_device=trainer.device,
+        )
+    path, mistake = choice
+    if mistake is not None:
+        raise UserError(mistake)
+    if path is not None and cfg.restore_file == LAST and Path(path).name != LAST:
+        cfg = copy.deepcopy(cfg)
+        cfg.restore_file, cfg.finetune_from_model = path, None
+    return _load_checkpoint(cfg, trainer, **passthrough_args)
+
+
+def on_first_process(cfg) -> tuple[str | None, str | None]:
+    """(checkpoint to go on from, the user's mistake): one process reads and checks for all."""
+    try:
+        if not cfg.no_save:
+            _locks.append(DirectoryLock(Path(cfg.save_dir)))
+        optimizer = not cfg.reset_optimizer
+        if cfg.restore_file == LAST:
+            path = newest_complete(Path(cfg.save_dir), optimizer)
+            return (None if path is None else str(path)), None
+        check_named(Path(cfg.restore_file), optimizer)
+        return cfg.restore_file, None
+    except UserError as error:
+        return None, str(error)
+
+
+def check_named(path: Path, optimizer: bool = True) -> None:
+    """Raise UserError unless ``--restore-file`` can be used; fairseq would start from scratch."""
+    if not path.is_file():
+        raise UserError(f"--restore-file {path}: there is no such file")
+    if (reason := problem(path, optimizer)) is not None:
+        raise UserError(f"--restore-file {path} cannot be used: {reason}")
+
+
+def remove_leftovers(cfg) -> None:
+    """Delete what killed saves left behind; their checkpoints never came to be."""
+    if cfg.no_save:
+        return
+    for path in Path(cfg.save_dir).glob(f"checkpoint*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+def load_checkpoint_to_cpu(path: str, *args, **kwargs):
+    """fairseq's (for ``fairseq-generate``, too); raises UserError for a file that is refused."""
+    try:
+        return _load_checkpoint_to_cpu(path, *args, **kwargs)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        why = untrusted_files.reason(path, error)
+        raise UserError(f"{path} is damaged or not what it seems: {why}") from error
+
+
+_load_checkpoint = checkpoint_utils.load_checkpoint
+_load_checkpoint_to_cpu = checkpoint_utils.load_checkpoint_to_cpu
+_locks: list[DirectoryLock] = []  # held until the process ends
+
+
+def install() -> None:
+    """Put all of it in the place of fairseq's functions; calling it again changes nothing."""
+    PathManager.copy = staticmethod(copy_whole)
+    checkpoint_utils.torch_persistent_save = save_whole
+    checkpoint_utils.verify_checkpoint_directory = verify_directory
+    checkpoint_utils.load_checkpoint = load_checkpoint
+    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu

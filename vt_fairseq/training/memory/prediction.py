@@ -1,0 +1,246 @@
+"""Predicts the memory of a training run, per GPU and term by term.
+
+States (parameters, gradients, optimizer) follow from formulae (Rajbhandari et al. 2020, arXiv
+1910.02054, and the sources of DeepSpeed 0.19 and fairseq 0.12); activations are counted by running
+the model on the meta device. All amounts are bytes.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+
+from vt_fairseq.data.tokenizer import PAD
+from vt_fairseq.errors import UserError
+from vt_fairseq.models.video_translate import VideoTranslateConfig, VideoTranslateModel
+from vt_fairseq.training.memory.activations import TrainingMemory, training_memory
+
+GIB = 2**30
+FP32 = 4  # bytes
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# An assumption, not a measurement: CUDA context, NCCL, cuDNN's work space, fragmentation.
+CONTEXT = 2 * GIB
+# What nvidia-smi shows as the whole memory of a V100 sold with 16 and with 32 GB.
+V100_MEMORY = {"16 GB": 16_130 * 2**20, "32 GB": 32_480 * 2**20}
+# T5's table; its rows and the place of [VIDEO] as vt_fairseq.data.tokenizer has them.
+VOCABULARY, VIDEO_ID = 32_128, 32_103
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """Shape of one batch on one GPU.
+
+    Attributes:
+        rows: clips, each with one source and one target.
+        frames: of a clip.
+        size: side of the square frames in pixels.
+        source: tokens of the encoder's input, the video's among them.
+        target: tokens.
+    """
+
+    rows: int = 8
+    frames: int = 32
+    size: int = 112
+    source: int = 44
+    target: int = 24
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a model is trained.
+
+    Attributes:
+        precision: "fp16", "bf16" or "fp32".
+        zero_stage: 1 to 3 for DeepSpeed's ZeRO, 0 for fairseq's own trainer.
+        gpus: processes that train together, one a GPU.
+        offload_optimizer: whether the optimizer and its states are on the CPU (ZeRO only).
+        reduce_bucket_size: gradients that ZeRO reduces at once, in numbers.
+        stage3_max_live_parameters: parameters that ZeRO-3 keeps gathered, in numbers; DeepSpeed's
+            default is more than our largest model has.
+    """
+
+    precision: str = "fp16"
+    zero_stage: int = 2
+    gpus: int = 1
+    offload_optimizer: bool = False
+    reduce_bucket_size: int = 50_000_000
+    stage3_max_live_parameters: int = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class States:
+    """Bytes that stay from step to step; all but ``cpu`` are on the GPU.
+
+    Attributes:
+        step: copies of the gradients that ZeRO makes in the optimizer's step, when activations are
+            gone.
+        cpu: of one GPU's process.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    buckets: int
+    step: int
+    cpu: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Bytes on one GPU."""
+
+    states: States
+    training: TrainingMemory
+    context: int = CONTEXT
+
+    @property
+    def total(self) -> int:
+        """The peak: of the backward pass or, where that needs more, of the optimizer's step."""
+        states = self.states
+        kept = states.parameters + states.gradients + states.optimizer + states.buckets
+        return kept + max(sum(self.training), states.step) + self.context
+
+    def fits(self) -> dict[str, bool]:
+        """Whether it fits the V100s, by their size."""
+        return {card: self.total <= memory for card, memory in V100_MEMORY.items()}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that decides how much memory is needed."""
+
+    config: VideoTranslateConfig
+    batch: BatchShape
+    setup: Setup
+
+
+def states(parameters: int, trained: int, setup: Setup) -> States:
+    """States of a model with so many parameters, of which ``trained`` are not frozen.
+
+    fairseq's own trainer in half precision keeps an fp32 copy of parameters and gradients; with
+    more GPUs it flattens the gradients into another buffer to reduce them. ZeRO keeps an fp32
+    copy of the parameters whatever the precision. A stage divides by the number of GPUs: 1 the
+    optimizer's states, 2 the gradients too, 3 the parameters too.
+    """
+    check(setup)
+    width, stage = DTYPES[setup.precision].itemsize, setup.zero_stage
+    moments = 2 * FP32 * trained
+    if stage == 0:
+        copies = 0 if setup.precision == "fp32" else FP32 * trained
+        return States(
+            parameters=width * parameters,
+            gradients=width * trained + copies,
+            optimizer=copies + moments,
+            buckets=width * trained if setup.gpus > 1 else 0,
+            step=0,
+            cpu=0,
+        )
+    share = math.ceil(trained / setup.gpus)
+    optimizer, fp32_gradients = 3 * FP32 * share, FP32 * share
+    # Before they become fp32 gradients, those of half precision are flattened.
+    flat = width * share if stage < 3 and width < FP32 else 0
+    gathered = min(parameters, setup.stage3_max_live_parameters) if stage == 3 else 0
+    return States(
+        parameters=width * (math.ceil(parameters / setup.gpus) if stage == 3 else parameters),
+        gradients=width * (share if stage >= 2 else trained),
+        optimizer=0 if setup.offload_optimizer else optimizer,
+        buckets=width * (setup.reduce_bucket_size + gathered),
+        step=0 if setup.offload_optimizer else flat + fp32_gradients,
+        cpu=optimizer + fp32_gradients if setup.offload_optimizer else 0,
+    )
+
+
+def check(setup: Setup) -> None:
+    """Raise UserError for a combination that cannot be run."""
+    if setup.precision not in DTYPES or setup.zero_stage not in range(4) or setup.gpus < 1:
+        raise UserError(
+            f"expected a precision of {sorted(DTYPES)}, a ZeRO stage from 0 to 3 and "
+            f"at least one GPU, found {setup}"
+        )
+    if setup.offload_optimizer and setup.zero_stage == 0:
+        raise UserError("--offload-optimizer cpu needs ZeRO: add --zero-stage 2")
+
+
+def build(run: Run, device: str = "meta") -> VideoTranslateModel:
+    """The run's model in training mode and in its precision."""
+    with torch.device(device):
+        model = VideoTranslateModel.from_config(run.config, VOCABULARY, VIDEO_ID)
+    return model.to(DTYPES[run.setup.precision]).train()
+
+
+def count_training(model: VideoTranslateModel, batch: BatchShape) -> TrainingMemory:
+    """Activations and work space of one batch, counted on the model's device.
+
+    Raises UserError where the source is too short for the video's tokens.
+    """
+    tokens = model.encoder.video.num_tokens(batch.frames)
+    if min(batch.rows, batch.frames, batch.size, batch.target) < 1 or batch.source < tokens:
+        raise UserError(
+            f"expected positive sizes and at least {tokens} source tokens, for the video's, "
+            f"found {batch}"
+        )
+
+    return training_memory(model.parameters(), model.buffers(), lambda: batch_loss(model, batch))
+
+
+def batch_loss(model: VideoTranslateModel, batch: BatchShape) -> torch.Tensor:
+    """The training loss of a made-up batch of this shape, on the model's device."""
+    device = model.decoder.embed_tokens.weight.device
+    with torch.device(device):
+        side = (batch.size, batch.size)
+        video = torch.zeros(batch.rows, batch.frames, *side, 3, dtype=torch.uint8)
+        target = torch.full((batch.rows, batch.target), VIDEO_ID)
+        source = torch.full((batch.rows, batch.source), VIDEO_ID - 1)
+        source[:, : model.encoder.video.num_tokens(batch.frames)] = VIDEO_ID
+    logits, _ = model(source, target, video=video)
+    # As vt_fairseq.criterions.cross_entropy has it.
+    return F.cross_entropy(
+        logits.flatten(0, 1), target.flatten(), ignore_index=PAD, reduction="sum"
+    )
+
+
+def predict(run: Run) -> Prediction:
+    """Memory of one GPU of the run; raises UserError where the options exclude each other."""
+    check(run.setup)
+    model = build(run)
+    return prediction(model, run.setup, count_training(model, run.batch))
+
+
+def prediction(model: torch.nn.Module, setup: Setup, training: TrainingMemory) -> Prediction:
+    """Memory of one GPU that trains ``model``, whose batches need ``training``."""
+    numbers = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    kept = states(sum(n for n, _ in numbers), sum(n for n, trained in numbers if trained), setup)
+    buffers = sum(buffer.nbytes for buffer in model.buffers())
+    return Prediction(replace(kept, parameters=kept.parameters + buffers), training)
+
+
+def cures(run: Run) -> Iterator[tuple[str, Run]]:
+    """What one can do, as options and the run with them, from the cheapest in time on."""
+    frugal = replace(run, config=replace(run.config, checkpoint_video_stages=4))
+    yield "--checkpoint-video-stages 4", frugal
+    frugal = replace(frugal, config=replace(frugal.config, checkpoint_activations=True))
+    both = "--checkpoint-video-stages 4 --checkpoint-activations"
+    yield both, frugal
+    setup = run.setup
+    stage, gpus = max(setup.zero_stage, 2), max(setup.gpus, 8)
+    spread = replace(setup, zero_stage=stage, gpus=gpus)
+    yield f"{both} --zero-stage {stage} --gpus {gpus}", replace(frugal, setup=spread)
+    offloaded = replace(setup, zero_stage=stage, offload_optimizer=True)
+    options = f"{both} --zero-stage {stage} --offload-optimizer cpu"
+    yield options, replace(frugal, setup=offloaded)
+    rows = run.batch.rows // 2
+    while rows:
+        smaller = replace(run.batch, rows=rows)
+        yield f"{options} --batch-size {rows}", replace(frugal, setup=offloaded, batch=smaller)
+        rows //= 2
+
+
+def first_cure(run: Run, card: str) -> tuple[str, Prediction] | None:
+    """The first of ``cures`` with which the run fits the card, or None."""
+    for options, cured in cures(run):
+        prediction = predict(cured)
+        if prediction.fits()[card]:
+            return options, prediction
+    return None

@@ -1,0 +1,206 @@
+"""The sharded half of a checkpoint: what each process keeps of the optimizer, in a folder.
+
+``save_dir/checkpoint*.pt`` are ordinary fairseq files with the whole weights;
+``save_dir/deepspeed/update<N>/`` (``-2`` ... where an update was saved again) holds the optimizer's
+shards of the same moment. The .pt names its folder relative to itself, so that both can be moved
+together. Files are read as data only: no pickled code runs.
+"""
+
+import contextlib
+import itertools
+import logging
+import os
+import pickle
+import shutil
+from argparse import Namespace
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from vt_fairseq.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "deepspeed"
+
+
+class Shards:
+    """Writes and reads the shards of one training run.
+
+    Attributes:
+        saved: what the next .pt file says about its shards.
+        folder: of the .pt file that is being loaded.
+    """
+
+    def __init__(self, stage: int):
+        self.stage = stage
+        self.saved: dict[str, Any] = {}
+        self.folder = Path()
+
+    def save(self, engine, save_dir: Path, updates: int) -> None:
+        """Write the shards of this moment; all processes call it together.
+
+        Always into a folder of its own, also at an update that was saved before (fairseq does so
+        when the step after it overflowed): until the new .pt is written, the old one's shards stay.
+        """
+        root = save_dir / FOLDER
+        part = root / f"update{updates}.part"
+        if dist.get_rank() == 0:
+            self._remove_unused(save_dir)
+            shutil.rmtree(part, ignore_errors=True)
+        dist.barrier()
+        engine.save_checkpoint(str(root), tag=part.name, save_latest=False)
+        dist.barrier()
+        folder = part.with_suffix("")
+        if dist.get_rank() == 0:  # it alone writes .pt files and needs the name
+            folder = unused_name(folder)
+            os.replace(part, folder)
+        dist.barrier()
+        self.saved = {
+            "folder": f"{FOLDER}/{folder.name}",
+            "zero_stage": self.stage,
+            "processes": dist.get_world_size(),
+            "deepspeed": version("deepspeed"),
+            # By these a checkpoint is known to be complete (``vt_fairseq.training.checkpoints``).
+            "files": {
+                str(file.relative_to(folder)): file.stat().st_size
+                for file in sorted(folder.rglob("*"))
+                if file.is_file()
+            },
+        }
+
+    def load(self, engine, saved: dict[str, Any]) -> None:
+        """Load what ``saved`` names into ``engine``, also for another number of processes or stage.
+
+        Raises UserError when the shards are not there or DeepSpeed cannot convert them.
+        """
+        path = self.folder / saved["folder"]
+        if not path.is_dir():
+            raise UserError(
+                f"the optimizer's shards {path} are missing; put the folder beside the checkpoint, "
+                "or start the optimizer anew with --reset-optimizer (the weights are kept)"
+            )
+        check_stages(saved["zero_stage"], self.stage)
+        same = (saved["zero_stage"], saved["processes"]) == (self.stage, dist.get_world_size())
+        with weights_only():
+            if same:
+                self._load_tag(engine, path)
+            else:
+                logger.info(
+                    "converting the optimizer's shards: ZeRO-%d on %d processes to ZeRO-%d on %d",
+                    *(saved["zero_stage"], saved["processes"], self.stage, dist.get_world_size()),
+                )
+                self._load_universal(engine, path)
+        self.saved = dict(saved)
+
+    def _load_tag(self, engine, path: Path) -> None:
+        loaded, _ = engine.load_checkpoint(
+            str(path.parent), tag=path.name, load_lr_scheduler_states=False
+        )
+        if loaded is None:
+            raise UserError(f"DeepSpeed found nothing to load in {path}")
+
+    def _load_universal(self, engine, path: Path) -> None:
+        with universal(path) as whole:
+            engine._config.load_universal_checkpoint = True
+            try:
+                self._load_tag(engine, whole)
+            finally:
+                engine._config.load_universal_checkpoint = False
+        # ZeRO-3 gives all parameters one tensor to count steps in, which then counts them all.
+        for state in engine.basic_optimizer.state.values():
+            if torch.is_tensor(state.get("step")):
+                state["step"] = state["step"].clone()
+
+    def _remove_unused(self, save_dir: Path) -> None:
+        """Delete shards whose .pt files are gone: fairseq's ``--keep-*`` removes those alone."""
+        try:
+            used = {shards_of(path) for path in save_dir.glob("*.pt")}
+        except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            logger.warning(
+                "a checkpoint in %s cannot be read, no shards are deleted: %s", save_dir, error
+            )
+            return
+        for folder in (save_dir / FOLDER).glob("update*"):
+            if f"{FOLDER}/{folder.name}" not in used:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def universal(path: Path) -> Iterator[Path]:
+    """Shards with whole parameters, made for as long as they are needed, beside the others.
+
+    All processes call it together; the first one converts and deletes.
+    """
+    from deepspeed.checkpoint.ds_to_universal import main as convert
+
+    alone = not dist.is_initialized()
+    whole = path.with_name(f"{path.name}.universal")
+    if alone or dist.get_rank() == 0:
+        shutil.rmtree(whole, ignore_errors=True)
+        convert(
+            Namespace(
+                input_folder=str(path),
+                output_folder=str(whole),
+                num_extract_workers=1,
+                num_merge_workers=1,
+                keep_temp_folder=False,
+                strict=True,
+                inject_missing_state=True,
+            )
+        )
+    if not alone:
+        dist.barrier()
+    yield whole
+    if not alone:
+        dist.barrier()
+    if alone or dist.get_rank() == 0:
+        shutil.rmtree(whole)
+
+
+def unused_name(path: Path) -> Path:
+    """``path``, or with -2, -3 ... where that is taken."""
+    names = (path.with_name(f"{path.name}-{count}") for count in itertools.count(2))
+    return next(p for p in itertools.chain([path], names) if not p.exists())
+
+
+def shards_of(checkpoint: Path) -> str | None:
+    """Folder of a checkpoint's shards relative to it, or None; reads no tensor data."""
+    state = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+    optimizer_state = state.get("last_optimizer_state") or {}
+    return optimizer_state.get("folder")
+
+
+def check_stages(saved: int, stage: int) -> None:
+    """Refuse what DeepSpeed cannot convert: its ZeRO-3 files have another layout."""
+    if (saved == 3) != (stage == 3):
+        raise UserError(
+            f"the checkpoint's optimizer was sharded by ZeRO-{saved}, and DeepSpeed cannot turn "
+            f"that into ZeRO-{stage}: go on with --zero-stage {saved}, or start the optimizer anew "
+            "with --reset-optimizer (the weights are kept)"
+        )
+
+
+@contextlib.contextmanager
+def weights_only() -> Iterator[None]:
+    """Make DeepSpeed read its files as data; it asks for whole pickles, which can run code."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    types = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
+    try:
+        with torch.serialization.safe_globals(types):
+            yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

@@ -1,0 +1,233 @@
+"""fairseq's trainer with a DeepSpeed engine in it.
+
+The seam: ``Trainer(...)`` builds a ``DeepSpeedTrainer`` when the options ask for one. Nothing names
+the command that runs, so the console script, ``python -m``, ``torchrun``, the ``deepspeed``
+launcher and fairseq's spawned workers all get it. Training step, validation, logging, saving and
+loading are fairseq's; here is only what an engine does otherwise.
+"""
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from fairseq import optim
+from fairseq.distributed.module_proxy_wrapper import ModuleProxyWrapper
+from fairseq.optim import lr_scheduler
+from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
+from fairseq.trainer import Trainer
+from omegaconf import OmegaConf
+
+from vt_fairseq.errors import UserError
+from vt_fairseq.training.zero.config import EngineOptions, engine_config
+from vt_fairseq.training.zero.optimizer import DeepSpeedOptimizer
+from vt_fairseq.training.zero.shards import Shards
+
+logger = logging.getLogger(__name__)
+
+
+def install() -> None:
+    """Put the seam in place; calling it again does nothing."""
+    if "__new__" in vars(Trainer):
+        return
+
+    def new(cls, cfg, *args, **kwargs):
+        return object.__new__(DeepSpeedTrainer if cls is Trainer and zero_stage(cfg) else cls)
+
+    Trainer.__new__ = staticmethod(new)
+
+
+def zero_stage(cfg) -> int:
+    """``--zero-stage`` of a configuration; 0 with any other optimizer."""
+    if not OmegaConf.is_config(cfg.optimizer):  # none, or fairseq's oldest: a Namespace
+        return 0
+    is_ours = cfg.optimizer["_name"] == "deepspeed_adam"
+    return int(str(cfg.optimizer.zero_stage)) if is_ours else 0
+
+
+class EngineModel(ModuleProxyWrapper):
+    """The engine where fairseq expects the model: calls go to it, state dicts to the model."""
+
+    def no_sync(self):
+        """Nothing to do: the engine is told of each backward pass whether it is the last."""
+        return contextlib.nullcontext()
+
+
+class DeepSpeedTrainer(Trainer):
+    """fairseq's trainer over a ZeRO engine of stage 1, 2 or 3."""
+
+    sharded = True
+
+    def __init__(self, cfg, task, model, criterion, quantizer=None):
+        self.engine = None
+        self.stage = zero_stage(cfg)
+        self._in_train_step = False
+        self._whole_weights: dict[str, torch.Tensor] | None = None
+        self._shards = Shards(self.stage)
+        refuse_unsupported(cfg, self.stage, quantizer)
+        super().__init__(cfg, task, model, criterion, quantizer)
+
+    @property
+    def use_distributed_wrapper(self) -> bool:
+        """No DistributedDataParallel: the engine reduces."""
+        return False
+
+    @property
+    def model(self):
+        """The engine once it exists; before, the bare model, into which weights are loaded."""
+        if self.engine is None:
+            return self._model
+        if self._wrapped_model is None:
+            self._wrapped_model = EngineModel(self.engine)
+        return self._wrapped_model
+
+    def _build_optimizer(self) -> None:
+        if self.engine is not None:
+            raise RuntimeError("the engine was built before the checkpoint was loaded")
+        # The first import of DeepSpeed; it takes seconds.
+        import deepspeed
+
+        cfg = self.cfg
+        parameters = [p for p in self._model.parameters() if p.requires_grad]
+        adam = optim.build_optimizer(cfg.optimizer, parameters)
+        join_process_group(cfg, self.device)
+        self.engine, _, _, _ = deepspeed.initialize(
+            model=self._model,
+            optimizer=adam.optimizer,
+            config=engine_config(engine_options(cfg, self.stage, self.data_parallel_world_size)),
+            dist_init_required=False,
+        )
+        self._optimizer = DeepSpeedOptimizer(
+            cfg.optimizer, self.engine, build_scaler(cfg), self._shards
+        )
+        self._lr_scheduler = lr_scheduler.build_lr_scheduler(cfg.lr_scheduler, self._optimizer)
+        self._lr_scheduler.step_update(0)
+
+    def train_step(self, samples, raise_oom=False):
+        """One update. Out of memory ends the run: one process cannot leave a batch out alone."""
+        self.optimizer.begin_update(len(samples))
+        self._in_train_step = True
+        result = super().train_step(samples, raise_oom=True)
+        self._in_train_step = False
+        return result
+
+    def consolidate_optimizer(self) -> None:
+        """Called by fairseq on all processes before it saves: everything that needs them all."""
+        if self._in_train_step:
+            # An exception in this process: the others would never join.
+            return
+        if not self.cfg.checkpoint.no_save_optimizer_state:
+            self._shards.save(
+                self.engine, Path(self.cfg.checkpoint.save_dir), self.get_num_updates()
+            )
+        if self.stage == 3:
+            self._whole_weights = self.engine._zero3_consolidated_16bit_state_dict()
+
+    def state_dict(self) -> dict[str, Any]:
+        """fairseq's checkpoint, with whole weights whatever the stage."""
+        self._gathered_optim_state = None
+        state = super().state_dict()
+        if self.stage == 3:
+            state["model"], self._whole_weights = self._whole_weights, None
+        return state
+
+    def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> str | None:
+        """fairseq's; not in the middle of an update, where one process has only its own part."""
+        if self._in_train_step:
+            logger.error("%s is not written: the last saved checkpoint is whole", filename)
+            return None
+        return super().save_checkpoint(filename, extra_state)
+
+    def load_checkpoint(self, filename: str, *args, **kwargs) -> dict[str, Any] | None:
+        """fairseq's; the shards are looked for beside the file."""
+        self._shards.folder = Path(filename).parent
+        return super().load_checkpoint(filename, *args, **kwargs)
+
+
+def refuse_unsupported(cfg, stage: int, quantizer) -> None:
+    """Raise UserError for options that an engine cannot honour."""
+    distributed = cfg.distributed_training
+    reasons = {
+        "quantization": quantizer is not None,
+        "--tpu": cfg.common.tpu,
+        "--amp": cfg.common.amp,
+        "--memory-efficient-fp16": cfg.common.memory_efficient_fp16,
+        "--memory-efficient-bf16": cfg.common.memory_efficient_bf16,
+        "--pipeline-model-parallel": distributed.pipeline_model_parallel,
+        "--use-bmuf": cfg.optimization.use_bmuf,
+        "--zero-sharding": distributed.zero_sharding != "none",
+        "--ddp-backend fully_sharded": distributed.ddp_backend == "fully_sharded",
+        "--ddp-backend slowmo": distributed.ddp_backend == "slowmo",
+        # A .pt that is not there yet cannot say which shards it needs.
+        "--write-checkpoints-asynchronously": cfg.checkpoint.write_checkpoints_asynchronously,
+    }
+    found = [option for option, used in reasons.items() if used]
+    if found:
+        raise UserError(f"--zero-stage {stage} does not go with {', '.join(found)}; leave it out")
+    if stage == 3 and cfg.ema.store_ema:
+        raise UserError(
+            "--zero-stage 3 does not go with --store-ema, which would save empty tensors; use "
+            "--zero-stage 2"
+        )
+    if stage == 3 and "eval_bleu" in cfg.task and cfg.task.eval_bleu:
+        raise UserError(
+            "--zero-stage 3 does not go with --eval-bleu: processes that generate texts of "
+            "different lengths would wait for each other for ever; use --zero-stage 2, or generate "
+            "from the saved checkpoint"
+        )
+
+
+def engine_options(cfg, stage: int, world_size: int) -> EngineOptions:
+    """fairseq's options as far as the engine and the user's JSON are concerned."""
+    return EngineOptions(
+        stage=stage,
+        precision="fp16" if cfg.common.fp16 else "bf16" if cfg.common.bf16 else "fp32",
+        batch_size=cfg.dataset.batch_size or 1,
+        world_size=world_size,
+        clip_norm=cfg.optimization.clip_norm,
+        update_freq=cfg.optimization.update_freq[0],
+        offload=str(cfg.optimizer.offload_optimizer),
+        nvme_path=cfg.optimizer.nvme_path,
+        init_scale=cfg.common.fp16_init_scale,
+        scale_window=scale_window(cfg),
+        scale_tolerance=cfg.common.fp16_scale_tolerance,
+        min_loss_scale=cfg.common.min_loss_scale,
+        user_file=cfg.optimizer.deepspeed_config,
+    )
+
+
+def scale_window(cfg) -> int:
+    """Updates without overflow after which fairseq doubles the loss scale."""
+    if cfg.common.fp16_scale_window is not None:
+        return cfg.common.fp16_scale_window
+    if cfg.common.fp16 and len(cfg.optimization.update_freq) > 1:
+        raise UserError("--fp16-scale-window is needed with a schedule of --update-freq")
+    world_size = cfg.distributed_training.distributed_world_size
+    return int(2**14 / world_size / cfg.optimization.update_freq[0])
+
+
+def build_scaler(cfg) -> DynamicLossScaler | None:
+    """fairseq's dynamic loss scaler with fairseq's options; None without ``--fp16``."""
+    if not cfg.common.fp16:
+        return None
+    return DynamicLossScaler(
+        init_scale=cfg.common.fp16_init_scale,
+        scale_window=scale_window(cfg),
+        tolerance=cfg.common.fp16_scale_tolerance,
+        threshold=cfg.common.threshold_loss_scale,
+        min_loss_scale=cfg.common.min_loss_scale,
+    )
+
+
+def join_process_group(cfg, device: torch.device) -> None:
+    """Tell DeepSpeed of fairseq's process group; make one for a process that runs alone."""
+    import deepspeed
+
+    os.environ["LOCAL_RANK"] = str(cfg.distributed_training.device_id)
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), world_size=1, rank=0)
+    deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False)

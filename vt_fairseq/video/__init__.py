@@ -1,0 +1,1 @@
+"""A file and times in, frames out."""
