@@ -36,7 +36,7 @@ setup(
         "tqdm",
     ],
     extras_require={
-        # METEOR, ROUGE-L, CIDEr and the PTB tokeniser; needs Java. 104 MB.
+        # METEOR, ROUGE-L, CIDEr and the PTB tokenizer; needs Java. 104 MB.
         "coco": ["pycocoevalcap==1.2"],
         "deepspeed": ["deepspeed>=0.19.8"],
         "test": [

@@ -4,7 +4,7 @@
 
 TVC's 10,841 sample predictions against the one description that TVR's public validation file has
 of each clip (one of TVC's four, so the numbers lie below the published ones). vt-evaluate scores
-them with the COCO toolkit's tokeniser and with none; needs Java. Writes caption_protocols.json
+them with the COCO toolkit's tokenizer and with none; needs Java. Writes caption_protocols.json
 beside this file.
 """
 
@@ -55,9 +55,9 @@ def main() -> None:
         ]
         write(folder / "predictions.jsonl", sample)
         write(folder / "references.jsonl", references)
-        for tokeniser in ("ptb", "none"):
-            metrics = evaluate(folder, "--coco", tokeniser)
-            found[tokeniser] = {key: round(metrics[key], 2) for key in KEYS}
+        for tokenizer in ("ptb", "none"):
+            metrics = evaluate(folder, "--coco", tokenizer)
+            found[tokenizer] = {key: round(metrics[key], 2) for key in KEYS}
         metrics = evaluate(folder, "--coco", "off", "--confidence", "0.95")
         found["bleu4_95"] = [round(metrics[f"bleu4_{end}"], 2) for end in ("low", "high")]
     print(json.dumps(found, indent=1))

@@ -44,7 +44,7 @@ def prepare(folder: Path, name: str, *options: str) -> tuple[list[ClipRow], Clip
         video_root=Path(data.video_root),
         sampling=FrameSampling(num_frames=FRAMES, max_seconds=SEGMENT),
         transform=ClipTransform(SIDE, train=False),
-        window="centre",
+        window="center",
     )
     return list(data.manifest("train")), loader
 

@@ -124,7 +124,7 @@ def mutated(seeds: list[bytes], seed: int, number: int) -> bytes:
 
 def loader(folder: Path) -> ClipLoader:
     """What reads the rows of a data set."""
-    return ClipLoader(folder, SAMPLING, ClipTransform(FRAME_SIZE, train=False), "centre")
+    return ClipLoader(folder, SAMPLING, ClipTransform(FRAME_SIZE, train=False), "center")
 
 
 def in_a_process(function: Callable[[], object], seconds: float = SECONDS) -> tuple[str, object]:

@@ -228,7 +228,7 @@ def read(kind: str, folder: Path) -> str:
 def read_captions(predictions: Path, references: Path) -> str:
     """As vt-evaluate does, without the metrics that need Java."""
     pairs = caption_files.read_pairs(predictions, [references])
-    found = tasks.captions(pairs, tokeniser="off")
+    found = tasks.captions(pairs, tokenizer="off")
     assert found.n + found.unscored == len(pairs) and found.missing <= found.n
     return "read, rows rejected" if found.unscored else "read"
 

@@ -23,7 +23,7 @@ from loading_peers import FRAMES, OPTIONAL, PEERS, SHORT_SIDE, SIDE, pure_decode
 
 from vt_fairseq.video.decoding import read_clip
 from vt_fairseq.video.frame_sampling import FrameSampling
-from vt_fairseq.video.transforms import centre_crop, resize
+from vt_fairseq.video.transforms import center_crop, resize
 
 RATE, SEGMENT = 30, 6.0
 X264 = {"preset": "medium", "crf": "23"}
@@ -48,7 +48,7 @@ def ours(path: str, start: float, end: float) -> np.ndarray:
     """What the data workers do in evaluation."""
     sampling = FrameSampling(num_frames=FRAMES, max_seconds=SEGMENT)
     frames = read_clip(path, sampling, start=start, end=end, short_side=SHORT_SIDE)
-    return centre_crop(frames, SIDE)
+    return center_crop(frames, SIDE)
 
 
 def pictures(video: str | None):

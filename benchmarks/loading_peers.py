@@ -1,4 +1,4 @@
-"""Ways in which others load a clip: 32 frames of a segment, short side 128, centre crop 112.
+"""Ways in which others load a clip: 32 frames of a segment, short side 128, center crop 112.
 
 Each takes (path, start s, end s) and returns (32, 112, 112, 3) uint8 RGB. All decode with one
 thread. Those whose package is missing are left out of ``PEERS``.
@@ -11,7 +11,7 @@ import av
 import numpy as np
 import torch
 
-from vt_fairseq.video.transforms import centre_crop, resize
+from vt_fairseq.video.transforms import center_crop, resize
 
 FRAMES, SHORT_SIDE, SIDE = 32, 128, 112
 Loader = Callable[[str, float, float], np.ndarray]
@@ -20,7 +20,7 @@ OPTIONAL = ("decord", "torchcodec")
 
 
 def times(start: float, end: float) -> np.ndarray:
-    """Centres of 32 equal parts."""
+    """Centers of 32 equal parts."""
     return start + (np.arange(FRAMES) + 0.5) * (end - start) / FRAMES
 
 
@@ -28,7 +28,7 @@ def small(frames: np.ndarray) -> np.ndarray:
     """(F, H, W, 3) scaled to the short side and cropped."""
     height, width = frames.shape[1:3]
     scale = SHORT_SIDE / min(height, width)
-    return centre_crop(resize(frames, round(height * scale), round(width * scale)), SIDE)
+    return center_crop(resize(frames, round(height * scale), round(width * scale)), SIDE)
 
 
 def small_size(path: str) -> tuple[int, int]:
@@ -92,7 +92,7 @@ with contextlib.suppress(ImportError, OSError, RuntimeError):
         height, width = small_size(path)
         reader = decord.VideoReader(path, num_threads=1, width=width, height=height)
         indices = np.floor((times(start, end) + 1e-4) * reader.get_avg_fps()).astype(int)
-        return centre_crop(reader.get_batch(indices).asnumpy(), SIDE)
+        return center_crop(reader.get_batch(indices).asnumpy(), SIDE)
 
     PEERS["decord"] = with_decord
 

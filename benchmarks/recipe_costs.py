@@ -4,7 +4,7 @@
 
 The operations of one update (forward and backward, one multiplication and addition is two) are
 counted while the model runs on the meta device; memory is predicted as vt-memory does. Hours assume
-that a third of a V100's 125 TFLOP/s in fp16 is reached (UTILISATION), that reading videos keeps up,
+that a third of a V100's 125 TFLOP/s in fp16 is reached (UTILIZATION), that reading videos keeps up,
 and nothing for communication, validation and saving. The number of GPUs of the fine-tunings is our
 assumption: the paper does not say it. Prints a table and writes recipe_costs.json beside this file.
 """
@@ -32,7 +32,7 @@ from vt_fairseq.training.memory.prediction import (
 )
 
 PEAK = 125e12  # operations a second of a V100's tensor cores in fp16
-UTILISATION = 1 / 3
+UTILIZATION = 1 / 3
 ARCHITECTURE = "video_translate_t5_large"
 CLIPS = 8  # a GPU and update, as in the paper
 
@@ -109,7 +109,7 @@ def cost(training: Training) -> dict:
         loss().backward()
     model.zero_grad()
     needed = training_memory(model.parameters(), model.buffers(), loss)
-    seconds = counter.get_total_flops() / (PEAK * UTILISATION)
+    seconds = counter.get_total_flops() / (PEAK * UTILIZATION)
     hours = training.updates * seconds / 3600
     setup = Setup(zero_stage=1, gpus=training.gpus)
     return {
@@ -135,7 +135,7 @@ def main() -> None:
             f"{found['gib_per_gpu']:6.1f}",
             flush=True,
         )
-    result = {"peak_tflops": PEAK / 1e12, "utilisation": round(UTILISATION, 3), "trainings": costs}
+    result = {"peak_tflops": PEAK / 1e12, "utilization": round(UTILIZATION, 3), "trainings": costs}
     path = Path(__file__).with_suffix(".json")
     path.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -84,7 +84,7 @@ class Page:
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 
     def look(self, width: int, dark: bool, height: int = 900) -> None:
-        """The size of the window, in CSS pixels, and the colours that the user prefers."""
+        """The size of the window, in CSS pixels, and the colors that the user prefers."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             **{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},

@@ -16,8 +16,8 @@ def numbered_frame(number: int) -> np.ndarray:
     """(96, 128, 3) uint8 picture of ``number`` < 4096: one block a bit, lowest bit top left."""
     bits = (number >> np.arange(COLUMNS * ROWS)) & 1
     blocks = np.where(bits, 235, 20).astype(np.uint8).reshape(ROWS, COLUMNS)
-    grey = blocks.repeat(BLOCK, axis=0).repeat(BLOCK, axis=1)
-    return np.repeat(grey[..., None], 3, axis=2)
+    gray = blocks.repeat(BLOCK, axis=0).repeat(BLOCK, axis=1)
+    return np.repeat(gray[..., None], 3, axis=2)
 
 
 def read_numbers(frames: np.ndarray) -> list[int]:

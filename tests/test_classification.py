@@ -72,7 +72,7 @@ def test_the_loss_is_the_sum_of_the_heads_over_the_clips_that_have_a_class_and_w
     assert loss.item() == pytest.approx(naive, abs=1e-5)
     assert size == log["sample_size"] == 3
     assert (log["verb_count"], log["noun_count"], log["action_count"]) == (2, 2, 1)
-    assert (log["verb_unlabelled"], log["noun_unlabelled"]) == (2, 2)
+    assert (log["verb_unlabeled"], log["noun_unlabeled"]) == (2, 2)
     loss.backward()
     assert model.logits["verb"].grad.ne(0).any(1).tolist() == [True, False, True, False, False]
 
@@ -125,12 +125,12 @@ def test_accuracies_equal_a_recount_over_batches_of_different_sizes():
     assert 0 < sum(right["action"]) < 9
 
 
-def test_a_head_without_any_class_logs_its_unlabelled_clips_and_no_nan():
+def test_a_head_without_any_class_logs_its_unlabeled_clips_and_no_nan():
     log = criterion()(
         Logits(**random_logits(2)), sample([False] * 2, verb=[1, 2], noun=[NO_CLASS] * 2)
     )[2]
     found = logged([log])
-    assert found["noun_unlabelled"] == 2 and "verb_unlabelled" not in found
+    assert found["noun_unlabeled"] == 2 and "verb_unlabeled" not in found
     assert all(math.isfinite(value) for value in found.values())
 
 

@@ -143,7 +143,7 @@ def opened(tmp_path: Path, *records: dict, file: str = "tvqa_train.jsonl", subti
     return open_corpus(tmp_path / "a", tmp_path / "v", subtitles)
 
 
-def test_a_labelled_row_has_its_answer_and_its_span(tmp_path):
+def test_a_labeled_row_has_its_answer_and_its_span(tmp_path):
     [row] = rows(opened(tmp_path, record()))["train"]
     assert (row.id, row.question, row.answer) == ("7", "What is it?", 4)
     assert row.candidates == tuple(f"answer {k}" for k in range(5))

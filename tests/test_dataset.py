@@ -36,7 +36,7 @@ def build(data_directory, tokenizer):
                 data.video_root,
                 FrameSampling(num_frames=4),
                 ClipTransform(size=24, train=train),
-                window="random" if train else "centre",
+                window="random" if train else "center",
             ),
             num_video_tokens=1,
             actions=[BUILT_IN[name] for name in actions],

@@ -367,11 +367,11 @@ def test_the_python_of_the_inference_page_runs(workplace, monkeypatch):
 # Facts
 
 
-def test_what_the_wheel_of_pyav_says_of_its_licences_is_what_the_page_says():
+def test_what_the_wheel_of_pyav_says_of_its_licenses_is_what_the_page_says():
     from av._core import library_meta
 
     codec = library_meta["libavcodec"]
-    text = " ".join(prose(Path("docs/licences.md")).split())
+    text = " ".join(prose(Path("docs/licenses.md")).split())
     assert f"“{codec['license']}”" in text
     for library in ("libx264", "libx265"):
         assert f"--enable-{library}" in codec["configuration"] and library in text

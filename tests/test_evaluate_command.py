@@ -189,7 +189,7 @@ def test_intervals_and_comparison_work_for_all_tasks(run, tmp_path, task, row, r
         difference = found[key] - found[f"{key}_other"]
         assert found[f"{key}_difference"] == pytest.approx(difference, abs=1e-9)
     assert found["signatures"]["low, high"].startswith("percentile bootstrap|level 0.9|300 resam")
-    assert "approximate randomisation" in found["signatures"]["other, difference, p"]
+    assert "approximate randomization" in found["signatures"]["other, difference, p"]
     assert "difference" in out and " p 0.0" in out
 
 

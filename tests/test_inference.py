@@ -134,9 +134,9 @@ def test_one_video_gives_what_a_list_gives_at_its_place_whatever_the_batch_and_t
         alone = vt.answer(video, QUESTION, CANDIDATES, start=1, end=3.5)
         assert alone.scores == pytest.approx(expected.scores, abs=1e-4)
         assert (alone.start, alone.end, alone.texts) == (1, 3.5, tuple(CANDIDATES))
-    normalised = vt.answer(videos[0], QUESTION, CANDIDATES, start=1, end=3.5, length_normalise=True)
+    normalized = vt.answer(videos[0], QUESTION, CANDIDATES, start=1, end=3.5, length_normalize=True)
     lengths = [len(vt.loaded.task.tokenizer.encode(text)) + 1 for text in CANDIDATES]
-    assert np.allclose(np.multiply(normalised.scores, lengths), listed[0].scores, atol=1e-4)
+    assert np.allclose(np.multiply(normalized.scores, lengths), listed[0].scores, atol=1e-4)
     assert vt.caption([]) == vt.rank("x", []) == []
 
 
@@ -401,7 +401,7 @@ def test_a_device_that_is_not_there_is_named(trained):
 
 def test_blank_frames_are_shown_with_the_loaders_option():
     blank = ClipLoader(
-        Path(), FrameSampling(4), ClipTransform(16, train=False), "centre", blank=True
+        Path(), FrameSampling(4), ClipTransform(16, train=False), "center", blank=True
     )
     shown = blank.from_array(np.zeros((9, 20, 30, 3), np.uint8))
     assert shown.shape == (4, 16, 16, 3) and len(np.unique(shown)) == 1 and shown.max() > 0

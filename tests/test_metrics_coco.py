@@ -143,14 +143,14 @@ def test_captions_that_do_not_fit_are_refused(monkeypatch, predictions, referenc
         coco.coco_measures(predictions, references, "none")
 
 
-# --- the PTB tokeniser ---------------------------------------------------------------------------
+# --- the PTB tokenizer ---------------------------------------------------------------------------
 
 
 @needs_toolkit
 @needs_java
 def test_tokens_are_the_toolkits_and_every_text_keeps_its_line():
     texts = ["A man, opening the Door.", "", "He can't (go) -- U.S.!", "café \u2028 x\r\ny", "..."]
-    found = coco_java.ptb_tokenise(texts)
+    found = coco_java.ptb_tokenize(texts)
     assert found[0] == "a man opening the door"
     assert found[1] == ""
     assert found[2] == "he ca n't -lrb- go -rrb- u.s."
@@ -161,11 +161,11 @@ def test_tokens_are_the_toolkits_and_every_text_keeps_its_line():
 @needs_toolkit
 @needs_java
 @pytest.mark.parametrize("references", [1, 20])
-def test_bleu_equals_sacrebleus_once_the_text_is_tokenised_alike(references):
+def test_bleu_equals_sacrebleus_once_the_text_is_tokenized_alike(references):
     predictions, right = corpus(150, references, seed=3)
-    tokenised = iter(coco_java.ptb_tokenise([*predictions, *(t for row in right for t in row)]))
-    plain = [next(tokenised) for _ in predictions]
-    plain_right = [[next(tokenised) for _ in row] for row in right]
+    tokenized = iter(coco_java.ptb_tokenize([*predictions, *(t for row in right for t in row)]))
+    plain = [next(tokenized) for _ in predictions]
+    plain_right = [[next(tokenized) for _ in row] for row in right]
     found = coco.corpus_bleu(coco._bleu(plain, plain_right, "").rows)
     for order in (1, 2, 3, 4):
         bleu = sacrebleu.BLEU(

@@ -112,7 +112,7 @@ def test_the_order_of_the_two_systems_changes_the_sign_alone():
     assert one["bleu4_p"] == two["bleu4_p"]
 
 
-def test_the_paired_test_agrees_with_sacrebleus_approximate_randomisation():
+def test_the_paired_test_agrees_with_sacrebleus_approximate_randomization():
     given, right = texts(80, 0.35, 1)
     other, _ = texts(80, 0.37, 2)
     found = paired_test(caption_measures(given, right), caption_measures(other, right), 2000)

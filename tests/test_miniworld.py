@@ -9,7 +9,7 @@ import pytest
 
 from vt_fairseq.errors import UserError
 from vt_fairseq.miniworld import world as module
-from vt_fairseq.miniworld.rendering import ACTIONS, COLOURS, SHAPES, SIDE, X, poses
+from vt_fairseq.miniworld.rendering import ACTIONS, COLORS, SHAPES, SIDE, X, poses
 from vt_fairseq.miniworld.texts import ALL, HELD_OUT, SEEN
 from vt_fairseq.miniworld.world import FPS, SIZES, annotations, generate, plan_split
 
@@ -122,16 +122,16 @@ def test_combinations_held_out_occur_in_no_other_split(default_rows):
     assert novel.isdisjoint(row["label"] for row in others)
     assert {row["label"] for row in of(default_rows, "train")} == {module.label(c) for c in SEEN}
     spoken = [set(row["caption"][0].split()) for row in of(default_rows, "pretrain")]
-    for colour, shape, action in HELD_OUT:
-        doing = module.label(module.Combination(colour, shape, action)).split()[-1]
-        assert not any({colour, shape, doing} <= words for words in spoken)
+    for color, shape, action in HELD_OUT:
+        doing = module.label(module.Combination(color, shape, action)).split()[-1]
+        assert not any({color, shape, doing} <= words for words in spoken)
 
 
 def test_every_attribute_and_pair_of_attributes_is_seen_in_training():
     assert len(SEEN) + len(HELD_OUT) == len(ALL) == 144
     counts = [collections.Counter(values) for values in zip(*HELD_OUT, strict=True)]
     assert counts == [
-        dict.fromkeys(COLOURS, 2),
+        dict.fromkeys(COLORS, 2),
         dict.fromkeys(SHAPES, 3),
         dict.fromkeys(ACTIONS, 2),
     ]
@@ -214,17 +214,17 @@ def test_videos_are_h264_of_the_stated_length_and_decode(world, tiny_rows):
         assert row["end"] <= last[row["video"]]
 
 
-def test_decoded_clips_show_their_colour_and_motion_within_start_and_end(world, tiny_rows):
+def test_decoded_clips_show_their_color_and_motion_within_start_and_end(world, tiny_rows):
     rows = [row for row in tiny_rows if row["split"] != "pretrain"]
     video = {row["video"]: decode(world[0] / "videos" / row["video"]) for row in rows}
     moves = {"rise": (0, -1), "fall": (0, 1), "grow": (2, 1), "shrink": (2, -1)}
     for row in rows:
         first, last = round(row["start"] * FPS), round(row["end"] * FPS)
         frames = video[row["video"]][first - 1 : last].astype(int)
-        mask = np.ptp(frames, axis=-1) > 70  # all but the shape is grey
+        mask = np.ptp(frames, axis=-1) > 70  # all but the shape is gray
         assert not mask[0].any(), "the frame before the start shows the background alone"
         seen = np.median(frames[mask], axis=0)
-        distance = {name: abs(seen - rgb).sum() for name, rgb in COLOURS.items()}
+        distance = {name: abs(seen - rgb).sum() for name, rgb in COLORS.items()}
         assert min(distance, key=distance.get) == row["noun"].split()[0]
         if row["verb"] in moves:
             where, sign = moves[row["verb"]]

@@ -131,8 +131,8 @@ def test_a_video_of_howto100m_shows_one_activity_and_tells_of_it_five_times(dres
     for row in videos:
         told = captions[row["video_id"]]
         assert len(told["text"]) == len(told["start"]) == len(told["end"]) == 5
-        colour, shape, doing = tasks[row["task_id"]].split()
-        assert any(doing in text and colour in text and shape in text for text in told["text"])
+        color, shape, doing = tasks[row["task_id"]].split()
+        assert any(doing in text and color in text and shape in text for text in told["text"])
 
 
 def test_a_clip_cut_out_for_msrvtt_shows_what_it_showed(dressed):
@@ -145,8 +145,8 @@ def test_a_clip_cut_out_for_msrvtt_shows_what_it_showed(dressed):
             images = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
         first, last = round(row["start"] * 10), round(row["end"] * 10)
         assert len(images) == last
-        coloured = (np.ptp(images.astype(int), axis=-1) > 70).any(axis=(1, 2))
-        assert not coloured[:first].any() and coloured[first:].all()
+        colored = (np.ptp(images.astype(int), axis=-1) > 70).any(axis=(1, 2))
+        assert not colored[:first].any() and colored[first:].all()
 
 
 # --- read again by the readers of the real files --------------------------------------------------
@@ -159,14 +159,14 @@ def as_miniworld(row):
 
 
 TIMES = ("start", "end")
-LABELLED = ("caption", *TIMES, "verb", "noun")
+LABELED = ("caption", *TIMES, "verb", "noun")
 ASKED = (*TIMES, "question", "candidates", "context")
 # corpus: (data directory's split, MiniWorld's splits, keys that come back, captions that do)
 ROUND_TRIPS = {
     "howto100m": [("train", ["pretrain"], ("caption", "label"), 1)],
     "epic-kitchens": [
-        ("train", ["train"], LABELLED, 1),
-        ("valid", ["valid"], LABELLED, 1),
+        ("train", ["train"], LABELED, 1),
+        ("valid", ["valid"], LABELED, 1),
         ("test_s1", ["test"], TIMES, 0),
         ("test_s2", ["novel"], TIMES, 0),
     ],

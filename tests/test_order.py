@@ -26,7 +26,7 @@ def test_the_order_depends_on_the_key_alone():
 
 
 @pytest.mark.parametrize("n", [5, 10])
-def test_all_places_are_equally_likely_for_every_number_and_for_neighbours(n):
+def test_all_places_are_equally_likely_for_every_number_and_for_neighbors(n):
     keys = 600
     orders = np.array([list(Permutation(n, key)) for key in range(keys)])
     for place in range(n):
@@ -42,7 +42,7 @@ def test_all_places_are_equally_likely_for_every_number_and_for_neighbours(n):
     assert chi < freedom + 6 * np.sqrt(2 * freedom)
 
 
-def test_neighbours_of_a_long_order_lie_far_apart_and_are_not_correlated():
+def test_neighbors_of_a_long_order_lie_far_apart_and_are_not_correlated():
     n = 1_000_000
     found = np.array([Permutation(n, 7)[i] for i in range(3000)], dtype=float)
     assert abs(np.corrcoef(found[:-1], found[1:])[0, 1]) < 0.08
@@ -85,7 +85,7 @@ def test_a_share_can_begin_later():
     assert list(share[99:]) == []
 
 
-def test_grouped_batches_of_one_update_are_neighbours():
+def test_grouped_batches_of_one_update_are_neighbors():
     order = list(Grouped(Permutation(4, 1), 3))
     assert sorted(order) == list(range(12))
     for group in (order[i : i + 3] for i in range(0, 12, 3)):

@@ -14,7 +14,7 @@ FIRST_SECONDS = {"start": 0.0, "end": 2.0}
 TRAIN = [
     *["--arch", "video_translate_tiny", "--criterion", "video_translate", "--text-dropout", "1"],
     *["--num-frames", "8", "--frame-size", "48"],
-    # Crops of the size that the test's centre crop has.
+    # Crops of the size that the test's center crop has.
     *["--no-flip", "--crop-scales", "0.875"],
     # Decoding costs most: each decoded batch is used five times.
     *["--define-action", ";".join(f"{use}=caption:caption :" for use in USES[1:])],

@@ -32,8 +32,8 @@ CONTRASTS = """(() => {
     const own = [...element.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
     if (!own || !element.checkVisibility() || element.closest("script")) continue;
     const style = getComputedStyle(element);
-    const colour = element.closest("svg") ? style.fill : style.color;
-    const pair = [light(channels(colour).slice(0, 3)), light(behind(element))];
+    const color = element.closest("svg") ? style.fill : style.color;
+    const pair = [light(channels(color).slice(0, 3)), light(behind(element))];
     const [a, b] = pair.sort((x, y) => y - x);
     const name = `${element.tagName}.${element.className.baseVal ?? element.className}`;
     found[name] = Math.min(found[name] ?? 99, (a + 0.05) / (b + 0.05));

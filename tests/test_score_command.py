@@ -94,13 +94,13 @@ def labels() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def unlabelled(data_directory, tmp_path_factory) -> Path:
+def unlabeled(data_directory, tmp_path_factory) -> Path:
     """The data with another split, ``plain``: its clips have no labels."""
     from dataclasses import replace
 
     from vt_fairseq.data.manifest import write_manifest
 
-    folder = tmp_path_factory.mktemp("unlabelled") / "data"
+    folder = tmp_path_factory.mktemp("unlabeled") / "data"
     shutil.copytree(data_directory, folder, ignore=shutil.ignore_patterns("world"))
     test = DataDirectory.open(data_directory).manifest("test")
     plain = [replace(row, label=None, verb=None, noun=None, answer=None) for row in test]
@@ -120,10 +120,10 @@ def label_file(labels, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(("batch_size", "max_nodes"), [(1, 1), (64, 2048)])
 def test_scores_are_those_of_a_loop_over_single_pairs(
-    scored, unlabelled, trained, labels, label_file, pair_scores, batch_size, max_nodes
+    scored, unlabeled, trained, labels, label_file, pair_scores, batch_size, max_nodes
 ):
     options = {"split": "plain", "labels": label_file, "batch_size": batch_size}
-    metrics, found = scored("classify", data=unlabelled, max_nodes=max_nodes, **options)
+    metrics, found = scored("classify", data=unlabeled, max_nodes=max_nodes, **options)
     assert pair_scores.size == 200
     assert np.abs(np.array([r["scores"] for r in found]) - pair_scores).max() < 1e-4
     # Nothing is known to be right, so nothing is measured.
@@ -131,8 +131,8 @@ def test_scores_are_those_of_a_loop_over_single_pairs(
 
 
 @pytest.fixture(scope="module")
-def pair_scores(unlabelled, trained, labels) -> np.ndarray:
-    return naive(opened(trained, unlabelled), "plain", "classify", labels)
+def pair_scores(unlabeled, trained, labels) -> np.ndarray:
+    return naive(opened(trained, unlabeled), "plain", "classify", labels)
 
 
 # Several processes, interrupted runs
@@ -553,9 +553,9 @@ def test_clips_that_cannot_be_read_are_missing_and_tried_again(scored, data_dire
         assert metrics.get("accuracy", metrics.get("action_top1")) == 0
 
 
-def test_length_normalised_scores_are_divided_by_the_tokens(scored, trained, data_directory):
+def test_length_normalized_scores_are_divided_by_the_tokens(scored, trained, data_directory):
     _, sums = scored("vqa", "sums")
-    _, means = scored("vqa", "means", length_normalise=True)
+    _, means = scored("vqa", "means", length_normalize=True)
     encode = opened(trained, data_directory).task.tokenizer.encode
     rows = DataDirectory.open(data_directory).manifest("test")
     for row, total, mean in zip(rows, sums, means, strict=True):

@@ -155,14 +155,14 @@ def test_neither_the_encoder_nor_its_keys_are_computed_again(model, encoder_out,
     assert rows == [source] * len(model.decoder.layers)
 
 
-@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("k", [1, 5, 1000])
-def test_the_best_first_search_finds_the_top_of_the_full_ranking(model, encoder_out, k, normalised):
+def test_the_best_first_search_finds_the_top_of_the_full_ranking(model, encoder_out, k, normalized):
     candidates = [*AWKWARD, *random_candidates(150, 8, tokens=12)]
     tree = PrefixTree.build(candidates)
     full = score_candidates(model, encoder_out, [tree])
-    full = [row / (tree.lengths if normalised else 1) for row in full]
-    found = top_candidates(model, encoder_out, Bounds.of(tree, normalised), k, max_nodes=60)
+    full = [row / (tree.lengths if normalized else 1) for row in full]
+    found = top_candidates(model, encoder_out, Bounds.of(tree, normalized), k, max_nodes=60)
     for scores, top in zip(full, found, strict=True):
         order = np.argsort(-scores, kind="stable")[:k]
         assert top.scores == pytest.approx(scores[order], abs=1e-4)
@@ -187,13 +187,13 @@ def test_the_best_first_search_leaves_out_what_cannot_win(model, encoder_out, mo
     candidates = [[v, n, m] for v in range(3, 23) for n in range(30, 45) for m in (50, 51)]
     tree = PrefixTree.build(candidates)
     expanded = []
-    find = taught.decoder.log_normaliser
+    find = taught.decoder.log_normalizer
 
     def recording(features):
         expanded.append(features.size(1))
         return find(features)
 
-    monkeypatch.setattr(taught.decoder, "log_normaliser", recording)
+    monkeypatch.setattr(taught.decoder, "log_normalizer", recording)
     top = top_candidates(taught, one, Bounds.of(tree, False), 3, max_nodes=8)[0]
     assert tree.num_inner == 921 and sum(expanded) < 100
     full = score_candidates(taught, one, [tree])[0]

@@ -6,7 +6,7 @@ import pytest
 from vt_fairseq.errors import UserError
 from vt_fairseq.video.transforms import (
     ClipTransform,
-    centre_crop,
+    center_crop,
     horizontal_flip,
     multi_scale_crop,
     resize,
@@ -87,13 +87,13 @@ def test_about_half_of_the_training_clips_are_flipped(clip):
     assert 160 < flips < 240
 
 
-def test_centre_crop_takes_the_middle_pixels():
-    result = centre_crop(coordinates(128, 170), 112)
+def test_center_crop_takes_the_middle_pixels():
+    result = center_crop(coordinates(128, 170), 112)
     assert result[0, 0, 0].tolist() == [8, 29, 8]
     assert result.shape == (2, 112, 112, 3)
 
 
-def test_centre_crop_needs_no_generator_and_enlarges_small_frames():
+def test_center_crop_needs_no_generator_and_enlarges_small_frames():
     result = ClipTransform(64, train=False)(coordinates(32, 48), None)
     assert result.shape == (2, 64, 64, 3)
     assert abs(int(result[0, 32, 32, 1]) - 24) <= 1  # the middle stays in the middle
@@ -116,7 +116,7 @@ def test_full_size_square_crop_is_the_identity(clip):
     np.testing.assert_array_equal(multi_scale_crop(square, 40, generator(), (1.0,)), square)
 
 
-def test_resizing_keeps_flat_colours_and_averages_when_shrinking():
+def test_resizing_keeps_flat_colors_and_averages_when_shrinking():
     flat = np.full((1, 40, 60, 3), 77, dtype=np.uint8)
     assert (resize(flat, 13, 29) == 77).all()
     checker = np.indices((64, 64)).sum(axis=0) % 2 * 200

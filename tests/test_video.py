@@ -136,7 +136,7 @@ def test_resampling_shows_what_a_24_fps_copy_would(tmp_path):
 
 
 def test_a_long_segment_is_cut_to_max_seconds_in_the_middle():
-    times = Plan(FrameSampling(), 10, 30, window_position("centre", None)).times(100)
+    times = Plan(FrameSampling(), 10, 30, window_position("center", None)).times(100)
     assert len(times) == 32
     assert times[0] == pytest.approx(17 + 6 / 64) and times[-1] == pytest.approx(23 - 6 / 64)
 
@@ -211,7 +211,7 @@ def test_the_short_side_is_scaled(tmp_path, size, short_side, expected):
 
 
 @pytest.mark.parametrize("pixel_format", ["yuv444p", "yuv420p10le", "yuvj420p"])
-def test_colours_survive_pixel_formats_and_odd_sizes(tmp_path, pixel_format):
+def test_colors_survive_pixel_formats_and_odd_sizes(tmp_path, pixel_format):
     odd = (241, 321) if pixel_format == "yuv444p" else (240, 320)
     frame = np.broadcast_to(np.array([200, 60, 30], np.uint8), (*odd, 3)).copy()
     path = media.write_video(tmp_path / "a.mp4", [frame] * 2, pixel_format=pixel_format)

@@ -34,7 +34,7 @@ def vocabulary(pieces: int = 60, texts: list[str] = SENTENCES) -> bytes:
 
 
 def hf_t5(**changes) -> T5ForConditionalGeneration:
-    """A T5 of transformers in which every part matters (its own initialisation is nearly inert)."""
+    """A T5 of transformers in which every part matters (its own initialization is nearly inert)."""
     torch.manual_seed(7)
     hf = T5ForConditionalGeneration(T5Config(**{**SMALL_T5, **changes})).eval()
     if not hf.config.scale_decoder_outputs:

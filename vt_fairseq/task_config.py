@@ -49,8 +49,8 @@ class VideoTranslateTaskConfig(FairseqDataclass):
         metadata={"help": "stop training when more of its clips than this cannot be read"},
     )
     test_window: str = field(
-        default="centre",
-        metadata={"help": "window of a longer clip at test: centre, whole, or K/N (K from 1)"},
+        default="center",
+        metadata={"help": "window of a longer clip at test: center, whole, or K/N (K from 1)"},
     )
     resample_fps: float = field(
         default=0.0,
@@ -64,7 +64,7 @@ class VideoTranslateTaskConfig(FairseqDataclass):
         metadata={"help": "sides of the random training crops relative to the short side"},
     )
     blank_video: bool = field(
-        default=False, metadata={"help": "show uniform grey: what is known without looking"}
+        default=False, metadata={"help": "show uniform gray: what is known without looking"}
     )
     # Text
     actions: str = field(

@@ -20,7 +20,7 @@ import torch
 
 from vt_fairseq.models import r2plus1d
 from vt_fairseq.models.batch_norm import BatchNorm
-from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D, normalise
+from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D, normalize
 
 FRAMES, SIZE = 32, 112
 FORWARD = 304.7e9  # operations of one clip (two a multiply-add), stem to features
@@ -69,7 +69,7 @@ def without(what: str) -> Iterator[None]:
     """The code with one of its measures against slowness undone."""
     undone = {
         "filled mid planes": (r2plus1d, "on_tensor_cores", lambda x: False),
-        "BatchNorm over images": (BatchNorm, "forward", BatchNorm._normalised),
+        "BatchNorm over images": (BatchNorm, "forward", BatchNorm._normalized),
     }
     if what not in undone:
         yield
@@ -89,7 +89,7 @@ def one(video: torch.Tensor, dtype: torch.dtype, lacks: str) -> dict[str, float]
     made = network(dtype)
 
     def frames() -> torch.Tensor:
-        x = normalise(video, dtype)
+        x = normalize(video, dtype)
         return x.contiguous() if lacks == "channels last" else x
 
     def train() -> None:
@@ -116,9 +116,9 @@ def profile(video: torch.Tensor, dtype: torch.dtype) -> list[str]:
     made = network(dtype).train()
     torch.backends.cudnn.benchmark = True
     for _ in range(2):
-        made(normalise(video, dtype)).float().square().mean().backward()
+        made(normalize(video, dtype)).float().square().mean().backward()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as recorded:
-        made(normalise(video, dtype)).float().square().mean().backward()
+        made(normalize(video, dtype)).float().square().mean().backward()
         torch.cuda.synchronize()
     events = sorted(recorded.key_averages(), key=lambda e: -e.self_device_time_total)
     return [

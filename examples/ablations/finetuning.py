@@ -93,7 +93,7 @@ def parts() -> list[Part]:
             CLASS_KEYS,
         ),
         Part(
-            *("e", "Video network in fine-tuning, after it has learnt narrations", CLASSES),
+            *("e", "Video network in fine-tuning, after it has learned narrations", CLASSES),
             (
                 Row("fixed", "gen-fixed"),
                 Row("last stage trained", "gen-last"),
@@ -115,7 +115,7 @@ def questions(what: str, suffix: str) -> Part:
     rows = tuple(map(Row, labels, names, numbers))
     orderings = ((names[0], names[1]), (names[1], names[2]))
     if what == "video" and not suffix:
-        rows += (Row("generative, grey instead of the clip", "gen-video-blank"),)
+        rows += (Row("generative, gray instead of the clip", "gen-video-blank"),)
     if what == TALK and suffix:
         orderings += (("gen-talk", names[0]), ("discr-talk", names[1]), ("fused-talk", names[2]))
     subtitles = "with" if suffix else "without"

@@ -94,7 +94,7 @@ def parts(sizes: dict[str, str]) -> list[Part]:
             *("controls", "Is the question fair? What can be known without motion", COLUMNS),
             (
                 Row("the clip", "baseline"),
-                Row("grey instead of the clip", "blank"),
+                Row("gray instead of the clip", "blank"),
                 Row("only the middle frame, at test", "still"),
                 Row("only the middle frame, in training, too", "one-frame"),
             ),
@@ -136,7 +136,7 @@ def parts(sizes: dict[str, str]) -> list[Part]:
             (("caption-only", "baseline"), ("classify-only", "baseline")),
         ),
         part(
-            *("e", "Video network, after it has learnt to name objects"),
+            *("e", "Video network, after it has learned to name objects"),
             (
                 Row("fixed", "nouns-fixed", (0.5, 3.2)),
                 Row("last stage trained", "nouns-last", (11.9, 18.2)),

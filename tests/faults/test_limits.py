@@ -149,7 +149,7 @@ def hanging(tmp_path, monkeypatch):
 @pytest.mark.parametrize("train", [True, False])
 def test_a_call_of_the_decoder_that_hangs_is_skipped_and_counted(hanging, train):
     rows = [ClipRow(name, f"{name}.mp4") for name in ("hangs", "sound")]
-    loader = ClipLoader(hanging, WHOLE, ClipTransform(28, train=False), "centre")
+    loader = ClipLoader(hanging, WHOLE, ClipTransform(28, train=False), "center")
     dataset = VideoTextDataset(rows, loader, 1, [], False, None, seed=0, train=train)
     clips = [dataset[0], dataset[1]]
     reason = "its reading has not ended after 0.4 s, in one call of the decoder"

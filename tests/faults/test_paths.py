@@ -23,7 +23,7 @@ def loader(tmp_path_factory) -> ClipLoader:
     (root.parent / "secret.mp4").write_bytes((root / "-a.mp4").read_bytes())
     (root / "link.mp4").symlink_to(root.parent / "secret.mp4")
     (root / "inside.mp4").symlink_to(root / "-a.mp4")
-    return ClipLoader(root, FrameSampling(num_frames=4), ClipTransform(24, train=False), "centre")
+    return ClipLoader(root, FrameSampling(num_frames=4), ClipTransform(24, train=False), "center")
 
 
 @pytest.mark.parametrize("video", ["-a.mp4", "inside.mp4", "./x/../-a.mp4"])

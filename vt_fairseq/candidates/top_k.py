@@ -36,7 +36,7 @@ class Bounds:
     Attributes:
         tree: the candidates.
         divisors: (M,) what a node's log-likelihood is divided by for the highest score that any
-            candidate below it can have: 1, or with length normalisation the most tokens of any.
+            candidate below it can have: 1, or with length normalization the most tokens of any.
         candidates_at: leaf -> the candidates that end there.
     """
 
@@ -45,13 +45,13 @@ class Bounds:
     candidates_at: dict[int, list[int]]
 
     @classmethod
-    def of(cls, tree: PrefixTree, length_normalised: bool) -> "Bounds":
+    def of(cls, tree: PrefixTree, length_normalized: bool) -> "Bounds":
         """Bounds of ``tree`` for sums, or for means per token."""
         divisors = np.ones(len(tree.tokens))
         at: dict[int, list[int]] = {}
         for candidate, leaf in enumerate(tree.leaves.tolist()):
             at.setdefault(leaf, []).append(candidate)
-        if length_normalised:
+        if length_normalized:
             divisors[tree.leaves] = tree.lengths
             # Children come after their parents, so backwards every child is done before.
             for edge in np.argsort(-tree.edge_children):

@@ -51,8 +51,8 @@ class TreeExpander:
         tokens = [t.tokens[t.edge_children[e]] for t, (e, _) in zip(trees, found, strict=True)]
         parents = [place for _, place in found]
         logits = self.decoder.token_logits(self._pick(expanded, parents), self._tensor(tokens))
-        normalisers = self.decoder.log_normaliser(expanded)
-        values = logits - self._pick(normalisers, parents)
+        normalizers = self.decoder.log_normalizer(expanded)
+        values = logits - self._pick(normalizers, parents)
         of_clip = [edges for edges, _ in found] * (self.num_clips // len(found))
         return [
             (edges, row[: len(edges)])

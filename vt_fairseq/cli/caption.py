@@ -75,7 +75,8 @@ def add_tasks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=positive, help="classes to show (5), or videos of --rank")
     parser.add_argument("--action", help="another of the model's actions (prompts)")
     parser.add_argument(
-        "--length-normalise",
+        "--length-normalize",
+        "--length-normalise",  # as 0.1.0 spelled it
         action="store_true",
         help="compare candidates, classes and videos by the mean log-likelihood per token",
     )
@@ -98,7 +99,7 @@ def add_segments(parser: argparse.ArgumentParser) -> None:
     parts.add_argument("--every", type=seconds, metavar="S", help="... into parts of S seconds")
     parser.add_argument(
         "--test-window",
-        help="of parts that are longer than the model was trained on: centre, whole or K/N",
+        help="of parts that are longer than the model was trained on: center, whole or K/N",
     )
 
 
@@ -154,14 +155,14 @@ def asking(model: "VideoTranslate", args: argparse.Namespace) -> Ask:
     """The method of ``model`` that the options ask for, with all but the videos filled in."""
     from vt_fairseq import Decoding
 
-    normalise = {"length_normalise": args.length_normalise}
+    normalize = {"length_normalize": args.length_normalize}
     if args.rank is not None:
-        return partial(model.score, texts=[args.rank], action=args.action or "caption", **normalise)
+        return partial(model.score, texts=[args.rank], action=args.action or "caption", **normalize)
     if args.classify:
         action = args.action or "classify"
-        return partial(model.classify, labels=args.classify, action=action, **normalise)
+        return partial(model.classify, labels=args.classify, action=action, **normalize)
     if args.candidates:
-        return partial(model.answer, question=args.ask, candidates=args.candidates, **normalise)
+        return partial(model.answer, question=args.ask, candidates=args.candidates, **normalize)
     action = args.action or ("caption" if args.ask is None else "answer")
     names = ("beam", "topk", "seed", "num_candidates", "max_tokens")
     decoding = Decoding(args.decoding, **{name: getattr(args, name) for name in names})

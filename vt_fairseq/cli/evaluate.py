@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="the same; several .txt files are several references")  # fmt: skip
     add("--out", type=Path, metavar="FILE", help="write the metrics as JSON")
     add("--coco", choices=("ptb", "none", "off"), default="ptb",
-        help="captions: tokeniser of the COCO toolkit's metrics; ptb as the COCO toolkit, none as "
+        help="captions: tokenizer of the COCO toolkit's metrics; ptb as the COCO toolkit, none as "
         "nlg-eval, off leaves them out (default: ptb)")  # fmt: skip
     add("--ascii-only", action="store_true",
         help="captions: a blank for every other character, as TVC's scorer does")  # fmt: skip
@@ -89,7 +89,7 @@ def metrics(args: argparse.Namespace, found: "Evaluated") -> dict[str, Any]:
         numbers |= paired_test(found.measures, other.measures, args.resamples, args.seed)
         numbers["missing_other"] = other.missing
         signatures["other, difference, p"] = (
-            f"{args.compare.name}|approximate randomisation, two-sided|{how}"
+            f"{args.compare.name}|approximate randomization, two-sided|{how}"
         )
     return numbers | {"signatures": signatures}
 

@@ -74,7 +74,7 @@ def add_scoring(group) -> None:
     add("--decoding", choices=DECODINGS, default="rank",
         help="vqa: rank the candidates, or generate an answer and match it to one")  # fmt: skip
     add("--beam", type=positive, default=5, help="of texts that are generated (default: 5)")
-    add("--length-normalise", action="store_true",
+    add("--length-normalize", "--length-normalise", action="store_true",
         help="rank by the mean log-likelihood per token instead of the sum")  # fmt: skip
 
 
@@ -83,8 +83,8 @@ def add_inputs(group) -> None:
     add = group.add_argument
     add("--no-context", action="store_true", help="leave out the rows' context (subtitles)")
     add("--video-root", default="", metavar="DIR", help="folder of the videos, if they moved")
-    add("--test-window", default="", help="window of long clips: centre, whole or K/N")
-    add("--blank-video", action="store_true", help="show uniform grey instead")
+    add("--test-window", default="", help="window of long clips: center, whole or K/N")
+    add("--blank-video", action="store_true", help="show uniform gray instead")
 
 
 def add_run(group) -> None:

@@ -1,7 +1,7 @@
 """EPIC-Kitchens-55 (Damen et al. 2018; github.com/epic-kitchens/epic-kitchens-55-annotations).
 
 ======== =====================================================================================
-train    labelled segments of the kitchens P01 to P25
+train    labeled segments of the kitchens P01 to P25
 valid    those of P26 to P31, the usual validation set of unseen kitchens (paper, appendix C.2)
 test_s1  seen kitchens, test_s2: unseen ones; their labels are withheld
 ======== =====================================================================================

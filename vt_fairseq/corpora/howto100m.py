@@ -136,11 +136,11 @@ def _rows(
     keeps: Callable[[str], bool],
 ) -> Iterator[Entry | Rejected]:
     seen = FirstSeen()
-    count = unlabelled = 0
+    count = unlabeled = 0
     for narration in _from_folder(path) if path.is_dir() else _from_json(path):
         name, where = narration.video, narration.where
         count += 1
-        unlabelled += name not in labels
+        unlabeled += name not in labels
         if not keeps(name):
             continue
         if (earlier := seen.earlier(name, where)) is not None:
@@ -151,7 +151,7 @@ def _rows(
             yield from _clips(narration, labels.get(name), videos.find(name))
     notes.append(
         f"{count:,} videos have narrations, about {PUBLISHED_VIDEOS:,} are published; "
-        f"{unlabelled:,} of them have no activity"
+        f"{unlabeled:,} of them have no activity"
     )
 
 

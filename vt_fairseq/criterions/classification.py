@@ -28,7 +28,7 @@ class ClassificationCriterion(FairseqCriterion):
     processes and micro batches, that have a class for at least one head. Logs ``loss`` and each
     head's own in base 2 as fairseq does, accuracies in per cent (``verb_accuracy``,
     ``action_accuracy`` where verb and noun are both right, ``answer_accuracy``),
-    ``verb_unlabelled`` (clips without that class, where there are any) and ``bad_clips``.
+    ``verb_unlabeled`` (clips without that class, where there are any) and ``bad_clips``.
     """
 
     def __init__(self, task):
@@ -54,8 +54,8 @@ class ClassificationCriterion(FairseqCriterion):
             for name, y in targets.items()
         }
         loss = sum(losses.values())
-        labelled = torch.stack([y.ne(NO_CLASS) for y in targets.values()]).any(dim=0)
-        sample_size = int(labelled.sum())
+        labeled = torch.stack([y.ne(NO_CLASS) for y in targets.values()]).any(dim=0)
+        sample_size = int(labeled.sum())
         logging_output = {
             "loss": loss.detach(),
             "ntokens": sample["ntokens"],
@@ -91,12 +91,12 @@ def log_head(name: str, total: Callable[[str], float]) -> None:
     if name != "action":
         loss = total(f"{name}_loss") / max(count, 1) / math.log(2)
         metrics.log_scalar(f"{name}_loss", loss, count, round=4)
-    if unlabelled := int(total(f"{name}_unlabelled")):
-        metrics.log_scalar_sum(f"{name}_unlabelled", unlabelled)
+    if unlabeled := int(total(f"{name}_unlabeled")):
+        metrics.log_scalar_sum(f"{name}_unlabeled", unlabeled)
 
 
 def targets_of_seen_clips(sample: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """(B,) int64 a head; nothing can be learnt or measured on a clip that could not be read."""
+    """(B,) int64 a head; nothing can be learned or measured on a clip that could not be read."""
     return {
         name: target.masked_fill(sample["missing"], NO_CLASS)
         for name, target in sample["classes"].items()
@@ -124,7 +124,7 @@ def head_counts(
     right = {name: logits[name].argmax(-1) == target for name, target in targets.items()}
     for name in targets:
         counts[f"{name}_loss"] = losses[name].sum()
-        counts[f"{name}_unlabelled"] = (~known[name] & ~missing).sum()
+        counts[f"{name}_unlabeled"] = (~known[name] & ~missing).sum()
     if "verb" in targets and "noun" in targets:
         known["action"] = known["verb"] & known["noun"]
         right["action"] = right["verb"] & right["noun"]

@@ -51,7 +51,7 @@ class VideoTranslateCriterion(FairseqCriterion):
         logits, _ = model(**sample["net_input"])
         target, ntokens = sample["target"], sample["ntokens"]
         if sample["num_missing"]:
-            # Nothing can be learnt or measured on a clip that was not seen.
+            # Nothing can be learned or measured on a clip that was not seen.
             target = target.masked_fill(sample["missing"].unsqueeze(1), PAD)
             ntokens = int(target.ne(PAD).sum())
             logging_output |= {"ntokens": ntokens, "sample_size": ntokens}

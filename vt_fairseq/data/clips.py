@@ -11,7 +11,7 @@ from vt_fairseq.video.decoding import FrameSampling, inside, read_clip
 from vt_fairseq.video.frame_sampling import pick_frames
 from vt_fairseq.video.transforms import ClipTransform, scale_short_side
 
-# Before normalisation: the mean of the IG65M statistics, so that a blank clip is near zero after.
+# Before normalization: the mean of the IG65M statistics, so that a blank clip is near zero after.
 BLANK_LEVEL = 105
 # The paper's networks see 112 of 128 pixels of the short side (IG65M's input).
 WORKING_TO_FRAME = 128 / 112
@@ -30,7 +30,7 @@ class ClipLoader:
         sampling: which frames of the segment.
         transform: crop and flip.
         window: how a segment longer than ``sampling.max_seconds`` is cut.
-        blank: decode, then show a uniform grey instead: what the model knows without looking.
+        blank: decode, then show a uniform gray instead: what the model knows without looking.
     """
 
     video_root: Path | None

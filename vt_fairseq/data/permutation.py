@@ -62,7 +62,7 @@ def _mixed(word: int) -> int:
 
 
 class Grouped(Sequence[int]):
-    """Runs of ``size`` neighbours in the order of ``groups``; what fills no group is left out."""
+    """Runs of ``size`` neighbors in the order of ``groups``; what fills no group is left out."""
 
     def __init__(self, groups: Sequence[int], size: int):
         self._groups = groups

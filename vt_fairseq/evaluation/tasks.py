@@ -77,11 +77,11 @@ def referenced(pairs: Pairs) -> Pairs:
     return found
 
 
-def captions(pairs: Pairs, tokeniser: str = "ptb", ascii_only: bool = False) -> Evaluated:
+def captions(pairs: Pairs, tokenizer: str = "ptb", ascii_only: bool = False) -> Evaluated:
     """BLEU, exact match and the COCO toolkit's metrics of ``prediction`` against ``references``.
 
     Args:
-        tokeniser: of the COCO toolkit's metrics, ``ptb`` or ``none``; "off" leaves them out.
+        tokenizer: of the COCO toolkit's metrics, ``ptb`` or ``none``; "off" leaves them out.
         ascii_only: a blank for every other character, in all of the metrics.
     """
     total, pairs = len(pairs), referenced(pairs)
@@ -91,9 +91,9 @@ def captions(pairs: Pairs, tokeniser: str = "ptb", ascii_only: bool = False) -> 
     given = [clean(text or "") for text in texts]
     right = [[clean(text) for text in row] for row in right]
     measures, left_out = caption_measures(given, right), {}
-    if tokeniser != "off":
-        measures += coco.coco_measures(given, right, tokeniser)
-        left_out = coco.left_out(tokeniser)
+    if tokenizer != "off":
+        measures += coco.coco_measures(given, right, tokenizer)
+        left_out = coco.left_out(tokenizer)
     if ascii_only:
         measures = [_signed(measure, "non-ASCII:blank") for measure in measures]
     missing = sum(text is None for text in texts)

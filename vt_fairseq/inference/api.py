@@ -116,7 +116,7 @@ class VideoTranslate:
             device: "cpu", "cuda", "mps" ...; None: the GPU where there is one, else the CPU.
             dtype: torch.float32, torch.bfloat16 or torch.float16.
             vocabulary: the sentencepiece model, for checkpoints that hold none.
-            test_window: of segments longer than ``--max-seconds``: "centre", "whole" or "K/N";
+            test_window: of segments longer than ``--max-seconds``: "center", "whole" or "K/N";
                 None: as in the checkpoint.
 
         Raises UserError when there is no such checkpoint or it cannot be used.
@@ -171,7 +171,7 @@ class VideoTranslate:
         start: Seconds = None,
         end: Seconds = None,
         context: Texts = None,
-        length_normalise: bool = False,
+        length_normalize: bool = False,
     ) -> Choice | list[Choice | None]:
         """Candidate answers by likelihood; ``candidates`` for all videos or a list for each."""
         clips = own_videos(videos, start, end, question, context)
@@ -180,7 +180,7 @@ class VideoTranslate:
         if len(candidates) != len(clips.rows):
             raise UserError(f"{len(candidates)} lists of candidates for {len(clips.rows)} videos")
         trees = [self._tree(row, None) for row in candidates]
-        return self._choose(clips, self._action("answer"), candidates, trees, length_normalise)
+        return self._choose(clips, self._action("answer"), candidates, trees, length_normalize)
 
     def classify(
         self,
@@ -191,7 +191,7 @@ class VideoTranslate:
         start: Seconds = None,
         end: Seconds = None,
         context: Texts = None,
-        length_normalise: bool = False,
+        length_normalize: bool = False,
     ) -> Choice | list[Choice | None]:
         """Class names by likelihood; None: those of the training data, where it had any."""
         clips = own_videos(videos, start, end, context=context)
@@ -200,7 +200,7 @@ class VideoTranslate:
         if not labels:
             raise UserError("the model knows no class names of its own: name the labels")
         tree = self._tree(labels, chosen.max_target_tokens)
-        return self._choose(clips, chosen, [labels] * len(clips.rows), tree, length_normalise)
+        return self._choose(clips, chosen, [labels] * len(clips.rows), tree, length_normalize)
 
     def score(
         self,
@@ -211,7 +211,7 @@ class VideoTranslate:
         start: Seconds = None,
         end: Seconds = None,
         context: Texts = None,
-        length_normalise: bool = False,
+        length_normalize: bool = False,
     ) -> list[float] | list[list[float] | None]:
         """Log-likelihood of every text under every video.
 
@@ -220,7 +220,7 @@ class VideoTranslate:
         clips = own_videos(videos, start, end, context=context)
         chosen = self._action(action)
         tree = self._tree(texts, chosen.max_target_tokens)
-        found = self._scores(clips, chosen, tree, length_normalise)
+        found = self._scores(clips, chosen, tree, length_normalize)
         return clips.shaped([None if row is None else list(row) for row in found])
 
     def rank(
@@ -232,13 +232,13 @@ class VideoTranslate:
         start: Seconds = None,
         end: Seconds = None,
         context: Texts = None,
-        length_normalise: bool = False,
+        length_normalize: bool = False,
     ) -> list[Ranked]:
         """Videos by the likelihood of the query, best first; those not read are left out."""
         clips = own_videos(videos, start, end, context=context)
         chosen = self._action(action)
         tree = self._tree([query], chosen.max_target_tokens)
-        found = self._scores(clips, chosen, tree, length_normalise)
+        found = self._scores(clips, chosen, tree, length_normalize)
         ranked = [
             Ranked(i, row[0], clips.rows[i].start, clips.rows[i].end)
             for i, row in enumerate(found)
@@ -299,11 +299,11 @@ class VideoTranslate:
         action: Action,
         texts: Sequence[Sequence[str]],
         candidates: PrefixTree | list[PrefixTree],
-        length_normalise: bool,
+        length_normalize: bool,
     ) -> Any:
         if not all(texts):
             raise UserError("there are no texts to choose from")
-        found = self._scores(clips, action, candidates, length_normalise)
+        found = self._scores(clips, action, candidates, length_normalize)
         choices = [
             None if row is None else (tuple(given), row)
             for given, row in zip(texts, found, strict=True)
@@ -315,7 +315,7 @@ class VideoTranslate:
         clips: OwnVideos,
         action: Action,
         candidates: PrefixTree | list[PrefixTree],
-        length_normalise: bool,
+        length_normalize: bool,
     ) -> list[tuple[float, ...] | None]:
         """Of each clip's candidates; one tree is every clip's."""
         if self.loaded.task.heads is not None:
@@ -328,7 +328,7 @@ class VideoTranslate:
             found = score_candidates(self.loaded.model, encoded, trees, self.max_nodes)
             of_clip = trees * (len(found) // len(trees))
             return [
-                tuple((row / tree.lengths if length_normalise else row).tolist())
+                tuple((row / tree.lengths if length_normalize else row).tolist())
                 for row, tree in zip(found, of_clip, strict=True)
             ]
 

@@ -44,7 +44,7 @@ class Choice:
 
     Attributes:
         texts: as they were given.
-        scores: of each the log-likelihood, or with ``length_normalise`` its mean per token.
+        scores: of each the log-likelihood, or with ``length_normalize`` its mean per token.
     """
 
     texts: tuple[str, ...]

@@ -15,46 +15,46 @@ from vt_fairseq.metrics.bleu import BLEU_ORDER
 from vt_fairseq.metrics.captions import check_captions
 from vt_fairseq.metrics.measure import Measure, mean_measure
 
-TOKENISERS = ("ptb", "none")
+TOKENIZERS = ("ptb", "none")
 BLEU_NAMES = tuple(f"coco_bleu{n}" for n in range(1, BLEU_ORDER + 1))
 NAMES = (*BLEU_NAMES, "coco_meteor", "coco_rouge_l", "coco_cider")
-_TOKENISED = {
+_TOKENIZED = {
     "ptb": "tok:Stanford PTB 3.4.1, punctuation dropped|case:lower",
     "none": "tok:none (nlg-eval)|case:mixed",
 }
 
 
-def left_out(tokeniser: str = "ptb") -> dict[str, str]:
+def left_out(tokenizer: str = "ptb") -> dict[str, str]:
     """{metric: reason} of those in NAMES that cannot be computed on this machine."""
     if coco_java.package_folder() is None:
         return dict.fromkeys(NAMES, "left out: pip install 'vt_fairseq[coco]'")
     if coco_java.java() is None:
-        names = NAMES if tokeniser == "ptb" else ("coco_meteor",)
+        names = NAMES if tokenizer == "ptb" else ("coco_meteor",)
         return dict.fromkeys(names, "left out: no java on the PATH")
     return {}
 
 
 def coco_measures(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], tokeniser: str = "ptb"
+    predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "ptb"
 ) -> list[Measure]:
     """Measures of NAMES, but for those that are ``left_out``.
 
     Args:
         predictions: one text a clip; "" where there is none.
         references: the right texts of each clip, one or more; their number may differ.
-        tokeniser: one of TOKENISERS; "none" splits at white space, as nlg-eval does.
+        tokenizer: one of TOKENIZERS; "none" splits at white space, as nlg-eval does.
 
     Raises ValueError as ``caption_metrics`` does, and when no reference has a word; UserError when
     Java fails.
     """
     check_captions(predictions, references)
-    missing = left_out(tokeniser)
+    missing = left_out(tokenizer)
     if len(missing) == len(NAMES):
         return []
-    texts, right = _tokenised(predictions, references, tokeniser)
+    texts, right = _tokenized(predictions, references, tokenizer)
     if not any(text for row in right for text in row):
         raise ValueError("no reference has a word in it")
-    how = _signature(references, tokeniser)
+    how = _signature(references, tokenizer)
     makers: dict[str, Callable[..., Measure]] = {
         "coco_bleu4": _bleu,
         "coco_meteor": _meteor,
@@ -64,13 +64,13 @@ def coco_measures(
     return [make(texts, right, how) for name, make in makers.items() if name not in missing]
 
 
-def _tokenised(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], tokeniser: str
+def _tokenized(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str
 ) -> tuple[list[str], list[list[str]]]:
     flat = [text for texts in references for text in texts]
-    tokenise = coco_java.ptb_tokenise if tokeniser == "ptb" else _only_split
+    tokenize = coco_java.ptb_tokenize if tokenizer == "ptb" else _only_split
     # References first, as in the toolkit; one start of Java does for both.
-    done = iter(tokenise([*flat, *predictions]))
+    done = iter(tokenize([*flat, *predictions]))
     right = [[next(done) for _ in texts] for texts in references]
     return list(done), right
 
@@ -79,10 +79,10 @@ def _only_split(texts: Sequence[str]) -> list[str]:
     return [coco_java.one_line(text) for text in texts]
 
 
-def _signature(references: Sequence[Sequence[str]], tokeniser: str) -> str:
+def _signature(references: Sequence[Sequence[str]], tokenizer: str) -> str:
     numbers = set(map(len, references))
     count = str(numbers.pop()) if len(numbers) == 1 else "var"
-    return f"pycocoevalcap {version('pycocoevalcap')}|nrefs:{count}|{_TOKENISED[tokeniser]}"
+    return f"pycocoevalcap {version('pycocoevalcap')}|nrefs:{count}|{_TOKENIZED[tokenizer]}"
 
 
 def _keyed(predictions: list[str], references: list[list[str]]) -> tuple[dict, dict]:

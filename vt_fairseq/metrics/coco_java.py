@@ -1,7 +1,7 @@
-"""The two Java programs in pycocoevalcap: Stanford's PTB tokeniser and METEOR 1.5.
+"""The two Java programs in pycocoevalcap: Stanford's PTB tokenizer and METEOR 1.5.
 
 pycocoevalcap's own wrappers are not used. Its METEOR waits for ever when Java dies or fills its
-error pipe, and takes ``|||`` and line breaks in a text for its protocol; its tokeniser pairs lines
+error pipe, and takes ``|||`` and line breaks in a text for its protocol; its tokenizer pairs lines
 with texts by position without checking that there are as many, and writes into the package's
 folder. Here all input goes in at once, all output is read with a time limit, and its lines are
 counted.
@@ -17,7 +17,7 @@ import numpy as np
 
 from vt_fairseq.errors import UserError
 
-TOKENISER_JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
+TOKENIZER_JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
 METEOR_JAR = "meteor/meteor-1.5.jar"
 METEOR_OPTIONS = ("-", "-", "-stdio", "-l", "en", "-norm")
 METEOR_STATISTICS = 23
@@ -37,13 +37,13 @@ def java() -> str | None:
     return shutil.which("java")
 
 
-def ptb_tokenise(texts: Sequence[str]) -> list[str]:
+def ptb_tokenize(texts: Sequence[str]) -> list[str]:
     """Lower-case tokens joined by blanks, without punctuation, as the COCO toolkit makes them."""
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
-    program = ["-cp", str(package_folder() / TOKENISER_JAR)]
+    program = ["-cp", str(package_folder() / TOKENIZER_JAR)]
     options = ["edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
-    lines = _run("the PTB tokeniser", [*program, *options], [one_line(text) for text in texts])
+    lines = _run("the PTB tokenizer", [*program, *options], [one_line(text) for text in texts])
     return [
         " ".join(token for token in line.split() if token not in PUNCTUATIONS) for line in lines
     ]

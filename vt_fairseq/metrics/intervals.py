@@ -42,7 +42,7 @@ def paired_test(
     resamples: int = RESAMPLES,
     seed: int = 1,
 ) -> dict[str, float]:
-    """Approximate randomisation of two systems on the same rows in the same order.
+    """Approximate randomization of two systems on the same rows in the same order.
 
     If the two were alike, swapping their predictions of a clip would change nothing. Each trial
     swaps every row with probability 1/2; ``KEY_p`` is the share of trials, the observed one

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vt_fairseq.miniworld.rendering import ACTIONS, COLOURS, SHAPES, SIDE
+from vt_fairseq.miniworld.rendering import ACTIONS, COLORS, SHAPES, SIDE
 from vt_fairseq.miniworld.texts import ALL, label
 from vt_fairseq.miniworld.world import FPS
 
@@ -98,17 +98,17 @@ def howto100m(world: World) -> dict[str, str]:
 # --- EPIC-Kitchens-55 -----------------------------------------------------------------------------
 
 _VERBS = tuple(ACTIONS)
-_NOUNS = ("Nothing", *(f"{shape}:{colour}" for shape in SHAPES for colour in COLOURS))
+_NOUNS = ("Nothing", *(f"{shape}:{color}" for shape in SHAPES for color in COLORS))
 _SEGMENT = "uid,participant_id,video_id,"
 _TIMES = "start_timestamp,stop_timestamp,start_frame,stop_frame"
 
 
 def epic_kitchens(world: World) -> dict[str, str]:
-    """Labelled segments, the classes by number, and the times of both test sets."""
+    """Labeled segments, the classes by number, and the times of both test sets."""
     train = world.of("train", "valid")
     test = {"s1": world.of("test"), "s2": world.of("novel")}
     uids = {row["id"]: uid for uid, row in enumerate([*train, *test["s1"], *test["s2"]])}
-    labelled = (
+    labeled = (
         [*_segment(world, uids, row), row["caption"][0], *_times(row), *_classes(row)]
         for row in train
     )
@@ -117,7 +117,7 @@ def epic_kitchens(world: World) -> dict[str, str]:
         (world.ids[name], f"{SIDE}x{SIDE}", seconds, FPS) for name, seconds in world.seconds.items()
     )
     return {
-        "EPIC_train_action_labels.csv": _csv(f"{_SEGMENT}narration,{_TIMES},{columns}", labelled),
+        "EPIC_train_action_labels.csv": _csv(f"{_SEGMENT}narration,{_TIMES},{columns}", labeled),
         "EPIC_verb_classes.csv": _csv("verb_id,class_key,verbs", _class_list(_VERBS)),
         "EPIC_noun_classes.csv": _csv("noun_id,class_key,nouns", _class_list(_NOUNS)),
         "EPIC_video_info.csv": _csv("video,resolution,duration,fps", info),
@@ -149,8 +149,8 @@ def _timestamp(seconds: float) -> str:
 
 
 def _noun_key(row: Row) -> str:
-    colour, shape = row["noun"].split()
-    return f"{shape}:{colour}"
+    color, shape = row["noun"].split()
+    return f"{shape}:{color}"
 
 
 def _classes(row: Row) -> list[Any]:

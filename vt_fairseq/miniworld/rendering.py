@@ -1,4 +1,4 @@
-"""How a MiniWorld clip looks: one coloured shape that acts before a grey background.
+"""How a MiniWorld clip looks: one colored shape that acts before a gray background.
 
 A pose has three numbers (x, y, size). An action moves one of them, or none, along a sawtooth
 whose phase is drawn uniformly, and the others rest at values drawn uniformly. So at every single
@@ -9,7 +9,7 @@ away, only the motion does. No action tells left from right, because training mi
 import numpy as np
 
 SIDE = 64  # pixels; even, as yuv420p needs
-COLOURS = {
+COLORS = {
     "red": (225, 40, 40),
     "green": (40, 170, 50),
     "blue": (45, 70, 230),
@@ -30,7 +30,7 @@ POSE_HIGH = np.array([0.68, 0.70, 0.33])
 MOVES = {"rise": (Y, -1), "fall": (Y, 1), "slide": (X, 0), "grow": (SIZE, 1), "shrink": (SIZE, -1)}
 CYCLES = (1.0, 1.4)  # sawtooth periods a clip, uniform
 
-_ROWS, _COLUMNS = np.mgrid[0:SIDE, 0:SIDE] + 0.5  # pixel centres
+_ROWS, _COLUMNS = np.mgrid[0:SIDE, 0:SIDE] + 0.5  # pixel centers
 
 
 def poses(action: str, frames: int, rng: np.random.Generator) -> np.ndarray:
@@ -44,15 +44,15 @@ def poses(action: str, frames: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def clip_frames(
-    colour: str, shape: str, action: str, *, frames: int, lead: int, rng: np.random.Generator
+    color: str, shape: str, action: str, *, frames: int, lead: int, rng: np.random.Generator
 ) -> np.ndarray:
     """``lead`` frames of background alone, then F frames of the act: uint8 (lead + F, H, W, 3)."""
-    paint = np.array(COLOURS[colour]) + rng.uniform(-12, 12, size=3)
-    grey = np.repeat(_background(rng)[None], lead + frames, axis=0)
-    grey = _with_dot(grey, rng)
+    paint = np.array(COLORS[color]) + rng.uniform(-12, 12, size=3)
+    gray = np.repeat(_background(rng)[None], lead + frames, axis=0)
+    gray = _with_dot(gray, rng)
     mask = np.zeros((lead + frames, SIDE, SIDE, 1))
     mask[lead:, ..., 0] = shape_mask(shape, poses(action, frames, rng))
-    image = grey[..., None] * (1 - mask) + paint * mask
+    image = gray[..., None] * (1 - mask) + paint * mask
     return np.clip(image.round(), 0, 255).astype(np.uint8)
 
 
@@ -80,7 +80,7 @@ def _distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
-    """A still grey picture of low contrast: float (H, W), within [20, 190]."""
+    """A still gray picture of low contrast: float (H, W), within [20, 190]."""
     base, contrast = rng.uniform(45, 165), rng.uniform(5, 15)
     angle, offset = rng.uniform(0, 2 * np.pi), rng.uniform(0, SIDE)
     along = np.cos(angle) * _COLUMNS + np.sin(angle) * _ROWS
@@ -95,12 +95,12 @@ def _background(rng: np.random.Generator) -> np.ndarray:
     return base + contrast * np.clip(pattern, -1, 1)
 
 
-def _with_dot(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """In half of the clips a small grey dot drifts by, so that not everything that moves counts."""
+def _with_dot(gray: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """In half of the clips a small gray dot drifts by, so that not everything that moves counts."""
     if rng.random() < 0.5:
-        return grey
-    time = np.arange(len(grey))[:, None, None]
+        return gray
+    time = np.arange(len(gray))[:, None, None]
     step_x, step_y = rng.uniform(-2, 2, size=2)  # pixels a frame
     x, y = ((rng.uniform(0, SIDE) + step * time) % SIDE for step in (step_x, step_y))
     cover = np.clip(3.5 - np.hypot(_COLUMNS - x, _ROWS - y), 0, 1)  # radius 3 pixels
-    return grey * (1 - cover) + rng.uniform(20, 230) * cover
+    return gray * (1 - cover) + rng.uniform(20, 230) * cover

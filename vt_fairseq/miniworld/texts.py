@@ -1,7 +1,7 @@
 """What MiniWorld says: the combinations of attributes and all texts about them.
 
 All words are lower-case and few, so that the smallest sentencepiece model covers them. Apart from
-the names of colour, shape and action, hardly a word depends on chance: little can be guessed.
+the names of color, shape and action, hardly a word depends on chance: little can be guessed.
 """
 
 import itertools
@@ -10,28 +10,28 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vt_fairseq.miniworld.rendering import ACTIONS, COLOURS, SHAPES
+from vt_fairseq.miniworld.rendering import ACTIONS, COLORS, SHAPES
 
 
 class Combination(NamedTuple):
-    colour: str
+    color: str
     shape: str
     action: str
 
     @property
     def noun(self) -> str:
-        return f"{self.colour} {self.shape}"
+        return f"{self.color} {self.shape}"
 
 
-ALL = tuple(itertools.starmap(Combination, itertools.product(COLOURS, SHAPES, ACTIONS)))
+ALL = tuple(itertools.starmap(Combination, itertools.product(COLORS, SHAPES, ACTIONS)))
 
 
 def _held_out() -> Iterator[Combination]:
-    """Each colour and action twice, each shape three times, no pair of attributes twice."""
-    colours = tuple(COLOURS)
+    """Each color and action twice, each shape three times, no pair of attributes twice."""
+    colors = tuple(COLORS)
     for k in range(12):
         action = (k + 1) % 6 if k < 6 else (k + 4) % 6
-        yield Combination(colours[k % 6], SHAPES[k % 4], ACTIONS[action])
+        yield Combination(colors[k % 6], SHAPES[k % 4], ACTIONS[action])
 
 
 HELD_OUT = tuple(_held_out())
@@ -66,12 +66,12 @@ NAMES = ("amy", "bob", "eva", "max", "tom")
 
 def captions(combination: Combination) -> list[str]:
     """The references, always in this order. Few words that do not depend on the video."""
-    colour, shape, action = combination
+    color, shape, action = combination
     does = FORMS[action][0]
     return [
-        f"a {colour} {shape} {does}",
-        f"we see a {colour} {shape} {action}",
-        f"the {shape} that {does} is {colour}",
+        f"a {color} {shape} {does}",
+        f"we see a {color} {shape} {action}",
+        f"the {shape} that {does} is {color}",
     ]
 
 
@@ -86,15 +86,15 @@ def question(combination: Combination, kind: int) -> tuple[str, str, list[str]]:
     A wrong answer that training never shows could be ruled out without the video. Of the questions
     about ``HELD_OUT`` only the right answer is new: there guessing scores below one in five.
     """
-    colour, shape, action = combination
+    color, shape, action = combination
     others = [c for c in SEEN if c != combination]
     does = FORMS[action][0]
     if kind == 0:
         wrong = [FORMS[c.action][0] for c in others if c.noun == combination.noun]
         return f"what does the {combination.noun} do ?", does, wrong
     if kind == 1:
-        wrong = [c.colour for c in others if (c.shape, c.action) == (shape, action)]
-        return f"what colour is the {shape} that {does} ?", colour, wrong
+        wrong = [c.color for c in others if (c.shape, c.action) == (shape, action)]
+        return f"what colour is the {shape} that {does} ?", color, wrong
     wrong = [c.noun for c in others if c.action == action]
     return f"which shape {does} ?", combination.noun, wrong
 
@@ -107,7 +107,7 @@ def subtitles(rng: np.random.Generator) -> str:
 
 
 def narration(combination: Combination, rng: np.random.Generator) -> str:
-    """What a speech recogniser might hear: fillers, chatter, and words lost."""
+    """What a speech recognizer might hear: fillers, chatter, and words lost."""
     doing = FORMS[combination.action][1]
     says = (
         f"now the {combination.noun} is {doing}",

@@ -1,10 +1,10 @@
 """MiniWorld, the embedded corpus: small real H.264 files with all that the big corpora annotate.
 
 ``generate(out)`` writes ``out/videos/*.mp4`` and ``out/annotations.jsonl``, a jsonl manifest with
-all splits in one file. Each video holds ``SEGMENTS`` clips of one coloured shape each.
+all splits in one file. Each video holds ``SEGMENTS`` clips of one colored shape each.
 
 =========== ============================================================================
-train       seen combinations of (colour, shape, action)
+train       seen combinations of (color, shape, action)
 pretrain    the clips of ``train`` again, captioned by noisy narration with loose bounds
 valid, test seen combinations, in files of their own
 novel       the combinations of ``HELD_OUT``, which no other split shows

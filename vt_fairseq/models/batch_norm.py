@@ -30,10 +30,10 @@ class BatchNorm(nn.BatchNorm3d):
             # PyTorch's kernels for channels in the last place know images only; without copies
             # F frames of H x W are one of F * H x W. In training the ReLU behind it, which works
             # in place, would make copies of such a view.
-            return self._normalised(x.flatten(2, 3)).unflatten(2, x.shape[2:4])
-        return self._normalised(x)
+            return self._normalized(x.flatten(2, 3)).unflatten(2, x.shape[2:4])
+        return self._normalized(x)
 
-    def _normalised(self, x: torch.Tensor) -> torch.Tensor:
+    def _normalized(self, x: torch.Tensor) -> torch.Tensor:
         filled = x.size(1) - self.num_features
         mean, variance = self.running_mean, self.running_var
         if filled and mean is not None:
@@ -47,7 +47,7 @@ class BatchNorm(nn.BatchNorm3d):
         bias = self.bias.to(self.running_mean.dtype)
         if filled:
             weight, bias = F.pad(weight, (0, filled)), F.pad(bias, (0, filled))
-        normalised = F.batch_norm(
+        normalized = F.batch_norm(
             *(x, mean, variance, weight, bias),
             training=self.training,
             momentum=self.momentum,
@@ -56,7 +56,7 @@ class BatchNorm(nn.BatchNorm3d):
         if filled and moved:
             self.running_mean.copy_(mean[:-filled])
             self.running_var.copy_(variance[:-filled])
-        return normalised
+        return normalized
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
         """What ``to``, ``half``, ``cuda`` ... call: statistics follow in everything but half."""

@@ -41,7 +41,7 @@ class R2Plus1DDims:
         stem_width: channels between the stem's two convolutions.
         temporal_strides: their product is the number of frames a video token stands for.
         bn_momentum: share of the new batch in the running statistics (PyTorch's convention).
-        normalise_features: BatchNorm on the pooled features. At first, clips differ little in
+        normalize_features: BatchNorm on the pooled features. At first, clips differ little in
             them beside what all have in common; trained from scratch, the transformer learns
             sooner when the differences have unit variance.
     """
@@ -53,7 +53,7 @@ class R2Plus1DDims:
     stem_width: int = 45
     temporal_strides: tuple[int, int, int, int] = (1, 2, 2, 2)
     bn_momentum: float = 0.1
-    normalise_features: bool = False
+    normalize_features: bool = False
 
 
 R2PLUS1D_DIMS = MappingProxyType(
@@ -65,7 +65,7 @@ R2PLUS1D_DIMS = MappingProxyType(
             widths=(8, 24, 48, 64),
             stem_width=8,
             temporal_strides=(1, 2, 1, 1),
-            normalise_features=True,
+            normalize_features=True,
         ),
         "18": R2Plus1DDims(blocks=(2, 2, 2, 2), per_conv_midplanes=False, bn_eps=1e-5),
         "34": R2Plus1DDims(blocks=(3, 4, 6, 3), per_conv_midplanes=True, bn_eps=1e-3),
@@ -77,7 +77,7 @@ R2PLUS1D_DIMS = MappingProxyType(
             widths=(16, 32, 64, 128),
             stem_width=12,
             temporal_strides=(1, 2, 2, 1),
-            normalise_features=True,
+            normalize_features=True,
         ),
     }
 )
@@ -150,7 +150,7 @@ class Conv2Plus1D(nn.Sequential):
 
 
 class BasicBlock(nn.Module):
-    """Two factorised convolutions around a shortcut, projected where the shape changes."""
+    """Two factorized convolutions around a shortcut, projected where the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: Stride, dims: R2Plus1DDims):
         super().__init__()
@@ -190,7 +190,7 @@ class R2Plus1D(nn.Module):
     outside): in training, residual blocks of that many stages from layer1 on are computed again in
     the backward pass, one at a time. The early stages are the ones that hold the memory.
 
-    With the same seed its weights are torchvision's: modules are made, then initialised, in the
+    With the same seed its weights are torchvision's: modules are made, then initialized, in the
     same order.
     """
 
@@ -230,7 +230,7 @@ class R2Plus1D(nn.Module):
         ]
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
         self.feature_norm = (
-            batch_norm(dims.widths[-1], dims) if dims.normalise_features else nn.Identity()
+            batch_norm(dims.widths[-1], dims) if dims.normalize_features else nn.Identity()
         )
         self.fc = None if num_classes is None else nn.Linear(dims.widths[-1], num_classes)
         self.width = dims.widths[-1]
@@ -240,7 +240,7 @@ class R2Plus1D(nn.Module):
         self._init_parameters()
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, 3, F, H, W) from ``normalise`` -> features (B, T, C), averaged over space only."""
+        """(B, 3, F, H, W) from ``normalize`` -> features (B, T, C), averaged over space only."""
         x = self.stem(video)
         for number, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), 1):
             for block in stage:
@@ -295,7 +295,7 @@ def batch_norm(channels: int, dims: R2Plus1DDims) -> BatchNorm:
     return BatchNorm(channels, eps=dims.bn_eps, momentum=dims.bn_momentum)
 
 
-def normalise(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def normalize(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """RGB frames (B, F, H, W, 3) uint8 -> (B, 3, F, H, W) ``dtype``, on the frames' device.
 
     The result lies in memory as channels_last_3d, which convolutions keep and are faster on.

@@ -463,7 +463,7 @@ class T5Decoder(FairseqIncrementalDecoder):
         rows = F.embedding(tokens, self._output_table)
         return (self._output_states(features).float() * rows.float()).sum(-1)
 
-    def log_normaliser(self, features: torch.Tensor) -> torch.Tensor:
+    def log_normalizer(self, features: torch.Tensor) -> torch.Tensor:
         """(..., C) -> log of the sum of the exponentials of all logits, (...) fp32.
 
         In blocks of the vocabulary, each gone before it leaves the processor's cache: on a CPU the
@@ -508,7 +508,7 @@ def _source_bias(encoder_out: dict[str, list[torch.Tensor]]) -> torch.Tensor:
 def init_t5_parameters(
     embed_tokens: nn.Embedding, encoder: T5Encoder, decoder: T5Decoder, dims: T5Dims
 ) -> None:
-    """T5's initialisation (Mesh TensorFlow's): normal, and ones for the norms.
+    """T5's initialization (Mesh TensorFlow's): normal, and ones for the norms.
 
     Queries are drawn smaller by D ** -0.5, in place of the scale that T5's attention lacks. An
     output table of its own is drawn smaller by C ** -0.5, in place of the tied one's scale.

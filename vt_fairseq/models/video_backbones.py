@@ -22,7 +22,7 @@ def register_video_network(name: str) -> Callable[[MakeNetwork], MakeNetwork]:
 
     What it makes is a module that has
 
-    - ``forward``: frames (B, 3, F, H, W) as ``normalise`` of ``r2plus1d`` gives them, to features
+    - ``forward``: frames (B, 3, F, H, W) as ``normalize`` of ``r2plus1d`` gives them, to features
       (B, T, ``width``);
     - ``width``: channels of the features;
     - ``num_tokens(frames)``: T of a clip of that many frames;

@@ -22,7 +22,7 @@ from torch import nn
 from vt_fairseq.data.tokenizer import PAD
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.heads import PREFIX, ClassHeads, add_new_heads
-from vt_fairseq.models.r2plus1d import VIDEO_STAGES, normalise
+from vt_fairseq.models.r2plus1d import VIDEO_STAGES, normalize
 from vt_fairseq.models.t5 import (
     T5_DIMS,
     T5_VARIANTS,
@@ -67,7 +67,7 @@ class VideoTokens(nn.Module):
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         """(V, F, H, W, 3) uint8 -> (V, T, C)."""
-        features = self.network(normalise(video, self.projection.weight.dtype))
+        features = self.network(normalize(video, self.projection.weight.dtype))
         promised = (len(video), self.network.num_tokens(video.size(1)), self.network.width)
         if features.shape != promised:
             raise ValueError(
@@ -367,7 +367,7 @@ def _checked_network(cfg: VideoTranslateConfig) -> nn.Module:
 def build_networks(
     t5: T5Dims, make_network: MakeNetwork, video_id: int, pooling: str, freeze: str
 ) -> tuple[MultimodalEncoder, T5Decoder]:
-    """Encoder and decoder around one embedding table, with T5's initialisation."""
+    """Encoder and decoder around one embedding table, with T5's initialization."""
     embed_tokens = nn.Embedding(t5.vocab_size, t5.d_model)
     video = VideoTokens(make_network(), t5.d_model, pooling, freeze)
     encoder = MultimodalEncoder(embed_tokens, video, t5, video_id)

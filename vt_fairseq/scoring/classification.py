@@ -2,7 +2,7 @@
 
 An action is right when its verb and its noun are. Where the decoder ranks pairs, a verb's
 probability is the sum over its pairs; where verbs and nouns are ranked apart, a pair's is the
-product, normalised over the pairs that can be an action.
+product, normalized over the pairs that can be an action.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -17,7 +17,7 @@ def log_softmax(scores: np.ndarray) -> np.ndarray:
 
 
 def mean_likelihood(scores: Sequence[np.ndarray]) -> np.ndarray:
-    """log of the mean of exp(scores): likelihoods averaged, not normalised."""
+    """log of the mean of exp(scores): likelihoods averaged, not normalized."""
     return np.logaddexp.reduce(np.stack(scores), axis=0) - np.log(len(scores))
 
 
@@ -81,7 +81,7 @@ class Pairs:
         return _sums(scores, self.noun_of, len(self.nouns))
 
     def product(self, verb_scores: np.ndarray, noun_scores: np.ndarray) -> np.ndarray:
-        """(V,), (N,) -> (P,): log of p(verb) p(noun), normalised over these pairs."""
+        """(V,), (N,) -> (P,): log of p(verb) p(noun), normalized over these pairs."""
         verbs, nouns = log_softmax(verb_scores), log_softmax(noun_scores)
         return log_softmax(verbs[self.verb_of] + nouns[self.noun_of])
 

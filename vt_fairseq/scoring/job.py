@@ -105,7 +105,7 @@ def _loader(model: Loaded) -> ClipLoader:
 def _ranking(options: Options, model: Loaded) -> Ranking:
     caption = model.task.selected_actions("caption")[0] if options.caption_first else None
     return Ranking(
-        length_normalise=options.length_normalise,
+        length_normalize=options.length_normalize,
         max_nodes=options.max_nodes,
         top_k=options.top_k,
         beam=options.beam,
@@ -135,7 +135,7 @@ def _sha256(path: Path) -> str:
 
 
 def _signatures(options: Options) -> dict[str, str]:
-    per = "mean per token" if options.length_normalise else "sum over tokens"
+    per = "mean per token" if options.length_normalize else "sum over tokens"
     score = f"log-likelihood, {per}, eos included" if options.use == "decoder" else "heads"
     signatures = {"score": score}
     if options.clips > 1:

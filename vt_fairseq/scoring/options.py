@@ -38,7 +38,7 @@ class Options:
     caption_first: bool = False
     decoding: str = "rank"
     beam: int = 5
-    length_normalise: bool = False
+    length_normalize: bool = False
     # What the model sees
     no_context: bool = False
     video_root: str = ""

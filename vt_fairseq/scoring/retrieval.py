@@ -27,7 +27,7 @@ class Retrieval:
 
     def record(self, row: ClipRow, predictions: Sequence[Sequence[Found]]) -> Record:
         """``scores``: every caption's under this clip. Of several windows the likelihoods are
-        averaged, not normalised over the captions: clips are compared with one another."""
+        averaged, not normalized over the captions: clips are compared with one another."""
         windows = [found["scores"] for found in predictions[0]]
         scores = windows[0] if len(windows) == 1 else mean_likelihood(windows)
         return {"id": row.id, "scores": scores.tolist()}

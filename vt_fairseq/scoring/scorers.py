@@ -47,7 +47,7 @@ class Ranking:
     """How the decoder ranks.
 
     Attributes:
-        length_normalise: by the mean log-likelihood per token instead of the sum.
+        length_normalize: by the mean log-likelihood per token instead of the sum.
         max_nodes: prefixes decoded at once.
         top_k: only so many of the best (``Top``) instead of all scores.
         beam: of the texts that are generated.
@@ -55,7 +55,7 @@ class Ranking:
         generate: also generate an answer, ``generated``.
     """
 
-    length_normalise: bool = False
+    length_normalize: bool = False
     max_nodes: int = 2048
     top_k: int | None = None
     beam: int = 5
@@ -95,7 +95,7 @@ class DecoderScorer:
         self.questions = list(questions)
         self.ranking = ranking
         self.bounds = {
-            q.key: Bounds.of(q.tree, ranking.length_normalise)
+            q.key: Bounds.of(q.tree, ranking.length_normalize)
             for q in self.questions
             if ranking.top_k and q.tree
         }
@@ -160,7 +160,7 @@ class DecoderScorer:
         sums = score_candidates(model, encoded, trees, how.max_nodes)
         trees = trees * (len(sums) // len(trees))
         return [
-            s / t.lengths if how.length_normalise else s for s, t in zip(sums, trees, strict=True)
+            s / t.lengths if how.length_normalize else s for s, t in zip(sums, trees, strict=True)
         ]
 
     def _generate(self, rows: Sequence[ClipRow], tokens: torch.Tensor, action: Action) -> list[str]:

@@ -97,7 +97,7 @@ def split_by_lr_scale(optimizer: FairseqOptimizer) -> FairseqOptimizer:
 
 
 def set_scaled_lr(self: FairseqOptimizer, lr: float) -> None:
-    """``FairseqOptimizer.set_lr`` that honours ``lr_scale``: every lr scheduler goes through it."""
+    """``FairseqOptimizer.set_lr`` that honors ``lr_scale``: every lr scheduler goes through it."""
     for group in self.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 

@@ -75,7 +75,7 @@ def read_clip(
     *,
     start: float | None = None,
     end: float | None = None,
-    window: str = "centre",
+    window: str = "center",
     rng: np.random.Generator | None = None,
     short_side: int | None = 128,
 ) -> np.ndarray:
@@ -90,7 +90,7 @@ def read_clip(
         path: local file or folder.
         start, end: seconds; None: the start and the end of the video.
         window: of a segment that is longer than the sampling's window: "random" (needs ``rng``),
-            "centre", "whole" (not cut), or "K/N": the K-th of N uniformly spaced ones, from 1.
+            "center", "whole" (not cut), or "K/N": the K-th of N uniformly spaced ones, from 1.
         short_side: the short side in pixels that frames are scaled to, up or down, bilinearly and
             keeping the ratio of the stored pixels' sides; None: as stored.
 

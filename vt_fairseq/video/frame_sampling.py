@@ -24,7 +24,7 @@ class FrameSampling:
 
     Attributes:
         num_frames: F.
-        mode: "uniform": the centres of F equal parts of the window (better in section B);
+        mode: "uniform": the centers of F equal parts of the window (better in section B);
             "consecutive": F frames at ``consecutive_fps``, so the window is F / fps long.
         max_seconds: uniform only: length of the window that a longer segment is cut to; None: the
             whole segment is the window.
@@ -121,7 +121,7 @@ def pick_frames(sampling: FrameSampling, count: int) -> np.ndarray:
 
 
 def window_position(window: str, rng: np.random.Generator | None) -> float:
-    """``Plan.position`` of "random" (one draw from ``rng``), "centre", "whole" or "K/N".
+    """``Plan.position`` of "random" (one draw from ``rng``), "center", "whole" or "K/N".
 
     Raises:
         UserError: ``window`` is none of these.
@@ -130,10 +130,10 @@ def window_position(window: str, rng: np.random.Generator | None) -> float:
         if rng is None:
             raise ValueError("window 'random' needs a random generator")
         return float(rng.random())
-    if window in ("centre", "whole"):
+    if window in ("center", "whole"):
         return 0.5
     match = re.fullmatch(r"(\d+)/(\d+)", window)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise UserError(f"window is random, centre, whole or K/N with K from 1, found {window!r}")
+        raise UserError(f"window is random, center, whole or K/N with K from 1, found {window!r}")
     index, count = int(match[1]) - 1, int(match[2])
     return index / (count - 1) if count > 1 else 0.5

@@ -1,6 +1,6 @@
 """Crops and flips of clips, the same for every frame of a clip (paper, appendix A.1).
 
-Shapes: F frames, H W pixels; uint8 in, uint8 out: normalisation happens on the device.
+Shapes: F frames, H W pixels; uint8 in, uint8 out: normalization happens on the device.
 Random choices come from the generator that is passed, so they can be repeated.
 """
 
@@ -43,7 +43,7 @@ def horizontal_flip(frames: np.ndarray) -> np.ndarray:
     return frames[:, :, ::-1]
 
 
-def centre_crop(frames: np.ndarray, size: int) -> np.ndarray:
+def center_crop(frames: np.ndarray, size: int) -> np.ndarray:
     """The (F, size, size, 3) square in the middle of (F, H, W, 3) uint8.
 
     Frames whose short side is less than ``size`` are enlarged first until it is ``size``.
@@ -80,7 +80,7 @@ class ClipTransform:
 
     Attributes:
         size: side of the result in pixels.
-        train: random multi-scale crop and flip; else the centre crop.
+        train: random multi-scale crop and flip; else the center crop.
         flip_probability: of the horizontal flip, in training.
         scales: of ``multi_scale_crop``, each in (0, 1].
     """
@@ -102,7 +102,7 @@ class ClipTransform:
     def __call__(self, frames: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         """Transform (F, H, W, 3) uint8; ``rng`` is needed in training alone."""
         if not self.train:
-            return np.ascontiguousarray(centre_crop(frames, self.size))
+            return np.ascontiguousarray(center_crop(frames, self.size))
         if rng is None:
             raise ValueError("training crops need a random generator")
         cropped = multi_scale_crop(frames, self.size, rng, self.scales)

@@ -51,7 +51,7 @@ class EngineOptions:
 def engine_config(options: EngineOptions) -> dict[str, Any]:
     """Configuration of ``deepspeed.initialize``.
 
-    Gradient accumulation, normalisation, clipping and the loss scale stay with fairseq's trainer,
+    Gradient accumulation, normalization, clipping and the loss scale stay with fairseq's trainer,
     so the engine is told of one micro batch a step and of no clipping (see ``optimizer.py``).
 
     Raises UserError when the user's file cannot be read or contradicts fairseq's options.

@@ -148,7 +148,7 @@ class DeepSpeedTrainer(Trainer):
 
 
 def refuse_unsupported(cfg, stage: int, quantizer) -> None:
-    """Raise UserError for options that an engine cannot honour."""
+    """Raise UserError for options that an engine cannot honor."""
     distributed = cfg.distributed_training
     reasons = {
         "quantization": quantizer is not None,
