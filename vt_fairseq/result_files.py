@@ -1,6 +1,6 @@
 """The files that generation and scoring write and that metrics and submissions are made from.
 
-jsonl: one object a line, with an ``id`` that is text. Every mistake raises UserError that names
+jsonl: one object per line, with an ``id`` that is text. Every mistake raises UserError that names
 file and line.
 """
 
@@ -12,12 +12,14 @@ from typing import Any
 
 from vt_fairseq.errors import UserError
 
-Row = dict[str, Any]  # one line's object, with "_where" for error messages
-Pairs = list[tuple[Row, Row | None]]  # each reference with its prediction
+JsonRow = dict[str, Any]
+"""The object of one line, with the line's name as ``_where`` for error messages."""
+PairedRows = list[tuple[JsonRow, JsonRow | None]]
+"""Each reference with its prediction, None where it has none."""
 
 
-def objects(path: Path) -> Iterator[Row]:
-    """The objects of a jsonl file, each with its place as ``_where``."""
+def objects(path: Path) -> Iterator[JsonRow]:
+    """The objects of a jsonl file, each with file and line as ``_where``."""
     if not path.is_file():
         raise UserError(f"no file {path}")
     with open(path, "rb") as file:
@@ -28,19 +30,19 @@ def objects(path: Path) -> Iterator[Row]:
                 yield _parse(line, where) | {"_where": where}
 
 
-def _parse(line: bytes, where: str) -> Row:
+def _parse(line: bytes, where: str) -> JsonRow:
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: expected a JSON object a line: {error}") from error
+        raise UserError(f"{where}: expected a JSON object: {error}") from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected an object with an id that is text, found {row!r:.60}")
     return row
 
 
-def by_id(rows: Iterable[Row]) -> dict[str, Row]:
-    """``rows`` by their ``id``, in their order."""
-    found: dict[str, Row] = {}
+def by_id(rows: Iterable[JsonRow]) -> dict[str, JsonRow]:
+    """``rows`` by their ``id``, in their order; the ids must be distinct texts."""
+    named: dict[str, JsonRow] = {}
     for row in rows:
         name = row.get("id")
         if not isinstance(name, str):
@@ -48,38 +50,40 @@ def by_id(rows: Iterable[Row]) -> dict[str, Row]:
             raise UserError(
                 f"{row['_where']}: expected an object with an id that is text, found {shown!r:.60}"
             )
-        if name in found:
-            first = found[name]["_where"]
+        if name in named:
+            first = named[name]["_where"]
             raise UserError(f"{row['_where']}: duplicate id {name!r}, first on {first}")
-        found[name] = row
-    return found
+        named[name] = row
+    return named
 
 
-def read(path: Path) -> dict[str, Row]:
+def read(path: Path) -> dict[str, JsonRow]:
     """The objects of a jsonl file by id."""
     return by_id(objects(path))
 
 
-def pair(predicted: dict[str, Row], right: dict[str, Row], source: str) -> Pairs:
+def pair(
+    predictions: dict[str, JsonRow], references: dict[str, JsonRow], source: str
+) -> PairedRows:
     """Every reference with its prediction or None.
 
-    ``source`` says where the references are from. Raises UserError on a prediction without a
+    ``source`` names the file of the references. Raises UserError on a prediction without a
     reference, on no references, and on NaN among a prediction's scores.
     """
-    if not right:
+    if not references:
         raise UserError(f"{source} has no rows")
-    for name, row in predicted.items():
-        if name not in right:
+    for name, row in predictions.items():
+        if name not in references:
             raise UserError(
                 f"{row['_where']}: id {name!r} is not in {source}; "
                 "are predictions and references of the same split?"
             )
         refuse_nan(row)
-    return [(row, predicted.get(name)) for name, row in right.items()]
+    return [(row, predictions.get(name)) for name, row in references.items()]
 
 
-def refuse_nan(row: Row) -> None:
-    """Raise UserError when ``scores`` holds NaN."""
+def refuse_nan(row: JsonRow) -> None:
+    """Raise UserError when the row's ``scores`` hold NaN."""
     scores = row.get("scores")
     if isinstance(scores, list) and any(isinstance(s, float) and math.isnan(s) for s in scores):
         where = row["_where"]
@@ -89,14 +93,14 @@ def refuse_nan(row: Row) -> None:
 # --- fields --------------------------------------------------------------------------------------
 
 
-def field(row: Row, key: str, valid: Callable[[Any], bool], what: str) -> Any:
+def field(row: JsonRow, key: str, valid: Callable[[Any], bool], what: str) -> Any:
     """``row[key]``; raise UserError saying that ``what`` was expected unless it is ``valid``."""
     if not valid(row.get(key)):
         raise UserError(f"{row['_where']}: expected {key!r}: {what}, found {row.get(key)!r:.60}")
     return row[key]
 
 
-def predicted(row: Row | None, key: str, valid: Callable[[Any], bool], what: str) -> Any:
+def predicted(row: JsonRow | None, key: str, valid: Callable[[Any], bool], what: str) -> Any:
     """``row[key]``; None when there is no row or it says null (a clip that could not be read)."""
     if row is None or (key in row and row[key] is None):
         return None
@@ -151,13 +155,12 @@ class PredictionFiles:
         scores: Sequence[float | None],
     ) -> None:
         """Append the rows of a batch; a text is None where the clip could not be read."""
-        for clip_id, right, text, score in zip(clip_ids, references, texts, scores, strict=True):
-            found = {"prediction": "", "missing": True}
+        for clip_id, own, text, score in zip(clip_ids, references, texts, scores, strict=True):
+            prediction: JsonRow = {"prediction": "", "missing": True}
             if text is not None:
-                found = {"prediction": text, "score": score}
-            self._write(self._predictions, {"id": clip_id, **found})
-            self._write(self._references, {"id": clip_id, "references": right})
-
-    @staticmethod
-    def _write(file, record: dict) -> None:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                prediction = {"prediction": text, "score": score}
+            for file, row in (
+                (self._predictions, prediction),
+                (self._references, {"references": own}),
+            ):
+                file.write(json.dumps({"id": clip_id} | row, ensure_ascii=False) + "\n")

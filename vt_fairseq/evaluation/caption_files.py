@@ -13,13 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from vt_fairseq.errors import UserError
-from vt_fairseq.result_files import Pairs, Row, by_id, field, is_text, is_texts, objects, pair
+from vt_fairseq.result_files import (
+    JsonRow,
+    PairedRows,
+    by_id,
+    field,
+    is_text,
+    is_texts,
+    objects,
+    pair,
+)
 
 _ID_KEYS = ("image_id", "video_id", "clip_id", "video", "id")
 _LIST_KEYS = ("annotations", "sentences")
 
 
-def read_pairs(predictions: Path, references: Sequence[Path]) -> Pairs:
+def read_pairs(predictions: Path, references: Sequence[Path]) -> PairedRows:
     """Every reference with its prediction or None; text files must have the same lines."""
     found, right = read_predictions(predictions), read_references(references)
     if predictions.suffix == ".txt" and len(found) != len(right):
@@ -27,7 +36,7 @@ def read_pairs(predictions: Path, references: Sequence[Path]) -> Pairs:
     return pair(found, right, str(references[0]))
 
 
-def read_predictions(path: Path) -> dict[str, Row]:
+def read_predictions(path: Path) -> dict[str, JsonRow]:
     """{id: row with ``prediction``} from any of the formats."""
     if path.suffix == ".txt":
         return by_id(row | {"prediction": text} for row, text in _lines(path))
@@ -36,7 +45,7 @@ def read_predictions(path: Path) -> dict[str, Row]:
     return by_id(_tvc_prediction(row) if "descs" in row else row for row in objects(path))
 
 
-def read_references(paths: Sequence[Path]) -> dict[str, Row]:
+def read_references(paths: Sequence[Path]) -> dict[str, JsonRow]:
     """{id: row with ``references``} from any of the formats; several files only of text."""
     if paths[0].suffix == ".txt":
         return _parallel_lines(paths)
@@ -55,7 +64,7 @@ def plain_ascii(text: str) -> str:
 # --- text ----------------------------------------------------------------------------------------
 
 
-def _lines(path: Path) -> list[tuple[Row, str]]:
+def _lines(path: Path) -> list[tuple[JsonRow, str]]:
     if not path.is_file():
         raise UserError(f"no file {path}")
     try:
@@ -69,7 +78,7 @@ def _lines(path: Path) -> list[tuple[Row, str]]:
     ]
 
 
-def _parallel_lines(paths: Sequence[Path]) -> dict[str, Row]:
+def _parallel_lines(paths: Sequence[Path]) -> dict[str, JsonRow]:
     files = [_lines(path) for path in paths]
     for path, lines in zip(paths, files, strict=True):
         if len(lines) != len(files[0]):
@@ -82,7 +91,7 @@ def _parallel_lines(paths: Sequence[Path]) -> dict[str, Row]:
 # --- COCO ----------------------------------------------------------------------------------------
 
 
-def _coco(path: Path) -> Iterator[Row]:
+def _coco(path: Path) -> Iterator[JsonRow]:
     """Rows with ``id`` and ``caption``."""
     for number, entry in enumerate(_entries(path), 1):
         where = f"{path} entry {number}"
@@ -110,12 +119,12 @@ def _entries(path: Path) -> list:
     return found
 
 
-def _coco_prediction(row: Row) -> Row:
+def _coco_prediction(row: JsonRow) -> JsonRow:
     return row | {"prediction": field(row, "caption", is_text, "a text")}
 
 
-def _coco_references(path: Path) -> dict[str, Row]:
-    found: dict[str, Row] = {}
+def _coco_references(path: Path) -> dict[str, JsonRow]:
+    found: dict[str, JsonRow] = {}
     for row in _coco(path):
         caption = field(row, "caption", _is_caption, "a text or a list of texts")
         texts = [caption] if isinstance(caption, str) else caption
@@ -130,22 +139,22 @@ def _is_caption(value: Any) -> bool:
 # --- TVC -----------------------------------------------------------------------------------------
 
 
-def _tvc_prediction(row: Row) -> Row:
+def _tvc_prediction(row: JsonRow) -> JsonRow:
     return _named(row) | {"prediction": _descriptions(row)[0]}
 
 
-def _tvc_references(row: Row) -> Row:
+def _tvc_references(row: JsonRow) -> JsonRow:
     return _named(row) | {"references": _descriptions(row)}
 
 
-def _named(row: Row) -> Row:
+def _named(row: JsonRow) -> JsonRow:
     clip = row.get("clip_id")
     if isinstance(clip, bool) or not isinstance(clip, int):
         raise UserError(f"{row['_where']}: expected 'clip_id': an integer, found {clip!r:.60}")
     return {"id": str(clip), "_where": row["_where"]}
 
 
-def _descriptions(row: Row) -> list[str]:
+def _descriptions(row: JsonRow) -> list[str]:
     entries = row["descs"] if isinstance(row["descs"], list) else []
     texts = [entry.get("desc") if isinstance(entry, dict) else None for entry in entries]
     if not is_texts(texts):

@@ -17,8 +17,8 @@ from vt_fairseq.metrics.classification import mean_class_measure, per_class_accu
 from vt_fairseq.metrics.measure import Measure, mean_measure
 from vt_fairseq.metrics.retrieval import ranking_places, recall_measure
 from vt_fairseq.result_files import (
-    Pairs,
-    Row,
+    JsonRow,
+    PairedRows,
     field,
     is_index,
     is_numbers,
@@ -66,7 +66,7 @@ class Evaluated:
         ]
 
 
-def referenced(pairs: Pairs) -> Pairs:
+def referenced(pairs: PairedRows) -> PairedRows:
     """Those whose row does not say that it has no references; UserError when none is left."""
     found = [(row, given) for row, given in pairs if row.get("references") != []]
     if not found:
@@ -77,7 +77,7 @@ def referenced(pairs: Pairs) -> Pairs:
     return found
 
 
-def captions(pairs: Pairs, tokenizer: str = "ptb", ascii_only: bool = False) -> Evaluated:
+def captions(pairs: PairedRows, tokenizer: str = "ptb", ascii_only: bool = False) -> Evaluated:
     """BLEU, exact match and the COCO toolkit's metrics of ``prediction`` against ``references``.
 
     Args:
@@ -105,7 +105,7 @@ def _signed(measure: Measure, more: str) -> Measure:
     return Measure(measure.rows, measure.compute, signatures)
 
 
-def vqa(pairs: Pairs) -> Evaluated:
+def vqa(pairs: PairedRows) -> Evaluated:
     """Accuracy of ``prediction`` against ``answer``, both the index of a candidate."""
     what = "the index of a candidate, from 0"
     chosen = [predicted(row, "prediction", is_index, what) for _, row in pairs]
@@ -115,7 +115,7 @@ def vqa(pairs: Pairs) -> Evaluated:
     return Evaluated([measure], sum(c is None for c in chosen), {}, {})
 
 
-def retrieval(pairs: Pairs, ties: str = "pessimistic") -> Evaluated:
+def retrieval(pairs: PairedRows, ties: str = "pessimistic") -> Evaluated:
     """R@1, 5, 10 and median rank of ``target`` in ``ranking``; ``scores`` of it show the ties."""
     what = "distinct ids, best first"
     rankings = [predicted(row, "ranking", is_ranking, what) for _, row in pairs]
@@ -138,7 +138,7 @@ def _fits(ranking: Sequence[str]) -> Callable[[Any], bool]:
 # --- classes -------------------------------------------------------------------------------------
 
 
-def classify(pairs: Pairs) -> Evaluated:
+def classify(pairs: PairedRows) -> Evaluated:
     """Top-1, top-5 (where there are rankings) and mean-class accuracy.
 
     References with ``verb`` and ``noun`` take predictions with ``verb`` and ``noun``, and with
@@ -196,19 +196,19 @@ def _hits(given: list[list[tuple[str, ...]]], right: list[list[tuple[str, ...]]]
     return [bool(plain(g) & plain(r)) for g, r in zip(given, right, strict=True)]
 
 
-def _label_head(pairs: Pairs) -> _Head:
+def _label_head(pairs: PairedRows) -> _Head:
     keys = ("accuracy", "top5", "mean_class_accuracy")
     right = [[(name,) for name in _names(row)] for row, _ in pairs]
     return _Head("label", keys, _given(pairs, "prediction"), _ranked(pairs, "ranking"), right)
 
 
-def _names(row: Row) -> list[str]:
+def _names(row: JsonRow) -> list[str]:
     if "label" in row:
         return [field(row, "label", is_text, "the name of a class")]
     return field(row, "references", is_texts, "a list of names of the class, or a label")
 
 
-def _action_heads(pairs: Pairs) -> list[_Head]:
+def _action_heads(pairs: PairedRows) -> list[_Head]:
     given = {part: _given(pairs, part) for part in ("verb", "noun")}
     right = {
         part: [field(row, part, is_text, "the name of a class") for row, _ in pairs]
@@ -236,12 +236,12 @@ def _keys(name: str) -> tuple[str, str, str]:
     return f"{name}_top1", f"{name}_top5", f"{name}_mean_class_accuracy"
 
 
-def _given(pairs: Pairs, key: str) -> list[tuple[str, ...] | None]:
+def _given(pairs: PairedRows, key: str) -> list[tuple[str, ...] | None]:
     texts = [predicted(row, key, is_text, "the name of a class") for _, row in pairs]
     return [None if text is None else (text,) for text in texts]
 
 
-def _ranked(pairs: Pairs, key: str) -> list[list[tuple[str, ...]]] | None:
+def _ranked(pairs: PairedRows, key: str) -> list[list[tuple[str, ...]]] | None:
     """The classes of every row's ranking; None when no row has one."""
     if not any(row and key in row for _, row in pairs):
         return None
@@ -250,7 +250,7 @@ def _ranked(pairs: Pairs, key: str) -> list[list[tuple[str, ...]]] | None:
     return [[(name,) for name in ranking or ()] for ranking in rankings]
 
 
-def _ranked_actions(pairs: Pairs) -> list[list[tuple[str, ...]]] | None:
+def _ranked_actions(pairs: PairedRows) -> list[list[tuple[str, ...]]] | None:
     key = "action_ranking"
     if not any(row and key in row for _, row in pairs):
         return None

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from vt_fairseq.errors import UserError
-from vt_fairseq.result_files import Row
+from vt_fairseq.result_files import JsonRow
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Content:
     pieces: Iterator[str]
 
 
-def known(rows: dict[str, Row], ids: Iterable[str], split: str) -> dict[str, Row]:
+def known(rows: dict[str, JsonRow], ids: Iterable[str], split: str) -> dict[str, JsonRow]:
     """``rows``; raise UserError when one of them is not among the official ``ids``."""
     known = set(ids)
     for name, row in rows.items():

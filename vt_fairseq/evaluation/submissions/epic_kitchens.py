@@ -12,7 +12,7 @@ from vt_fairseq.corpora import epic_kitchens
 from vt_fairseq.corpora.files import csv_records, require_file
 from vt_fairseq.errors import UserError
 from vt_fairseq.evaluation.submissions.content import Content, known
-from vt_fairseq.result_files import Row, by_id, field, is_numbers, is_texts, objects
+from vt_fairseq.result_files import JsonRow, by_id, field, is_numbers, is_texts, objects
 
 TOP_ACTIONS = 100  # the server takes exactly so many action scores a clip
 Classes = dict[str, dict[str, int]]  # "verb" and "noun": {readable name: class id}
@@ -37,7 +37,7 @@ def epic_scores(annotations: Path, split: str, path: Path) -> Content:
     return Content(ids, missing, _pieces(ids, rows, classes))
 
 
-def _pieces(ids: list[str], rows: dict[str, Row], classes: Classes) -> Iterator[str]:
+def _pieces(ids: list[str], rows: dict[str, JsonRow], classes: Classes) -> Iterator[str]:
     nothing = {kind: np.zeros(len(names)) for kind, names in classes.items()}
     yield '{"version": "0.1", "challenge": "action_recognition", "results": {'
     for number, uid in enumerate(ids):
@@ -71,7 +71,7 @@ def _log_softmax(scores: np.ndarray) -> np.ndarray:
 # --- reading -------------------------------------------------------------------------------------
 
 
-def _scored(row: Row, classes: Classes) -> Row:
+def _scored(row: JsonRow, classes: Classes) -> JsonRow:
     """``row`` with arrays of scores in the order of the class ids, and actions by class ids."""
     unscored = any(kind in row and row[kind] is None for kind in classes)
     found = {key: row[key] for key in ("id", "_where") if key in row} | {"unscored": unscored}
@@ -82,7 +82,7 @@ def _scored(row: Row, classes: Classes) -> Row:
     return found
 
 
-def _scores(row: Row, kind: str, names: dict[str, int]) -> np.ndarray:
+def _scores(row: JsonRow, kind: str, names: dict[str, int]) -> np.ndarray:
     value = row.get(kind)
     if isinstance(value, dict):
         if unknown := value.keys() - names.keys():
@@ -93,7 +93,7 @@ def _scores(row: Row, kind: str, names: dict[str, int]) -> np.ndarray:
     return np.array(scores, dtype=np.float64)
 
 
-def _actions(row: Row, classes: Classes) -> Actions:
+def _actions(row: JsonRow, classes: Classes) -> Actions:
     verbs, nouns = classes["verb"], classes["noun"]
     least = min(TOP_ACTIONS, len(verbs) * len(nouns))
 

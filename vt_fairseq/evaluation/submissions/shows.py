@@ -12,7 +12,7 @@ from vt_fairseq.corpora import tvc, tvqa
 from vt_fairseq.corpora.files import Record, integer, jsonl_records, require_file
 from vt_fairseq.corpora.tv import Release
 from vt_fairseq.evaluation.submissions.content import Content, known
-from vt_fairseq.result_files import Row, is_index, is_text, predicted, read
+from vt_fairseq.result_files import JsonRow, is_index, is_text, predicted, read
 
 NO_CAPTION = "."  # TVC's scorer loses an empty line; a full stop has no word in it either
 
@@ -27,7 +27,7 @@ def tvqa_answers(annotations: Path, split: str, path: Path) -> Content:
     return Content(ids, missing, iter([json.dumps(answers) + "\n"]))
 
 
-def _choice(row: Row | None) -> int | None:
+def _choice(row: JsonRow | None) -> int | None:
     what = f"the index of a candidate, 0 to {len(tvqa.ANSWERS) - 1}"
     return predicted(row, "prediction", lambda v: is_index(v) and v < len(tvqa.ANSWERS), what)
 
