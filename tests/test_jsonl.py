@@ -75,10 +75,10 @@ def test_a_misspelled_key_stops_with_file_line_key_and_the_known_ones(tmp_path):
     ("bad", "reason"),
     [
         ("{", "bad JSON"),
-        ("[1]", "bad JSON: expected an object, found list"),
+        ("[1]", "bad JSON: found list, not an object"),
         ("[" * 100_000, "bad JSON"),
         (b'{"id": "\xff"}', "bad JSON"),
-        ('{"id": "y", "video": "a.mp4", "start": NaN}', "bad JSON: NaN is not a number"),
+        ('{"id": "y", "video": "a.mp4", "start": NaN}', "bad times: start is nan"),
         ('{"id": "y", "video": "a.mp4", "end": 1e999}', "bad times: end is inf"),
         ('{"id": "y", "video": "a.mp4", "end": 1%s}' % ("0" * 400), "bad times"),
         ('{"id": "y", "video": "a.mp4", "label": "\\ud800"}', "bad text: label has half a char"),

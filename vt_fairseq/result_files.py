@@ -18,26 +18,42 @@ PairedRows = list[tuple[JsonRow, JsonRow | None]]
 """Each reference with its prediction, None where it has none."""
 
 
-def objects(path: Path) -> Iterator[JsonRow]:
-    """The objects of a jsonl file, each with file and line as ``_where``."""
+def jsonl_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The number, from 1, and the bytes of each line that is not blank."""
     if not path.is_file():
         raise UserError(f"no file {path}")
     with open(path, "rb") as file:
         # Binary lines end at \n alone, so that U+2028 inside a text does not split a row.
         for number, line in enumerate(file, 1):
-            if line.strip():
-                where = f"{path} line {number}"
-                yield _parse(line, where) | {"_where": where}
+            if line.strip(b" \t\r\n\xef\xbb\xbf"):
+                yield number, line
 
 
-def _parse(line: bytes, where: str) -> JsonRow:
+def parse_object(line: bytes) -> JsonRow:
+    """The JSON object of a line in UTF-8; raise ValueError saying what is wrong with another."""
     try:
         row = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: expected a JSON object: {error}") from error
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
     if not isinstance(row, dict):
-        raise UserError(f"{where}: expected an object with an id that is text, found {row!r:.60}")
+        raise ValueError(f"found {type(row).__name__}, not an object")
     return row
+
+
+def numbered_objects(path: Path) -> Iterator[tuple[int, JsonRow]]:
+    """The number and the object of each line of a jsonl file; raise UserError at another line."""
+    for number, line in jsonl_lines(path):
+        try:
+            yield number, parse_object(line)
+        except ValueError as error:
+            where = f"{path} line {number}"
+            raise UserError(f"{where}: expected a JSON object: {error}") from error
+
+
+def objects(path: Path) -> Iterator[JsonRow]:
+    """The objects of a jsonl file, each with file and line as ``_where``."""
+    for number, row in numbered_objects(path):
+        yield row | {"_where": f"{path} line {number}"}
 
 
 def by_id(rows: Iterable[JsonRow]) -> dict[str, JsonRow]:

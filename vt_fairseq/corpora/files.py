@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from vt_fairseq.errors import UserError
+from vt_fairseq.result_files import JsonRow, numbered_objects
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".MP4")
 CHUNK = 1 << 22  # characters read at a time
 MAX_VALUE = 1 << 26  # characters of one value; no video has more narration
 _SPACE = re.compile(r"[ \t\n\r]*")
 _CLOCK = re.compile(r"(\d{1,3}):([0-5]\d):([0-5]\d(?:\.\d+)?)")
-
-Record = dict[str, Any]
 
 
 def find_file(folder: Path, *names: str) -> Path | None:
@@ -80,18 +79,9 @@ def json_document(path: Path) -> Any:
         return json.loads(path.read_bytes())
 
 
-def jsonl_records(path: Path) -> Iterator[tuple[str, Record]]:
-    """(where, object) a line of a file with one JSON object a line."""
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            where = f"{path.name} line {number}"
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{where}: not a line of JSON ({error}); is it whole?") from error
-            yield where, expect(record, dict, where, "the line")
+def jsonl_records(path: Path) -> Iterator[tuple[str, JsonRow]]:
+    """(where, object) per line of a jsonl file; raise UserError at a line that is none."""
+    return ((f"{path.name} line {number}", row) for number, row in numbered_objects(path))
 
 
 def json_items(path: Path) -> Iterator[tuple[str, Any]]:
@@ -169,7 +159,7 @@ def expect(value: Any, kind: type, where: str, what: str) -> Any:
     return value
 
 
-def get(record: Record, key: str, kind: type, where: str) -> Any:
+def get(record: JsonRow, key: str, kind: type, where: str) -> Any:
     """``record[key]``; raise UserError when it is missing or no ``kind``."""
     if key not in record:
         known = " ".join(", ".join(f"{name:.40}" for name in list(record)[:12]).split())
@@ -177,7 +167,7 @@ def get(record: Record, key: str, kind: type, where: str) -> Any:
     return expect(record[key], kind, where, key)
 
 
-def text(record: Record, key: str, where: str) -> str:
+def text(record: JsonRow, key: str, where: str) -> str:
     """``record[key]`` on one line, without the spaces around it; it must not be empty."""
     value = " ".join(get(record, key, str, where).split())
     if not value:

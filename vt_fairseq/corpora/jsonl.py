@@ -6,7 +6,6 @@ Keys: ``id`` and ``video``; any of ``start``, ``end`` (seconds), ``caption`` (st
 """
 
 import difflib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from vt_fairseq.corpora.rows import DEFAULT_SPLIT, Entry, Rejected, unique
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
+from vt_fairseq.result_files import jsonl_lines, parse_object
 
 MAX_SECONDS = 1e9  # no video is 30 years long
 _TEXTS = ("label", "verb", "noun", "question", "group")
@@ -31,28 +31,18 @@ def read(path: str | Path) -> Iterator[Entry | Rejected]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no jsonl manifest at {path}; --annotations takes that file for jsonl")
-    return unique(_entries(path))
-
-
-def _entries(path: Path) -> Iterator[Entry | Rejected]:
-    with open(path, "rb") as file:
-        # Binary lines end at \n alone, so that U+2028 inside a text does not split a row.
-        for number, line in enumerate(file, 1):
-            if not line.strip(b" \t\r\n\xef\xbb\xbf"):
-                continue
-            yield _entry(path, number, line)
+    return unique(_entry(path, number, line) for number, line in jsonl_lines(path))
 
 
 def _entry(path: Path, number: int, line: bytes) -> Entry | Rejected:
     where = f"{path.name} line {number}"
     try:
-        record = _parse(line)
-    except _BadRow as error:
-        return Rejected(None, None, DEFAULT_SPLIT, str(error), where)
+        record = {key: value for key, value in parse_object(line).items() if value is not None}
+    except ValueError as error:
+        return Rejected(None, None, DEFAULT_SPLIT, f"bad JSON: {error}", where)
     _check_keys(record, f"{path} line {number}")
     try:
-        split = _text(record, "split") or DEFAULT_SPLIT
-        return Entry(split, _row(record), where)
+        return Entry(_text(record, "split") or DEFAULT_SPLIT, _row(record), where)
     except _BadRow as error:
         name, video, split = (
             value if isinstance(value := record.get(key), str) else None
@@ -63,19 +53,6 @@ def _entry(path: Path, number: int, line: bytes) -> Entry | Rejected:
 
 class _BadRow(Exception):
     """One row's mistake, as ``kind: detail``."""
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not a number")
-
-    try:
-        record = json.loads(line.decode("utf-8-sig"), parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise _BadRow(f"bad JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise _BadRow(f"bad JSON: expected an object, found {type(record).__name__}")
-    return {key: value for key, value in record.items() if value is not None}
 
 
 def _check_keys(record: dict[str, Any], where: str) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 from vt_fairseq.corpora.files import (
     VIDEO_SUFFIXES,
-    Record,
     VideoFinder,
     number,
     splits_found,
@@ -24,6 +23,7 @@ from vt_fairseq.corpora.files import (
 from vt_fairseq.corpora.rows import Entry, Rejected, Source, unique
 from vt_fairseq.corpora.subtitles import Subtitles
 from vt_fairseq.errors import UserError
+from vt_fairseq.result_files import JsonRow
 
 MARGIN = 1.0  # seconds that the official loader adds on both sides of a span
 _CLIP = re.compile(r"(?:(friends|grey|met|castle|house)_)?s\d+e[A-Za-z0-9_-]+")
@@ -62,7 +62,7 @@ class Clips:
     whole: bool
     odd: Counter = field(default_factory=Counter)
 
-    def fields(self, split: str, record: Record, ts: Any, where: str) -> dict[str, Any]:
+    def fields(self, split: str, record: JsonRow, ts: Any, where: str) -> dict[str, Any]:
         """``video``, ``start``, ``end``, ``context`` and ``group`` of a row."""
         name = text(record, "vid_name", where)
         start, end = self._span(split, ts, where)

@@ -7,10 +7,11 @@ its captions are all descriptions of the moment (two in train, four in valid).
 from collections.abc import Iterator
 from pathlib import Path
 
-from vt_fairseq.corpora.files import Record, expect, get, integer, jsonl_records
+from vt_fairseq.corpora.files import expect, get, integer, jsonl_records
 from vt_fairseq.corpora.rows import Entry, Rejected, Source, reject
 from vt_fairseq.corpora.tv import Clips, Release, open_shows
 from vt_fairseq.data.manifest import ClipRow
+from vt_fairseq.result_files import JsonRow
 
 RELEASE = Release(
     files={
@@ -42,7 +43,7 @@ def _read(split: str, path: Path, clips: Clips) -> Iterator[Entry | Rejected]:
         yield reject(entry, "empty text: no description has any") if empty else entry
 
 
-def _captions(record: Record, where: str) -> tuple[str, ...]:
+def _captions(record: JsonRow, where: str) -> tuple[str, ...]:
     described = get(record, "descs", list, where)
     texts = (get(expect(d, dict, where, "a desc"), "desc", str, where) for d in described)
     return tuple(filter(None, (" ".join(text.split()) for text in texts)))

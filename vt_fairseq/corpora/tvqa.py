@@ -8,10 +8,11 @@ that the question is about.
 from collections.abc import Iterator
 from pathlib import Path
 
-from vt_fairseq.corpora.files import Record, expect, get, integer, json_document, jsonl_records
+from vt_fairseq.corpora.files import expect, get, integer, json_document, jsonl_records
 from vt_fairseq.corpora.rows import Entry, Source
 from vt_fairseq.corpora.tv import Clips, Release, open_shows
 from vt_fairseq.data.manifest import ClipRow
+from vt_fairseq.result_files import JsonRow
 
 RELEASE = Release(
     files={
@@ -37,7 +38,7 @@ def _read(split: str, path: Path, clips: Clips) -> Iterator[Entry]:
         yield Entry(split, _row(split, record, clips, where), where)
 
 
-def _records(path: Path) -> Iterator[tuple[str, Record]]:
+def _records(path: Path) -> Iterator[tuple[str, JsonRow]]:
     if path.suffix == ".jsonl":
         yield from jsonl_records(path)
         return
@@ -46,7 +47,7 @@ def _records(path: Path) -> Iterator[tuple[str, Record]]:
         yield where, expect(record, dict, where, "the item")
 
 
-def _row(split: str, record: Record, clips: Clips, where: str) -> ClipRow:
+def _row(split: str, record: JsonRow, clips: Clips, where: str) -> ClipRow:
     answer = None
     if split != "test":
         # A number in TVQA, its digits as text in TVQA+.

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vt_fairseq.corpora.files import (
-    Record,
     VideoFinder,
     csv_records,
     expect,
@@ -27,6 +26,7 @@ from vt_fairseq.corpora.files import (
 from vt_fairseq.corpora.rows import Entry, Rejected, Source, unique
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
+from vt_fairseq.result_files import JsonRow
 
 PUBLISHED = {"train": 10_337, "valid": 3_492, "retrieval": 3_350}
 CAPTIONS_AT = "youcook2.eecs.umich.edu"
@@ -71,7 +71,7 @@ def _caption_rows(path: Path, videos: VideoFinder) -> Iterator[Entry]:
             yield Entry(SUBSETS[subset], _caption_row(name, file, annotation, where), where)
 
 
-def _caption_row(name: str, file: str, annotation: Record, where: str) -> ClipRow:
+def _caption_row(name: str, file: str, annotation: JsonRow, where: str) -> ClipRow:
     index = integer(expect(annotation, dict, where, "an annotation").get("id"), where, "id")
     where = f"{where} annotation {index}"
     segment = get(annotation, "segment", list, where)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vt_fairseq.corpora import tvc, tvqa
-from vt_fairseq.corpora.files import Record, integer, jsonl_records, require_file
+from vt_fairseq.corpora.files import integer, jsonl_records, require_file
 from vt_fairseq.corpora.tv import Release
 from vt_fairseq.evaluation.submissions.content import Content, known
 from vt_fairseq.result_files import JsonRow, is_index, is_text, predicted, read
@@ -42,13 +42,13 @@ def tvc_descriptions(annotations: Path, split: str, path: Path) -> Content:
     return Content(ids, sum(text is None for text in texts), lines)
 
 
-def _described(record: Record, text: str | None) -> str:
+def _described(record: JsonRow, text: str | None) -> str:
     moment = {key: record.get(key) for key in ("vid_name", "clip_id", "ts")}
     description = " ".join((text or "").split()) or NO_CAPTION
     return json.dumps(moment | {"descs": [{"desc": description}]}) + "\n"
 
 
-def _records(annotations: Path, release: Release, split: str, key: str) -> Iterator[Record]:
+def _records(annotations: Path, release: Release, split: str, key: str) -> Iterator[JsonRow]:
     path = require_file(annotations, release.files[split], source=release.published_at)
     for where, record in jsonl_records(path):
         integer(record.get(key), where, key)
