@@ -380,7 +380,7 @@ GOOD = {"id": "a", "prediction": "x"}
         ("captions", [GOOD], [REFERENCE, REFERENCE], "references.jsonl line 2: duplicate id"),
         ("captions", ["{"], [REFERENCE], "predictions.jsonl line 1: expected a JSON object"),
         ("captions", ["[]"], [REFERENCE], "expected a JSON object: found"),
-        ("captions", [{"prediction": "x"}], [REFERENCE], "expected a JSON object: found"),
+        ("captions", [{"prediction": "x"}], [REFERENCE], "expected an object with an id"),
         ("captions", [{"id": "a"}], [REFERENCE], "expected 'prediction': a text, found None"),
         ("captions", [{"id": "a", "prediction": 3}], [REFERENCE], "a text, found 3"),
         ("captions", [GOOD], [{"id": "a", "references": []}], "a list of texts, found []"),
