@@ -47,7 +47,7 @@ def inference(clip: torch.Tensor, dtype: torch.dtype) -> dict:
 
 def training_pass(network: nn.Module, video: torch.Tensor, stages: int) -> None:
     """Forward and backward with ``stages`` stages recomputed."""
-    network.recomputed_stages = stages
+    network.checkpoint_video_stages = stages
     network.zero_grad(set_to_none=True)
     network(video).float().square().mean().backward()
 
@@ -94,7 +94,7 @@ def costs(stages: int) -> dict[str, float]:
         return tensor
 
     with FlopCounterMode(display=False) as counter:
-        network.recomputed_stages = stages
+        network.checkpoint_video_stages = stages
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             features = network(video.contiguous(memory_format=torch.channels_last_3d))
         features.float().mean().backward()

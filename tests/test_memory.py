@@ -15,7 +15,7 @@ from tests.commands import run as run_command
 from tests.conftest import run_main
 from vt_fairseq.data.tokenizer import PAD
 from vt_fairseq.errors import UserError
-from vt_fairseq.models.activation_checkpointing import recomputed
+from vt_fairseq.models.activation_checkpointing import checkpointed
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D
 from vt_fairseq.models.video_translate import (
     T5LargeConfig,
@@ -164,7 +164,7 @@ def test_the_peak_under_recomputation_is_what_is_left_and_one_blocks_own(device)
     # One tensor is both the last exponential of a block and the input of the next.
     assert kept(lambda block, x: block(x)) == (1 + 3 * 4) * size
     # Three inputs and what the last block keeps beside its own.
-    assert kept(recomputed) == (3 + 4) * size
+    assert kept(checkpointed) == (3 + 4) * size
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_half_precision_has_the_same_states_in_both_types():
 def test_activations_of_the_video_network_at_batch_8(dtype, stages, expected):
     with torch.device("meta"):
         network = R2Plus1D(R2PLUS1D_DIMS["34"]).to(dtype)
-    network.recomputed_stages = stages
+    network.checkpoint_video_stages = stages
 
     def loss() -> torch.Tensor:
         return network(torch.empty(8, 3, 32, 112, 112, device="meta", dtype=dtype)).sum()

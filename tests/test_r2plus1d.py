@@ -189,10 +189,12 @@ def trained(network: R2Plus1D, x: torch.Tensor) -> list[torch.Tensor]:
     return [features, network(x), *gradients, *network.buffers()]
 
 
-@pytest.mark.parametrize("recomputed_stages", [0, 4])
-def test_mid_planes_filled_up_for_tensor_cores_change_nothing(tiny, monkeypatch, recomputed_stages):
+@pytest.mark.parametrize("checkpoint_video_stages", [0, 4])
+def test_mid_planes_filled_up_for_tensor_cores_change_nothing(
+    tiny, monkeypatch, checkpoint_video_stages
+):
     filled = deepcopy(tiny)
-    filled.recomputed_stages = recomputed_stages
+    filled.checkpoint_video_stages = checkpoint_video_stages
     expected = trained(tiny, video(2))
     widths = []
     layer = filled.layer2[0].conv1[0][1]

@@ -15,7 +15,7 @@ from torch import nn
 
 from tests.test_t5 import NARROW, NARROW_V1_1, PAD, build, random_ids, shift_right
 from vt_fairseq.models.half_precision_linear import SATURATION, Fp32OutputLinear, SaturatingLinear
-from vt_fairseq.models.t5 import Attention, FeedForward, GatedFeedForward, T5Dims, hide
+from vt_fairseq.models.t5 import Attention, FeedForward, GatedFeedForward, T5Dims, apply_mask
 
 SOURCE = random_ids(NARROW.vocab_size, 3, 10, 4, seed=31)
 TARGET = random_ids(NARROW.vocab_size, 3, 6, 6, seed=32)
@@ -68,7 +68,7 @@ def plain(model) -> torch.Tensor:
 
     limits = torch.finfo(table.weight.dtype)
     padding, places = SOURCE.eq(PAD)[:, None, None, :], torch.arange(SOURCE.size(1))
-    bias = hide(encoder.relative_bias(places, places), padding).clamp(min=limits.min)
+    bias = apply_mask(encoder.relative_bias(places, places), padding).clamp(min=limits.min)
     x = table(SOURCE)
     for layer in encoder.layers:
         normed = norm(layer.self_attention_norm, x)
@@ -76,8 +76,8 @@ def plain(model) -> torch.Tensor:
         x = x + feed(layer.feed_forward, norm(layer.feed_forward_norm, x))
     source, places = norm(encoder.final_norm, x), torch.arange(PREVIOUS.size(1))
     later = places[None, :] > places[:, None]
-    bias = hide(decoder.relative_bias(places, places), later).clamp(min=limits.min)
-    source_bias = hide(torch.zeros(padding.shape), padding).clamp(min=limits.min)
+    bias = apply_mask(decoder.relative_bias(places, places), later).clamp(min=limits.min)
+    source_bias = apply_mask(torch.zeros(padding.shape), padding).clamp(min=limits.min)
     x = table(PREVIOUS)
     for layer in decoder.layers:
         normed = norm(layer.self_attention_norm, x)

@@ -6,18 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vt_fairseq.models.activation_checkpointing import is_recomputing
+from vt_fairseq.models.activation_checkpointing import is_second_pass
 
 
 class BatchNorm(nn.BatchNorm3d):
-    """nn.BatchNorm3d (and 1d, 2d) that is sound in half precision and under recomputation.
+    """nn.BatchNorm3d (and 1d, 2d) that is sound in half precision and under checkpointing.
 
     Running statistics stay fp32 when the model is cast to half precision: a step of ``momentum``
     times a small difference would be rounded away there, and variances underflow. Inputs stay in
     half precision; only weight and bias (two numbers a channel) are cast for the computation,
     which PyTorch's kernels carry out in fp32, so no fp32 copy of an activation is kept for the
-    backward pass. The statistics move once an update, not again when the block is recomputed.
-    In fp32 it computes what nn.BatchNorm3d does.
+    backward pass. The statistics move once per update, not again in a
+    checkpoint's second pass. In fp32 it computes what nn.BatchNorm3d does.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -38,7 +38,7 @@ class BatchNorm(nn.BatchNorm3d):
         mean, variance = self.running_mean, self.running_var
         if filled and mean is not None:
             mean, variance = F.pad(mean, (0, filled)), F.pad(variance, (0, filled))
-        moved = self.training and not is_recomputing()
+        moved = self.training and not is_second_pass()
         if moved:
             self.num_batches_tracked.add_(1)
         elif self.training:

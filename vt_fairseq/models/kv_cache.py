@@ -11,7 +11,7 @@ KeysValues = tuple[torch.Tensor, torch.Tensor]
 POSITIONS = 32  # that there is room for at first; doubled when they are used up
 
 
-class DecodingCache:
+class KeyValueCache:
     """Keys and values of R targets, and of B sources, which the targets of a source share.
 
     Args:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vt_fairseq.models.activation_checkpointing import recomputed
+from vt_fairseq.models.activation_checkpointing import checkpointed
 from vt_fairseq.models.batch_norm import BatchNorm
 from vt_fairseq.models.batch_norm_folding import fold_batch_norms
 
@@ -186,9 +186,9 @@ class BasicBlock(nn.Module):
 class R2Plus1D(nn.Module):
     """The network up to its features, with a classifier when ``num_classes`` is given.
 
-    ``width``: channels of the features, C below. ``recomputed_stages`` (0 ... 4, to be set from
-    outside): in training, residual blocks of that many stages from layer1 on are computed again in
-    the backward pass, one at a time. The early stages are the ones that hold the memory.
+    ``width``: channels of the features, C below. ``checkpoint_video_stages`` (0 ... 4, set from
+    outside): the backward pass computes the residual blocks of that many stages, from layer1 on,
+    again, one at a time. The early stages hold most of the memory.
 
     With the same seed its weights are torchvision's: modules are made, then initialized, in the
     same order.
@@ -235,7 +235,7 @@ class R2Plus1D(nn.Module):
         self.fc = None if num_classes is None else nn.Linear(dims.widths[-1], num_classes)
         self.width = dims.widths[-1]
         self.temporal_strides = dims.temporal_strides
-        self.recomputed_stages = 0
+        self.checkpoint_video_stages = 0
         self._frozen: tuple[nn.Module, ...] = ()
         self._init_parameters()
 
@@ -244,7 +244,7 @@ class R2Plus1D(nn.Module):
         x = self.stem(video)
         for number, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), 1):
             for block in stage:
-                x = recomputed(block, x) if number <= self.recomputed_stages else block(x)
+                x = checkpointed(block, x) if number <= self.checkpoint_video_stages else block(x)
         return self.feature_norm(x.mean(dim=(3, 4))).transpose(1, 2)
 
     def classify(self, video: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,7 @@ from fairseq.models import FairseqIncrementalDecoder
 from torch import nn
 
 from vt_fairseq.errors import UserError
-from vt_fairseq.models.activation_checkpointing import recomputed
+from vt_fairseq.models.activation_checkpointing import checkpointed
 from vt_fairseq.models.half_precision_linear import (
     Fp32OutputLinear,
     SaturatingLinear,
@@ -31,7 +31,7 @@ from vt_fairseq.models.half_precision_linear import (
     saturated,
     wide_linear,
 )
-from vt_fairseq.models.kv_cache import DecodingCache, KeysValues
+from vt_fairseq.models.kv_cache import KeysValues, KeyValueCache
 
 
 @dataclass(frozen=True)
@@ -210,12 +210,12 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-def hide(bias: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    """Bias with the lowest finite number where ``hidden`` (bool, broadcasts) is True.
+def apply_mask(bias: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+    """Bias with the lowest finite number where ``masked`` (bool, broadcasts) is True.
 
-    Finite, so that a row that sees nothing at all gets some average and not NaN.
+    It is finite, so that a row whose keys are all masked gets an average of values and not NaN.
     """
-    return bias.masked_fill(hidden, torch.finfo(bias.dtype).min)
+    return bias.masked_fill(masked, torch.finfo(bias.dtype).min)
 
 
 class FeedForward(nn.Module):
@@ -295,7 +295,7 @@ class DecoderLayer(nn.Module):
         self_bias: torch.Tensor,
         source: torch.Tensor | KeysValues,
         source_bias: torch.Tensor,
-        cache: DecodingCache | None = None,
+        cache: KeyValueCache | None = None,
     ) -> torch.Tensor:
         """(R, N, C) fp32 -> (R, N, C) fp32; R is a multiple of B, a source's rows side by side.
 
@@ -319,8 +319,8 @@ class DecoderLayer(nn.Module):
 class T5Encoder(nn.Module):
     """T5's encoder over embeddings, which the caller makes: some of ours are video tokens.
 
-    With ``recompute_layers`` (to be set from outside), layers are computed again in the backward
-    pass, one at a time; the same holds for the decoder.
+    With ``checkpoint_activations`` (set from outside, here and in the decoder), the backward pass
+    computes the layers again, one at a time.
     """
 
     def __init__(self, dims: T5Dims):
@@ -329,7 +329,7 @@ class T5Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(dims) for _ in range(dims.num_layers))
         self.final_norm = RMSNorm(dims.d_model, dims.layer_norm_eps)
         self.dropout = nn.Dropout(dims.dropout)
-        self.recompute_layers = False
+        self.checkpoint_activations = False
 
     def forward(self, embeddings: torch.Tensor, padding_mask: torch.Tensor) -> torch.Tensor:
         """(B, S, C), (B, S) bool True at padding -> (B, S, C) in the weights' type.
@@ -337,10 +337,10 @@ class T5Encoder(nn.Module):
         States at padding are finite and mean nothing.
         """
         positions = torch.arange(embeddings.size(1), device=embeddings.device)
-        bias = hide(self.relative_bias(positions, positions), padding_mask[:, None, None, :])
+        bias = apply_mask(self.relative_bias(positions, positions), padding_mask[:, None, None, :])
         x = self.dropout(embeddings.float())
         for layer in self.layers:
-            x = recomputed(layer, x, bias) if self.recompute_layers else layer(x, bias)
+            x = checkpointed(layer, x, bias) if self.checkpoint_activations else layer(x, bias)
         return self.dropout(self.final_norm(x))
 
 
@@ -361,7 +361,7 @@ class T5Decoder(FairseqIncrementalDecoder):
         if not dims.tie_word_embeddings:
             self.lm_head = Fp32OutputLinear(dims.d_model, dims.vocab_size)
         self.dropout = nn.Dropout(dims.dropout)
-        self.recompute_layers = False
+        self.checkpoint_activations = False
 
     def forward(
         self,
@@ -396,12 +396,12 @@ class T5Decoder(FairseqIncrementalDecoder):
         if incremental_state is not None:
             cache = self.get_incremental_state(incremental_state, "cache")
             if cache is None:
-                cache = DecodingCache(self.source_cache(encoder_out), _source_bias(encoder_out))
+                cache = KeyValueCache(self.source_cache(encoder_out), _source_bias(encoder_out))
                 self.set_incremental_state(incremental_state, "cache", cache)
         past = 0 if cache is None else cache.length
         keys = torch.arange(prev_output_tokens.size(1), device=prev_output_tokens.device)
         queries = keys[past:]
-        self_bias = hide(self.relative_bias(queries, keys), keys[None, :] > queries[:, None])
+        self_bias = apply_mask(self.relative_bias(queries, keys), keys[None, :] > queries[:, None])
         tokens = prev_output_tokens[:, past:]
         if cache is None:
             source = encoder_out["encoder_out"][0].transpose(0, 1)
@@ -428,7 +428,7 @@ class T5Decoder(FairseqIncrementalDecoder):
             encoder_out: as in ``forward``.
             source_cache: made by ``source_cache`` from it.
         """
-        bias = hide(self.relative_bias(positions, positions), ~visible.unsqueeze(1))
+        bias = apply_mask(self.relative_bias(positions, positions), ~visible.unsqueeze(1))
         tokens = tokens.expand(encoder_out["encoder_padding_mask"][0].size(0), -1)
         return self._features(tokens, bias, source_cache, _source_bias(encoder_out))
 
@@ -443,15 +443,15 @@ class T5Decoder(FairseqIncrementalDecoder):
         self_bias: torch.Tensor,
         sources: Sequence[torch.Tensor | KeysValues],
         source_bias: torch.Tensor,
-        cache: DecodingCache | None = None,
+        cache: KeyValueCache | None = None,
     ) -> torch.Tensor:
         """(R, N) ids -> (R, N, C); the rest as the layers take it, ``sources`` one a layer."""
         x = self.dropout(self.embed_tokens(tokens).float())
-        # A cache is written to, which must not happen twice.
-        recompute = self.recompute_layers and cache is None
+        # A second pass would write to the cache a second time.
+        checkpointing = self.checkpoint_activations and cache is None
         for layer, source in zip(self.layers, sources, strict=True):
             inputs = self_bias, source, source_bias, cache
-            x = recomputed(layer, x, *inputs) if recompute else layer(x, *inputs)
+            x = checkpointed(layer, x, *inputs) if checkpointing else layer(x, *inputs)
         return self.dropout(self.final_norm(x))
 
     def output_layer(self, features: torch.Tensor) -> torch.Tensor:
@@ -501,7 +501,7 @@ class T5Decoder(FairseqIncrementalDecoder):
 def _source_bias(encoder_out: dict[str, list[torch.Tensor]]) -> torch.Tensor:
     """(B, 1, 1, S) fp32, which hides the source's padding."""
     padding = encoder_out["encoder_padding_mask"][0][:, None, None, :]
-    return hide(torch.zeros_like(padding, dtype=torch.float32), padding)
+    return apply_mask(torch.zeros_like(padding, dtype=torch.float32), padding)
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ def register_video_network(name: str) -> Callable[[MakeNetwork], MakeNetwork]:
     - ``width``: channels of the features;
     - ``num_tokens(frames)``: T of a clip of that many frames;
     - for ``--freeze-video``: ``freeze(mode)``, and for ``--checkpoint-video-stages``:
-      ``recomputed_stages``, as R2Plus1D has them;
+      ``checkpoint_video_stages``, as R2Plus1D has them;
     - if it has one, ``fold()`` is called once before inference, in evaluation mode.
 
     Raises ValueError for a name that there is already.
@@ -51,14 +51,14 @@ def video_network(name: str) -> MakeNetwork:
     return VIDEO_NETWORKS[name]
 
 
-def check_options(network: nn.Module, name: str, freeze: str, recomputed_stages: int) -> None:
+def check_options(network: nn.Module, name: str, freeze: str, checkpoint_video_stages: int) -> None:
     """Raise UserError for an option that a network of the user's own does not support."""
     for option, asked, attribute in (
         (f"--freeze-video {freeze}", freeze != "none", "freeze"),
         (
-            f"--checkpoint-video-stages {recomputed_stages}",
-            recomputed_stages > 0,
-            "recomputed_stages",
+            f"--checkpoint-video-stages {checkpoint_video_stages}",
+            checkpoint_video_stages > 0,
+            "checkpoint_video_stages",
         ),
     ):
         if asked and not hasattr(network, attribute):

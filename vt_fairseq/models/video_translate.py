@@ -263,9 +263,9 @@ class VideoTranslateModel(FairseqEncoderDecoderModel):
             str(cfg.video_pooling),
             str(cfg.freeze_video),
         )
-        encoder.transformer.recompute_layers = cfg.checkpoint_activations
-        decoder.recompute_layers = cfg.checkpoint_activations
-        encoder.video.network.recomputed_stages = cfg.checkpoint_video_stages
+        encoder.transformer.checkpoint_activations = cfg.checkpoint_activations
+        decoder.checkpoint_activations = cfg.checkpoint_activations
+        encoder.video.network.checkpoint_video_stages = cfg.checkpoint_video_stages
         scale_learning_rate(encoder.video.network, cfg.video_lr_scale)
         if not head_sizes:
             return cls(encoder, decoder)

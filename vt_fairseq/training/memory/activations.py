@@ -17,7 +17,7 @@ class TrainingMemory(NamedTuple):
     """Bytes of one training step, besides parameters, buffers and the parameters' gradients.
 
     Attributes:
-        activations: the most that is kept for the backward pass at one time. With recomputed
+        activations: the most that is kept for the backward pass at one time. With checkpointed
             modules that moment lies in the backward pass.
         work_space: what all tensors alive need beyond ``activations`` at the worst moment:
             intermediate results and the gradients of activations.
@@ -46,7 +46,7 @@ def training_memory(
         if parameter.requires_grad
     ]
     try:
-        # The backward pass recomputes, hence is under the hooks too.
+        # The backward pass runs checkpointed modules again, hence is under the hooks too.
         with sdpa_kernel(SDPBackend.MATH), saved.hooks(), alive:
             loss().backward()
     finally:

@@ -60,7 +60,7 @@ def test_values_gradients_and_statistics_do_not_change(recomputation, freeze, dr
 
 def test_recomputing_the_encoders_layers_gives_the_same_gradients_to_the_bit():
     plain, frugal = build(dropout=0.3), build(dropout=0.3)
-    frugal.encoder.transformer.recompute_layers = True
+    frugal.encoder.transformer.checkpoint_activations = True
     expected = train_once(plain)[1]
     for name, gradient in train_once(frugal)[1].items():
         assert torch.equal(gradient, expected[name]), name
@@ -95,7 +95,7 @@ def test_training_runs_each_block_and_layer_twice_and_evaluation_once(frozen):
     with torch.no_grad():
         model.eval()(source(*ROWS), PREVIOUS.expand(3, -1), video=clips(2))
     assert [counts[module] for module in trained] == [1] * len(trained)
-    assert not activation_checkpointing.is_recomputing()
+    assert not activation_checkpointing.is_second_pass()
 
 
 @pytest.mark.parametrize("with_gradients", [False, True])
@@ -122,7 +122,7 @@ def test_weights_may_be_away_between_the_passes_as_under_zero_3(dtype):
     layers = [m.encoder.transformer.layers[0].feed_forward for m in (plain, emptied)]
     x = torch.randn(2, 3, 128, dtype=dtype, generator=torch.Generator().manual_seed(1))
     outputs = [
-        activation_checkpointing.recomputed(layer, x.clone().requires_grad_()) for layer in layers
+        activation_checkpointing.checkpointed(layer, x.clone().requires_grad_()) for layer in layers
     ]
     outputs += [layer(x) for layer in layers]
     weights = [(p, p.data) for p in layers[1].parameters()]
@@ -143,7 +143,7 @@ def test_a_failed_recomputation_does_not_leave_its_mark():
     x = torch.ones(1, requires_grad=True)
     with pytest.raises(RuntimeError, match="inside"):
         activation_checkpointing._run(fail, x)
-    assert not activation_checkpointing.is_recomputing()
+    assert not activation_checkpointing.is_second_pass()
 
 
 @pytest.mark.parametrize("stages", [-1, 5])

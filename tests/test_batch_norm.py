@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vt_fairseq.models.activation_checkpointing import recomputed
+from vt_fairseq.models.activation_checkpointing import checkpointed
 from vt_fairseq.models.batch_norm import BatchNorm
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D
 
@@ -79,9 +79,9 @@ def test_a_half_input_is_kept_as_it_is_for_the_backward_pass(dtype):
     torch.testing.assert_close(out.float(), expected, rtol=1e-2, atol=2e-2)
 
 
-def test_statistics_move_once_when_the_block_is_recomputed():
+def test_statistics_move_once_when_the_block_is_checkpointed():
     plain, again = BatchNorm(3), BatchNorm(3)
-    for norm, call in ((plain, lambda norm, x: norm(x)), (again, recomputed)):
+    for norm, call in ((plain, lambda norm, x: norm(x)), (again, checkpointed)):
         for _ in range(3):
             call(norm, batch(4, 3, 5).requires_grad_()).square().sum().backward()
         with torch.no_grad():
