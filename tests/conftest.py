@@ -71,6 +71,22 @@ def trained(data_directory, shared_folder) -> Path:
     return made_once(shared_folder / "trained", train) / "checkpoint_best.pt"
 
 
+@pytest.fixture
+def call_main(monkeypatch, capsys):
+    """(main, *arguments) -> exit code, stdout, stderr of a command run in this process."""
+
+    def call(main: Callable[[], None], *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, *capsys.readouterr()
+
+    return call
+
+
 def run_main(module: str, *arguments: str, function: str = "main") -> None:
     """Call a command's ``main()`` in this process, as its console script does."""
     import importlib

@@ -8,6 +8,8 @@ from typing import Any
 
 from tests.media import write_numbered
 from vt_fairseq.data.manifest import ClipRow, write_manifest
+from vt_fairseq.report.content import read_content
+from vt_fairseq.report.page import render
 
 HOSTILE = (
     "</script></style><script>window.hacked = 1; alert(1)</script>"
@@ -72,6 +74,11 @@ def write_hostile(folder: Path) -> Path:
         f"x | WARNING | task | cannot read clip {flat}: {flat}\n"
     )
     return folder
+
+
+def page_of(*folders: Path, clips: int = 100) -> str:
+    """The page about these folders."""
+    return render(read_content(folders, [], clips)).decode()
 
 
 def block(page: str, name: str) -> Any:

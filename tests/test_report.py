@@ -8,16 +8,21 @@ from pathlib import Path
 import pytest
 
 from tests.media import write_numbered
-from tests.reports import HOSTILE, block, rows_of, write_data, write_hostile, write_lines
+from tests.reports import (
+    HOSTILE,
+    block,
+    page_of,
+    rows_of,
+    write_data,
+    write_hostile,
+    write_lines,
+)
 from vt_fairseq.cli import report
 from vt_fairseq.data.manifest import ClipRow
-from vt_fairseq.report import charts, confusion, curves, logs, pictures
-from vt_fairseq.report.build import make
-from vt_fairseq.report.charts import shown, thinned, ticks
-from vt_fairseq.report.curves import Chart
+from vt_fairseq.report import charts, confusion, logs, pictures
 from vt_fairseq.report.page import fitting, share
-from vt_fairseq.report.rankings import LONG, read_rankings
-from vt_fairseq.report.rows import RIGHT, WRONG, Row, bars_of, overlap
+from vt_fairseq.report.readers import LONG_LINE, read_rankings
+from vt_fairseq.report.rows import RIGHT, WRONG, ReportRow, bars_of, overlap
 
 ROWS = [
     ClipRow("a", "a.mp4", 0.0, 1.0, captions=("a red circle", "one circle"), label="red"),
@@ -44,10 +49,6 @@ def folder(runs, tmp_path) -> Path:
     """The data directory with room for results beside it."""
     shutil.copytree(runs / "data", tmp_path / "data")
     return tmp_path
-
-
-def page_of(folder: Path, *more: Path, clips: int = 100) -> str:
-    return make([folder, *more], [], clips)[0].decode()
 
 
 # --- results --------------------------------------------------------------------------------------
@@ -143,7 +144,7 @@ def test_verbs_and_nouns_are_one_action(tmp_path):
     write_lines(tmp_path / "out" / "references.jsonl", right)
     page = page_of(tmp_path)
     wrong, right = rows_of(page)
-    assert (wrong["said"], wrong["references"]) == ("cut cheese", ["cut bread"])
+    assert (wrong["prediction"], wrong["references"]) == ("cut cheese", ["cut bread"])
     assert (wrong["outcome"], right["outcome"]) == ("wrong", "right")
     assert "Nouns" in page and "Verbs" not in page  # no verb is confused
 
@@ -162,7 +163,7 @@ def test_long_rankings_are_searched_as_they_would_be_parsed(tmp_path, strange):
     rankings = {ids[7]: ids[::-1], ids[9]: ids[10:], ids[0]: ids}
     path = tmp_path / "predictions.jsonl"
     write_lines(path, [{"id": name, "ranking": ranking} for name, ranking in rankings.items()])
-    assert min(map(len, path.read_bytes().splitlines())) > LONG
+    assert min(map(len, path.read_bytes().splitlines())) > LONG_LINE
     found = {ranking.id: ranking for ranking in read_rankings(path, {ids[0]: ids[3]})}
     assert found[ids[7]].rank == 2493 and found[ids[7]].top == ids[:-6:-1]
     assert found[ids[9]].rank is None
@@ -198,15 +199,19 @@ def test_texts_share_the_room_and_small_results_keep_all_of_theirs():
     assert list(fitting(["éé", "c"], 4)) == ["éé"]  # in bytes
 
 
-def test_pictures_are_of_two_failures_and_a_success_in_turn(folder):
-    rows = [Row(name, WRONG) for name in "abcd"] + [Row(name, RIGHT) for name in "xyz"]
-    order = [row.id for row in pictures._failures_and_successes(rows)]
-    assert order == list("abxcdyz")
+def test_pictures_are_of_two_failures_and_a_success_in_turn(tmp_path):
+    names = "abcdxyz"
+    rows = [ClipRow(name, "lost.mp4", float(k), label=name) for k, name in enumerate(names)]
+    write_data(tmp_path / "data", tmp_path, {"test": rows})
+    scored(tmp_path, "classify", [{"id": n, "prediction": n if n > "d" else "x"} for n in names])
+    for count, expected in ((3, "abx"), (5, "abcdx"), (6, "abcdxy")):
+        page = page_of(tmp_path, clips=count)
+        assert "".join(sorted(block(page, "result-0")["pictures"])) == expected
 
 
 def test_a_clip_that_leads_out_of_the_video_root_has_a_reason_and_no_picture(runs):
     (runs / "outside.mp4").write_bytes((runs / "videos" / "a.mp4").read_bytes())
-    drawn = pictures.draw(pictures.Clip(runs / "videos", "../outside.mp4", None, None))
+    drawn = pictures.draw(pictures.ClipLocation(runs / "videos", "../outside.mp4", None, None))
     assert not drawn.frames and "outside of the video root" in drawn.reason
 
 
@@ -234,13 +239,13 @@ def test_overlap_is_the_f1_of_common_words_with_the_best_reference():
 
 def test_confusion_counts_wrong_pairs_and_the_rest_of_their_rows():
     said = [("cut", "peel")] * 3 + [("cut", "cut")] * 2 + [("peel", "cut")] + [("wash", "wash")]
-    rows = [Row(str(k), WRONG, classes={"verb": pair}) for k, pair in enumerate(said)]
+    rows = [ReportRow(str(k), WRONG, classes={"verb": pair}) for k, pair in enumerate(said)]
     (found,) = confusion.confusions(rows)
     assert found.pairs == [("cut", "peel", 3, 5), ("peel", "cut", 1, 1)]
-    assert (found.right, found.said) == (["cut", "peel"], ["cut", "peel"])
+    assert (found.right, found.predicted) == (["cut", "peel"], ["cut", "peel"])
     assert [[count for count, _ in row] for row in found.table] == [[0, 3], [1, 0]]
     assert (found.itself, found.others) == ([2, 0], [0, 0])
-    right = [Row("1", RIGHT, classes={"verb": ("cut", "cut")})]
+    right = [ReportRow("1", RIGHT, classes={"verb": ("cut", "cut")})]
     assert confusion.confusions(right) == []
 
 
@@ -286,7 +291,7 @@ def test_a_log_in_either_format_gives_the_same_curves(tmp_path, form):
         ]
     (tmp_path / "train.log").write_text("\n".join(lines))
     log = logs.read_log(tmp_path / "train.log")
-    found = {chart.title: chart.curves for chart in curves.charts_of(log)}
+    found = {chart.title: chart.curves for chart in charts.charts_of(log)}
     assert found["Loss"]["training"] == [(10, 8), (20, 7), (30, 6), (40, 5), (50, 4)]
     assert found["Loss"]["valid"] == [(50, 3.5)]
     assert found["Accuracy"]["valid"] == [(50, 40)]
@@ -309,22 +314,22 @@ def test_a_run_that_went_on_from_an_earlier_checkpoint_overwrites(tmp_path):
 
 
 def test_an_empty_log_and_one_point_can_be_drawn():
-    one = charts.draw(Chart("Loss", "", {"training": [(10.0, 0.0)]}))
+    one = charts.draw(charts.Chart("Loss", "", {"training": [(10.0, 0.0)]}))
     assert one.lines[0].dots and one.lines[0].last == "0"
-    assert charts.draw(Chart("Loss", "", {})).lines == []
+    assert charts.draw(charts.Chart("Loss", "", {})).lines == []
 
 
 def test_thinned_curves_keep_their_peaks():
     curve = [(float(x), 100.0 if x == 5001 else 1.0) for x in range(10_000)]
-    kept = thinned(curve)
+    kept = charts.thinned(curve)
     assert len(kept) <= charts.MOST_POINTS + 2 and (5001.0, 100.0) in kept
     assert kept[0] == curve[0] and kept[-1] == curve[-1]
 
 
 def test_ticks_are_round_and_hold_every_value():
-    assert ticks(0.0, 1500.0, 4) == [0.0, 500.0, 1000.0, 1500.0]
-    assert ticks(0.0, 0.001, 4) == [0.0, 0.00025, 0.0005, 0.00075, 0.001]
-    assert [shown(v) for v in (0.0, 0.00075, 80.0, 2.5, 1500.0, 65536e2)] == [
+    assert charts.ticks(0.0, 1500.0, 4) == [0.0, 500.0, 1000.0, 1500.0]
+    assert charts.ticks(0.0, 0.001, 4) == [0.0, 0.00025, 0.0005, 0.00075, 0.001]
+    assert [charts.shown(v) for v in (0.0, 0.00075, 80.0, 2.5, 1500.0, 65536e2)] == [
         *["0", "7.5e-4", "80", "2.5", "1,500", "6.6e6"]
     ]
 
@@ -333,20 +338,9 @@ def test_ticks_are_round_and_hold_every_value():
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        """Exit code, stdout, stderr."""
-        out = str(tmp_path / "report.html")
-        monkeypatch.setattr("sys.argv", ["vt-report", *map(str, arguments), "--out", out])
-        code = 0
-        try:
-            report.main()
-        except SystemExit as end:
-            code = end.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
+def run(tmp_path, call_main):
+    """(*arguments) -> exit code, stdout, stderr."""
+    return lambda *arguments: call_main(report.main, *arguments, "--out", tmp_path / "report.html")
 
 
 def test_the_command_writes_one_file_and_says_what_is_in_it(folder, run):
@@ -381,7 +375,7 @@ def test_damaged_results_are_named_and_the_others_shown(folder, run):
 
 
 @pytest.mark.parametrize(
-    ("kind", "row", "said"),
+    ("kind", "row", "message"),
     [
         ("captions", {"prediction": ["a"]}, "expected 'prediction': a text"),
         ("captions", {"prediction": "a", "score": "high"}, "expected 'score': a number"),
@@ -393,13 +387,14 @@ def test_damaged_results_are_named_and_the_others_shown(folder, run):
         ("retrieval", {}, "expected an object with id and ranking"),
     ],
 )
-def test_a_row_that_is_none_is_named_by_its_line(tmp_path, folder, kind, row, said, run):
+def test_a_row_that_is_none_is_named_by_its_line(folder, kind, row, message, run):
     scored(folder, "classify", [{"id": "a", "prediction": "red"}])
     write_lines(folder / "bad" / "predictions.jsonl", [{"id": "a"} | row])
     if kind != "captions":
         (folder / "bad" / "settings.json").write_text(json.dumps({"kind": kind}))
     code, out, _ = run(folder)
-    assert code == 0 and f"Not shown: {folder}/bad/predictions.jsonl line 1" in out and said in out
+    assert code == 0 and message in out
+    assert f"Not shown: {folder}/bad/predictions.jsonl line 1" in out
 
 
 def test_scores_of_minus_infinity_and_references_without_predictions_are_shown(tmp_path):

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import Page, chromium
-from tests.reports import HOSTILE, HOSTILE_PATH, write_hostile
-from vt_fairseq.report.build import make
+from tests.reports import HOSTILE, HOSTILE_PATH, page_of, write_hostile
 
 LEAST_CONTRAST = 4.5  # WCAG 2, level AA
 PHONE, DESKTOP = 390, 1280
@@ -53,7 +52,7 @@ def hostile(tmp_path_factory) -> Path:
     """A report all of whose texts are hostile."""
     folder = write_hostile(tmp_path_factory.mktemp("hostile") / "runs")
     path = folder / "report.html"
-    path.write_bytes(make([folder], [], 10)[0])
+    path.write_text(page_of(folder, clips=10))
     return path
 
 

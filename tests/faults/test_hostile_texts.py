@@ -11,8 +11,7 @@ from hydra.errors import InstantiationException
 
 from tests import warm
 from tests.commands import ROOT, environment
-from tests.reports import write_lines
-from vt_fairseq.report.build import make
+from tests.reports import page_of, write_lines
 
 PAYLOADS = (
     "<script>alert(1)</script>",
@@ -59,20 +58,20 @@ class Structure(HTMLParser):
         self.elements.append(("comment", ()))
 
 
-def page_of(folder: Path, texts: list[str]) -> str:
+def report_of(folder: Path, texts: list[str]) -> str:
     """A report of captions and answers in which each text stands wherever a file can put one."""
     names = [f"{number} {text}" for number, text in enumerate(texts)]
     said = [{"id": n, "prediction": t, "score": -1.0} for n, t in zip(names, texts, strict=True)]
     right = [{"id": n, "references": [t, t]} for n, t in zip(names, texts, strict=True)]
     write_lines(folder / "captions" / "predictions.jsonl", said)
     write_lines(folder / "captions" / "references.jsonl", right)
-    return make([folder], [], 100)[0].decode()
+    return page_of(folder)
 
 
 def test_of_25_hostile_texts_none_becomes_a_part_of_the_page(tmp_path):
     assert len(PAYLOADS) == 25
-    harmless = page_of(tmp_path / "a", [f"text {number}" for number in range(len(PAYLOADS))])
-    hostile = page_of(tmp_path / "b", list(PAYLOADS))
+    harmless = report_of(tmp_path / "a", [f"text {number}" for number in range(len(PAYLOADS))])
+    hostile = report_of(tmp_path / "b", list(PAYLOADS))
     assert Structure(hostile).elements == Structure(harmless).elements
     # They are shown: each is a string of the page's data, which is JSON.
     blocks = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', hostile, re.DOTALL)

@@ -32,11 +32,13 @@ def _main() -> None:
     args = build_parser().parse_args()
     from vt_fairseq.data.manifest import write_file
     from vt_fairseq.errors import UserError
-    from vt_fairseq.report.build import make
+    from vt_fairseq.report.content import read_content
+    from vt_fairseq.report.page import render
 
     if args.out.is_dir():
         raise UserError(f"--out {args.out} is a folder, expected a file")
-    page, content = make(args.folders, args.data, args.clips)
+    content = read_content(args.folders, args.data, args.clips)
+    page = render(content)
     write_file(args.out, page)
     for note in filter(None, [*content.notes, content.pictures.says]):
         print(note)

@@ -1,4 +1,4 @@
 """What ``vt-report`` writes: results and training logs as one page that needs nothing else.
 
-folders -> found -> results (rows of each) and logs (curves) -> pictures -> page
+folders -> content: results (the rows of each), logs (charts), pictures -> page
 """

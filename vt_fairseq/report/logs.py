@@ -23,7 +23,7 @@ _JSON = '{"'  # the configuration, which is printed too, is a Python dictionary
 
 
 @dataclass
-class Log:
+class TrainingLog:
     """One file.
 
     Attributes:
@@ -54,12 +54,12 @@ class Log:
         return max([0, *self.inner, *(u for points in self.valid.values() for u in points)])
 
 
-def read_log(path: Path) -> Log:
+def read_log(path: Path) -> TrainingLog:
     """What ``path`` tells; nothing where it is no log of a training.
 
     A run that was continued in the same file overwrites what it did again.
     """
-    log = Log(path)
+    log = TrainingLog(path)
     pause = False
     with open(path, encoding="utf-8", errors="replace") as lines:
         for tag, message in _messages(lines):
@@ -79,7 +79,7 @@ def _messages(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
             yield match[1], match[2]
 
 
-def _inner(log: Log, message: str, pause: bool) -> bool:
+def _inner(log: TrainingLog, message: str, pause: bool) -> bool:
     values = _json(message) if message.startswith(_JSON) else dict(_INNER.findall(message))
     found = _numbers(log, values)
     if "num_updates" not in found:
@@ -94,7 +94,7 @@ def _inner(log: Log, message: str, pause: bool) -> bool:
     return False
 
 
-def _valid(log: Log, tag: str, message: str) -> bool:
+def _valid(log: TrainingLog, tag: str, message: str) -> bool:
     """Take in the line of a validation, or of the end of an epoch; is it a validation's?"""
     if tag == "train":
         return False
@@ -110,7 +110,7 @@ def _valid(log: Log, tag: str, message: str) -> bool:
     return True
 
 
-def _remark(log: Log, message: str) -> None:
+def _remark(log: TrainingLog, message: str) -> None:
     if match := _UNREAD.match(message):
         log.unread[match[1]] = match[2]
     elif message.startswith("done training"):
@@ -129,7 +129,7 @@ def _json(message: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _numbers(log: Log, values: dict[str, Any]) -> dict[str, float]:
+def _numbers(log: TrainingLog, values: dict[str, Any]) -> dict[str, float]:
     found = {}
     for name, value in values.items():
         try:

@@ -7,10 +7,11 @@ Content-Security-Policy lets this page's own script and style run, by their hash
 
 import base64
 import datetime
+import functools
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,27 @@ from markupsafe import Markup
 
 from vt_fairseq.report import charts
 from vt_fairseq.report.confusion import confusions
-from vt_fairseq.report.curves import charts_of
-from vt_fairseq.report.logs import Log
-from vt_fairseq.report.pictures import Picture, Pictures, clip_of
-from vt_fairseq.report.rejected import RejectedRows
-from vt_fairseq.report.results import Result
+from vt_fairseq.report.content import ReportContent
+from vt_fairseq.report.logs import TrainingLog
+from vt_fairseq.report.pictures import Picture, Pictures, locate
+from vt_fairseq.report.results import ResultFolder
 from vt_fairseq.report.rows import MISSING
 from vt_fairseq.version import __version__
 
 MOST_TEXT = 12 << 20  # bytes of all rows together
 MOST_MISSING = 200  # rows of a list
+TASKS = {
+    "captions": "captions",
+    "vqa": "questions",
+    "classify": "classes",
+    "retrieval": "text to video",
+}
+MAIN_NUMBERS = (
+    *("bleu4", "coco_bleu4", "coco_meteor", "coco_rouge_l", "coco_cider", "exact_match"),
+    *("accuracy", "top5", "mean_class_accuracy"),
+    *("action_top1", "action_top5", "verb_top1", "noun_top1"),
+    *("r1", "r5", "r10", "median_rank"),
+)
 LABELS = {
     **{f"bleu{n}": f"BLEU-{n}" for n in range(1, 5)},
     **{f"coco_bleu{n}": f"COCO BLEU-{n}" for n in range(1, 5)},
@@ -41,28 +53,9 @@ LABELS = {
 }
 
 
-@dataclass
-class Content:
-    """What a page shows.
-
-    Attributes:
-        names: the folders that were named.
-        results, trainings, rejected: what was read.
-        pictures: of clips.
-        notes: what could not be read or is not there.
-    """
-
-    names: Sequence[Path]
-    results: list[Result] = field(default_factory=list)
-    trainings: list[Log] = field(default_factory=list)
-    rejected: list[RejectedRows] = field(default_factory=list)
-    pictures: Pictures = field(default_factory=lambda: Pictures({}))
-    notes: list[str] = field(default_factory=list)
-
-
-def render(content: Content) -> bytes:
+def render(content: ReportContent) -> bytes:
     """The page in UTF-8; what is no character (half of a pair) becomes a question mark."""
-    base = _base(content.names)
+    base = _base(content.folders)
     style, script = (_resource(name) for name in ("report.css", "report.js"))
     environment = Environment(
         loader=PackageLoader("vt_fairseq.report", "."),
@@ -78,7 +71,7 @@ def render(content: Content) -> bytes:
         if (tables := confusions(result.rows))
     ]
     text = environment.get_template("report.html.jinja").render(
-        title=" + ".join(dict.fromkeys(_name(path, path.parent) for path in content.names)),
+        title=" + ".join(dict.fromkeys(_name(path, path.parent) for path in content.folders)),
         made=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
         version=__version__,
         policy=_policy(style, script),
@@ -129,17 +122,17 @@ def _name(path: Path, base: Path) -> str:
     return str(path.relative_to(base)) if path != base and path.is_relative_to(base) else path.name
 
 
-def _summary(result: Result, base: Path) -> dict[str, Any]:
+def _summary(result: ResultFolder, base: Path) -> dict[str, Any]:
     by_signature: dict[str, list[str]] = {}
     for key, signature in result.signatures.items():
         by_signature.setdefault(signature, []).append(LABELS.get(key, key))
     return {
         "name": _name(result.path, base),
-        "task": result.task,
+        "task": TASKS[result.kind],
         "split": result.clips.split,
         "rows": f"{len(result.rows):,}",
         "missing": f"{result.counts.get(MISSING, 0):,}",
-        "main": _numbers(result.main_numbers),
+        "main": _numbers({k: result.numbers[k] for k in MAIN_NUMBERS if k in result.numbers}),
         "numbers": _numbers(result.numbers),
         "signatures": [(", ".join(keys), text) for text, keys in by_signature.items()],
     }
@@ -152,7 +145,7 @@ def _numbers(numbers: Mapping[str, float]) -> list[tuple[str, str]]:
     ]
 
 
-def _training(log: Log, base: Path) -> dict[str, Any]:
+def _training(log: TrainingLog, base: Path) -> dict[str, Any]:
     return {
         "name": _name(log.path, base),
         "updates": f"{log.updates:,}",
@@ -160,56 +153,59 @@ def _training(log: Log, base: Path) -> dict[str, Any]:
         "not_finite": log.not_finite,
         "unread": len(log.unread),
         "fp16": any("loss_scale" in found for found in log.inner.values()),
-        "drawings": [charts.draw(chart) for chart in charts_of(log)],
+        "drawings": [charts.draw(chart) for chart in charts.charts_of(log)],
     }
 
 
-def _missing(content: Content, base: Path) -> Iterator[dict[str, Any]]:
-    for result in content.results:
-        rows = [(row.id, row.reason) for row in result.rows if row.outcome == MISSING]
+def _missing(content: ReportContent, base: Path) -> Iterator[dict[str, Any]]:
+    lists = [
+        (
+            "Without a prediction",
+            result.path,
+            [(r.id, r.reason) for r in result.rows if r.outcome == MISSING],
+        )
+        for result in content.results
+    ]
+    lists += [
+        ("Not read in training", log.path, [*log.unread.items()]) for log in content.trainings
+    ]
+    for what, path, rows in lists:
         if rows:
-            yield _list("Without a prediction", _name(result.path, base), rows)
-    for log in content.trainings:
-        if log.unread:
-            yield _list("Not read in training", _name(log.path, base), list(log.unread.items()))
-
-
-def _list(what: str, name: str, rows: list[tuple[str, str]]) -> dict[str, Any]:
-    shown = rows[:MOST_MISSING]
-    more = len(shown) < len(rows)
-    return {"what": what, "name": name, "count": len(rows), "rows": shown, "more": more}
+            shown = rows[:MOST_MISSING]
+            yield {
+                "what": what,
+                "name": _name(path, base),
+                "count": len(rows),
+                "rows": shown,
+                "more": len(shown) < len(rows),
+            }
 
 
 # --- data of the script --------------------------------------------------------------------------
 
 
-def _blocks(content: Content) -> Iterator[dict[str, Any]]:
+def _blocks(content: ReportContent) -> Iterator[dict[str, Any]]:
     """Elements with JSON: the pictures, and the rows of each result."""
     numbers = {clip: number for number, clip in enumerate(content.pictures.of)}
     yield {"id": "pictures", "json": safe_json([_picture(p) for p in content.pictures.of.values()])}
     lines = [[safe_json(row.shown()) for row in result.rows] for result in content.results]
     rooms = share([sum(map(size, rows)) for rows in lines], MOST_TEXT)
     for number, (result, rows, room) in enumerate(zip(content.results, lines, rooms, strict=True)):
-        places = {name: numbers.get(clip_of(result, name)) for name in _clips(result)}
+        names = dict.fromkeys(n for row in result.rows for n in (row.id, row.target, *row.top))
         head = {
             "kind": result.kind,
             "notes": result.notes,
             "total": len(result.rows),
             "counts": result.counts,
-            "pictures": {name: place for name, place in places.items() if place is not None},
+            "pictures": {n: numbers[c] for n in names if (c := locate(result, n)) in numbers},
             "no_picture": _no_picture(result, content.pictures),
         }
         shown = Markup(",").join(fitting(rows, room))
-        json = Markup('{{"rows":[{}],{}').format(shown, safe_json(head)[1:])
-        yield {"id": f"result-{number}", "json": json}
+        block = Markup('{{"rows":[{}],{}').format(shown, safe_json(head)[1:])
+        yield {"id": f"result-{number}", "json": block}
 
 
-def _clips(result: Result) -> dict[str, None]:
-    """Ids of clips that the rows show."""
-    return dict.fromkeys(name for row in result.rows for name in (row.id, row.right_clip, *row.top))
-
-
-def _no_picture(result: Result, pictures: Pictures) -> str:
+def _no_picture(result: ResultFolder, pictures: Pictures) -> str:
     """What stands in the place of a picture that is not there; nothing if there are none at all."""
     if result.clips.root is None:
         return ""
@@ -224,8 +220,10 @@ def _picture(picture: Picture) -> dict[str, Any]:
 
 def safe_json(value: Any) -> Markup:
     """JSON that may stand inside of a script element."""
-    options = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
-    return htmlsafe_json_dumps(value, **options)
+    dumps = functools.partial(
+        json.dumps, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    )
+    return htmlsafe_json_dumps(value, dumps)
 
 
 def share(sizes: Sequence[int], room: int) -> list[int]:

@@ -8,7 +8,7 @@ decoded once. What is drawn ends at ``most`` clips, at MOST_BYTES, or after MOST
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ import av
 import numpy as np
 
 from vt_fairseq.errors import VideoError
-from vt_fairseq.report.results import Result
-from vt_fairseq.report.rows import RIGHT, Row
+from vt_fairseq.report.results import ResultFolder
+from vt_fairseq.report.rows import RIGHT
 from vt_fairseq.video.decoding import inside, read_clip
 from vt_fairseq.video.frame_sampling import FrameSampling
 
@@ -31,7 +31,7 @@ SAMPLING = FrameSampling(num_frames=FRAMES, max_seconds=None)
 
 
 @dataclass(frozen=True)
-class Clip:
+class ClipLocation:
     """A part of a video below ``root``; None: from the beginning, to the end."""
 
     root: Path
@@ -52,7 +52,7 @@ class Picture:
 class Pictures:
     """What was drawn, and why not more: "" if nothing was left out."""
 
-    of: dict[Clip, Picture]
+    of: dict[ClipLocation, Picture]
     limit: str = ""
 
     @property
@@ -62,21 +62,21 @@ class Pictures:
         return f"Pictures of {count} clips; the limit was {self.limit}." if self.limit else ""
 
 
-def clip_of(result: Result, name: str) -> Clip | None:
+def locate(result: ResultFolder, name: str) -> ClipLocation | None:
     """The clip behind a row's id; None without a data directory."""
-    row = result.clips.get(name)
+    row = result.clips.rows.get(name)
     if row is None or result.clips.root is None:
         return None
-    return Clip(result.clips.root, row.video, row.start, row.end)
+    return ClipLocation(result.clips.root, row.video, row.start, row.end)
 
 
-def draw_all(results: Sequence[Result], most: int) -> Pictures:
+def draw_all(results: Sequence[ResultFolder], most: int) -> Pictures:
     """Pictures of up to ``most`` clips, as the module says."""
-    wanted = _distinct(_in_turn([_clips(result) for result in results]))
-    chosen = list(itertools.islice(wanted, most))
-    more = next(wanted, None) is not None
-    limit = f"--clips {most}" if more else ""
-    drawn: dict[Clip, Picture] = {}
+    turns = itertools.zip_longest(*map(_clips, results))
+    clips = dict.fromkeys(clip for turn in turns for clip in turn if clip is not None)
+    chosen = list(clips)[:most]
+    limit = f"--clips {most}" if len(clips) > most else ""
+    drawn: dict[ClipLocation, Picture] = {}
     size, ends = 0, time.monotonic() + MOST_SECONDS
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
@@ -89,7 +89,17 @@ def draw_all(results: Sequence[Result], most: int) -> Pictures:
     return Pictures(drawn, limit)
 
 
-def draw(clip: Clip) -> Picture:
+def _clips(result: ResultFolder) -> Iterator[ClipLocation]:
+    """Those of a result, in the order in which they are wanted."""
+    wrong = iter([row for row in result.rows if row.outcome != RIGHT])
+    right = iter([row for row in result.rows if row.outcome == RIGHT])
+    while turn := [*itertools.islice(wrong, 2), *itertools.islice(right, 1)]:
+        for name in (name for row in turn for name in (row.target or row.id, *row.top)):
+            if (clip := locate(result, name)) is not None:
+                yield clip
+
+
+def draw(clip: ClipLocation) -> Picture:
     """The frames in the middle of FRAMES equal parts of the clip, or why there are none."""
     try:
         path = inside(clip.root, clip.video)
@@ -111,34 +121,3 @@ def jpeg(frame: np.ndarray) -> bytes:
     image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
     packets = [*encoder.encode(image.reformat(format="yuvj420p")), *encoder.encode(None)]
     return b"".join(map(bytes, packets))
-
-
-def _clips(result: Result) -> Iterator[Clip]:
-    """Those of a result, in the order in which they are wanted."""
-    for row in _failures_and_successes(result.rows):
-        for name in (row.right_clip or row.id, *row.top):
-            if (clip := clip_of(result, name)) is not None:
-                yield clip
-
-
-def _failures_and_successes(rows: Sequence[Row]) -> Iterator[Row]:
-    """Two failures, one success, and so on; what is left of either."""
-    wrong = iter([row for row in rows if row.outcome != RIGHT])
-    right = iter([row for row in rows if row.outcome == RIGHT])
-    while turn := [*itertools.islice(wrong, 2), *itertools.islice(right, 1)]:
-        yield from turn
-
-
-def _in_turn(queues: Sequence[Iterator[Clip]]) -> Iterator[Clip]:
-    """One of each, again and again."""
-    missing = object()
-    for turn in itertools.zip_longest(*queues, fillvalue=missing):
-        yield from (clip for clip in turn if clip is not missing)
-
-
-def _distinct(clips: Iterable[Clip]) -> Iterator[Clip]:
-    seen = set()
-    for clip in clips:
-        if clip not in seen:
-            seen.add(clip)
-            yield clip

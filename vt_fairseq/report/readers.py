@@ -1,217 +1,232 @@
-"""Files of results to rows: one function for each of the things that a model is asked."""
+"""Files of results to rows: one reader for each kind of thing that a model is asked."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from vt_fairseq import result_files
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
-from vt_fairseq.report.clips import Clips, place
-from vt_fairseq.report.folders import PREDICTIONS
-from vt_fairseq.report.rankings import read_rankings
 from vt_fairseq.report.rows import (
-    MISSING,
     OPEN,
     RIGHT,
     WRONG,
     Bar,
-    Row,
+    ReportRow,
     bars_of,
     overlap,
     softmax,
 )
-from vt_fairseq.result_files import is_index, is_numbers, is_text, is_texts, predicted
+from vt_fairseq.result_files import (
+    JsonRow,
+    is_index,
+    is_numbers,
+    is_ranking,
+    is_text,
+    is_texts,
+    predicted,
+)
 
-REFERENCES, SCORES = "references.jsonl", "scores.jsonl"
-LARGEST_SCORES = 1 << 29  # bytes of a file that is read for the bars of classes
-TOP = 5
+PREDICTIONS, REFERENCES, SCORES = "predictions.jsonl", "references.jsonl", "scores.jsonl"
+LARGEST_SCORES = 1 << 29  # bytes of a scores.jsonl that is read for the bars of classes
+TOP = 5  # of a ranking, shown
 MOST_CANDIDATES = 10_000
-Files = dict[str, dict[str, Any]]  # rows by id
-Reader = Callable[[Path, Files, Clips], Iterator[Row]]
+LONG_LINE = 1 << 14  # bytes of a ranking that is searched rather than parsed
+References = Mapping[str, JsonRow]  # by id
+Clips = Mapping[str, ClipRow]  # by id
+_Prediction = TypeVar("_Prediction")
 
 
-def kind_of(folder: Path, settings: dict[str, Any]) -> str:
+def kind_of(folder: Path, settings: Mapping[str, Any]) -> str:
     """``captions``, ``vqa``, ``classify`` or ``retrieval``."""
     kind = settings.get("kind")
     if kind in READERS:
         return kind
-    said, right = _first(folder / PREDICTIONS), _first(folder / REFERENCES)
-    if "ranking" in said and ("target" in right or "prediction" not in said):
+    prediction, reference = _first(folder / PREDICTIONS), _first(folder / REFERENCES)
+    if "ranking" in prediction and ("target" in reference or "prediction" not in prediction):
         return "retrieval"
-    if "answer" in right or is_index(said.get("prediction")):
+    if "answer" in reference or is_index(prediction.get("prediction")):
         return "vqa"
-    classes = {"verb", "noun"} & said.keys() or "label" in right or "ranking" in said
-    return "classify" if classes else "captions"
+    classes = {"verb", "noun"} & prediction.keys() or "label" in reference
+    return "classify" if classes or "ranking" in prediction else "captions"
 
 
-def read_references(folder: Path) -> Files:
+def read_references(folder: Path) -> dict[str, JsonRow]:
     """references.jsonl, or nothing where the manifest has the references."""
     path = folder / REFERENCES
     return result_files.read(path) if path.is_file() else {}
 
 
-def _first(path: Path) -> dict[str, Any]:
+def _first(path: Path) -> JsonRow:
     return next(result_files.objects(path), {}) if path.is_file() else {}
 
 
-def _may(row: dict, key: str, valid: Callable[[Any], bool], what: str, other: Any = None) -> Any:
-    """``row[key]`` if it is ``valid``, ``other`` if the row has none; raises UserError else."""
-    return other if row.get(key) is None else result_files.field(row, key, valid, what)
+def _joined(
+    predictions: Mapping[str, _Prediction], references: References, clips: Clips
+) -> Iterator[tuple[str, _Prediction | None, JsonRow, ClipRow | None]]:
+    """(id, its prediction, its reference or {}, its clip) of every id in either file."""
+    for name in dict.fromkeys([*predictions, *references]):
+        yield name, predictions.get(name), references.get(name, {}), clips.get(name)
 
 
-def _is_number(value: Any) -> bool:
-    return is_numbers([value])
+def _optional(
+    row: JsonRow, key: str, valid: Callable[[Any], bool], what: str, default: Any = None
+) -> Any:
+    """``row[key]``, or ``default`` where the row has none; raises UserError unless ``valid``."""
+    return default if row.get(key) is None else result_files.field(row, key, valid, what)
 
 
 def _outcome(right: bool) -> str:
     return RIGHT if right else WRONG
 
 
-# --- captions ------------------------------------------------------------------------------------
+def _segment(clip: ClipRow | None) -> str:
+    """Which part of which video, for people."""
+    if clip is None or (clip.start is None and clip.end is None):
+        return clip.video if clip else ""
+    end = "end" if clip.end is None else f"{clip.end:g}"
+    return f"{clip.video}, {clip.start or 0:g} to {end} s"
 
 
-def _captions(folder: Path, right: Files, clips: Clips) -> Iterator[Row]:
-    said = result_files.read(folder / PREDICTIONS)
-    for name in dict.fromkeys([*right, *said]):
-        row, clip = said.get(name, {}), clips.get(name)
+def _captions(folder: Path, references: References, clips: Clips) -> Iterator[ReportRow]:
+    predictions = result_files.read(folder / PREDICTIONS)
+    for name, prediction, reference, clip in _joined(predictions, references, clips):
         captions = list(clip.captions) if clip else []
-        texts = _may(right.get(name, {}), "references", is_texts, "a list of texts", captions)
-        text = predicted(said.get(name), "prediction", is_text, "a text")
-        common = {"id": name, "references": texts, "clip": place(clip)}
-        if text is None or row.get("missing"):
-            yield Row(outcome=MISSING, **common)
-            continue
-        exact = text.split() in [other.split() for other in texts]
-        close = overlap(text, texts) if texts else None
-        yield Row(
-            outcome=_outcome(exact) if texts else OPEN,
-            quality=close or 0.0,
-            said=text,
-            score=_may(row, "score", _is_number, "a number"),
-            overlap=close,
-            **common,
-        )
+        texts = _optional(reference, "references", is_texts, "a list of texts", captions)
+        text = predicted(prediction, "prediction", is_text, "a text")
+        row = ReportRow(name, references=texts, clip=_segment(clip))
+        if prediction and text is not None and not prediction.get("missing"):
+            exact = text.split() in [other.split() for other in texts]
+            close = overlap(text, texts) if texts else None
+            row = replace(
+                row,
+                outcome=_outcome(exact) if texts else OPEN,
+                quality=close or 0.0,
+                prediction=text,
+                score=_optional(prediction, "score", lambda s: is_numbers([s]), "a number"),
+                overlap=close,
+            )
+        yield row
 
 
 # --- questions -----------------------------------------------------------------------------------
 
 
-def _questions(folder: Path, right: Files, clips: Clips) -> Iterator[Row]:
-    said = result_files.read(folder / PREDICTIONS)
-    for name in dict.fromkeys([*right, *said]):
-        row, own, clip = said.get(name, {}), right.get(name, {}), clips.get(name)
+def _questions(folder: Path, references: References, clips: Clips) -> Iterator[ReportRow]:
+    predictions, what = result_files.read(folder / PREDICTIONS), "the index of a candidate"
+    for name, prediction, reference, clip in _joined(predictions, references, clips):
         known = clip or ClipRow(name, "")
-        result_files.refuse_nan(row)
-        what = "the index of a candidate"
-        chosen = predicted(said.get(name), "prediction", _is_choice, what)
-        answer = _may(own, "answer", _is_choice, what, known.answer)
-        scores = _may(row, "scores", is_numbers, "a list of numbers", [])
-        texts = _may(own, "candidates", is_texts, "a list of texts", known.candidates)
-        texts = _named(texts, max(len(scores), (answer or 0) + 1, (chosen or 0) + 1))
+        result_files.refuse_nan(prediction or {})
+        chosen = predicted(prediction, "prediction", _is_choice, what)
+        answer = _optional(reference, "answer", _is_choice, what, known.answer)
+        scores = _optional(prediction or {}, "scores", is_numbers, "a list of numbers", [])
+        texts = _optional(reference, "candidates", is_texts, "a list of texts", known.candidates)
+        count = max(len(scores), (answer or 0) + 1, (chosen or 0) + 1)
+        # Candidates that nobody names get their numbers.
+        texts = [*texts, *(f"candidate {k}" for k in range(len(texts), count))]
         bars = bars_of(texts, scores if len(scores) == len(texts) else [], answer, chosen)
-        common = {
-            "id": name,
-            "asked": _may(own, "question", is_text, "a text", known.question or ""),
-            "references": [] if answer is None else [texts[answer]],
-            "clip": place(clip),
-            "bars": bars,
-        }
-        if chosen is None:
-            yield Row(outcome=MISSING, **common)
-            continue
-        yield Row(
-            outcome=OPEN if answer is None else _outcome(chosen == answer),
-            quality=next((bar.share for bar in bars if bar.right), 0.0),
-            said=texts[chosen],
-            **common,
+        row = ReportRow(
+            name,
+            asked=_optional(reference, "question", is_text, "a text", known.question or ""),
+            references=[] if answer is None else [texts[answer]],
+            clip=_segment(clip),
+            bars=bars,
         )
+        if chosen is not None:
+            row = replace(
+                row,
+                outcome=OPEN if answer is None else _outcome(chosen == answer),
+                quality=next((bar.share for bar in bars if bar.right), 0.0),
+                prediction=texts[chosen],
+            )
+        yield row
 
 
 def _is_choice(value: Any) -> bool:
     return is_index(value) and value < MOST_CANDIDATES
 
 
-def _named(texts: Sequence[str], count: int) -> list[str]:
-    """At least ``count`` candidates; those that nobody names get their numbers."""
-    return [*texts, *(f"candidate {k}" for k in range(len(texts), count))]
-
-
 # --- classes -------------------------------------------------------------------------------------
 
 
-def _classes(folder: Path, right: Files, clips: Clips) -> Iterator[Row]:
-    said = result_files.read(folder / PREDICTIONS)
-    scores = _scores(folder / SCORES)
-    for name, row in said.items():
-        record = next(scores, {"id": name})
-        if record.get("id") != name:
-            raise UserError(f"{row['_where']}: {SCORES} has another row there")
-        yield _class(row, record, right.get(name, {}), clips)
-    for name in right.keys() - said.keys():
-        yield _class({"id": name}, {}, right[name], clips)
+def _classes(folder: Path, references: References, clips: Clips) -> Iterator[ReportRow]:
+    predictions = result_files.read(folder / PREDICTIONS)
+    records = _scores(folder / SCORES)
+    for name, prediction, reference, clip in _joined(predictions, references, clips):
+        record: JsonRow = next(records, {"id": name}) if prediction else {}
+        if prediction and record.get("id") != name:
+            raise UserError(f"{prediction['_where']}: {SCORES} has another row there")
+        yield _class(name, prediction or {}, record, reference, clip)
 
 
-def _class(row: dict, record: dict, own: dict, clips: Clips) -> Row:
-    """One row of labels, or of verbs, nouns and actions."""
-    clip, what = clips.get(row["id"]), "the name of a class"
-    parts = [part for part in ("verb", "noun") if part in row or part in own]
-    names = parts or ["label"]
-    known = [_may(own, n, is_text, what, getattr(clip, n) if clip else None) for n in names]
-    given = [_may(row, name if parts else "prediction", is_text, what) for name in names]
+def _scores(path: Path) -> Iterator[JsonRow]:
+    """The records of vt-score, or nothing where there are none or too many to read."""
+    if path.is_file() and path.stat().st_size <= LARGEST_SCORES:
+        yield from result_files.objects(path)
+
+
+def _class(
+    name: str, prediction: JsonRow, record: JsonRow, reference: JsonRow, clip: ClipRow | None
+) -> ReportRow:
+    """A row of labels, or of verbs, nouns and actions; ``record`` is vt-score's, or empty."""
+    parts: list[str] = [
+        part for part in ("verb", "noun") if part in prediction or part in reference
+    ]
+    kinds: list[str] = parts or ["label"]
+    what = "the name of a class"
+    known = [
+        _optional(reference, kind, is_text, what, getattr(clip, kind) if clip else None)
+        for kind in kinds
+    ]
+    given = [_optional(prediction, k if parts else "prediction", is_text, what) for k in kinds]
     texts = [] if None in known else [" ".join(known)]
-    texts = _may(own, "references", is_texts, "a list of names", texts)
-    common = {"id": row["id"], "references": texts, "clip": place(clip)}
+    texts = _optional(reference, "references", is_texts, "a list of names", texts)
+    row = ReportRow(name, references=texts, clip=_segment(clip))
     if None in given:
-        return Row(outcome=MISSING, **common)
-    head = "action" if len(parts) == 2 else names[0]
-    best = _ranking(row, head)
+        return row
+    head = "action" if len(parts) == 2 else kinds[0]
+    best = _ranked(prediction.get("ranking" if head == "label" else f"{head}_ranking") or [])
     # The best pair need not be the best verb and the best noun.
-    said = best[0] if head == "action" and best else " ".join(given)
-    ranks = record.get("ranks") or {}
+    text = best[0] if head == "action" and best else " ".join(given)
+    rank = (record.get("ranks") or {}).get(head)
+    ranked = head in (record.get("ranks") or {})
     # Without vt-score's ranks, which lose ties, the texts tell.
-    exact = ranks[head] == 1 if head in ranks else _plain(said) in map(_plain, texts)
-    rank = ranks.get(head)
-    return Row(
-        outcome=_outcome(exact) if texts or head in ranks else OPEN,
-        quality=-float(rank or (1 if exact else "inf")),
-        said=said,
-        captions=_may(record, "captions", is_texts, "a list of texts", []),
-        bars=list(_class_bars(best, _class_scores(record, head), texts, said)),
+    right = rank == 1 if ranked else _plain(text) in map(_plain, texts)
+    return replace(
+        row,
+        outcome=_outcome(right) if texts or ranked else OPEN,
+        quality=-float(rank or (1 if right else "inf")),
+        prediction=text,
+        captions=_optional(record, "captions", is_texts, "a list of texts", []),
+        bars=list(_class_bars(best, _class_scores(record, head), texts, text)),
         rank=rank,
-        classes={n: (k, g) for n, k, g in zip(names, known, given, strict=True) if k is not None},
-        **common,
+        classes={c: (k, g) for c, k, g in zip(kinds, known, given, strict=True) if k is not None},
     )
 
 
-def _ranking(row: dict, head: str) -> list[str]:
-    """The best TOP classes, as texts."""
-    found = row.get("ranking" if head == "label" else f"{head}_ranking") or []
-    return [name if is_text(name) else " ".join(map(str, name)) for name in found[:TOP]]
+def _ranked(classes: Sequence[Any]) -> list[str]:
+    """The first TOP classes, as texts; an action is a list of verb and noun."""
+    return [name if is_text(name) else " ".join(map(str, name)) for name in classes[:TOP]]
 
 
-def _class_scores(record: dict, head: str) -> list[float]:
+def _class_scores(record: JsonRow, head: str) -> list[float]:
     """Scores of vt-score, the highest first: of all classes, or of the best ones."""
-    found = record.get("top") or record.get("scores") if head == "label" else record.get(head)
+    scores = record.get("top") or record.get("scores") if head == "label" else record.get(head)
     # [class, score] or [verb, noun, score] where not all classes have one
-    numbers = [entry[-1] if isinstance(entry, list) else entry for entry in found or []]
-    return sorted(numbers, reverse=True)
+    values = [entry[-1] if isinstance(entry, list) else entry for entry in scores or []]
+    return sorted(values, reverse=True)
 
 
 def _class_bars(
-    best: Sequence[str], scores: Sequence[float], texts: Sequence[str], said: str
+    best: Sequence[str], scores: Sequence[float], texts: Sequence[str], prediction: str
 ) -> Iterator[Bar]:
     shares = softmax(scores)
     for k, name in enumerate(best):
         score, share = (scores[k], shares[k]) if k < len(scores) else (None, 0.0)
-        yield Bar(name, score, share, name in texts, name == said)
-
-
-def _scores(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of vt-score, or nothing where there are none or too many to read."""
-    if path.is_file() and path.stat().st_size <= LARGEST_SCORES:
-        yield from result_files.objects(path)
+        yield Bar(name, score, share, name in texts, name == prediction)
 
 
 def _plain(text: str) -> str:
@@ -221,48 +236,91 @@ def _plain(text: str) -> str:
 # --- retrieval -----------------------------------------------------------------------------------
 
 
-def _retrieval(folder: Path, right: Files, clips: Clips) -> Iterator[Row]:
+def _retrieval(folder: Path, references: References, clips: Clips) -> Iterator[ReportRow]:
     targets = {
-        name: result_files.field(row, "target", is_text, "an id") for name, row in right.items()
+        name: result_files.field(row, "target", is_text, "an id")
+        for name, row in references.items()
     }
-    rankings = {found.id: found for found in read_rankings(folder / PREDICTIONS, targets)}
-    for name in dict.fromkeys([*right, *rankings]):
-        clip, found = clips.get(name), rankings.get(name)
+    rankings = {query.id: query for query in read_rankings(folder / PREDICTIONS, targets)}
+    for name, query, reference, clip in _joined(rankings, references, clips):
         caption = clip.captions[0] if clip and clip.captions else ""
-        common = {
-            "id": name,
-            "asked": _may(right.get(name, {}), "query", is_text, "a text", caption),
-            "right_clip": targets.get(name, name),
-            "clip": place(clip),
-        }
-        if found is None or not found.top:
-            yield Row(outcome=MISSING, **common)
-            continue
-        yield Row(
-            outcome=_outcome(found.rank == 1),
-            quality=-float(found.rank or "inf"),
-            rank=found.rank,
-            top=found.top,
-            **common,
+        row = ReportRow(
+            name,
+            asked=_optional(reference, "query", is_text, "a text", caption),
+            target=targets.get(name, name),
+            clip=_segment(clip),
         )
+        if query and query.top:
+            row = replace(
+                row,
+                outcome=_outcome(query.rank == 1),
+                quality=-float(query.rank or "inf"),
+                rank=query.rank,
+                top=query.top,
+            )
+        yield row
 
 
-READERS: dict[str, Reader] = {
+class QueryRanking(NamedTuple):
+    """The first TOP ids, and the rank of the target from 1; None where it is not ranked."""
+
+    id: str
+    top: list[str]
+    rank: int | None
+
+
+_HEAD = re.compile(rb'\{"id": "([^"]*)", "ranking": \["')
+_BETWEEN = b'", "'
+
+
+def read_rankings(path: Path, targets: Mapping[str, str]) -> Iterator[QueryRanking]:
+    """The ranking of every line; the target of an id that is not in ``targets`` is the id itself.
+
+    A ranking names every clip of the split, so those of 10,000 captions are more than a gigabyte. A
+    long line as ``vt-score`` writes it is therefore searched and not parsed.
+    """
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                searchable = len(line) > LONG_LINE and b"\\" not in line
+                if searchable and (head := _HEAD.match(line)):
+                    yield _searched(line, head, targets)
+                else:
+                    yield _parsed(line, targets, f"{path} line {number}")
+
+
+def _searched(line: bytes, head: re.Match[bytes], targets: Mapping[str, str]) -> QueryRanking:
+    """Without a backslash a quotation mark always ends a text, so marks can be counted."""
+    name = head[1].decode()
+    end, top = head.end(), []
+    for _ in range(TOP):
+        stop = line.find(b'"', end)
+        top.append(line[end:stop].decode())
+        if not line.startswith(_BETWEEN, stop):
+            break
+        end = stop + len(_BETWEEN)
+    target = b'"' + targets.get(name, name).encode() + b'"'
+    at = line.find(target, head.end() - 1)
+    rank = None if at < 0 else line.count(_BETWEEN, head.end(), at + 1) + 1
+    return QueryRanking(name, top, rank)
+
+
+def _parsed(line: bytes, targets: Mapping[str, str], where: str) -> QueryRanking:
+    try:
+        row = json.loads(line)
+        name, ranking = row["id"], row["ranking"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{where}: expected an object with id and ranking: {error!r}") from error
+    if ranking is not None and not is_ranking(ranking):
+        raise UserError(f"{where}: expected 'ranking': distinct ids, best first")
+    ranking, target = ranking or [], targets.get(name, name)
+    rank = ranking.index(target) + 1 if target in ranking else None
+    return QueryRanking(name, ranking[:TOP], rank)
+
+
+READERS: dict[str, Callable[[Path, References, Clips], Iterator[ReportRow]]] = {
     "captions": _captions,
     "vqa": _questions,
     "classify": _classes,
     "retrieval": _retrieval,
 }
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object in a file, {} where there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: expected an object, found {found!r:.60}")
-    return found

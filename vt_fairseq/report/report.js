@@ -11,7 +11,7 @@
     captions: { right: "exact", wrong: "not exact", missing: "missing", open: "no reference" },
     other: { right: "right", wrong: "wrong", missing: "missing", open: "answer not known" },
   };
-  let result, outcome = "", found = [], shown = 0;
+  let result, outcome = "", matching = [], shown = 0;
 
   function make(tag, className, ...children) {
     const element = document.createElement(tag);
@@ -64,7 +64,7 @@
   function haystack(row) {
     if (row.words === undefined) {
       const bars = (row.bars || []).map((bar) => bar[0]);
-      const parts = [row.id, row.asked, row.said, row.clip, row.reason, row.target];
+      const parts = [row.id, row.asked, row.prediction, row.clip, row.reason, row.target];
       const lists = [...(row.references || []), ...(row.captions || []), ...bars];
       row.words = [...parts, ...lists].join("\n").toLowerCase();
     }
@@ -73,10 +73,10 @@
 
   function filter() {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    found = result.rows.filter((row) =>
+    matching = result.rows.filter((row) =>
       (!outcome || row.outcome === outcome) && words.every((word) => haystack(row).includes(word)));
     if (order.value === "id") {
-      found.sort((a, b) => a.id.localeCompare(b.id, "en", { numeric: true }));
+      matching.sort((a, b) => a.id.localeCompare(b.id, "en", { numeric: true }));
     }
     shown = 0;
     cards.replaceChildren();
@@ -84,15 +84,15 @@
   }
 
   function more() {
-    const next = found.slice(shown, shown + AT_ONCE);
+    const next = matching.slice(shown, shown + AT_ONCE);
     cards.append(...next.map(card));
     shown += next.length;
     const left = result.total - result.rows.length;
     byId("count").textContent =
-      `${found.length.toLocaleString("en")} of ${result.total.toLocaleString("en")} rows` +
-      (shown < found.length ? `, the first ${shown} shown` : "") +
+      `${matching.length.toLocaleString("en")} of ${result.total.toLocaleString("en")} rows` +
+      (shown < matching.length ? `, the first ${shown} shown` : "") +
       (left ? `; ${left.toLocaleString("en")} rows are left out to keep the file small` : "");
-    byId("more").hidden = shown >= found.length;
+    byId("more").hidden = shown >= matching.length;
   }
 
   // --- one row -----------------------------------------------------------------------------------
@@ -131,8 +131,8 @@
     };
     if (row.reason) add("Reason", [row.reason]);
     if (row.captions) add("Own caption", row.captions);
-    if (row.said !== undefined && !(row.bars && row.asked)) add("Prediction", [row.said]);
-    else if (row.said === undefined && row.outcome !== "missing") add("Prediction", ["(empty)"]);
+    if (row.prediction !== undefined && !(row.bars && row.asked)) add("Prediction", [row.prediction]);
+    else if (row.prediction === undefined && row.outcome !== "missing") add("Prediction", ["(empty)"]);
     const references = row.references || [];
     const extra = row.more ? [`and ${row.more} more`] : [];
     if (!(row.bars && row.asked)) {

@@ -1,38 +1,64 @@
-"""A folder of results, read: what its numbers are and every row behind them."""
+"""A folder of results, read: its numbers and every row behind them."""
 
-from collections.abc import Iterator, Mapping
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vt_fairseq.data.manifest import ClipRow, DataDirectory
 from vt_fairseq.errors import UserError
-from vt_fairseq.report.clips import ClipFinder, Clips
-from vt_fairseq.report.folders import PREDICTIONS
-from vt_fairseq.report.readers import READERS, kind_of, read_object, read_references
-from vt_fairseq.report.rows import MISSING, OPEN, Row, failures_first
+from vt_fairseq.report.readers import PREDICTIONS, READERS, kind_of, read_references
+from vt_fairseq.report.rows import MISSING, OPEN, ReportRow, failures_first
 from vt_fairseq.result_files import is_numbers, objects
-
-TASKS = {
-    "captions": "captions",
-    "vqa": "questions",
-    "classify": "classes",
-    "retrieval": "text to video",
-}
-MAIN_NUMBERS = (
-    *("bleu4", "coco_bleu4", "coco_meteor", "coco_rouge_l", "coco_cider", "exact_match"),
-    *("accuracy", "top5", "mean_class_accuracy"),
-    *("action_top1", "action_top5", "verb_top1", "noun_top1"),
-    *("r1", "r5", "r10", "median_rank"),
-)
 
 
 @dataclass(frozen=True)
-class Result:
-    """One folder.
+class SplitRows:
+    """The manifest's rows behind the ids of results.
+
+    Attributes:
+        split: its name, "" where it is not known.
+        root: folder of the videos, None without a data directory.
+        rows: by id; none without a data directory.
+    """
+
+    split: str = ""
+    root: Path | None = None
+    rows: Mapping[str, ClipRow] = field(default_factory=dict)
+
+
+class SplitFinder:
+    """Looks for the split that results are of; reads each split once."""
+
+    def __init__(self, directories: Iterable[DataDirectory]):
+        self.directories = list(directories)
+        self._read: dict[tuple[Path, str], SplitRows] = {}
+
+    def find(self, split: str, clip_id: str | None) -> SplitRows:
+        """The rows of ``split``, or of any split if it is "", that has a row ``clip_id``.
+
+        Raises UserError where a manifest is missing or damaged.
+        """
+        for directory in self.directories:
+            for name in directory.splits if split == "" else {split} & set(directory.splits):
+                key = (directory.path, name)
+                if key not in self._read and clip_id in directory.manifest(name).column("id"):
+                    rows = {row.id: row for row in directory.manifest(name)}
+                    self._read[key] = SplitRows(name, directory.video_root, rows)
+                if key in self._read and clip_id in self._read[key].rows:
+                    return self._read[key]
+        return SplitRows(split)
+
+
+@dataclass(frozen=True)
+class ResultFolder:
+    """The results in one folder.
 
     Attributes:
         path: the folder.
-        kind: a key of TASKS.
+        kind: a key of READERS.
         numbers, signatures: of metrics.json.
         rows: failures first.
         clips: the manifest's rows, where a data directory has them.
@@ -43,43 +69,35 @@ class Result:
     kind: str
     numbers: Mapping[str, float]
     signatures: Mapping[str, str]
-    rows: list[Row]
-    clips: Clips
+    rows: list[ReportRow]
+    clips: SplitRows
     notes: list[str] = field(default_factory=list)
 
     @property
-    def task(self) -> str:
-        """What was asked, in words."""
-        return TASKS[self.kind]
-
-    @property
     def counts(self) -> dict[str, int]:
-        """Rows of each outcome."""
-        found: dict[str, int] = {}
-        for row in self.rows:
-            found[row.outcome] = found.get(row.outcome, 0) + 1
-        return found
-
-    @property
-    def main_numbers(self) -> dict[str, float]:
-        """Those that stand in the summary."""
-        return {key: self.numbers[key] for key in MAIN_NUMBERS if key in self.numbers}
+        """The number of rows of each outcome."""
+        return dict(Counter(row.outcome for row in self.rows))
 
 
-def read_result(folder: Path, finder: ClipFinder, unread: Mapping[str, str]) -> Result:
+def read_result(folder: Path, finder: SplitFinder, unread: Mapping[str, str]) -> ResultFolder:
     """Read ``folder``; ``unread`` has the reasons of clips that could not be read, by id.
 
-    Raises UserError for files that are damaged or no results.
+    Raises UserError for files that are damaged or hold no results.
     """
     settings = read_object(folder / "settings.json")
     metrics = read_object(folder / "metrics.json")
-    kind, right = kind_of(folder, settings), read_references(folder)
-    first = next(iter(right), None) or next(objects(folder / PREDICTIONS), {}).get("id")
+    kind, references = kind_of(folder, settings), read_references(folder)
+    first = next(iter(references), None) or next(objects(folder / PREDICTIONS), {}).get("id")
     clips = finder.find(str(settings.get("split") or _generated_split(folder)), first)
-    rows = [_explained(row, unread) for row in READERS[kind](folder, right, clips)]
+    rows = [
+        replace(row, reason=unread.get(row.id, "no prediction; the logs do not say why"))
+        if row.outcome == MISSING
+        else row
+        for row in READERS[kind](folder, references, clips.rows)
+    ]
     if not rows:
         raise UserError(f"{folder / PREDICTIONS} has no rows")
-    return Result(
+    return ResultFolder(
         path=folder,
         kind=kind,
         numbers={k: v for k, v in metrics.items() if is_numbers([v])},
@@ -96,18 +114,29 @@ def _generated_split(folder: Path) -> str:
     return names[0].removeprefix("generate-") if len(names) == 1 else ""
 
 
-def _explained(row: Row, unread: Mapping[str, str]) -> Row:
-    if row.outcome != MISSING:
-        return row
-    return replace(row, reason=unread.get(row.id, "no prediction; the logs do not say why"))
-
-
 def _notes(
-    kind: str, metrics: dict[str, Any], rows: list[Row], clips: Clips, finder: ClipFinder
+    kind: str,
+    metrics: dict[str, Any],
+    rows: list[ReportRow],
+    clips: SplitRows,
+    finder: SplitFinder,
 ) -> Iterator[str]:
     if not metrics:
         yield f"no metrics.json: vt-evaluate {kind} --out metrics.json makes it"
     if all(row.outcome in (OPEN, MISSING) for row in rows):
         yield "nothing says what is right: neither references.jsonl nor a data directory"
-    if clips.root is None and finder.data:
+    if clips.root is None and finder.directories:
         yield f"no data directory has the clip {rows[0].id} (split {clips.split or 'not known'})"
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, {} where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected an object, found {value!r:.60}")
+    return value

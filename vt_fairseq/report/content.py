@@ -1,0 +1,194 @@
+"""The folders that a user names, to everything that the page shows."""
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vt_fairseq.data.manifest import DataDirectory
+from vt_fairseq.errors import UserError
+from vt_fairseq.report.logs import TrainingLog, read_log
+from vt_fairseq.report.pictures import Pictures, draw_all
+from vt_fairseq.report.readers import PREDICTIONS
+from vt_fairseq.report.results import ResultFolder, SplitFinder, read_object, read_result
+from vt_fairseq.result_files import objects
+
+DATA, CHECKPOINT_SUFFIX, LOG_SUFFIXES = "data.json", ".pt", (".log", ".out", ".txt")
+DEEPEST = 5  # folders below a named one
+MOST_REJECTED = 500  # rows
+
+
+@dataclass(frozen=True)
+class RejectedRows:
+    """Rows that ``vt-prepare`` left out of one data directory.
+
+    Attributes:
+        name: of the directory.
+        reasons: (kind of reason, rows), the most frequent first.
+        rows: the first MOST_REJECTED, as rejected.jsonl has them.
+        more: whether there are others.
+    """
+
+    name: str
+    reasons: list[tuple[str, int]]
+    rows: list[dict[str, Any]]
+    more: bool
+
+
+@dataclass
+class ReportContent:
+    """What a page shows.
+
+    Attributes:
+        folders: those that were named.
+        results, trainings, rejected: what was read.
+        pictures: of clips.
+        notes: what could not be read or is not there.
+    """
+
+    folders: Sequence[Path]
+    results: list[ResultFolder] = field(default_factory=list)
+    trainings: list[TrainingLog] = field(default_factory=list)
+    rejected: list[RejectedRows] = field(default_factory=list)
+    pictures: Pictures = field(default_factory=lambda: Pictures({}))
+    notes: list[str] = field(default_factory=list)
+
+
+def read_content(folders: Sequence[Path], data: Sequence[Path], clips: int) -> ReportContent:
+    """Everything in ``folders``.
+
+    Args:
+        data: data directories elsewhere.
+        clips: the most clips that get pictures.
+
+    Raises UserError where there is nothing to show.
+    """
+    paths = find_inputs(folders, data)
+    content = ReportContent(folders)
+    directories = list(_directories(paths, content))
+    logs = [read_log(path) for path in paths.logs]
+    content.trainings = [log for log in logs if log.inner or log.valid]
+    unread = {clip: reason for log in logs for clip, reason in log.unread.items()}
+    finder = SplitFinder(directories)
+    for path in paths.results:
+        try:
+            content.results.append(read_result(path, finder, unread))
+        except UserError as error:
+            content.notes.append(f"Not shown: {error}")
+    unfinished = [
+        f"{path} has scores of a vt-score that has not ended; the same command goes on with it."
+        for path in paths.unfinished
+    ]
+    if not content.results and not content.trainings:
+        text = (
+            f"nothing to report in {', '.join(map(str, folders))}: expected folders of vt-score or "
+            "fairseq-generate --results-path (predictions.jsonl), or logs of fairseq-train"
+        )
+        if paths.checkpoints:
+            text += "; checkpoints alone have nothing to show, what fairseq-train printed has"
+        raise UserError(". ".join([text, *content.notes, *unfinished]))
+    content.notes += unfinished
+    if content.results and not directories:
+        content.notes.append(
+            "No pictures: no data directory in these folders. Add --data DATA, the directory that "
+            "vt-prepare made."
+        )
+    content.pictures = draw_all(content.results, clips)
+    return content
+
+
+# --- paths ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class ReportInputs:
+    """Paths, in the order of their names.
+
+    Attributes:
+        data: data directories (of ``vt-prepare``).
+        results: folders with predictions.jsonl.
+        unfinished: folders of a ``vt-score`` that has not ended.
+        logs: files that may be logs of a training.
+        checkpoints: whether there are any; they have nothing to show.
+    """
+
+    data: list[Path]
+    results: list[Path] = field(default_factory=list)
+    unfinished: list[Path] = field(default_factory=list)
+    logs: list[Path] = field(default_factory=list)
+    checkpoints: bool = False
+
+
+def find_inputs(names: Sequence[Path], data: Sequence[Path]) -> ReportInputs:
+    """What is in the folders ``names`` and up to DEEPEST below them; a file is taken for a log.
+
+    ``data`` are data directories that are known already. Hidden folders, links and what is inside
+    of a data directory are not looked at. Raises UserError where there is no such path.
+    """
+    inputs = ReportInputs(list(data))
+    for name in names:
+        if not name.exists():
+            raise UserError(f"no folder {name}")
+        if name.is_file():
+            inputs.logs.append(name)
+            continue
+        for parent, folders, files in os.walk(name):
+            folder = Path(parent)
+            deep = len(folder.relative_to(name).parts) >= DEEPEST
+            below = [] if deep or DATA in files else folders
+            folders[:] = sorted(f for f in below if not f.startswith("."))
+            _sort_in(inputs, folder, sorted(files))
+    for paths in (inputs.data, inputs.results, inputs.unfinished, inputs.logs):
+        paths[:] = dict.fromkeys(paths)  # one folder may have been named twice
+    return inputs
+
+
+def _sort_in(inputs: ReportInputs, folder: Path, files: list[str]) -> None:
+    if DATA in files:
+        inputs.data.append(folder)
+        return
+    inputs.checkpoints |= any(name.endswith(CHECKPOINT_SUFFIX) for name in files)
+    if PREDICTIONS in files:
+        inputs.results.append(folder)
+    elif any(name.startswith("scores.") and name.endswith(".jsonl") for name in files):
+        inputs.unfinished.append(folder)
+    # fairseq-generate's own output is no log of a training, and may be large.
+    inputs.logs += [
+        folder / name
+        for name in files
+        if name.endswith(LOG_SUFFIXES) and not name.startswith("generate-")
+    ]
+
+
+# --- data directories ----------------------------------------------------------------------------
+
+
+def _directories(inputs: ReportInputs, content: ReportContent) -> Iterator[DataDirectory]:
+    for path in inputs.data:
+        try:
+            directory = DataDirectory.open(path)
+            content.rejected.append(_read_rejected(path))
+        except UserError as error:
+            content.notes.append(str(error))
+            continue
+        if not directory.video_root.is_dir():
+            content.notes.append(
+                f"No pictures of {directory.path.name}: the folder of its videos, "
+                f"{directory.video_root}, is not there."
+            )
+        yield directory
+
+
+def _read_rejected(directory: Path) -> RejectedRows:
+    counts = dict(read_object(directory / DATA).get("reasons") or {})
+    path = directory / "rejected.jsonl"
+    rows = list(itertools.islice(objects(path), MOST_REJECTED + 1)) if path.is_file() else []
+    keys = ("id", "video", "split", "reason", "where")
+    return RejectedRows(
+        directory.name,
+        sorted(counts.items(), key=lambda item: -item[1]),
+        [{key: row.get(key) for key in keys} for row in rows[:MOST_REJECTED]],
+        len(rows) > MOST_REJECTED,
+    )
