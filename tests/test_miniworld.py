@@ -8,31 +8,28 @@ import numpy as np
 import pytest
 
 from vt_fairseq.errors import UserError
-from vt_fairseq.miniworld import world as module
 from vt_fairseq.miniworld.rendering import ACTIONS, COLORS, SHAPES, SIDE, X, poses
-from vt_fairseq.miniworld.texts import ALL, HELD_OUT, SEEN
-from vt_fairseq.miniworld.world import FPS, SIZES, annotations, generate, plan_split
+from vt_fairseq.miniworld.texts import ALL, HELD_OUT, SEEN, label
+from vt_fairseq.miniworld.world import FPS, SIZES, SPLITS, annotations, generate, plan_videos
 
-SPLITS = ("train", "valid", "test", "novel", "retrieval")
 TINY = SIZES["tiny"]
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     out = tmp_path_factory.mktemp("miniworld")
-    return out, generate(out, size=TINY, seed=3, workers=1)
+    generate(out, TINY, seed=3)
+    return out
 
 
 @pytest.fixture(scope="module")
 def tiny_rows(world):
-    return [json.loads(line) for line in (world[0] / "annotations.jsonl").open()]
+    return [json.loads(line) for line in (world / "annotations.jsonl").open()]
 
 
 @pytest.fixture(scope="module")
 def default_rows():
-    size = SIZES["default"]
-    videos = [video for split in SPLITS for video in plan_split(split, size, 0)]
-    return annotations(videos, 0)
+    return annotations(plan_videos(SIZES["default"], seed=0), seed=0)
 
 
 def of(rows, split):
@@ -53,10 +50,10 @@ def contents(folder):
 
 
 def test_the_seed_fixes_every_byte_for_any_number_of_workers(world, tmp_path):
-    generate(tmp_path / "again", size=TINY, seed=3, workers=2)
-    generate(tmp_path / "other", size=TINY, seed=4, workers=1)
-    assert contents(tmp_path / "again") == contents(world[0])
-    assert contents(tmp_path / "other") != contents(world[0])
+    generate(tmp_path / "again", TINY, seed=3, workers=2)
+    generate(tmp_path / "other", TINY, seed=4)
+    assert contents(tmp_path / "again") == contents(world)
+    assert contents(tmp_path / "other") != contents(world)
 
 
 def test_an_interrupted_run_goes_on_and_ends_as_if_never_stopped(world, tmp_path):
@@ -68,27 +65,27 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_never_stopped(world, tmp_path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        generate(tmp_path, size=TINY, seed=3, workers=1, progress=interrupt)
+        generate(tmp_path, TINY, seed=3, progress=interrupt)
     assert calls == [(1, 9), (2, 9), (3, 9), (4, 9)]
     assert not (tmp_path / "annotations.jsonl").exists()
-    assert generate(tmp_path, size=TINY, seed=3, workers=1)["written"] == 5
-    assert contents(tmp_path) == contents(world[0])
-    assert generate(tmp_path, size=TINY, seed=3, workers=1)["written"] == 0
+    assert generate(tmp_path, TINY, seed=3) == 5
+    assert contents(tmp_path) == contents(world)
+    assert generate(tmp_path, TINY, seed=3) == 0
 
 
 def test_other_settings_or_foreign_files_are_refused_with_a_cure(world, tmp_path):
     with pytest.raises(UserError, match="choose another folder"):
-        generate(world[0], size=TINY, seed=4, workers=1)
+        generate(world, TINY, seed=4)
     (tmp_path / "annotations.jsonl").write_text("mine")
     with pytest.raises(UserError, match="choose another folder"):
-        generate(tmp_path, size=TINY, workers=1)
+        generate(tmp_path, TINY, seed=0)
     assert (tmp_path / "annotations.jsonl").read_text() == "mine"
 
 
 def test_a_gallery_that_cannot_be_distinct_is_refused(tmp_path):
-    size = module.MiniWorldSize(train=1, valid=1, test=1, novel=1, retrieval=27)
+    size = dict.fromkeys(SPLITS, 1) | {"retrieval": 27}
     with pytest.raises(UserError, match="at most 26 videos, found 27"):
-        generate(tmp_path, size=size, workers=1)
+        generate(tmp_path, size, seed=0)
     assert not list(tmp_path.iterdir())
 
 
@@ -120,11 +117,10 @@ def test_combinations_held_out_occur_in_no_other_split(default_rows):
     assert len(novel) == len(HELD_OUT) == 12
     others = [row for row in default_rows if row["split"] != "novel"]
     assert novel.isdisjoint(row["label"] for row in others)
-    assert {row["label"] for row in of(default_rows, "train")} == {module.label(c) for c in SEEN}
+    assert {row["label"] for row in of(default_rows, "train")} == {label(c) for c in SEEN}
     spoken = [set(row["caption"][0].split()) for row in of(default_rows, "pretrain")]
-    for color, shape, action in HELD_OUT:
-        doing = module.label(module.Combination(color, shape, action)).split()[-1]
-        assert not any({color, shape, doing} <= words for words in spoken)
+    for combination in HELD_OUT:  # color, shape and what it does
+        assert not any(set(label(combination).split()) <= words for words in spoken)
 
 
 def test_every_attribute_and_pair_of_attributes_is_seen_in_training():
@@ -198,9 +194,8 @@ def test_the_answer_cannot_be_guessed_from_question_and_candidates(default_rows)
 
 
 def test_videos_are_h264_of_the_stated_length_and_decode(world, tiny_rows):
-    out, report = world
-    paths = sorted((out / "videos").iterdir())
-    assert len(paths) == report["videos"] == 9
+    paths = sorted((world / "videos").iterdir())
+    assert len(paths) == sum(TINY.values()) == 9
     last = {row["video"]: row["end"] for row in tiny_rows if row["split"] != "pretrain"}
     for path in paths:
         with av.open(str(path)) as container:
@@ -216,7 +211,7 @@ def test_videos_are_h264_of_the_stated_length_and_decode(world, tiny_rows):
 
 def test_decoded_clips_show_their_color_and_motion_within_start_and_end(world, tiny_rows):
     rows = [row for row in tiny_rows if row["split"] != "pretrain"]
-    video = {row["video"]: decode(world[0] / "videos" / row["video"]) for row in rows}
+    video = {row["video"]: decode(world / "videos" / row["video"]) for row in rows}
     moves = {"rise": (0, -1), "fall": (0, 1), "grow": (2, 1), "shrink": (2, -1)}
     for row in rows:
         first, last = round(row["start"] * FPS), round(row["end"] * FPS)

@@ -46,10 +46,9 @@ def lines_of(path):
 def test_every_named_video_is_there_and_as_long_as_it_says(dressed):
     for out, world in dressed.values():
         files = {path.stem: path for path in (out / "videos").rglob("*.*")}
-        assert files.keys() == set(world.ids.values())
-        for name, seconds in world.seconds.items():
-            found = probe(files[world.ids[name]])
-            assert found.duration == pytest.approx(seconds, abs=0.01)
+        assert files.keys() == world.videos().keys()
+        for name, rows in world.videos().items():
+            assert probe(files[name]).duration == pytest.approx(rows[0]["seconds"], abs=0.01)
 
 
 def test_a_second_call_writes_no_video_again(dressed):
@@ -68,9 +67,9 @@ def test_a_folder_of_another_corpus_is_refused(dressed):
 def test_the_frames_of_a_show_are_those_of_its_video_three_a_second(dressed):
     out, world = dressed["tvqa"]
     sampling = FrameSampling(num_frames=6, max_seconds=None)
-    for name, clip in world.ids.items():
+    for clip, rows in world.videos().items():
         (folder,) = (out / "frames").glob(f"*_frames/{clip}")
-        assert len(list(folder.iterdir())) == int(world.seconds[name] * 3)
+        assert len(list(folder.iterdir())) == int(rows[0]["seconds"] * 3)
         times = {"start": 1.0, "end": 3.0, "short_side": None, "window": "whole"}
         shown = read_clip(folder, sampling, **times).astype(int)
         video = read_clip(out / "videos" / f"{clip}.mp4", sampling, **times).astype(int)
@@ -137,11 +136,9 @@ def test_a_video_of_howto100m_shows_one_activity_and_tells_of_it_five_times(dres
 
 def test_a_clip_cut_out_for_msrvtt_shows_what_it_showed(dressed):
     out, world = dressed["msrvtt"]
-    assert len(world.ids) == 40
+    assert len(world.videos()) == 40
     for row in world.of("retrieval"):
-        with av.open(
-            str(out / "videos" / "TestVideo" / f"{world.ids[row['group']]}.mp4")
-        ) as container:
+        with av.open(str(out / "videos" / "TestVideo" / f"{row['name']}.mp4")) as container:
             images = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
         first, last = round(row["start"] * 10), round(row["end"] * 10)
         assert len(images) == last
@@ -212,7 +209,7 @@ def test_the_corpus_reader_gives_back_the_rows_of_miniworld(dressed, corpus, tmp
     assert set(data.splits) == {split for split, *_ in ROUND_TRIPS[corpus]}
     for split, sources, keys, captions in ROUND_TRIPS[corpus]:
         rows, originals = list(data.manifest(split)), world.of(*sources)
-        assert [Path(row.video).stem for row in rows] == [world.ids[o["group"]] for o in originals]
+        assert [Path(row.video).stem for row in rows] == [o["name"] for o in originals]
         for row, original in zip(rows, originals, strict=True):
             original = original | {"caption": original["caption"][:captions]}
             assert {k: as_miniworld(row)[k] for k in keys} == {k: original[k] for k in keys}

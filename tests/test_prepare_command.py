@@ -15,9 +15,8 @@ from vt_fairseq.miniworld import world
 def videos(tmp_path_factory) -> Path:
     """A folder with one good video, a.mp4."""
     folder = tmp_path_factory.mktemp("videos")
-    video = world.plan_split("test", world.SIZES["tiny"], seed=0)[0]
-    world.write_video(video, folder, seed=0)
-    (folder / f"{video.name}.mp4").rename(folder / "a.mp4")
+    video = world.plan_videos(world.SIZES["tiny"], seed=0)[0]
+    world.VideoFiles(video, folder / "a.mp4").write(seed=0)
     return folder
 
 

@@ -73,7 +73,7 @@ def _write_layout(args: argparse.Namespace) -> str:
         raise UserError(f"--as {args.layout}: expected miniworld as one of {known}")
     world = official_layouts.write(args.layout, args.out, **_world(args))
     return (
-        f"{len(world.ids)} videos of MiniWorld as {args.layout}; next:\n"
+        f"{len(world.videos())} videos of MiniWorld as {args.layout}; next:\n"
         f"vt-prepare {args.layout} --annotations {args.out}/annotations "
         f"--videos {args.out}/videos --out DATA --train-vocabulary 300"
     )

@@ -1,6 +1,6 @@
 """MiniWorld, the embedded corpus: small real H.264 files with all that the big corpora annotate.
 
-``generate(out)`` writes ``out/videos/*.mp4`` and ``out/annotations.jsonl``, a jsonl manifest with
+``generate`` writes ``out/videos/*.mp4`` and ``out/annotations.jsonl``, a jsonl manifest with
 all splits in one file. Each video holds ``SEGMENTS`` clips of one colored shape each.
 
 =========== ============================================================================
@@ -14,13 +14,14 @@ retrieval   seen combinations, each at most once: its captions are pairwise dist
 Everything is a function of the seed alone, whatever the number of worker processes.
 """
 
+import contextlib
 import functools
 import json
 import multiprocessing
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -44,31 +45,26 @@ from vt_fairseq.miniworld.texts import (
 
 VERSION = 1  # raise it when the same seed gives other files
 FPS = 10
+FOLDER_FPS = 3  # frames per second of a folder of frames
 SEGMENTS = 5  # clips a video
 CLIP_FRAMES = (16, 21)  # [low, high): 1.6 to 2 seconds
 LEAD_FRAMES = (2, 5)  # [low, high): frames of background alone before each clip
 KEYFRAME_INTERVAL = 12  # frames: most clips start between two keyframes, as in real files
 
 
-@dataclass(frozen=True)
-class MiniWorldSize:
-    """Number of videos of each split that has files of its own; times SEGMENTS: clips."""
-
-    train: int
-    valid: int
-    test: int
-    novel: int
-    retrieval: int
-
-
-SIZES = {
-    "default": MiniWorldSize(train=600, valid=40, test=60, novel=20, retrieval=24),
-    "tiny": MiniWorldSize(train=4, valid=1, test=1, novel=1, retrieval=2),
+Size = Mapping[str, int]
+"""Number of videos of each split that has files of its own; times SEGMENTS: clips."""
+SIZES: dict[str, Size] = {
+    "default": {"train": 600, "valid": 40, "test": 60, "novel": 20, "retrieval": 24},
+    "tiny": {"train": 4, "valid": 1, "test": 1, "novel": 1, "retrieval": 2},
 }
+SPLITS = tuple(SIZES["default"])
+Progress = Callable[[int, int], None]
+"""Is told after each video how many are done, and how many there are."""
 
 
 @dataclass(frozen=True)
-class Segment:
+class PlannedClip:
     """One clip: its frames are [first, first + frames) of the video, after ``lead`` empty ones."""
 
     combination: Combination
@@ -78,10 +74,12 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Video:
+class PlannedVideo:
+    """What one video shows; ``index`` counts the videos of its split from 0."""
+
     split: str
     index: int
-    segments: tuple[Segment, ...]
+    clips: tuple[PlannedClip, ...]
 
     @property
     def name(self) -> str:
@@ -89,72 +87,43 @@ class Video:
 
     @property
     def frames(self) -> int:
-        return self.segments[-1].first + self.segments[-1].frames
+        return self.clips[-1].first + self.clips[-1].frames
 
 
 def generate(
-    out: Path,
-    *,
-    size: MiniWorldSize = SIZES["default"],
-    seed: int = 0,
-    workers: int = 2,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict:
-    """Write the corpus under ``out`` and return its counts.
+    out: Path, size: Size, seed: int, workers: int = 1, progress: Progress | None = None
+) -> int:
+    """Write the corpus under ``out``; return how many videos were not there yet.
 
-    Videos that are already there are kept, so an interrupted call goes on where it stopped.
-    ``progress(done, total)`` is called after each video. With ``workers`` > 1 the processes are
-    spawned: a script that calls this needs the usual ``if __name__ == "__main__"``.
-
-    Returns ``{"splits": {name: rows}, "videos": n, "written": n, "bytes": n, "seconds": s}``.
+    Videos that are already there are kept, so an interrupted call goes on where it stopped. With
+    ``workers`` > 1 the processes are spawned: a script that calls this needs the usual
+    ``if __name__ == "__main__"``. Raises UserError when ``out`` holds something else.
     """
-    began = time.monotonic()
-    out = Path(out)
-    videos = plan(size, seed)
-    claim(out, {"corpus": "miniworld", "version": VERSION, "seed": seed, "videos": asdict(size)})
-    folder = out / "videos"
-    missing = [video for video in videos if not _path(folder, video).exists()]
-    write = functools.partial(write_video, folder=folder, seed=seed)
-    for done in in_processes(write, missing, workers):
-        if progress:
-            progress(len(videos) - len(missing) + done, len(videos))
-    rows = annotations(videos, seed)
-    text = "".join(json.dumps(row) + "\n" for row in rows)
+    videos = plan_videos(size, seed)
+    prepare_output_folder(out, "miniworld", size, seed)
+    files = [VideoFiles(video, out / "videos" / f"{video.name}.mp4") for video in videos]
+    written = write_videos(files, seed, workers, progress)
+    text = "".join(json.dumps(row) + "\n" for row in annotations(videos, seed))
     write_atomically(out / "annotations.jsonl", text)
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row["split"]] = counts.get(row["split"], 0) + 1
-    return {
-        "splits": counts,
-        "videos": len(videos),
-        "written": len(missing),
-        "bytes": sum(_path(folder, video).stat().st_size for video in videos),
-        "seconds": round(time.monotonic() - began, 1),
-    }
+    return written
 
 
 # --- what happens in which video -----------------------------------------------------------------
 
 
-def _splits() -> list[str]:
-    return [field.name for field in fields(MiniWorldSize)]
-
-
 def _rng(seed: int, purpose: str, split: str, *numbers: int) -> np.random.Generator:
     """A random generator of its own for each purpose, so that no choice moves another one."""
     purposes = ("plan", "pixels", "question", "narration")
-    return np.random.default_rng([seed, purposes.index(purpose), _splits().index(split), *numbers])
+    return np.random.default_rng([seed, purposes.index(purpose), SPLITS.index(split), *numbers])
 
 
-def plan(size: MiniWorldSize, seed: int) -> list[Video]:
-    """The videos of all splits."""
-    return [video for split in _splits() for video in plan_split(split, size, seed)]
+def plan_videos(size: Size, seed: int) -> list[PlannedVideo]:
+    """The videos of all splits: which combination acts when."""
+    return [video for split in SPLITS for video in _plan_split(split, size[split], seed)]
 
 
-def plan_split(split: str, size: MiniWorldSize, seed: int) -> list[Video]:
-    """The videos of one split: which combination acts when."""
+def _plan_split(split: str, count: int, seed: int) -> list[PlannedVideo]:
     rng = _rng(seed, "plan", split)
-    count = getattr(size, split)
     pool = HELD_OUT if split == "novel" else SEEN
     if split == "retrieval" and count * SEGMENTS > len(pool):
         most = len(pool) // SEGMENTS
@@ -164,8 +133,8 @@ def plan_split(split: str, size: MiniWorldSize, seed: int) -> list[Video]:
         )
     order = _evenly(len(pool), count * SEGMENTS, rng)
     return [
-        Video(
-            split, v, _plan_video([pool[i] for i in order[v * SEGMENTS : (v + 1) * SEGMENTS]], rng)
+        PlannedVideo(
+            split, v, _plan_clips([pool[i] for i in order[v * SEGMENTS :][:SEGMENTS]], rng)
         )
         for v in range(count)
     ]
@@ -177,79 +146,77 @@ def _evenly(kinds: int, count: int, rng: np.random.Generator) -> list[int]:
     return rng.permutation(np.concatenate([*rounds, []])[:count].astype(int)).tolist()
 
 
-def _plan_video(combinations: list[Combination], rng: np.random.Generator) -> tuple[Segment, ...]:
-    segments, end = [], 0
+def _plan_clips(
+    combinations: Iterable[Combination], rng: np.random.Generator
+) -> tuple[PlannedClip, ...]:
+    clips, end = [], 0
     for combination in combinations:
         lead, frames = int(rng.integers(*LEAD_FRAMES)), int(rng.integers(*CLIP_FRAMES))
-        segments.append(Segment(combination, lead, end + lead, frames))
+        clips.append(PlannedClip(combination, lead, end + lead, frames))
         end += lead + frames
-    return tuple(segments)
+    return tuple(clips)
 
 
 # --- annotations ---------------------------------------------------------------------------------
 
 
-def annotations(videos: list[Video], seed: int) -> list[dict]:
+def annotations(videos: list[PlannedVideo], seed: int) -> list[dict[str, Any]]:
     """All rows of the jsonl manifest; ``video`` is relative to ``out/videos``."""
     rows = []
-    for split in _splits():
-        clips = _clips(video for video in videos if video.split == split)
+    for split in SPLITS:
+        clips = _clips(videos, split)
         rng = _rng(seed, "question", split)
         answers = _evenly(CANDIDATES, len(clips), rng)
         kinds = _evenly(QUESTION_KINDS, len(clips), rng)
         for (video, i), answer, kind in zip(clips, answers, kinds, strict=True):
-            rows.append(_row(video, i) | _question_fields(video, i, answer, kind, rng))
-    train = _clips(video for video in videos if video.split == "train")
-    return rows + [_pretrain_row(video, i, seed) for video, i in train]
+            asked = _question_fields(video.clips[i].combination, answer, kind, rng)
+            rows.append(_row(video, i) | asked)
+    return rows + [_pretrain_row(video, i, seed) for video, i in _clips(videos, "train")]
 
 
-def _clips(videos: Iterable[Video]) -> list[tuple[Video, int]]:
-    return [(video, i) for video in videos for i in range(len(video.segments))]
+def _clips(videos: list[PlannedVideo], split: str) -> list[tuple[PlannedVideo, int]]:
+    return [(video, i) for video in videos if video.split == split for i in range(len(video.clips))]
 
 
-def _row(video: Video, index: int) -> dict:
-    segment = video.segments[index]
+def _row(video: PlannedVideo, index: int) -> dict[str, Any]:
+    clip = video.clips[index]
     return {
         "id": f"{video.name}-{index}",
         "video": f"{video.name}.mp4",
-        "start": segment.first / FPS,
-        "end": (segment.first + segment.frames) / FPS,
-        "caption": captions(segment.combination),
-        "label": label(segment.combination),
-        "verb": segment.combination.action,
-        "noun": segment.combination.noun,
+        "start": clip.first / FPS,
+        "end": (clip.first + clip.frames) / FPS,
+        "caption": captions(clip.combination),
+        "label": label(clip.combination),
+        "verb": clip.combination.action,
+        "noun": clip.combination.noun,
         "group": video.name,
         "split": video.split,
     }
 
 
 def _question_fields(
-    video: Video, index: int, answer: int, kind: int, rng: np.random.Generator
-) -> dict:
-    text, right, wrong = question(video.segments[index].combination, kind)
+    combination: Combination, answer: int, kind: int, rng: np.random.Generator
+) -> dict[str, Any]:
+    text, right, wrong = question(combination, kind)
     chosen = rng.choice(len(wrong), size=CANDIDATES - 1, replace=False)
     candidates = [wrong[i] for i in chosen]
     candidates.insert(answer, right)
-    return {
-        "question": text,
-        "candidates": candidates,
-        "answer": answer,
-        "context": subtitles(rng),
-    }
+    context = subtitles(rng)
+    return {"question": text, "candidates": candidates, "answer": answer, "context": context}
 
 
-def _pretrain_row(video: Video, index: int, seed: int) -> dict:
+def _pretrain_row(video: PlannedVideo, index: int, seed: int) -> dict[str, Any]:
     rng = _rng(seed, "narration", video.split, video.index, index)
     row = _row(video, index)
     # One narrator in five is still, or already, busy with another clip of the video.
-    told = (index + 1) % len(video.segments) if rng.random() < 0.2 else index
+    told = (index + 1) % len(video.clips) if rng.random() < 0.2 else index
     early, late = rng.integers(-2, 3, size=2)  # speech starts and ends some frames off
     first, last = round(row["start"] * FPS) + int(early), round(row["end"] * FPS) + int(late)
     return row | {
         "id": f"pretrain-{row['id']}",
         "start": max(first, 0) / FPS,
         "end": min(last, video.frames) / FPS,
-        "caption": [narration(video.segments[told].combination, rng)],
+        "caption": [narration(video.clips[told].combination, rng)],
         "split": "pretrain",
     }
 
@@ -257,12 +224,9 @@ def _pretrain_row(video: Video, index: int, seed: int) -> dict:
 # --- files ---------------------------------------------------------------------------------------
 
 
-def _path(folder: Path, video: Video) -> Path:
-    return folder / f"{video.name}.mp4"
-
-
-def claim(out: Path, settings: dict) -> None:
-    """Make ``out`` the folder of these settings, or refuse: its files must not mix with others."""
+def prepare_output_folder(out: Path, corpus: str, size: Size, seed: int) -> None:
+    """Make ``out`` the folder of this world; raise UserError where it holds something else."""
+    settings = {"corpus": corpus, "version": VERSION, "seed": seed, "videos": dict(size)}
     file = out / "settings.json"
     if not file.exists():
         if any((out / name).exists() for name in ("videos", "annotations", "annotations.jsonl")):
@@ -273,44 +237,62 @@ def claim(out: Path, settings: dict) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps(settings, indent=1) + "\n")
     try:
-        found = json.loads(file.read_text())
+        there = json.loads(file.read_text())
     except ValueError:
-        found = "something that is not JSON"
-    if found != settings:
+        there = "something that is not JSON"
+    if there != settings:
         raise UserError(
-            f"{file}: expected {settings}, found {found}; remove {out} or choose another folder"
+            f"{file}: expected {settings}, found {there}; remove {out} or choose another folder"
         )
-    (out / "videos").mkdir(exist_ok=True)
 
 
-def in_processes(write: Callable[[Any], None], items: Sequence[Any], workers: int) -> Iterator[int]:
-    """Call ``write`` for each item in ``workers`` processes; yields how many are done."""
-    if workers <= 1 or len(items) < 2:
-        for done, item in enumerate(items, 1):
-            write(item)
-            yield done
-        return
-    # Spawned, not forked: a fork of a process that has run torch threads can hang.
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for done, _ in enumerate(pool.imap_unordered(write, items, chunksize=4), 1):
-            yield done
+@dataclass(frozen=True)
+class VideoFiles:
+    """Where one video is written, and its folder of frames if there is to be one."""
+
+    video: PlannedVideo
+    file: Path
+    frames: Path | None = None
+
+    def exist(self) -> bool:
+        return self.file.exists() and (self.frames is None or self.frames.exists())
+
+    def write(self, seed: int) -> None:
+        """Encode the video; a file or folder under its final name is complete."""
+        images = video_frames(self.video, seed)
+        _encode(images, self.file)
+        if self.frames is not None:
+            _write_frames(images, self.frames)
 
 
-def video_frames(video: Video, seed: int) -> np.ndarray:
+def write_videos(
+    files: list[VideoFiles], seed: int, workers: int, progress: Progress | None
+) -> int:
+    """Write those of ``files`` that do not exist, in ``workers`` processes; return their number."""
+    missing = [file for file in files if not file.exist()]
+    write = functools.partial(VideoFiles.write, seed=seed)
+    pool = None
+    if workers > 1 and len(missing) > 1:
+        # Spawned, not forked: a fork of a process that has run torch threads can hang.
+        pool = multiprocessing.get_context("spawn").Pool(workers)
+    with pool or contextlib.nullcontext():
+        written = pool.imap_unordered(write, missing, chunksize=4) if pool else map(write, missing)
+        for done, _ in enumerate(written, len(files) - len(missing) + 1):
+            if progress:
+                progress(done, len(files))
+    return len(missing)
+
+
+def video_frames(video: PlannedVideo, seed: int) -> np.ndarray:
     """All frames of a video before encoding: uint8 (F, H, W, 3)."""
     rng = _rng(seed, "pixels", video.split, video.index)
     return np.concatenate(
-        [clip_frames(*s.combination, frames=s.frames, lead=s.lead, rng=rng) for s in video.segments]
+        [clip_frames(*c.combination, frames=c.frames, lead=c.lead, rng=rng) for c in video.clips]
     )
 
 
-def write_video(video: Video, folder: Path, seed: int) -> None:
-    """Encode one video as ``folder/NAME.mp4``."""
-    encode(video, _path(folder, video), seed)
-
-
-def encode(video: Video, path: Path, seed: int) -> None:
-    """Encode one video; a file under its final name is always complete."""
+def _encode(images: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     with av.open(str(part), "w", format="mp4") as container:
         # Without cpu-independent x264 is faster but gives other bytes from one run to the next.
@@ -320,10 +302,28 @@ def encode(video: Video, path: Path, seed: int) -> None:
         stream.pix_fmt = "yuv420p"
         stream.gop_size = KEYFRAME_INTERVAL
         stream.thread_count = 1  # the processes are the parallelism; one thread is reproducible
-        for image in video_frames(video, seed):
+        for image in images:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     os.replace(part, path)
+
+
+def _write_frames(images: np.ndarray, folder: Path) -> None:
+    """The frames shown at 0, 1/3, 2/3 ... s, as 00001.jpg and so on."""
+    part = folder.with_name(f"{folder.name}.part")
+    part.mkdir(parents=True, exist_ok=True)
+    for number in range(len(images) * FOLDER_FPS // FPS):
+        image = images[number * FPS // FOLDER_FPS]
+        (part / f"{number + 1:05d}.jpg").write_bytes(_jpeg(image))
+    part.replace(folder)
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    encoder = av.CodecContext.create("mjpeg", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = SIDE, SIDE, "yuvj420p"
+    encoder.time_base = Fraction(1, FOLDER_FPS)
+    frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuvj420p")
+    return b"".join(bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode(None)))
 
 
 def write_atomically(path: Path, text: str) -> None:
