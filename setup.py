@@ -40,8 +40,8 @@ setup(
         "coco": ["pycocoevalcap==1.2"],
         "deepspeed": ["deepspeed>=0.19.8"],
         "test": [
-            *["pytest", "pytest-timeout", "pytest-xdist", "ruff"],
-            *["transformers", "tensorboardX", "hypothesis"],
+            *["pytest", "pytest-timeout", "pytest-xdist", "ruff", "mypy"],
+            *["transformers", "tensorboardX", "hypothesis", "psutil"],
         ],
     },
     entry_points={

@@ -3,8 +3,7 @@
     python benchmarks/all.py [--only loading,scoring] [--table]
 
 Takes about 20 minutes on two idle cores. A script that misses a bar ends with 1; the others run all
-the same, and then this one ends with 1, too. The table is made of what lies in results/. kills.py
-and resume.py have no bars of speed and are not among them.
+the same, and then this one ends with 1, too. The table is made of what lies in results/.
 """
 
 import argparse
@@ -22,32 +21,31 @@ BEGIN, END = "<!-- table -->\n", "<!-- end of the table -->\n"
 HEAD = "| benchmark | what is compared | found | bar | |\n|---|---|---|---|---|\n"
 
 
-def scripts(folder: Path = HERE) -> list[str]:
+def scripts() -> list[str]:
     """Names of the scripts that write a result with bars of speed."""
-    paths = [path for path in folder.glob("*.py") if path != Path(__file__).resolve()]
+    paths = [path for path in HERE.glob("*.py") if path != Path(__file__).resolve()]
     return sorted(path.stem for path in paths if "measuring.judged(" in path.read_text())
 
 
-def run(names: Sequence[str], folder: Path = HERE) -> list[str]:
+def run(names: Sequence[str]) -> list[str]:
     """Run the scripts; the names of those that did not end with 0."""
     failed = []
     for name in names:
         print(f"== {name}", flush=True)
         began = time.monotonic()
-        if code := subprocess.run([sys.executable, folder / f"{name}.py"]).returncode:
+        if code := subprocess.run([sys.executable, HERE / f"{name}.py"]).returncode:
             failed.append(name)
         print(f"== {name}: {time.monotonic() - began:.0f} s, exit code {code}", flush=True)
     return failed
 
 
-def table(folder: Path = RESULTS) -> str:
+def table() -> str:
     """All bars in Markdown, and what each result holds for."""
     rows, lines = [], []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
-        judged = {
-            what: found for what, found in result.get("measured", {}).items() if "bar" in found
-        }
+        measured = result.get("measured", {}).items()
+        judged = {what: found for what, found in measured if "bar" in found}
         rows += [row(path.stem, what, found) for what, found in judged.items()]
         if judged:
             lines.append(f"- {path.stem}: `{result['command']}`, {'; '.join(about(result))}\n")
@@ -71,13 +69,13 @@ def about(result: dict) -> Iterator[str]:
         yield str(value) if key in plain else f"{key} {value}"
 
 
-def write_table(page: Path = PAGE, folder: Path = RESULTS) -> None:
-    """Put the table between the page's marks; raises ValueError where they are not there."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+def write_table() -> None:
+    """Put the table between the page's marks; ends the script where they are not there."""
+    before, begin, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"{page} has no lines {BEGIN.strip()} and {END.strip()}: add them")
-    page.write_text(before + begin + "\n" + table(folder) + "\n" + end + after, encoding="utf-8")
+        sys.exit(f"{PAGE} has no lines {BEGIN.strip()} and {END.strip()}: add them")
+    PAGE.write_text(before + begin + "\n" + table() + "\n" + end + after, encoding="utf-8")
 
 
 def main() -> int:

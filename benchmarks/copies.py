@@ -102,8 +102,7 @@ def main() -> int:
     if load > BUSY:
         del measured["two workers against one"]["reached"]
         measured["two workers against one"]["not judged"] = f"load average {load} before"
-    measuring.write_result("copies", measuring.machine("av"), measured)
-    return int(not all(found.get("reached", True) for found in measured.values()))
+    return measuring.write_result("copies", measuring.machine("av"), measured)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+import measuring
+
 UPDATES, WARM_UP = 40, 10
 OPTIONS = [
-    *["--user-dir", str(ROOT / "user_dir"), "--task", "video_translate", "--cpu"],
+    *["--user-dir", str(measuring.ROOT / "user_dir"), "--task", "video_translate", "--cpu"],
     *["--arch", "video_translate_tiny", "--criterion", "video_translate", "--actions", "caption"],
     *["--num-frames", "8", "--frame-size", "40", "--optimizer", "deepspeed_adam"],
     *["--adam-backend", "torch", "--lr", "1e-4", "--batch-size", "32", "--disable-validation"],
@@ -33,7 +34,7 @@ def measure(data: str, stage: int) -> dict[str, float]:
     """Seconds from the start of the process to the end of the first update, and of an update."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "recorded"
-        script = [sys.executable, str(ROOT / "tests" / "recording.py"), str(file), data]
+        script = [sys.executable, __file__, "--record", str(file), data]
         began = time.time()
         subprocess.run(
             [*script, *OPTIONS, "--zero-stage", str(stage), "--save-dir", folder],
@@ -51,34 +52,42 @@ def measure(data: str, stage: int) -> dict[str, float]:
     return found
 
 
+def record(path: str) -> None:
+    """``fairseq-train`` that writes the time and the CPU time after every update, in seconds."""
+    from fairseq.trainer import Trainer
+    from fairseq_cli.train import cli_main
+
+    train_step = Trainer.train_step
+
+    def recorded_step(self, *args, **kwargs):
+        output = train_step(self, *args, **kwargs)
+        with open(path, "a") as lines:
+            print(json.dumps({"time": time.time(), "cpu": time.process_time()}), file=lines)
+        return output
+
+    Trainer.train_step = recorded_step
+    cli_main()
+
+
 def main() -> None:
     """Measure, print and write down."""
+    if sys.argv[1] == "--record":
+        path = sys.argv.pop(1) and sys.argv.pop(1)
+        return record(path)
     data, rounds = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 3
     runs: dict[int, list[dict[str, float]]] = {stage: [] for stage in range(4)}
     for _ in range(rounds):
         for stage in runs:
             runs[stage].append(measure(data, stage))
             print(stage, runs[stage][-1], file=sys.stderr, flush=True)
-    stages = {}
+    measured = {}
     for stage, found in runs.items():
         row = {key: round(statistics.median(run[key] for run in found), 4) for key in found[0]}
-        row["cpu_an_update_to_fairseqs"] = round(
-            statistics.median(
-                run["cpu_an_update"] / own["cpu_an_update"]
-                for run, own in zip(found, runs[0], strict=True)
-            ),
-            3,
-        )
-        stages["fairseq" if stage == 0 else f"zero_{stage}"] = row
-    result = {
-        "command": f"python benchmarks/deepspeed_step.py quickstart/data {rounds}",
-        "machine": "2 CPU cores shared with other jobs, no GPU; 1 process, 1 thread, fp32",
-        "unit": "seconds, median",
-        "stages": stages,
-    }
-    text = json.dumps(result, indent=1)
-    print(text)
-    (ROOT / "benchmarks" / "deepspeed_step.json").write_text(text + "\n")
+        row["cpu_an_update_to_fairseqs"] = measuring.ratio(
+            *([run["cpu_an_update"] for run in of] for of in (found, runs[0]))
+        )["ratio"]
+        measured["fairseq" if stage == 0 else f"zero_{stage}"] = row
+    measuring.write_result("deepspeed_step", measuring.machine("deepspeed"), measured)
 
 
 if __name__ == "__main__":

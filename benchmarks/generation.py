@@ -174,8 +174,9 @@ def main() -> int:
         measured[f"{search}: percent of the time in matrix products"] = {
             name: measuring.percent_in(PRODUCTS, function) for name, function in competitors.items()
         }
-    measuring.write_result("generation", measuring.machine("transformers", "ve-fairseq"), measured)
-    return int(not all(found.get("reached", True) for found in measured.values()))
+    return measuring.write_result(
+        "generation", measuring.machine("transformers", "ve-fairseq"), measured
+    )
 
 
 if __name__ == "__main__":

@@ -5,11 +5,10 @@
 Makes annotation files in HowTo100M's layout with ROWS narrated clips (5,000,000) and the full
 table of 1.22 million videos and 23,611 tasks, prepares them in two shards, joins these, and opens
 shard and whole as a training process does. Each step is a process of its own; memory is its peak
-resident set. Writes manifest_memory.json beside this file.
+resident set. Writes results/manifest_memory.json.
 """
 
 import json
-import os
 import random
 import resource
 import string
@@ -20,8 +19,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULT = Path(__file__).with_suffix(".json")
+import measuring
+
 HOWTO100M = {"clips": 136_000_000, "videos": 1_220_000, "tasks": 23_611}
 CLIPS_A_VIDEO = HOWTO100M["clips"] // HOWTO100M["videos"]
 SHARDS = 2
@@ -64,37 +63,23 @@ def write_annotations(folder: Path, rows: int) -> None:
         file.write("}")
 
 
-def measured(*command: str) -> dict[str, float]:
-    """Peak memory and times of a process that must succeed."""
-    began = time.monotonic()
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"{' '.join(command)} failed")
-    return {
-        "peak_mb": round(usage.ru_maxrss / 1024),
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-        "seconds": round(time.monotonic() - began, 1),
-    }
-
-
 def prepare(folder: Path) -> dict[str, dict[str, float]]:
     """All shards and the join."""
-    out = ["--out", str(folder / "data")]
+    out = ["--out", folder / "data"]
     (folder / "videos").mkdir(exist_ok=True)
     vocabulary = folder / "spiece.model"
     if not vocabulary.exists():
         from vt_fairseq.data.tokenizer import train_vocabulary
 
         vocabulary.write_bytes(train_vocabulary([" ".join(WORDS)] * 10, 60))
-    module = ["-m", "vt_fairseq.cli.prepare"]
+    command = [sys.executable, "-m", "vt_fairseq.cli.prepare"]
     found = {}
     for k in range(1, SHARDS + 1):
-        found[f"shard {k}/{SHARDS}"] = measured(
-            *[*module, "howto100m", "--annotations", str(folder)],
-            *["--videos", str(folder / "videos"), *out, "--skip-probe", "--shard", f"{k}/{SHARDS}"],
+        found[f"shard {k}/{SHARDS}"] = measuring.process(
+            *[*command, "howto100m", "--annotations", folder, "--videos", folder / "videos"],
+            *[*out, "--skip-probe", "--shard", f"{k}/{SHARDS}"],
         )
-    found["join"] = measured(*module, "join", *out, "--vocabulary", str(vocabulary))
+    found["join"] = measuring.process(*command, "join", *out, "--vocabulary", vocabulary)
     return found
 
 
@@ -122,8 +107,9 @@ def train(data: Path) -> dict[str, float]:
     from vt_fairseq.data.epoch_iterator import ReusedBatchIterator
     from vt_fairseq.data.manifest import Manifest
     from vt_fairseq.data.prompts import BUILT_IN
+    from vt_fairseq.data.text import SourceTemplate
     from vt_fairseq.data.text_noise import TextNoise
-    from vt_fairseq.data.tokenizer import SourceTemplate, Tokenizer
+    from vt_fairseq.data.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_file(data.parent / "spiece.model")
     noise = TextNoise("shuffled-masked", "batch", dropout=0.5, mask_id=tokenizer.mask)
@@ -174,44 +160,37 @@ def train(data: Path) -> dict[str, float]:
 def trained(data: Path) -> dict[str, float]:
     """``train`` in a process of its own."""
     command = [sys.executable, __file__, "--train", str(data)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main() -> None:
+def main() -> int:
     """Measure, print and write down."""
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 5_000_000
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         write_annotations(folder, rows)
-        preparing = prepare(folder)
+        measured = prepare(folder)
+        cpu = sum(step["cpu_seconds"] for step in measured.values())
         data = folder / "data"
         part = data / "shards" / f"1-of-{SHARDS}"
         (part / "spiece.model").write_bytes((data / "spiece.model").read_bytes())
-        training = [trained(part / "train.arrow"), trained(data / "train.arrow")]
+        measured["shard"] = trained(part / "train.arrow")
+        measured["whole"] = trained(data / "train.arrow")
         bytes_a_row = (data / "train.arrow").stat().st_size / rows
-    whole = HOWTO100M["clips"] / rows
-    cpu = sum(step["cpu_seconds"] for step in preparing.values())
-    result = {
-        "command": f"python benchmarks/manifest_memory.py {rows}",
-        "rows": rows,
+    measured["probing"] = {"adds_mb": probing_memory()}
+    measured["howto100m"] = {
         "bytes_a_row": round(bytes_a_row, 1),
-        "preparing": preparing,
-        "probing_adds_mb": probing_memory(),
-        "training": training,
-        "howto100m": {
-            "manifest_gb": round(bytes_a_row * HOWTO100M["clips"] / 1e9, 1),
-            "preparation_cpu_hours": round(cpu * whole / 3600, 2),
-        },
+        "manifest_gb": round(bytes_a_row * HOWTO100M["clips"] / 1e9, 1),
+        "preparation_cpu_hours": round(cpu * HOWTO100M["clips"] / rows / 3600, 2),
     }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    return measuring.write_result("manifest_memory", measuring.machine(), measured)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--train"]:
         print(json.dumps(train(Path(sys.argv[2]))))
     else:
-        main()
+        sys.exit(main())

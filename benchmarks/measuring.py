@@ -1,4 +1,4 @@
-"""What the benchmarks share: turns, ratios, bars, and the result file.
+"""What the benchmarks share: turns, processes, ratios, bars, and the result file.
 
 Two ways are compared in one process, in turn, by CPU time on one thread; a ratio is that of one
 round, so that whatever else the machine does meets both. Set ``OMP_NUM_THREADS=1`` or import this
@@ -12,6 +12,7 @@ import os
 import platform
 import shlex
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection
@@ -19,7 +20,8 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 Clock = Callable[[], float]
 
 
@@ -28,6 +30,21 @@ def cpu_seconds(function: Callable[[], object], clock: Clock = time.process_time
     began = clock()
     function()
     return clock() - began
+
+
+def process(*command: str | Path) -> dict[str, float]:
+    """CPU seconds, seconds and the most MB of a process that has to succeed, on one thread."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    began = time.monotonic()
+    child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise SystemExit(f"{shlex.join(map(str, command))} failed")
+    return {
+        "peak_mb": round(usage.ru_maxrss / 1024),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
+        "seconds": round(time.monotonic() - began, 2),
+    }
 
 
 def in_turn(
@@ -105,15 +122,17 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def write_result(name: str, about: dict[str, object], measured: dict[str, dict]) -> Path:
-    """benchmarks/results/NAME.json: the command, the machine and every number; prints the bars."""
+def write_result(name: str, about: dict[str, object], measured: dict[str, dict]) -> int:
+    """Write results/NAME.json: the command, the machine and every number; print the bars.
+
+    Returns the script's exit code: 1 where a bar is not reached, else 0.
+    """
     arguments = shlex.join(sys.argv[1:])
     result = {
         "command": f"python benchmarks/{Path(sys.argv[0]).name} {arguments}".strip(),
         "machine": about,
         "measured": measured,
     }
-    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for what, found in measured.items():
@@ -121,4 +140,6 @@ def write_result(name: str, about: dict[str, object], measured: dict[str, dict])
             spread = f"{found['ratio']} ({found['least']}-{found['most']})"
             verdict = "reached" if found["reached"] else "NOT reached"
             print(f"{what:56} {spread:26} bar {found['bar']}: {verdict}")
-    return path
+        elif "bar" not in found:
+            print(f"{what:56} {found}")
+    return int(not all(found.get("reached", True) for found in measured.values()))

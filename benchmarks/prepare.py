@@ -1,21 +1,21 @@
 """How fast ``vt-prepare`` reads each corpus's official files, and in how much memory.
 
-    VT_TEST_DATA=DIR python benchmarks/prepare.py
+    python benchmarks/prepare.py DIR
 
-DIR/annotations holds the official files that are at hand; HowTo100M's are made, 500,000 clips and
-the full table of videos. Videos are not opened (--skip-probe). Rows are counted a second of CPU
-time, start-up included, which other work on the machine does not change. Writes prepare.json
-beside this file.
+DIR/annotations holds the official files that are at hand, DIR/t5 a vocabulary; HowTo100M's files
+are made: 500,000 clips and the full table of videos. Videos are not opened (--skip-probe). Rows are
+counted per second of CPU time, start-up included, which other work on the machine does not change.
+Writes results/prepare.json.
 """
 
 import json
-import os
+import sys
 import tempfile
 from pathlib import Path
 
-from manifest_memory import measured, write_annotations
+import measuring
+from manifest_memory import write_annotations
 
-RESULT = Path(__file__).with_suffix(".json")
 HOWTO100M_ROWS = 500_000
 FOLDERS = {
     "epic-kitchens": "epic_kitchens_55",
@@ -31,11 +31,10 @@ def prepare(corpus: str, annotations: Path, vocabulary: Path) -> dict[str, float
     with tempfile.TemporaryDirectory() as folder:
         out, videos = Path(folder, "data"), Path(folder, "videos")
         videos.mkdir()
-        command = ["-m", "vt_fairseq.cli.prepare", corpus, "--annotations", str(annotations)]
-        command += ["--videos", str(videos), "--out", str(out), "--skip-probe"]
-        command += ["--vocabulary", str(vocabulary)]
+        command = ["-m", "vt_fairseq.cli.prepare", corpus, "--annotations", annotations]
+        command += ["--videos", videos, "--out", out, "--skip-probe", "--vocabulary", vocabulary]
         command += ["--subtitles", "none"] if corpus in ("tvqa", "tvc") else []
-        found = measured(*command)
+        found = measuring.process(sys.executable, *command)
         splits = json.loads((out / "data.json").read_text())["splits"].values()
         size = sum(path.stat().st_size for path in out.glob("*.arrow"))
     rows = sum(counts["rows"] for counts in splits)
@@ -48,9 +47,9 @@ def prepare(corpus: str, annotations: Path, vocabulary: Path) -> dict[str, float
     }
 
 
-def main() -> None:
+def main() -> int:
     """Measure, print and write down."""
-    root = Path(os.environ["VT_TEST_DATA"])
+    root = Path(sys.argv[1])
     vocabulary = root / "t5" / "spiece.model"
     found = {
         corpus: prepare(corpus, root / "annotations" / folder, vocabulary)
@@ -59,16 +58,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_annotations(Path(folder), HOWTO100M_ROWS)
         found["howto100m"] = prepare("howto100m", Path(folder), vocabulary)
-    RESULT.write_text(json.dumps(found, indent=1) + "\n")
-    print(
-        f"{'corpus':14} {'rows':>8} {'rejected':>8} {'rows/CPU s':>10} {'peak MB':>8} {'B/row':>6}"
-    )
-    for corpus, row in found.items():
-        print(
-            f"{corpus:14} {row['rows']:8,} {row['rejected']:8,} {row['rows_a_cpu_second']:10,} "
-            f"{row['peak_mb']:8} {row['bytes_a_row']:6}"
-        )
+    return measuring.write_result("prepare", measuring.machine(), found)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

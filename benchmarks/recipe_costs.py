@@ -6,14 +6,13 @@ The operations of one update (forward and backward, one multiplication and addit
 counted while the model runs on the meta device; memory is predicted as vt-memory does. Hours assume
 that a third of a V100's 125 TFLOP/s in fp16 is reached (UTILIZATION), that reading videos keeps up,
 and nothing for communication, validation and saving. The number of GPUs of the fine-tunings is our
-assumption: the paper does not say it. Prints a table and writes recipe_costs.json beside this file.
+assumption: the paper does not say it. Writes results/recipe_costs.json.
 """
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
+import measuring
 import torch
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from torch.utils.flop_counter import FlopCounterMode
@@ -109,36 +108,17 @@ def cost(training: Training) -> dict:
         loss().backward()
     model.zero_grad()
     needed = training_memory(model.parameters(), model.buffers(), loss)
-    seconds = counter.get_total_flops() / (PEAK * UTILIZATION)
-    hours = training.updates * seconds / 3600
+    hours = training.updates * counter.get_total_flops() / (PEAK * UTILIZATION) / 3600
     setup = Setup(zero_stage=1, gpus=training.gpus)
     return {
-        **asdict(training),
+        "gpus": training.gpus,
+        "updates": training.updates,
         "tflop_per_update": round(counter.get_total_flops() / 1e12, 2),
-        "seconds_per_update": round(seconds, 3),
         "hours": round(hours, 1),
-        "gpu_hours": round(hours * training.gpus),
         "gib_per_gpu": round(prediction(model, setup, needed).total / GIB, 1),
     }
 
 
-def main() -> None:
-    """Count, print, write down."""
-    print(f"{'training':30}{'GPUs':>5}{'updates':>9}{'TFLOP':>7}{'hours':>7}{'GPU h':>7}{'GiB':>6}")
-    costs = []
-    for training in TRAININGS:
-        found = cost(training)
-        costs.append(found)
-        print(
-            f"{found['name']:30}{found['gpus']:5}{found['updates']:9}"
-            f"{found['tflop_per_update']:7.2f}{found['hours']:7.1f}{found['gpu_hours']:7}"
-            f"{found['gib_per_gpu']:6.1f}",
-            flush=True,
-        )
-    result = {"peak_tflops": PEAK / 1e12, "utilization": round(UTILIZATION, 3), "trainings": costs}
-    path = Path(__file__).with_suffix(".json")
-    path.write_text(json.dumps(result, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    costs = {training.name: cost(training) for training in TRAININGS}
+    measuring.write_result("recipe_costs", measuring.machine("ve-fairseq"), costs)

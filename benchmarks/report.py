@@ -11,23 +11,18 @@ results/report.json.
 
 import argparse
 import json
-import os
-import platform
 import random
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import av
+import measuring
 import numpy as np
 
 from vt_fairseq.data.manifest import ClipRow, write_manifest
 
-ROOT = Path(__file__).resolve().parent.parent
 VIDEOS, SECONDS, RATE = 20, 10, 25
 WIDTH, HEIGHT = 640, 360
 CLASSES = 144
@@ -139,28 +134,19 @@ def write_log(path: Path) -> None:
 
 
 def measure(folder: Path, *options: str) -> dict[str, float]:
-    """Run ``vt-report``: wall and processor seconds, memory of the process, size of the file."""
+    """Run ``vt-report``: its seconds and memory, and what is in the file that it writes."""
     out = folder / "report.html"
-    module = [sys.executable, "-m", "vt_fairseq.cli.report"]
-    command = [*module, str(folder), "--out", str(out), *options]
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    printed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(printed.stdout.strip().replace(f"{folder}/", ""))
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    command = [sys.executable, "-m", "vt_fairseq.cli.report", folder, "--out", out, *options]
     return {
-        "seconds": round(wall, 1),
-        "processor_seconds": round(cpu, 1),
-        "peak_memory_mb": round(after.ru_maxrss / 1024),
+        **measuring.process(*command),
         "megabytes": round(out.stat().st_size / 1e6, 2),
         "rows_with_text": out.read_bytes().count(b'"outcome":'),
     }
 
 
-def main() -> None:
-    """Make the folders, measure, print and write down; exit code 1 past the bounds."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main() -> int:
+    """Make the folders, measure, print and write down; 1 past the bounds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--folder", type=Path, help="where to make 1.2 GB of files (default: /tmp)")
     args = parser.parse_args()
@@ -172,23 +158,9 @@ def main() -> None:
             "vt-report": measure(folder),
             "vt-report --clips 2000": measure(folder, "--clips", "2000"),
         }
-    for command, numbers in found.items():
-        print(f"{command:24}", ", ".join(f"{key} {value}" for key, value in numbers.items()))
-    result = {
-        "command": f"python benchmarks/report.py --rows {args.rows}",
-        "what": "4 results of so many rows each, 20 videos of 640x360, a log of 2,000 lines",
-        "measured": found,
-        "bounds": BOUNDS,
-        "load average over 5 minutes": round(os.getloadavg()[1], 1),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-    }
-    path = ROOT / "benchmarks" / "results" / "report.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    late = [c for c, n in found.items() if any(n[key] >= BOUNDS[key] for key in BOUNDS)]
-    sys.exit(f"past the bounds: {', '.join(late)}" if late else 0)
+    measuring.write_result("report", measuring.machine(), found)
+    return int(any(n[key] >= BOUNDS[key] for n in found.values() for key in BOUNDS))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

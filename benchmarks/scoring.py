@@ -248,8 +248,7 @@ def main() -> int:
             )
     found = counted_retrieval()
     measured["vt-score retrieval: decodings and runs a clip"] = measuring.judged(found, at_most=1)
-    measuring.write_result("scoring", measuring.machine(), measured)
-    return int(not all(found["reached"] for found in measured.values()))
+    return measuring.write_result("scoring", measuring.machine(), measured)
 
 
 if __name__ == "__main__":

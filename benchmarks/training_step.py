@@ -228,8 +228,7 @@ def main() -> int:
             if "t5-small" in name:
                 measured[f"wait for transcoded clips: {name}"] = wait(trainer)
     packages = ("ve-fairseq", "deepspeed", "av")
-    measuring.write_result("training_step", measuring.machine(*packages), measured)
-    return int(not all(found.get("reached", True) for found in measured.values()))
+    return measuring.write_result("training_step", measuring.machine(*packages), measured)
 
 
 if __name__ == "__main__":

@@ -36,11 +36,11 @@ PAGES = documents()
 # Files of other projects that the documents speak of.
 FOREIGN_FILES = {"c2/tutorials/model_zoo.md"}
 LAUNCHERS = ("torchrun", "srun", "deepspeed")
-# Options of torchrun, srun, deepspeed, tests/run.sh, pip, and FFmpeg's configuration.
+# Options of torchrun, srun, deepspeed, tests/run.sh, pytest, pip, and FFmpeg's configuration.
 FOREIGN_OPTIONS = {
     *("--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--master-port"),
     *("--no-python", "--hostfile", "--nodes", "--ntasks-per-node", "--gpus-per-node"),
-    *("--slow", "--no-binary"),
+    *("--slow", "--campaign", "--no-binary"),
     *("--enable-version3", "--enable-gpl", "--enable-libx264", "--enable-libx265"),
 }
 PLACEHOLDER = re.compile(r"…|\.\.\.|\bCOMMON\b")

@@ -19,7 +19,7 @@ from tests.warm_commands import commands_on_path, scripts_folder
 
 EXAMPLES = ROOT / "examples"
 RECIPES = sorted(path.parent.name for path in EXAMPLES.glob("*/run.sh"))
-COSTS = json.loads((ROOT / "benchmarks" / "recipe_costs.json").read_text())
+COSTS = json.loads((ROOT / "benchmarks/results/recipe_costs.json").read_text())["measured"]
 RECORDER = """#!{python}
 import json, os, sys
 with open(os.environ["RECORD"], "a") as file:
@@ -136,15 +136,20 @@ def test_torchrun_starts_the_same_training_as_slurm(recorder, tmp_path):
     assert added == "--distributed-world-size 128 --distributed-port 29500"
 
 
+def costs_of(recipe: str) -> dict[str, dict]:
+    """Of each training of a recipe, in their order."""
+    found = {name: cost for name, cost in COSTS.items() if name.split()[0] == recipe}
+    assert found
+    return found
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_costs_in_a_readme_are_those_that_were_computed(recipe):
     text = " ".join((EXAMPLES / recipe / "README.md").read_text().split())
-    trainings = [t for t in COSTS["trainings"] if t["name"].split()[0] == recipe]
-    assert trainings
-    for t in trainings:
+    for name, t in costs_of(recipe).items():
         cost = f"{t['hours']} hours on {t['gpus']} V100s, {t['gib_per_gpu']} GiB each"
-        assert cost in text, t["name"]
-        cells = [t["name"], t["gpus"], f"{t['updates']:,}", t["tflop_per_update"], t["hours"]]
+        assert cost in text, name
+        cells = [name, t["gpus"], f"{t['updates']:,}", t["tflop_per_update"], t["hours"]]
         assert f"| {' | '.join(map(str, cells))} |" in (EXAMPLES / "README.md").read_text()
 
 
@@ -157,8 +162,7 @@ def test_the_costs_were_computed_for_as_many_updates_as_the_recipes_make(recorde
             for command in commands
             if command[0] == "fairseq-train"
         ]
-        trainings = [t for t in COSTS["trainings"] if t["name"].split()[0] == recipe]
-        assert made == [t["updates"] for t in trainings]
+        assert made == [t["updates"] for t in costs_of(recipe).values()]
 
 
 # --- smoke mode -----------------------------------------------------------------------------------

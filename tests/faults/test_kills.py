@@ -1,9 +1,7 @@
-"""A training that is killed in its saves goes on exactly, wherever the kill came.
+"""A training that is killed in its saves goes on exactly, wherever the kill came."""
 
-A sample of kills here; each operation on files with ``--slow``; ``benchmarks/kills.py`` kills at
-random moments, too.
-"""
-
+import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,7 @@ OPTIMIZERS = {"plain": killing.PLAIN, "deepspeed": killing.DEEPSPEED}
 def training(request, data_directory, tmp_path_factory) -> killing.Training:
     if request.param == "deepspeed":
         pytest.importorskip("deepspeed")
-    folder = tmp_path_factory.mktemp(request.param)
+    folder = tmp_path_factory.mktemp("kills") / request.param
     return killing.Training(data_directory, folder, OPTIMIZERS[request.param])
 
 
@@ -47,14 +45,35 @@ def test_killed_in_a_save_it_goes_on_from_the_last_finished_one_to_the_same_weig
         assert training.verdict() == "whole", (made[:operation], training.log())
 
 
+def counted(verdicts: list[str]) -> dict[str, int]:
+    """The number of kills and of every verdict, those that never came among them."""
+    counts = Counter(verdicts)
+    return {"kills": len(verdicts)} | {verdict: counts[verdict] for verdict in killing.VERDICTS}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", killing.PHASES)
+@pytest.mark.timeout(3000)
 def test_killed_before_any_operation_of_a_save_it_goes_on_to_the_same_weights(
-    training, traceable, phase
+    training, traceable, record
 ):
-    found = list(training.verdicts(killing.PHASES[phase]))
-    assert {verdict for _, _, verdict in found} == {"whole"}, found
-    assert len(found) > 20 and sum(new for _, new, _ in found) > 10
+    found = [kill for update in killing.PHASES.values() for kill in training.verdicts(update)]
+    changed = sum(new for _, new, _ in found)
+    counts = counted([verdict for _, _, verdict in found])
+    record(f"{training.folder.name},operations", counts | {"different directories": changed})
+    assert counts["whole"] == counts["kills"], found
+    assert len(found) > 60 and changed > 30
+
+
+@pytest.mark.slow
+def test_killed_at_random_times_in_a_loop_of_saves_it_goes_on_to_the_same_weights(
+    training, campaign, record
+):
+    generator, in_a_save, verdicts = random.Random(1), 0, []
+    for _ in range(50 if campaign else 3):
+        in_a_save += training.kill_at_random(generator)
+        verdicts.append(training.verdict())
+        assert verdicts[-1] == "whole", training.log()
+    record(f"{training.folder.name},random", counted(verdicts) | {"in a save": in_a_save})
 
 
 def scale_weights(path: Path) -> None:

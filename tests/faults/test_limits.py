@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from benchmarks import opens
-from benchmarks.fuzz_media import in_a_process
 from tests import media
+from tests.faults.forks import in_a_process
 from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.data.dataset import VideoTextDataset
 from vt_fairseq.data.manifest import ClipRow
@@ -184,13 +183,3 @@ def test_a_container_open_in_the_trainer_does_not_disturb_its_workers(tmp_path):
         np.testing.assert_array_equal(clip[0].numpy(), expected)
     seen += [seconds for seconds, _, _ in opened]
     np.testing.assert_allclose(seen, np.arange(40) / 25)
-
-
-def test_hundreds_of_opens_leave_neither_memory_nor_threads_nor_descriptors(tmp_path):
-    """``benchmarks/opens.py`` in short; of so few opens the memory is known to some KiB only."""
-    paths = opens.make_videos(tmp_path)
-    kind, found = in_a_process(lambda: opens.left_behind(opens.ours, paths, 300))
-    assert kind == "done", found
-    kib, *more = (found[key] for key in opens.KEYS)
-    assert kib < 15 and more == [0, 0]
-    assert found["most threads"] <= 2, found

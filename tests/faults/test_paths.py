@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import hostile_media
 from tests import media
 from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.data.manifest import ClipRow
@@ -53,10 +52,3 @@ def test_anything_else_is_only_the_name_of_a_file_that_is_not_there(loader, vide
     with pytest.raises(VideoError, match="no such file"):
         loader(ClipRow("1", video), None)
     assert sorted(Path().iterdir()) == before
-
-
-def test_of_all_hostile_entries_none_is_opened_and_nobody_is_called(tmp_path):
-    """``benchmarks/hostile_media.py`` without PyAV's own ways."""
-    (found,) = hostile_media.measure(tmp_path, hostile_media.OURS).values()
-    expected = {"entries": 25, "opened": 0, "waits": 0, "connections": 0, "not refused": []}
-    assert found == expected

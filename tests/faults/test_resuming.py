@@ -2,10 +2,13 @@
 
 import logging
 import re
+from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
+from tests import killing
 from tests.commands import PLUGIN, TINY, run, train_losses
 from vt_fairseq.training import changed_options
 
@@ -78,6 +81,53 @@ def test_resumed_three_times_at_epoch_boundaries_and_inside_with_other_workers_n
         found |= new
         assert "was trained otherwise" not in log
     assert found == whole and sorted(whole) == list(range(1, 9))
+
+
+WAYS = {
+    "plain": killing.PLAIN,
+    "plain, bf16": [*killing.PLAIN, "--bf16", "--fp16-no-flatten-grads"],
+    "deepspeed": killing.DEEPSPEED,
+}
+
+
+def difference(one: Path, other: Path) -> float:
+    """The largest of any weight of two checkpoints; counts of batches are no weights."""
+    first, second = (torch.load(path, weights_only=True)["model"] for path in (one, other))
+    assert first.keys() == second.keys()
+    weights = [name for name, tensor in first.items() if tensor.is_floating_point()]
+    return max(float((first[n].double() - second[n].double()).abs().max()) for n in weights)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("way", WAYS)
+def test_resumed_at_an_epochs_end_and_inside_one_no_weight_differs(
+    way, processes, data_directory, tmp_path, record
+):
+    """Eight updates of three an epoch, stopped after the third and the fifth."""
+    if way == "deepspeed":
+        pytest.importorskip("deepspeed")
+
+    def train(name: str, updates: int) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        options = [*WAYS[way], "--batch-size", str(8 // processes), "--ddp-backend", "legacy_ddp"]
+        cfg = killing.configuration(data_directory, folder / "save", options, updates)
+        log = folder / str(updates)
+        if processes == 2:
+            killing.train_with_two(cfg, log)
+        else:
+            killing.wait(killing.start(cfg, log), log)
+        return folder / "save" / "checkpoint_last.pt"
+
+    whole = train("whole", 8)
+    stopped = [train("stopped", updates) for updates in (3, 5, 8)][-1]
+    found = {
+        "difference": difference(whole, stopped),
+        "learned after the second epoch": difference(whole, whole.with_name("checkpoint2.pt")),
+    }
+    record(f"{way}, processes: {processes}", found)
+    assert found["difference"] == 0 and found["learned after the second epoch"] > 0.01
 
 
 def test_the_real_command_names_a_changed_batch_size(data_directory, tmp_path, trained):

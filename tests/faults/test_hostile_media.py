@@ -1,36 +1,29 @@
 """Twenty-five hostile entries of a manifest: which are opened, and who is called for them.
 
-    python benchmarks/hostile_media.py
-
 Addresses, FFmpeg's protocols, paths and a link that lead out of the folder of videos, playlists and
-scripts, some of them under a video's name. Each is opened in a process of its own by PyAV as it
-comes, by PyAV with the whitelists that are passed here, and by what reads the rows of a data set.
-*Opened* means that a frame was decoded. A server on this machine, which answers every GET with a
-video, counts its connections. Writes benchmarks/results/hostile_media.json; exits with 1 when ours
-opens one or calls the server.
+scripts, some of them under a video's name. Each is opened in a process of its own. *Opened* means
+that a frame was decoded. A server on this machine, which answers every GET with a video, counts its
+connections.
 """
 
 import base64
 import contextlib
-import json
 import os
 import socket
-import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import av
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-from benchmarks.fuzz_media import in_a_process, loader  # noqa: E402
-from benchmarks.measuring import RESULTS, machine  # noqa: E402
-from tests import media  # noqa: E402
-from vt_fairseq.data.manifest import ClipRow  # noqa: E402
-from vt_fairseq.errors import VideoError  # noqa: E402
-from vt_fairseq.video.containers import FORMATS  # noqa: E402
+from tests import media
+from tests.faults.forks import in_a_process
+from vt_fairseq.data.clips import ClipLoader
+from vt_fairseq.data.manifest import ClipRow
+from vt_fairseq.errors import VideoError
+from vt_fairseq.video.containers import FORMATS
+from vt_fairseq.video.frame_sampling import FrameSampling
+from vt_fairseq.video.transforms import ClipTransform
 
 SECONDS = 10.0  # after which an entry counts as waiting
 WHITELISTS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
@@ -110,7 +103,8 @@ def by_pyav(**options: str) -> Callable[[Path, str], None]:
 
 def by_data_set(videos: Path, entry: str) -> None:
     """Read an entry as a row of a data set whose video root is the folder of videos."""
-    loader(videos)(ClipRow("1", entry), None)
+    sampling, transform = FrameSampling(num_frames=8), ClipTransform(28, train=False)
+    ClipLoader(videos, sampling, transform, "center")(ClipRow("1", entry), None)
 
 
 def tried(call: Callable[[Path, str], None], videos: Path, entry: str) -> str:
@@ -152,20 +146,12 @@ def measure(folder: Path, ways: dict[str, Callable[[Path, str], None]]) -> dict[
     return found
 
 
-OURS = {"vt_fairseq": by_data_set}
-WAYS = {"PyAV": by_pyav(), "PyAV with both whitelists": by_pyav(**WHITELISTS), **OURS}
+OTHERS = {"PyAV": by_pyav(), "PyAV with both whitelists": by_pyav(**WHITELISTS)}
 
 
-def main() -> None:
-    """Try, print and write down."""
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(Path(folder), WAYS)
-    text = json.dumps({"machine": machine("av"), **found}, indent=1)
-    (RESULTS / "hostile_media.json").write_text(text + "\n")
-    print(text)
-    ours = found["vt_fairseq"]
-    sys.exit(bool(ours["opened"] or ours["waits"] or ours["connections"]))
-
-
-if __name__ == "__main__":
-    main()
+def test_of_all_hostile_entries_none_is_opened_and_nobody_is_called(tmp_path, campaign, record):
+    found = measure(tmp_path, {**(OTHERS if campaign else {}), "vt_fairseq": by_data_set})
+    for name, counts in found.items():
+        record(name, counts)
+    expected = {"entries": 25, "opened": 0, "waits": 0, "connections": 0, "not refused": []}
+    assert found["vt_fairseq"] == expected
