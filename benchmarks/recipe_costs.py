@@ -18,6 +18,7 @@ from fairseq.models import MODEL_DATACLASS_REGISTRY
 from torch.utils.flop_counter import FlopCounterMode
 
 import vt_fairseq.plugin  # noqa: F401
+from vt_fairseq.models.architectures import build_model
 from vt_fairseq.models.video_translate import VideoTranslateModel
 from vt_fairseq.training.memory.activations import training_memory
 from vt_fairseq.training.memory.prediction import (
@@ -78,7 +79,7 @@ def model_of(training: Training) -> VideoTranslateModel:
     sizes = {f"head{k}": size for k, size in enumerate(training.heads)}
     with torch.device("meta"):
         config = MODEL_DATACLASS_REGISTRY[ARCHITECTURE]()
-        model = VideoTranslateModel.from_config(config, VOCABULARY, VIDEO_ID, sizes)
+        model = build_model(config, VOCABULARY, VIDEO_ID, sizes)
     return model.half().train()
 
 

@@ -8,7 +8,8 @@ import torch
 from tests.test_model import LONGER, PREVIOUS, TEXT_ONLY, WITH_VIDEO, clips, source
 from vt_fairseq.errors import UserError
 from vt_fairseq.models import activation_checkpointing
-from vt_fairseq.models.video_translate import TinyConfig, VideoTranslateModel
+from vt_fairseq.models.architectures import TinyConfig, build_model
+from vt_fairseq.models.video_translate import VideoTranslateModel
 
 ROWS = [WITH_VIDEO, TEXT_ONLY, LONGER]
 ALL = {"checkpoint_activations": True, "checkpoint_video_stages": 4}
@@ -16,7 +17,7 @@ ALL = {"checkpoint_activations": True, "checkpoint_video_stages": 4}
 
 def build(**options) -> VideoTranslateModel:
     torch.manual_seed(0)
-    return VideoTranslateModel.from_config(TinyConfig(**options), vocab_size=384, video_id=303)
+    return build_model(TinyConfig(**options), vocab_size=384, video_id=303)
 
 
 def train_once(model: VideoTranslateModel) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:

@@ -148,7 +148,7 @@ def registered_options() -> frozenset[str]:
     from fairseq.dataclass.utils import gen_parser_from_dataclass
     from fairseq.registry import REGISTRIES
 
-    from vt_fairseq.models.video_translate import VideoTranslateConfig
+    from vt_fairseq.models.architectures import VideoTranslateConfig
     from vt_fairseq.task_config import VideoTranslateTaskConfig
 
     chosen = [c for r in REGISTRIES.values() for c in r["dataclass_registry"].values() if c]

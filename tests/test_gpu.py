@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from tests.commands import PLUGIN, TINY, command_line
+from vt_fairseq.models.architectures import architecture, build_model
 from vt_fairseq.models.batch_norm import BatchNorm
 from vt_fairseq.models.half_precision_linear import Fp32OutputLinear
-from vt_fairseq.models.video_translate import VideoTranslateModel, architecture
+from vt_fairseq.models.video_translate import VideoTranslateModel
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA GPU")
 VOCABULARY, VIDEO = 384, 300
@@ -32,7 +33,7 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 def tiny() -> VideoTranslateModel:
     """The tiny model with random weights on the CPU."""
     torch.manual_seed(0)
-    return VideoTranslateModel.from_config(architecture("video_translate_tiny"), VOCABULARY, VIDEO)
+    return build_model(architecture("video_translate_tiny"), VOCABULARY, VIDEO)
 
 
 def inputs(device: str) -> dict[str, torch.Tensor]:

@@ -21,13 +21,14 @@ from vt_fairseq.data.text import SourceTemplate
 from vt_fairseq.data.text_noise import TextNoise
 from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError, VideoError
-from vt_fairseq.models.heads import add_new_heads, scores_by_question
-from vt_fairseq.models.video_translate import TinyConfig, VideoTranslateModel
+from vt_fairseq.models.architectures import TinyConfig, build_model
+from vt_fairseq.models.heads import scores_by_question
+from vt_fairseq.models.video_translate import VideoTranslateModel
 
 
 def build(**sizes: int) -> VideoTranslateModel:
     torch.manual_seed(0)
-    return VideoTranslateModel.from_config(TinyConfig(), 384, VIDEO, sizes).eval()
+    return build_model(TinyConfig(), 384, VIDEO, sizes).eval()
 
 
 @torch.no_grad()
@@ -97,7 +98,7 @@ def test_heads_train_everything_but_the_decoder_whose_embeddings_are_the_encoder
 
 def test_a_model_without_heads_is_what_it_was():
     torch.manual_seed(0)
-    plain = VideoTranslateModel.from_config(TinyConfig(), 384, VIDEO)
+    plain = build_model(TinyConfig(), 384, VIDEO)
     assert all(p.requires_grad for p in plain.parameters()) and plain.heads is None
     assert plain.state_dict().keys() == {
         k for k in build(verb=6).state_dict() if not k.startswith("heads.")
@@ -128,12 +129,14 @@ def test_everything_but_new_heads_is_strict():
 
 def test_one_head_may_be_kept_beside_a_new_one_and_none_is_dropped():
     old, new = build(verb=6), build(verb=6, noun=4)
-    own = {k: v for k, v in new.state_dict().items() if k.startswith("heads.")}
-    state = old.state_dict()
-    kept = state["heads.verb.weight"].clone()
-    assert add_new_heads(state, own, allowed=True) == ["heads.noun.bias", "heads.noun.weight"]
-    assert torch.equal(state["heads.verb.weight"], kept)
-    with pytest.raises(UserError, match=r"heads that the model has not: verb; expected --heads"):
+    with torch.no_grad():
+        old.heads["verb"].weight += 1
+    own = new.heads["noun"].weight.clone()
+    new.heads_start_anew = True
+    new.load_state_dict(old.state_dict())
+    assert torch.equal(new.heads["verb"].weight, old.heads["verb"].weight)
+    assert torch.equal(new.heads["noun"].weight, own)
+    with pytest.raises(UserError, match=r"the model does not have: verb; expected --heads verb"):
         build().load_state_dict(old.state_dict())
 
 

@@ -19,15 +19,22 @@ from tests.weights import V1_1, Hostile, network, vocabulary, write_t5
 from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.data.tokenizer import PAD, Tokenizer
 from vt_fairseq.errors import UserError
-from vt_fairseq.models.pretrained.exported import read_checkpoint, read_exported, saved_tokenizer
+from vt_fairseq.models.architectures import (
+    architecture,
+    build_model,
+    refuse_other_model,
+    saved_config,
+)
+from vt_fairseq.models.checkpoint_state import read_checkpoint, saved_tokenizer
+from vt_fairseq.models.pretrained.exported import read_exported
 from vt_fairseq.models.pretrained.initial import Sources, initial_checkpoint
+from vt_fairseq.models.pretrained.t5_export import tokenizer_config
 from vt_fairseq.models.pretrained.t5_weights import T5Weights, config_of_dims
 from vt_fairseq.models.pretrained.video_weights import VideoWeights
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D
 from vt_fairseq.models.t5 import T5_DIMS, T5_V1_1_DIMS, T5Dims
-from vt_fairseq.models.video_translate import VideoTranslateModel, architecture, saved_config
+from vt_fairseq.models.video_translate import VideoTranslateModel
 from vt_fairseq.task import VideoTranslateTask, VideoTranslateTaskConfig
-from vt_fairseq.training.patches import refuse_other_model
 
 INIT = "vt_fairseq.cli.init"
 UNUSED_BIAS = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
@@ -49,7 +56,7 @@ def build(state: dict) -> VideoTranslateModel:
     """The model of a checkpoint, every tensor from there."""
     tokenizer = saved_tokenizer(state["task_state"])
     config = saved_config(state["cfg"]["model"])
-    model = VideoTranslateModel.from_config(config, tokenizer.table_size, tokenizer.video)
+    model = build_model(config, tokenizer.table_size, tokenizer.video)
     model.load_state_dict(state["model"], strict=True)
     return model.eval()
 
@@ -277,11 +284,8 @@ def test_the_exported_tokenizer_gives_our_ids_in_transformers(started):
 
 @pytest.mark.data
 def test_t5s_own_vocabulary_exports_with_its_ids(test_data, tmp_path):
-    from vt_fairseq.models.pretrained.hf_tokenizer import tokenizer_config, tokenizer_json
-
-    ours = Tokenizer.from_file(test_data / "t5" / "spiece.model")
-    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(ours)))
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(ours, 512)))
+    shutil.copy(test_data / "t5" / "spiece.model", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(512)))
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     assert theirs("The house is wonderful.").input_ids == [37, 629, 19, 1627, 5, 1]
     assert theirs.convert_tokens_to_ids(["<extra_id_0>", "[CLS]", "[VIDEO]"]) == [

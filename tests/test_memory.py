@@ -16,13 +16,9 @@ from tests.conftest import run_main
 from vt_fairseq.data.tokenizer import PAD
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.activation_checkpointing import checkpointed
+from vt_fairseq.models.architectures import T5LargeConfig, TinyConfig, VideoTranslateConfig
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D
-from vt_fairseq.models.video_translate import (
-    T5LargeConfig,
-    TinyConfig,
-    VideoTranslateConfig,
-    VideoTranslateModel,
-)
+from vt_fairseq.models.video_translate import VideoTranslateModel
 from vt_fairseq.training.memory.activations import training_memory
 from vt_fairseq.training.memory.prediction import (
     CONTEXT,

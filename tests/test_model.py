@@ -1,24 +1,27 @@
 """The two networks joined: missing modalities, padding, batching, decoding, freezing, size."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 from vt_fairseq.data.tokenizer import PAD
+from vt_fairseq.errors import UserError
+from vt_fairseq.models.architectures import (
+    T5LargeConfig,
+    TinyConfig,
+    build_model,
+    dims_as_text,
+    dims_from_text,
+)
 from vt_fairseq.models.t5 import T5_DIMS
-from vt_fairseq.models.video_backbones import VIDEO_NETWORKS
-from vt_fairseq.models.video_translate import VideoTranslateModel, build_networks
+from vt_fairseq.models.video_translate import VideoTranslateModel
 
 CLS, SEP, VIDEO = 300, 301, 303
 
 
 def build(pooling: str = "none", freeze: str = "none") -> VideoTranslateModel:
     torch.manual_seed(0)
-    t5 = replace(T5_DIMS["tiny"], vocab_size=384)
-    return VideoTranslateModel(
-        *build_networks(t5, VIDEO_NETWORKS["tiny"], VIDEO, pooling, freeze)
-    ).eval()
+    config = TinyConfig(video_pooling=pooling, freeze_video=freeze)
+    return build_model(config, 384, VIDEO).eval()
 
 
 def clips(count: int) -> torch.Tensor:
@@ -115,8 +118,7 @@ def test_the_encoder_output_can_be_reordered_and_repeated():
 
 @pytest.mark.slow
 def test_t5_large_with_r2plus1d_34_runs_forward_and_backward_on_a_cpu():
-    make_network, t5 = VIDEO_NETWORKS["34"], T5_DIMS["large"]
-    model = VideoTranslateModel(*build_networks(t5, make_network, 32103, "none", "none"))
+    model = build_model(T5LargeConfig(), 32128, 32103)
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(801.7e6, rel=1e-3)
     tokens = model.encoder.video.num_tokens(32)
     assert tokens == 4
@@ -126,3 +128,32 @@ def test_t5_large_with_r2plus1d_34_runs_forward_and_backward_on_a_cpu():
     out, _ = model(rows, torch.tensor([[PAD, 5, 6]]), video=video)
     out.float().logsumexp(-1).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_sizes_are_read_from_text_and_written_as_text():
+    text = "d_model=64, num_heads=2,gated_gelu=true,layer_norm_eps=1e-5"
+    dims = dims_from_text(T5_DIMS["small"], text)
+    assert (dims.d_model, dims.num_heads, dims.gated_gelu, dims.layer_norm_eps) == (
+        64,
+        2,
+        True,
+        1e-5,
+    )
+    assert dims.d_ff == T5_DIMS["small"].d_ff
+    assert dims_from_text(T5_DIMS["large"], dims_as_text(dims)) == dims
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("d_mode=64", "unknown T5 size 'd_mode=64'"),
+        ("vocab_size=64", "unknown T5 size"),
+        ("d_model", "a positive int"),
+        ("d_model=0", "a positive int"),
+        ("layer_norm_eps=nan", "a positive float"),
+        ("gated_gelu=1", "true or false"),
+    ],
+)
+def test_a_size_that_is_none_is_named(text, message):
+    with pytest.raises(UserError, match=message):
+        dims_from_text(T5_DIMS["small"], text)

@@ -11,6 +11,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from tests.weights import SMALL_T5, V1_1, Hostile, hf_t5, vocabulary, write_t5
 from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError
+from vt_fairseq.models.architectures import architecture, build_model
 from vt_fairseq.models.pretrained.t5_weights import (
     UNUSED,
     config_of_dims,
@@ -26,7 +27,6 @@ from vt_fairseq.models.pretrained.vocabulary_rows import (
     sentinel_id,
 )
 from vt_fairseq.models.t5 import T5_VARIANTS
-from vt_fairseq.models.video_translate import VideoTranslateModel, architecture
 
 WEIGHT = torch.ones(2, 3)
 INDEX = {"safetensors": "model.safetensors.index.json", "bin": "pytorch_model.bin.index.json"}
@@ -104,7 +104,7 @@ def test_the_published_sizes_have_exactly_the_names_and_shapes_of_transformers(s
     config.t5_variant = variant
     dims = T5_VARIANTS[variant][size]
     with torch.device("meta"):
-        ours = VideoTranslateModel.from_config(config, 32128, 32103).state_dict()
+        ours = build_model(config, 32128, 32103).state_dict()
         theirs = T5ForConditionalGeneration(T5Config(**config_of_dims(dims))).state_dict()
     found = {hf_key(n): t.shape for n, t in ours.items() if not n.startswith("encoder.video.")}
     expected = {name: tensor.shape for name, tensor in theirs.items()}

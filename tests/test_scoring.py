@@ -9,30 +9,18 @@ from vt_fairseq.candidates.likelihood import score_candidates
 from vt_fairseq.candidates.prefix_tree import PrefixTree
 from vt_fairseq.candidates.top_k import Bounds, top_candidates
 from vt_fairseq.data.tokenizer import EOS, PAD
-from vt_fairseq.models.t5 import T5_DIMS
-from vt_fairseq.models.video_backbones import VIDEO_NETWORKS
-from vt_fairseq.models.video_translate import build_networks
+from vt_fairseq.models.architectures import TinyConfig, build_model
+from vt_fairseq.models.video_translate import VideoTranslateModel
 
 VIDEO = 303
 AWKWARD = [[], [5], [5, 6], [5, 6, 7], [5, 6], [], [9, 5], [9], [8, 8, 8, 8, 8, 8, 8]]
 """Empty, equal, and beginnings of one another."""
 
 
-class Joined(nn.Module):
-    def __init__(self):
-        super().__init__()
-        from dataclasses import replace
-
-        t5 = replace(T5_DIMS["tiny"], vocab_size=384)
-        self.encoder, self.decoder = build_networks(
-            t5, VIDEO_NETWORKS["tiny"], VIDEO, "none", "none"
-        )
-
-
 @pytest.fixture(scope="module")
-def model() -> Joined:
+def model() -> VideoTranslateModel:
     torch.manual_seed(0)
-    return Joined().eval()
+    return build_model(TinyConfig(), 384, VIDEO).eval()
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +168,7 @@ def test_equal_candidates_come_in_their_order(model, encoder_out):
 
 
 def test_the_best_first_search_leaves_out_what_cannot_win(model, encoder_out, monkeypatch):
-    taught = Joined()
+    taught = build_model(TinyConfig(), 384, VIDEO)
     taught.load_state_dict(model.state_dict())
     one = taught.encoder.reorder_encoder_out(encoder_out, torch.tensor([0]))
     teach(taught.decoder, one, [4, 31, 50])

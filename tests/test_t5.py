@@ -21,7 +21,6 @@ from fairseq.sequence_generator import SequenceGenerator
 from torch import nn
 from transformers import LogitsProcessor, T5Config, T5ForConditionalGeneration
 
-from vt_fairseq.errors import UserError
 from vt_fairseq.models.pretrained.t5_weights import config_of_dims, dims_of_config, hf_key
 from vt_fairseq.models.t5 import (
     T5_DIMS,
@@ -29,8 +28,6 @@ from vt_fairseq.models.t5 import (
     T5Decoder,
     T5Dims,
     T5Encoder,
-    dims_as_text,
-    dims_from_text,
     init_t5_parameters,
 )
 
@@ -496,32 +493,3 @@ def test_dropout_acts_in_training_only():
     assert torch.equal(states(), states())
     model.train()
     assert not torch.equal(states(), states())
-
-
-def test_sizes_are_read_from_text_and_written_as_text():
-    text = "d_model=64, num_heads=2,gated_gelu=true,layer_norm_eps=1e-5"
-    dims = dims_from_text(T5_DIMS["small"], text)
-    assert (dims.d_model, dims.num_heads, dims.gated_gelu, dims.layer_norm_eps) == (
-        64,
-        2,
-        True,
-        1e-5,
-    )
-    assert dims.d_ff == T5_DIMS["small"].d_ff
-    assert dims_from_text(T5_DIMS["large"], dims_as_text(dims)) == dims
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("d_mode=64", "unknown T5 size 'd_mode=64'"),
-        ("vocab_size=64", "unknown T5 size"),
-        ("d_model", "a positive int"),
-        ("d_model=0", "a positive int"),
-        ("layer_norm_eps=nan", "a positive float"),
-        ("gated_gelu=1", "true or false"),
-    ],
-)
-def test_a_size_that_is_none_is_named(text, message):
-    with pytest.raises(UserError, match=message):
-        dims_from_text(T5_DIMS["small"], text)

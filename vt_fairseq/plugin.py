@@ -26,7 +26,7 @@ data_workers.install()
 
 import vt_fairseq.criterions.classification  # noqa: E402
 import vt_fairseq.criterions.cross_entropy  # noqa: E402
-import vt_fairseq.models.video_translate  # noqa: E402
+import vt_fairseq.models.architectures  # noqa: E402
 import vt_fairseq.task  # noqa: E402
 import vt_fairseq.training.zero.adam  # noqa: E402, F401
 

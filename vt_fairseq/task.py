@@ -26,7 +26,7 @@ from vt_fairseq.data.unreadable_clips import BadClips
 from vt_fairseq.devices import check_gpus
 from vt_fairseq.errors import UserError
 from vt_fairseq.metrics import BLEU_KEYS, BleuStatistics
-from vt_fairseq.models.pretrained.exported import vocabulary_state
+from vt_fairseq.models.checkpoint_state import vocabulary_state
 from vt_fairseq.models.sequence_generator import SharedSourceGenerator
 from vt_fairseq.result_files import PredictionFiles
 from vt_fairseq.task_config import INPUT_OPTIONS, VideoTranslateTaskConfig

@@ -24,7 +24,7 @@ import vt_fairseq.plugin  # noqa: F401
 from vt_fairseq.candidates.likelihood import score_candidates
 from vt_fairseq.candidates.prefix_tree import PrefixTree
 from vt_fairseq.data.tokenizer import Tokenizer
-from vt_fairseq.models.video_translate import VideoTranslateModel, architecture
+from vt_fairseq.models.architectures import architecture, build_model
 from vt_fairseq.task import VideoTranslateTask, VideoTranslateTaskConfig
 
 CLIPS, FRAMES, SIZE, SOURCE, TARGET = 32, 32, 112, 28, 20
@@ -57,9 +57,7 @@ class Bench:
         self.task = VideoTranslateTask(VideoTranslateTaskConfig(), None, tokenizer, {})
         config = replace(architecture(arch), dropout=0.0)
         with device:
-            self.model = VideoTranslateModel.from_config(
-                config, tokenizer.table_size, tokenizer.video
-            )
+            self.model = build_model(config, tokenizer.table_size, tokenizer.video)
         self.model = self.model.to(dtype).eval()
         self.device = device
         video = self.model.encoder.video

@@ -11,8 +11,8 @@ from vt_fairseq.errors import UserError
 
 if TYPE_CHECKING:
     from vt_fairseq.data.tokenizer import Tokenizer
+    from vt_fairseq.models.architectures import VideoTranslateConfig
     from vt_fairseq.models.pretrained.t5_weights import T5Weights
-    from vt_fairseq.models.video_translate import VideoTranslateConfig
 
 PROG = "vt-init"
 EXAMPLE = (
@@ -140,9 +140,9 @@ def _joined(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _architecture(args: argparse.Namespace, t5: "T5Weights") -> "VideoTranslateConfig":
-    from vt_fairseq.models.t5 import T5_VARIANTS, dims_as_text
+    from vt_fairseq.models.architectures import architecture, dims_as_text
+    from vt_fairseq.models.t5 import T5_VARIANTS
     from vt_fairseq.models.video_backbones import VIDEO_NETWORKS
-    from vt_fairseq.models.video_translate import architecture
 
     changes = {}
     for option, known in (("t5_variant", T5_VARIANTS), ("video_network", VIDEO_NETWORKS)):
@@ -230,8 +230,7 @@ def _save(state: dict[str, Any], path: Path) -> None:
 
 def _training_options(model: dict[str, Any]) -> list[str]:
     """What fairseq-train needs to build the same model."""
-    from vt_fairseq.models.video_translate import architecture
-    from vt_fairseq.training.patches import ARCHITECTURE_OPTIONS
+    from vt_fairseq.models.architectures import ARCHITECTURE_OPTIONS, architecture
 
     usual = architecture(model["_name"])
     return [f"--arch {model['_name']}"] + [

@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     with command.quiet_imports():
         from fairseq.dataclass.utils import gen_parser_from_dataclass
 
-        from vt_fairseq.models.video_translate import VideoTranslateConfig
+        from vt_fairseq.models.architectures import VideoTranslateConfig
         from vt_fairseq.training.memory.prediction import DTYPES, BatchShape, Setup
 
     made = command.parser(PROG, "Predicted memory of a training run on each GPU.", EXAMPLE)
@@ -76,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _described_run(args: argparse.Namespace) -> "Run":
-    from vt_fairseq.models.video_translate import VideoTranslateConfig, architecture
+    from vt_fairseq.models.architectures import VideoTranslateConfig, architecture
     from vt_fairseq.training.memory.prediction import BatchShape, Run, Setup
 
     names = {field.name for field in fields(VideoTranslateConfig)}

@@ -84,11 +84,6 @@ class Tokenizer:
                 pieces.append(int(i))
         return self._processor.DecodeIds(pieces)
 
-    def scored_pieces(self) -> list[tuple[str, float]]:
-        """The sentencepiece model's pieces and their log-probabilities, in the order of the ids."""
-        p = self._processor
-        return [(p.IdToPiece(i), p.GetScore(i)) for i in range(self.num_pieces)]
-
     def symbols(self) -> list[str]:
         """One symbol a row of the embedding table, in the order of the ids."""
         names = [self._processor.IdToPiece(i) for i in range(self.num_pieces)]

@@ -18,11 +18,8 @@ import vt_fairseq.plugin  # noqa: F401
 from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.devices import check_gpus, emulates
 from vt_fairseq.errors import UserError
-from vt_fairseq.models.pretrained.exported import (
-    read_checkpoint,
-    read_exported,
-    saved_tokenizer,
-)
+from vt_fairseq.models.checkpoint_state import read_checkpoint, saved_tokenizer
+from vt_fairseq.models.pretrained.exported import read_exported
 from vt_fairseq.task import VideoTranslateTask
 
 logger = logging.getLogger(__name__)

@@ -10,10 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vt_fairseq.errors import UserError
-
-PREFIX = "heads."
-
 
 class LinearHead(nn.Linear):
     """Computed and returned in fp32 whatever type the weights are kept in."""
@@ -51,37 +47,3 @@ def scores_by_question(scores: torch.Tensor, candidates: torch.Tensor) -> torch.
         candidates.shape, torch.finfo(scores.dtype).min, dtype=scores.dtype, device=scores.device
     )
     return lowest.masked_scatter(candidates, scores.squeeze(1))
-
-
-def add_new_heads(
-    state_dict: dict[str, torch.Tensor], own: Mapping[str, torch.Tensor], allowed: bool
-) -> list[str]:
-    """Complete a checkpoint's ``state_dict`` by the parameters ``own`` of heads that it lacks.
-
-    Args:
-        state_dict: changed in place.
-        own: the model's parameters under their full names.
-        allowed: whether a head may start anew.
-
-    Returns the names of what was added. Raises UserError for heads that the model does not have,
-    and for missing ones unless ``allowed``.
-    """
-    saved, wanted = head_names(state_dict), head_names(own)
-    if extra := saved - wanted:
-        raise UserError(
-            f"the checkpoint has heads that the model has not: {', '.join(sorted(extra))}; "
-            f"expected --heads {','.join(sorted(saved))}"
-        )
-    new = sorted(k for k in own if head_names([k]) & (wanted - saved))
-    if new and not allowed:
-        raise UserError(
-            f"the checkpoint has no heads {', '.join(sorted(wanted - saved))}: to start them from "
-            "its other weights, give it as --finetune-from-model, or add --reset-optimizer"
-        )
-    state_dict.update({name: own[name] for name in new})
-    return new
-
-
-def head_names(names) -> set[str]:
-    """Names of the heads that the parameters ``names`` belong to."""
-    return {n.removeprefix(PREFIX).split(".")[0] for n in names if n.startswith(PREFIX)}

@@ -13,8 +13,8 @@ in the weights' type and saturate. With fp32 weights every cast here is a no-op.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from fairseq.models import FairseqIncrementalDecoder
 from torch import nn
 
-from vt_fairseq.errors import UserError
 from vt_fairseq.models.activation_checkpointing import checkpointed
 from vt_fairseq.models.half_precision_linear import (
     Fp32OutputLinear,
@@ -71,45 +70,6 @@ T5_V1_1_DIMS = MappingProxyType(
     }
 )
 T5_VARIANTS = MappingProxyType({"v1_0": T5_DIMS, "v1_1": T5_V1_1_DIMS})
-
-
-# Sizes that a text may name, with what reads their values. The vocabulary's size comes from the
-# tokenizer, and the dropout has an option of its own.
-_READERS: dict[type, Callable[[str], int | float | bool]] = {
-    int: int,
-    float: float,
-    bool: {"true": True, "false": False}.__getitem__,
-}
-DIMS_IN_TEXT = MappingProxyType(
-    {f.name: f.type for f in fields(T5Dims) if f.name not in ("vocab_size", "dropout")}
-)
-
-
-def dims_from_text(dims: T5Dims, text: str) -> T5Dims:
-    """``dims`` with what a text such as ``d_model=64,gated_gelu=true`` says otherwise.
-
-    Raises UserError for an unknown name or a value that is none.
-    """
-    changes: dict[str, int | float | bool] = {}
-    for item in filter(None, text.replace(" ", "").split(",")):
-        name, _, value = item.partition("=")
-        kind = DIMS_IN_TEXT.get(name)
-        if kind is None:
-            raise UserError(f"unknown T5 size {item!r}: expected {', '.join(DIMS_IN_TEXT)}")
-        try:
-            changes[name] = _READERS[kind](value)
-            if kind is not bool and not changes[name] > 0:
-                raise ValueError
-        except (KeyError, ValueError):
-            expected = "true or false" if kind is bool else f"a positive {kind.__name__}"
-            raise UserError(f"T5 size {item!r}: expected {name}= and {expected}") from None
-    return replace(dims, **changes)
-
-
-def dims_as_text(dims: T5Dims) -> str:
-    """All that ``dims_from_text`` reads."""
-    return ",".join(f"{name}={str(getattr(dims, name)).lower()}" for name in DIMS_IN_TEXT)
-
 
 # Rows of the output table whose logits are there at once where only their sum is wanted.
 VOCABULARY_BLOCK = 4096

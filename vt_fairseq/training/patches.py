@@ -12,8 +12,6 @@ import os
 import queue
 import time
 import weakref
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +25,8 @@ from fairseq.tasks import TASK_REGISTRY
 from fairseq.trainer import Trainer
 
 from vt_fairseq.errors import UserError
+from vt_fairseq.models.architectures import refuse_other_model
+from vt_fairseq.models.checkpoint_state import optimizer_history, saved_state
 from vt_fairseq.training.changed_options import warn_of_changes
 from vt_fairseq.training.zero import moments
 from vt_fairseq.training.zero.moments import NoMomentsError
@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 # Older releases run code from hostile checkpoints even with weights_only=True
 # (CVE-2025-32434, CVE-2026-24747).
 MINIMUM_TORCH = (2, 10)
-# Options of the model that decide which tensors it has.
-ARCHITECTURE_OPTIONS = ("t5_size", "t5_variant", "t5_dims", "video_network")
 # dtypes of the numbers that fairseq's meters and iterators keep.
 NUMPY_DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "bool")
 # What the reading thread gets to finish the batch that it is at when the process ends.
@@ -125,29 +123,6 @@ def shared_parameters(module: torch.nn.Module, memo: dict | None = None, prefix:
     if memo is not None:  # fairseq's function calls itself by its name, which is now ours
         return found
     return [p for p in found if trainer._get_module_by_path(module, p[0]) is not None]
-
-
-def saved_state(filename: str) -> dict:
-    """What a checkpoint holds; tensors stay on disk where they can."""
-    mmap = zipfile.is_zipfile(filename)  # not so in files of torch before 1.6
-    return torch.load(filename, map_location="cpu", mmap=mmap, weights_only=True)
-
-
-def optimizer_history(state: dict) -> dict:
-    """What a checkpoint says of the optimizer that made it; empty before the first update."""
-    history = (state.get("optimizer_history") or [{}])[-1]
-    return history if history.get("optimizer_name") else {}
-
-
-def refuse_other_model(filename: str, saved: dict, wanted: Mapping) -> None:
-    """Raise UserError naming the options in which a checkpoint's model is not the command's."""
-    differing = [
-        f"--{name.replace('_', '-')} {saved[name]} (the command: {wanted[name] or 'none'})"
-        for name in ARCHITECTURE_OPTIONS
-        if saved.get(name) is not None and str(saved[name]) != str(wanted.get(name))
-    ]
-    if differing:
-        raise UserError(f"{filename} holds a model of {', '.join(differing)}")
 
 
 def load_checkpoint(self: Trainer, filename: str, reset_optimizer: bool = False, *args, **kwargs):

@@ -5,7 +5,6 @@ of the machine it was made on.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 
 from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError
+from vt_fairseq.models.checkpoint_state import saved_tokenizer, vocabulary_state
 from vt_fairseq.models.pretrained.files import Tensors, read_json, read_tensors
 from vt_fairseq.version import __version__
 
@@ -74,45 +74,6 @@ def read_exported(folder: Path) -> dict[str, Any]:
             raise UserError(f"{folder / WEIGHTS} has no tensor {original}")
         tensors[copy] = tensors[original]
     return {"cfg": config["cfg"], "model": tensors, "task_state": task_state}
-
-
-def read_checkpoint(path: Path, vocabulary: Tokenizer | None = None) -> dict[str, Any]:
-    """``cfg``, ``model`` and ``task_state`` of a checkpoint of ``fairseq-train``.
-
-    Args:
-        path: the file.
-        vocabulary: of a checkpoint that holds none; where it holds one, it must be this.
-
-    Raises:
-        UserError: it is no checkpoint of fairseq, is damaged, or has another vocabulary.
-    """
-    state = read_tensors(path)
-    if not isinstance(state, dict) or not {"cfg", "model", "task_state"} <= state.keys():
-        raise UserError(f"{path} is no checkpoint of fairseq: expected cfg, model and task_state")
-    saved = state["task_state"]
-    if vocabulary is not None:
-        given = vocabulary_state(vocabulary)
-        if given["vocabulary_sha256"] != saved["vocabulary_sha256"]:
-            raise UserError(f"{vocabulary.origin} is not the vocabulary of {path}")
-        saved = {**saved, **given}
-    return {"cfg": state["cfg"], "model": state["model"], "task_state": saved}
-
-
-def vocabulary_state(tokenizer: Tokenizer) -> dict[str, Any]:
-    """A checkpoint's ``task_state``: the sentencepiece model (uint8, N bytes) and its hash."""
-    proto = tokenizer.model_proto
-    return {
-        "vocabulary_sha256": hashlib.sha256(proto).hexdigest(),
-        "vocabulary": torch.frombuffer(bytearray(proto), dtype=torch.uint8),
-    }
-
-
-def saved_tokenizer(task_state: dict[str, Any]) -> Tokenizer:
-    """The reverse of ``vocabulary_state``; raises UserError for a checkpoint without vocabulary."""
-    vocabulary = task_state.get("vocabulary")
-    if vocabulary is None:
-        raise UserError("the checkpoint holds no vocabulary: add --vocabulary spiece.model")
-    return Tokenizer(vocabulary.numpy().tobytes(), "the checkpoint's vocabulary")
 
 
 def _without_copies(tensors: Tensors) -> Tensors:

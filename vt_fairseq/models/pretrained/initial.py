@@ -7,7 +7,13 @@ import torch
 
 from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError
-from vt_fairseq.models.pretrained.exported import vocabulary_state
+from vt_fairseq.models.architectures import (
+    VideoTranslateConfig,
+    build_model,
+    make_video_network,
+    transformer_dims,
+)
+from vt_fairseq.models.checkpoint_state import vocabulary_state
 from vt_fairseq.models.pretrained.files import Tensors, sha256
 from vt_fairseq.models.pretrained.filling import fill
 from vt_fairseq.models.pretrained.t5_weights import (
@@ -27,13 +33,7 @@ from vt_fairseq.models.pretrained.vocabulary_rows import (
     output_rows,
 )
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS
-from vt_fairseq.models.video_backbones import video_network
-from vt_fairseq.models.video_translate import (
-    VideoTokens,
-    VideoTranslateConfig,
-    VideoTranslateModel,
-    transformer_dims,
-)
+from vt_fairseq.models.video_translate import VideoTokens
 from vt_fairseq.version import __version__
 
 VIDEO, NETWORK = "encoder.video.", "encoder.video.network."
@@ -74,7 +74,7 @@ def initial_checkpoint(
     _check_dims(sources.t5, config)
     tokenizer = sources.tokenizer
     with torch.device("meta"):
-        model = VideoTranslateModel.from_config(config, tokenizer.table_size, tokenizer.video)
+        model = build_model(config, tokenizer.table_size, tokenizer.video)
     wanted = model.state_dict()
     t5, dropped, rows = _fill_t5(wanted, sources)
     network, dropped_video = _fill_network(wanted, sources.video, config)
@@ -97,7 +97,7 @@ def initial_checkpoint(
         "optimizer_history": [
             {
                 "criterion_name": None,
-                "optimizer_name": None,  # none yet: `fairseq_patches.py` reads it
+                "optimizer_name": None,  # none yet; `optimizer_history` reads it
                 "lr_scheduler_state": {},
                 "num_updates": 0,
             }
@@ -158,8 +158,7 @@ def _fresh_video(config: VideoTranslateConfig, seed: int) -> Tensors:
     dims = transformer_dims(config, vocab_size=1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = video_network(config.video_network)()
-        video = VideoTokens(network, dims.d_model, str(config.video_pooling), "none")
+        video = VideoTokens(make_video_network(config), dims.d_model, str(config.video_pooling))
     return {VIDEO + name: tensor for name, tensor in video.state_dict().items()}
 
 

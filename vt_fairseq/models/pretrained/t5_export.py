@@ -3,25 +3,25 @@
 from pathlib import Path
 from typing import Any
 
+from vt_fairseq.data.tokenizer import NUM_SENTINELS, SPECIAL_TOKENS
+from vt_fairseq.models.architectures import saved_config, transformer_dims
+from vt_fairseq.models.checkpoint_state import saved_tokenizer
 from vt_fairseq.models.pretrained.exported import (
     CONFIG,
     VOCABULARY,
     WEIGHTS,
     new_folder,
-    saved_tokenizer,
     write_json,
     write_tensors,
 )
-from vt_fairseq.models.pretrained.hf_tokenizer import tokenizer_config, tokenizer_json
 from vt_fairseq.models.pretrained.t5_weights import config_of_dims, hf_key, in_transformer
-from vt_fairseq.models.video_translate import saved_config, transformer_dims
 
 
 def write_t5(state: dict[str, Any], folder: Path) -> None:
     """Write a checkpoint's transformer as a new ``folder``, with its tokenizer.
 
-    The embedding table keeps the rows of our own tokens. Text alone gives the model's logits; the
-    video network has no place there. Raises UserError where ``folder`` exists and holds something.
+    The embedding table keeps the rows of our own tokens. For text alone it gives the model's
+    logits; it has no video network. Raises UserError where ``folder`` exists and is not empty.
     """
     tokenizer = saved_tokenizer(state["task_state"])
     tensors = {hf_key(n): t for n, t in state["model"].items() if in_transformer(n)}
@@ -30,6 +30,19 @@ def write_t5(state: dict[str, Any], folder: Path) -> None:
     with new_folder(folder) as partial:
         write_tensors(tensors, partial / WEIGHTS)
         write_json(config_of_dims(dims), partial / CONFIG)
-        write_json(tokenizer_json(tokenizer), partial / "tokenizer.json")
-        write_json(tokenizer_config(tokenizer, max_length), partial / "tokenizer_config.json")
+        write_json(tokenizer_config(max_length), partial / "tokenizer_config.json")
         (partial / VOCABULARY).write_bytes(tokenizer.model_proto)
+
+
+def tokenizer_config(max_length: int) -> dict[str, Any]:
+    """``tokenizer_config.json`` for a ``spiece.model``: our tokens follow T5's sentinels."""
+    sentinels = [f"<extra_id_{i}>" for i in reversed(range(NUM_SENTINELS))]
+    return {
+        "tokenizer_class": "T5Tokenizer",
+        "extra_ids": NUM_SENTINELS,
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "additional_special_tokens": [*sentinels, *SPECIAL_TOKENS],
+        "model_max_length": max_length,
+    }

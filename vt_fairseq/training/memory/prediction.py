@@ -14,7 +14,8 @@ import torch.nn.functional as F
 
 from vt_fairseq.data.tokenizer import PAD
 from vt_fairseq.errors import UserError
-from vt_fairseq.models.video_translate import VideoTranslateConfig, VideoTranslateModel
+from vt_fairseq.models.architectures import VideoTranslateConfig, build_model
+from vt_fairseq.models.video_translate import VideoTranslateModel
 from vt_fairseq.training.memory.activations import TrainingMemory, training_memory
 
 GIB = 2**30
@@ -166,7 +167,7 @@ def check(setup: Setup) -> None:
 def build(run: Run, device: str = "meta") -> VideoTranslateModel:
     """The run's model in training mode and in its precision."""
     with torch.device(device):
-        model = VideoTranslateModel.from_config(run.config, VOCABULARY, VIDEO_ID)
+        model = build_model(run.config, VOCABULARY, VIDEO_ID)
     return model.to(DTYPES[run.setup.precision]).train()
 
 
