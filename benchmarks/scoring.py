@@ -6,23 +6,16 @@ T5-small, random weights, fp32, a source of 28 tokens. CPU time, one thread, in 
 100 candidates at once, pads them and takes the logarithm of the softmax over the vocabulary. That
 both give the same scores is checked first. The candidates are drawn: 100 captions of 12 tokens, the
 same with four tokens in common, 10 verbs x 100 nouns with EPIC-Kitchens' lengths, 50 captions for
-each of 4 clips; 125 x 352 labels are scored once, for their time and memory. Then ``vt-score
-retrieval`` runs on MiniWorld, and what it decodes and encodes is counted. Writes
+each of 4 clips; 125 x 352 labels are scored once, for their time and memory. Writes
 results/scoring.json.
 """
 
 import argparse
 import resource
-import subprocess
 import sys
-import tempfile
-from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
-from unittest import mock
 
 import measuring
 import numpy as np
@@ -35,32 +28,15 @@ with quiet_imports():
     from vt_fairseq.candidates.likelihood import score_candidates
     from vt_fairseq.candidates.prefix_tree import PrefixTree
     from vt_fairseq.candidates.top_k import Bounds, top_candidates
-    from vt_fairseq.data.clips import ClipLoader
     from vt_fairseq.data.tokenizer import EOS, PAD
-    from vt_fairseq.models.r2plus1d import R2Plus1D
     from vt_fairseq.models.t5 import T5_DIMS, T5Decoder, T5Encoder, init_t5_parameters
-    from vt_fairseq.scoring.options import Options
-    from vt_fairseq.scoring.run import score
 
-ROOT = Path(__file__).resolve().parent.parent
 DIMS = replace(T5_DIMS["small"], dropout=0.0)
 SOURCE, AT_ONCE, CLIPS = 28, 100, 4
 OF_OPERATIONS = 0.75  # share of the ratio of operations that has to be reached
 EQUAL = 1e-4  # largest difference between two scores of about -125
 MEMORY = 256  # MB, for 44,000 labels whose logits have 10,000
 Candidates = list[list[int]]
-TRAIN = [
-    *["--user-dir", str(ROOT / "user_dir"), "--task", "video_translate", "--cpu"],
-    *["--arch", "video_translate_tiny", "--criterion", "video_translate", "--num-frames", "8"],
-    *["--frame-size", "32", "--optimizer", "adam", "--lr", "1e-3", "--batch-size", "8"],
-    *["--max-update", "1", "--disable-validation"],
-]
-# Method, its name, and how many clips a call has.
-COUNTED = (
-    (ClipLoader, "__call__", "decoded", lambda row, rng: 1),
-    (R2Plus1D, "forward", "through the video network", len),
-    (T5Encoder, "forward", "through the encoder", lambda states, padding: len(states)),
-)
 
 
 class Model:
@@ -182,43 +158,6 @@ def every_label(model: Model, rng: np.random.Generator) -> dict[str, float]:
     }
 
 
-def counted_retrieval() -> dict[str, float]:
-    """Decodings and clips through each network for each of MiniWorld's clips, the most of them."""
-    with tempfile.TemporaryDirectory() as name, ExitStack() as patches:
-        folder = Path(name)
-        run("vt_fairseq.cli.prepare", "miniworld", "--size", "tiny", "--out", folder / "data",
-            "--train-vocabulary", "200")  # fmt: skip
-        run("fairseq_cli.train", folder / "data", *TRAIN, "--save-dir", folder)
-        seen: Counter = Counter()
-        for kind, method, what, clips in COUNTED:
-            patches.enter_context(
-                mock.patch.object(kind, method, counting(kind, method, what, clips, seen))
-            )
-        options = Options(
-            kind="retrieval", split="retrieval", data=folder / "data", out=folder / "scores",
-            path=folder / "checkpoint_last.pt", num_workers=0, cpu=True,
-        )  # fmt: skip
-        found = score(options)
-    return measuring.once(max(seen.values()) / found["n"]) | {"clips": found["n"], **seen}
-
-
-def counting(kind: type, method: str, what: str, clips, seen: Counter):
-    """``kind.method`` that adds the clips of each call to ``seen``."""
-    function = getattr(kind, method)
-
-    def counted(self, *args, **kwargs):
-        seen[what] += clips(*args, **kwargs)
-        return function(self, *args, **kwargs)
-
-    return counted
-
-
-def run(module: str, *arguments: str | Path) -> None:
-    """One of our commands, in a process of its own."""
-    command = [sys.executable, "-W", "ignore", "-m", module, *map(str, arguments)]
-    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-
-
 def main() -> int:
     """Measure, print, write the numbers down; 1 where a bar is not reached."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -246,8 +185,6 @@ def main() -> int:
             measured[f"{name}: share of the ratio of operations"] = measuring.judged(
                 share, at_least=OF_OPERATIONS
             )
-    found = counted_retrieval()
-    measured["vt-score retrieval: decodings and runs a clip"] = measuring.judged(found, at_most=1)
     return measuring.write_result("scoring", measuring.machine(), measured)
 
 

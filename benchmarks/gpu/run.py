@@ -63,10 +63,9 @@ RECOMPUTE_ALL = [*STAGE_4, "--checkpoint-activations"]
 MEASUREMENTS = (
     Measurement("video network", "video.py"),
     training("bf16, ZeRO-1", BF16, zero(1)),
-    training("bf16, ZeRO-1, fp32 products of copies", BF16, zero(1), ["--upcast"]),
     training("bf16, fairseq's trainer", BF16, FAIRSEQ),
     training("fp16, fairseq's trainer", FP16, FAIRSEQ, ["--fp16-no-flatten-grads"]),
-    training("fp16, ZeRO-2", FP16, zero(2), ["--profile"]),
+    training("fp16, ZeRO-2", FP16, zero(2)),
     training("fp16, ZeRO-2, under 32 GB", FP16, zero(2), CAP_32),
     training("bf16, clips read by 14 workers", BF16, zero(1), ["--workers", "14"]),
     training("fp16, ZeRO-1", FP16, zero(1)),

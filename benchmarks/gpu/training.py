@@ -9,10 +9,7 @@ touches the GPU when ``--wait`` is given, so that a caller can start it ahead of
 """
 
 import argparse
-import cProfile
-import io
 import json
-import pstats
 import statistics
 import sys
 import tempfile
@@ -48,8 +45,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--workers", type=int, help="read clips through the loader")
     made.add_argument("--source", type=int, default=44, help="tokens of the made-up batch")
     made.add_argument("--target", type=int, default=24, help="tokens of the made-up batch")
-    made.add_argument("--upcast", action="store_true", help="fp32 products of copies in fp32")
-    made.add_argument("--profile", action="store_true", help="functions that take the CPU's time")
     made.add_argument("--wait", action="store_true", help="for a line on stdin")
     return made
 
@@ -212,24 +207,6 @@ class Peak:
         return max(self._highest, torch.cuda.max_memory_allocated())
 
 
-def profile(trainer: Trainer, batch: dict[str, Any]) -> list[str]:
-    """The functions that two updates spend the main thread's time in, backward passes left out."""
-    recorded = cProfile.Profile()
-    with metrics.aggregate("train"), recorded:
-        for _ in range(2):
-            trainer.train_step([batch])
-    text = io.StringIO()
-    pstats.Stats(recorded, stream=text).sort_stats("cumulative").print_stats(45)
-    return [line.replace(str(ROOT), "") for line in text.getvalue().splitlines() if line.strip()]
-
-
-def upcast() -> None:
-    """The product of half precision with fp32 results as it is computed on a CPU."""
-    from vt_fairseq.models import half_precision_linear
-
-    half_precision_linear.fp32_product = lambda a, b: a.float() @ b.float()
-
-
 def main() -> None:
     """Build, train some updates, print."""
     args, given = parser().parse_known_args()
@@ -240,8 +217,6 @@ def main() -> None:
     if args.cap:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(args.cap * 1e9 / total)
-    if args.upcast:
-        upcast()
     peak = Peak()
     with tempfile.TemporaryDirectory() as folder:
         trainer, task = build(args.data, given, folder)
@@ -250,8 +225,6 @@ def main() -> None:
         batch = made_up(trainer, task, args.source, args.target)
         batches = read(trainer, args.workers) if args.workers else iter(lambda: batch, None)
         result = measure(trainer, batches, 30 if args.workers else STEPS)
-        if args.profile:
-            result["profile"] = profile(trainer, batch)
     if cuda:
         result["peak_allocated_gb"] = round(peak.allocated() / 1e9, 2)
         result["peak_reserved_gb"] = round(torch.cuda.memory_reserved() / 1e9, 2)
