@@ -3,12 +3,14 @@
 import fcntl
 import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.commands import PLUGIN, TINY, run
+from tests.warm_commands import commands_on_path
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -85,6 +87,13 @@ def call_main(monkeypatch, capsys):
         return code, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture(scope="module")
+def real_commands() -> Iterator[Path]:
+    """A folder with all commands."""
+    with tempfile.TemporaryDirectory() as folder, commands_on_path(Path(folder)) as path:
+        yield path
 
 
 def run_main(module: str, *arguments: str, function: str = "main") -> None:

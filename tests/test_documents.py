@@ -10,8 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -29,7 +27,6 @@ from tests.markdown import (
     prose,
     split_commands,
 )
-from tests.warm_commands import commands_on_path
 from vt_fairseq.data.manifest import DataDirectory
 
 PAGES = documents()
@@ -271,13 +268,6 @@ def test_every_command_is_run_or_it_is_said_why_not():
             assert is_run(page, line) or is_elsewhere(line), f"{page}: {line}"
             used |= set(is_elsewhere(line))
     assert used == set(ELSEWHERE)
-
-
-@pytest.fixture(scope="module")
-def real_commands() -> Iterator[Path]:
-    """A folder with all commands."""
-    with tempfile.TemporaryDirectory() as folder, commands_on_path(Path(folder)) as path:
-        yield path
 
 
 @pytest.fixture

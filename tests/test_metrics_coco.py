@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import sacrebleu
 
+from tests.commands import run
 from vt_fairseq.errors import UserError
 from vt_fairseq.metrics import coco, coco_java
 from vt_fairseq.metrics.measure import numbers, signatures
@@ -248,6 +249,31 @@ def tvc_sample(folder: Path, count: int) -> tuple[list[str], list[list[str]]]:
     right = moments("tvr_val_release.jsonl")
     sample = list(moments("sample_val_predictions.jsonl").items())[:count]
     return [row["descs"][0]["desc"] for _, row in sample], [[right[k]["desc"]] for k, _ in sample]
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@needs_toolkit
+@needs_java
+@pytest.mark.parametrize(
+    ("tokenizer", "expected"),
+    [("ptb", [4.14, 11.48, 22.21, 47.43]), ("none", [2.38, 12.36, 13.88, 14.6])],
+)
+def test_the_protocols_differ_on_all_of_tvcs_sample_as_the_page_says(
+    tokenizer, expected, test_data, tmp_path
+):
+    captions = tvc_sample(test_data / "annotations" / "tvc", 20_000)
+    for name, texts in zip(("predictions", "references"), captions, strict=True):
+        key = name.replace("predictions", "prediction")
+        rows = [json.dumps({"id": str(i), key: text}) + "\n" for i, text in enumerate(texts)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    files = [f"--{name}={tmp_path}/{name}.jsonl" for name in ("predictions", "references")]
+    out = tmp_path / "metrics.json"
+    run("vt-evaluate", "captions", *files, "--ascii-only", "--coco", tokenizer, "--out", out)
+    found = json.loads(out.read_text())
+    assert (found["n"], round(found["bleu4"], 2)) == (10_841, 3.0)
+    names = [f"coco_{name}" for name in ("bleu4", "meteor", "rouge_l", "cider")]
+    assert [round(found[name], 2) for name in names] == expected
 
 
 @needs_toolkit

@@ -8,14 +8,12 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.commands import MODULES, ROOT, environment
-from tests.warm_commands import commands_on_path, scripts_folder
+from tests.warm_commands import scripts_folder
 
 EXAMPLES = ROOT / "examples"
 RECIPES = sorted(path.parent.name for path in EXAMPLES.glob("*/run.sh"))
@@ -166,13 +164,6 @@ def test_the_costs_were_computed_for_as_many_updates_as_the_recipes_make(recorde
 
 
 # --- smoke mode -----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def real_commands() -> Iterator[Path]:
-    """A folder with all commands."""
-    with tempfile.TemporaryDirectory() as folder, commands_on_path(Path(folder)) as path:
-        yield path
 
 
 def numbers(path: Path) -> dict:
