@@ -116,6 +116,7 @@ def cost(training: Training) -> dict:
         "updates": training.updates,
         "tflop_per_update": round(counter.get_total_flops() / 1e12, 2),
         "hours": round(hours, 1),
+        "gpu_hours": round(hours * training.gpus),
         "gib_per_gpu": round(prediction(model, setup, needed).total / GIB, 1),
     }
 

@@ -148,6 +148,7 @@ def test_the_costs_in_a_readme_are_those_that_were_computed(recipe):
         cost = f"{t['hours']} hours on {t['gpus']} V100s, {t['gib_per_gpu']} GiB each"
         assert cost in text, name
         cells = [name, t["gpus"], f"{t['updates']:,}", t["tflop_per_update"], t["hours"]]
+        cells += [f"{t['gpu_hours']:,}", t["gib_per_gpu"]]
         assert f"| {' | '.join(map(str, cells))} |" in (EXAMPLES / "README.md").read_text()
 
 
