@@ -103,11 +103,11 @@ def train(data: Path) -> dict[str, float]:
     """Open ``data`` as one of 128 training processes and read batches, without the pictures."""
     import numpy as np
 
-    from vt_fairseq.data.dataset import TextOptions, VideoTextDataset
+    from vt_fairseq.data.dataset import VideoTextDataset
     from vt_fairseq.data.epoch_iterator import ReusedBatchIterator
     from vt_fairseq.data.manifest import Manifest
     from vt_fairseq.data.prompts import BUILT_IN
-    from vt_fairseq.data.text import SourceTemplate
+    from vt_fairseq.data.text import TextOptions
     from vt_fairseq.data.text_noise import TextNoise
     from vt_fairseq.data.tokenizer import Tokenizer
 
@@ -116,12 +116,12 @@ def train(data: Path) -> dict[str, float]:
     frames = np.zeros((1, 4, 4, 3), np.uint8)
     before, began = memory(), time.monotonic()
     dataset = VideoTextDataset(
-        manifest=Manifest(data),
+        rows=Manifest(data),
         load_frames=lambda row, rng: frames,
         num_video_tokens=1,
-        actions=[BUILT_IN["caption"], BUILT_IN["classify"]],
+        prompts=[BUILT_IN["caption"], BUILT_IN["classify"]],
         reuse_batch=True,
-        text=TextOptions(SourceTemplate(tokenizer), noise, 0),
+        text=TextOptions(tokenizer, noise),
         seed=1,
         train=True,
     )

@@ -44,7 +44,7 @@ def sample(missing: list[bool], sources: int | None = None, **classes: list[int]
         "nsentences": len(missing),
         "net_input": {"src_tokens": torch.ones(rows, 3, dtype=torch.long)},
         "missing": torch.tensor(missing),
-        "bad": [],
+        "unreadable": [],
         "classes": {name: torch.tensor(values) for name, values in classes.items()},
     }
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from vt_fairseq.data.clips import ClipLoader
-from vt_fairseq.data.dataset import MAX_REPLACEMENTS, TextOptions, VideoTextDataset
+from vt_fairseq.data.dataset import MAX_REPLACEMENTS, VideoTextDataset
 from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.data.prompts import BUILT_IN
-from vt_fairseq.data.text import SourceTemplate
+from vt_fairseq.data.text import TextOptions
 from vt_fairseq.data.text_noise import TextNoise
 from vt_fairseq.data.tokenizer import EOS, PAD, Tokenizer
 from vt_fairseq.errors import UserError, VideoError
@@ -26,11 +26,11 @@ def build(data_directory, tokenizer):
     data = DataDirectory.open(data_directory)
 
     def make(
-        train=True, actions=("caption",), reuse=False, loader=None, context=True, **text
+        train=True, prompts=("caption",), reuse=False, loader=None, context=True, **text
     ) -> VideoTextDataset:
         noise = {"mode": "shuffled-masked", "mask_amount": "batch", "dropout": 0.0, **text}
         return VideoTextDataset(
-            manifest=data.manifest("train"),
+            rows=data.manifest("train"),
             load_frames=loader
             or ClipLoader(
                 data.video_root,
@@ -39,11 +39,10 @@ def build(data_directory, tokenizer):
                 window="random" if train else "center",
             ),
             num_video_tokens=1,
-            actions=[BUILT_IN[name] for name in actions],
+            prompts=[BUILT_IN[name] for name in prompts],
             reuse_batch=reuse,
             text=TextOptions(
-                *(SourceTemplate(tokenizer), TextNoise(mask_id=tokenizer.mask, **noise), 0),
-                context=context,
+                tokenizer, TextNoise(mask_id=tokenizer.mask, **noise), context=context
             ),
             seed=3,
             train=train,
@@ -64,7 +63,7 @@ def same(a, b) -> bool:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_are_the_same_for_any_number_of_workers(build, workers):
-    dataset = build(actions=("caption", "classify"), dropout=0.3)
+    dataset = build(prompts=("caption", "classify"), dropout=0.3)
     batches = [list(range(i, i + 5)) for i in range(0, 20, 5)]
 
     def load(num_workers):
@@ -101,13 +100,13 @@ def test_targets_end_in_eos_and_decoding_starts_from_pad(build, tokenizer):
     for i, (target, shifted) in enumerate(zip(sample["target"], previous, strict=True)):
         tokens = target[target.ne(PAD)].tolist()
         assert tokens[-1] == EOS and tokens.count(EOS) == 1
-        assert tokenizer.decode(tokens) == dataset.manifest[i].captions[0]
+        assert tokenizer.decode(tokens) == dataset.rows[i].captions[0]
         assert shifted.tolist() == [PAD, *target.tolist()[:-1]]
 
 
 def test_at_test_the_source_has_no_text_of_the_target(build, tokenizer):
     dataset = build(train=False)
-    row = dataset.manifest[0]
+    row = dataset.rows[0]
     sample = dataset.collater([dataset[0]])
     context = tokenizer.encode(row.context)
     expected = [tokenizer.cls, *tokenizer.encode("caption :"), tokenizer.video, tokenizer.sep]
@@ -126,19 +125,19 @@ def test_fully_masked_training_text_has_one_mask_a_target_token(build, tokenizer
 
 
 def test_a_reused_batch_has_a_sample_an_action_over_the_same_frames(build):
-    dataset = build(actions=("caption", "classify", "answer"), reuse=True)
+    dataset = build(prompts=("caption", "classify", "answer"), reuse=True)
     samples = dataset.collater([dataset[i] for i in range(4)])
     assert [s["references"][0] for s in samples] == [
-        list(dataset.manifest[0].captions),
-        [dataset.manifest[0].label],
-        [dataset.manifest[0].candidates[dataset.manifest[0].answer]],
+        list(dataset.rows[0].captions),
+        [dataset.rows[0].label],
+        [dataset.rows[0].candidates[dataset.rows[0].answer]],
     ]
     for sample in samples[1:]:
         assert torch.equal(sample["net_input"]["video"], samples[0]["net_input"]["video"])
 
 
 def test_a_row_without_a_target_for_an_action_is_left_out_of_its_sample_only(build):
-    dataset = build(actions=("caption", "classify"), reuse=True)
+    dataset = build(prompts=("caption", "classify"), reuse=True)
     clips = [dataset[0], dataset[1]]
     clips[1].row = replace(clips[1].row, label=None)
     captions, labels = dataset.collater(clips)
@@ -158,35 +157,35 @@ def fails_for(bad: set[str]):
 
 
 def test_in_training_a_bad_clip_is_replaced_by_the_same_other_row_every_time_and_named(build):
-    bad = build().manifest[2].id
+    bad = build().rows[2].id
     dataset = build(loader=fails_for({bad}))
     clip = dataset[2]
     assert clip.row.id != bad and clip.frames is not None and not clip.missing
     assert dataset[2].row == clip.row
     sample = dataset.collater([dataset[1], clip])
-    assert sample["bad"] == [(bad, "broken on purpose")]
+    assert sample["unreadable"] == [(bad, "broken on purpose")]
     assert sample["num_missing"] == 0
 
 
 def test_in_evaluation_a_bad_clip_keeps_its_row_without_video_and_counts_as_missing(build):
-    bad = build().manifest[2].id
+    bad = build().rows[2].id
     dataset = build(train=False, loader=fails_for({bad}))
     sample = dataset.collater([dataset[i] for i in range(4)])
     assert sample["id"].tolist() == [0, 1, 2, 3]
     assert sample["missing"].tolist() == [False, False, True, False]
     assert len(sample["net_input"]["video"]) == 3
-    assert sample["clip_ids"][2] == bad and sample["bad"] == [(bad, "broken on purpose")]
+    assert sample["clip_ids"][2] == bad and sample["unreadable"] == [(bad, "broken on purpose")]
 
 
 def test_when_nothing_can_be_read_training_stops_and_says_so(build):
-    everything = {row.id for row in build().manifest}
-    with pytest.raises(UserError, match=f"{MAX_REPLACEMENTS} clips in a row .*--video-root"):
+    everything = {row.id for row in build().rows}
+    with pytest.raises(UserError, match=f"{MAX_REPLACEMENTS} clips in a row .*video root"):
         build(loader=fails_for(everything))[0]
 
 
 def test_long_targets_are_cut_and_still_end_in_eos(build):
     dataset = build(train=False)
-    dataset.actions = [replace(dataset.actions[0], max_target_tokens=3)]
+    dataset.prompts = [replace(dataset.prompts[0], max_target_tokens=3)]
     sample = dataset.collater([dataset[0]])
     assert sample["target"].shape == (1, 4) and sample["target"][0, -1] == EOS
     assert sample["num_cut"] == 1
@@ -194,8 +193,8 @@ def test_long_targets_are_cut_and_still_end_in_eos(build):
 
 def test_only_targets_longer_than_the_limit_count_as_cut(build, tokenizer):
     dataset = build(train=False)
-    lengths = sorted(len(tokenizer.encode(row.captions[0])) for row in dataset.manifest)
-    dataset.actions = [replace(dataset.actions[0], max_target_tokens=lengths[-2])]
+    lengths = sorted(len(tokenizer.encode(row.captions[0])) for row in dataset.rows)
+    dataset.prompts = [replace(dataset.prompts[0], max_target_tokens=lengths[-2])]
     sample = dataset.collater([dataset[index] for index in range(len(dataset))])
     assert sample["num_cut"] == sum(length > lengths[-2] for length in lengths)
 
@@ -205,5 +204,5 @@ def test_the_context_can_be_left_out_of_the_source(build, tokenizer):
     (long,), (short,) = (
         d.collater([d[0]])["net_input"]["src_tokens"] for d in (with_context, without)
     )
-    context = tokenizer.encode(with_context.manifest[0].context)
+    context = tokenizer.encode(with_context.rows[0].context)
     assert long.tolist() == [*short.tolist(), *context] and short.tolist()[-1] == tokenizer.sep

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.test_model import CLS, LONGER, SEP, TEXT_ONLY, VIDEO, WITH_VIDEO, clips, source
-from vt_fairseq.data.dataset import TextOptions, VideoTextDataset
+from vt_fairseq.data.dataset import VideoTextDataset
 from vt_fairseq.data.head_targets import (
     CLASS_HEADS,
     NO_CLASS,
@@ -17,7 +17,7 @@ from vt_fairseq.data.head_targets import (
 )
 from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.data.prompts import BUILT_IN
-from vt_fairseq.data.text import SourceTemplate
+from vt_fairseq.data.text import TextOptions
 from vt_fairseq.data.text_noise import TextNoise
 from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError, VideoError
@@ -156,13 +156,13 @@ def dataset(data_directory, tokenizer):
         lists = {name: data.classes(name) for name in CLASS_HEADS}
         targets = HeadTargets.of(heads, lists, str(data.path))
         return VideoTextDataset(
-            manifest=data.manifest("train"),
+            rows=data.manifest("train"),
             load_frames=lambda row, rng: np.full((8, 32, 32, 3), 7, dtype=np.uint8),
             num_video_tokens=2,
-            actions=[BUILT_IN[targets.action]],
+            prompts=[BUILT_IN[targets.prompt_name]],
             reuse_batch=False,
             text=TextOptions(
-                SourceTemplate(tokenizer),
+                tokenizer,
                 TextNoise("unmodified", "batch", 0.0, tokenizer.mask),
                 test_mask_tokens=8,
                 context=context,
@@ -181,7 +181,7 @@ def test_classes_are_numbered_in_the_order_of_the_class_lists(data_directory, da
     made = dataset("verb", "noun", "label", train=train)
     sample = made.collater([made[i] for i in range(6)])
     for i in range(6):
-        row = made.manifest[i]
+        row = made.rows[i]
         for name in ("verb", "noun", "label"):
             number = int(sample["classes"][name][i])
             assert data.classes(name)[number] == getattr(row, name)
@@ -196,7 +196,7 @@ def test_the_source_holds_prompt_video_and_context_and_nothing_of_the_target(
     assert sample["target"] is None and "prev_output_tokens" not in sample["net_input"]
     video, t = [tokenizer.video] * 2, tokenizer
     head = [t.cls, *t.encode("classify :"), *video, t.sep]
-    expected = [*head, *t.encode(made.manifest[0].context)]
+    expected = [*head, *t.encode(made.rows[0].context)]
     assert sample["net_input"]["src_tokens"][0].tolist() == expected
     without = dataset("verb", context=False)
     tokens = without.collater([without[0]])["net_input"]["src_tokens"][0]
@@ -210,8 +210,8 @@ def test_each_candidate_has_a_source_with_question_candidate_and_subtitles(datas
     assert sample["candidates"].tolist() == [[True] * 5] * 2
     assert inputs["src_tokens"].shape[0] == 10 and len(inputs["video"]) == 2
     assert inputs["clip_of_row"].tolist() == [0] * 5 + [1] * 5
-    assert sample["classes"]["answer"].tolist() == [made.manifest[i].answer for i in range(2)]
-    row, t = made.manifest[1], tokenizer
+    assert sample["classes"]["answer"].tolist() == [made.rows[i].answer for i in range(2)]
+    row, t = made.rows[1], tokenizer
     expected = [
         *[t.cls, *t.encode(f"answer : {row.question}"), t.video, t.video],
         *[t.sep, *t.encode(row.candidates[2]), t.sep, *t.encode(row.context)],
@@ -222,7 +222,7 @@ def test_each_candidate_has_a_source_with_question_candidate_and_subtitles(datas
 def test_unreadable_clips_and_rows_without_a_question_keep_the_places_of_the_others(dataset):
     made = dataset("answer", train=False)
     frames = made.load_frames
-    broken = made.manifest[0].id
+    broken = made.rows[0].id
 
     def load(row, rng):
         if row.id == broken:

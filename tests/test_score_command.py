@@ -67,7 +67,7 @@ def opened(path: Path, data: Path, **overrides) -> Loaded:
 def naive(loaded: Loaded, split: str, action: str, texts: list[str]) -> np.ndarray:
     """(rows, texts): every pair alone through the task's own dataset and the whole model."""
     task = loaded.task
-    chosen = task.selected_actions(action)
+    chosen = task.selected_prompts(action)
     manifest = task.data.manifest(split)
     loader = task.clip_loader(Path(task.data.video_root), train=False)
     dataset = task.build_dataset(manifest, loader, chosen, train=False)

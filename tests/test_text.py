@@ -1,7 +1,10 @@
 import pytest
 
 from vt_fairseq.data.dictionary import T5Dictionary
-from vt_fairseq.data.text import SourceTemplate
+from vt_fairseq.data.manifest import ClipRow
+from vt_fairseq.data.prompts import Prompt
+from vt_fairseq.data.text import TextOptions
+from vt_fairseq.data.text_noise import TextNoise
 from vt_fairseq.data.tokenizer import EOS, PAD, Tokenizer, train_vocabulary
 from vt_fairseq.errors import UserError
 
@@ -62,23 +65,31 @@ def test_a_vocabulary_without_text_is_refused():
         train_vocabulary(["", " "], 60)
 
 
+def source(tokenizer, num_video_tokens: int, text: list[int], longest=512, **of_row) -> list[int]:
+    options = TextOptions(tokenizer, TextNoise("none", "batch", 0.0, tokenizer.mask), longest)
+    prompt = Prompt("caption", "circle", "caption", 20)
+    return options.source(ClipRow("a", "a.mp4", **of_row), prompt, num_video_tokens, text)
+
+
 def test_the_source_is_cls_prompt_video_text_sep_context(tokenizer):
-    t = tokenizer
-    template = SourceTemplate(t, 512)
-    assert template.build([10, 11], 2, [20], [30]) == [
-        *[t.cls, 10, 11, t.video, t.video, 20, t.sep, 30]
+    t, prompt = tokenizer, tokenizer.encode("circle")
+    found = source(t, 2, [20], context="a red circle")
+    assert found == [
+        *[t.cls, *prompt, t.video, t.video, 20, t.sep],
+        *t.encode("a red circle"),
     ]
-    assert template.build([10], 0, [], []) == [t.cls, 10, t.sep]
+    assert source(t, 0, []) == [t.cls, *prompt, t.sep]
 
 
 def test_a_long_source_loses_context_first_then_text(tokenizer):
-    template = SourceTemplate(tokenizer, 8)
-    source = template.build([10], 2, [20, 21], [30, 31, 32])
-    assert source[4:] == [20, 21, tokenizer.sep, 30] and len(source) == 8
-    source = template.build([10], 2, [20] * 9, [30])
-    assert source[-1] == tokenizer.sep and source.count(20) == 3 and len(source) == 8
-    with pytest.raises(UserError, match="max-source-tokens"):
-        template.build([10] * 9, 2, [], [])
+    t, prompt, context = tokenizer, tokenizer.encode("circle"), "what does it do ?"
+    longest = 8 + len(prompt) - 1
+    found = source(t, 2, [20, 21], longest, context=context)
+    assert found[len(prompt) + 3 :] == [20, 21, t.sep, t.encode(context)[0]]
+    found = source(t, 2, [20] * 9, longest, context=context)
+    assert found[len(prompt) + 3 :] == [20, 20, 20, t.sep]
+    with pytest.raises(UserError, match="prompt and video take"):
+        source(t, 9, [], longest)
 
 
 def test_the_dictionary_writes_text_and_names_added_tokens(tokenizer):

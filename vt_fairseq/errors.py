@@ -1,5 +1,8 @@
 """The two kinds of expected failure: the user's mistake and a clip that cannot be read."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """A mistake in the command, the configuration or the files; commands end in one line, exit 2.
@@ -10,3 +13,12 @@ class UserError(Exception):
 
 class VideoError(Exception):
     """A clip that cannot be decoded; ``str(error)`` is the one-line reason, without the clip id."""
+
+
+@contextmanager
+def naming(option: str) -> Iterator[None]:
+    """Put ``option`` before the message of a UserError: functions do not know the options."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{option}: {error}") from error

@@ -13,18 +13,18 @@ from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask, register_task
 
 from vt_fairseq.data.clips import ClipLoader, FrameLoader
-from vt_fairseq.data.dataset import TextOptions, VideoTextDataset
+from vt_fairseq.data.dataset import VideoTextDataset
 from vt_fairseq.data.dictionary import T5Dictionary
 from vt_fairseq.data.epoch_iterator import ReusedBatchIterator
 from vt_fairseq.data.head_targets import ANSWER, HeadTargets, parse_heads
 from vt_fairseq.data.manifest import CLASS_KINDS, ClipRow, DataDirectory
-from vt_fairseq.data.prompts import Action, build_actions, select_actions
-from vt_fairseq.data.text import SourceTemplate
+from vt_fairseq.data.prompts import Prompt, build_prompts, limit_targets, select_prompts
+from vt_fairseq.data.text import TextOptions
 from vt_fairseq.data.text_noise import TextNoise
 from vt_fairseq.data.tokenizer import EOS, PAD, Tokenizer
-from vt_fairseq.data.unreadable_clips import BadClips
+from vt_fairseq.data.unreadable_clips import UnreadableClips
 from vt_fairseq.devices import check_gpus
-from vt_fairseq.errors import UserError
+from vt_fairseq.errors import UserError, naming
 from vt_fairseq.metrics import BLEU_KEYS, BleuStatistics
 from vt_fairseq.models.checkpoint_state import vocabulary_state
 from vt_fairseq.models.sequence_generator import SharedSourceGenerator
@@ -58,7 +58,7 @@ class VideoTranslateTask(FairseqTask):
         self.tokenizer = tokenizer
         self.classes = classes
         self.dictionary = T5Dictionary(self.tokenizer)
-        self.bad_clips = BadClips(cfg.max_bad_fraction)
+        self.unreadable = UnreadableClips(cfg.max_bad_fraction)
         self._predictions: PredictionFiles | None = None
         self.heads: HeadTargets | None = None
         self._video_tokens: Callable[[int], int] | None = None
@@ -125,8 +125,9 @@ class VideoTranslateTask(FairseqTask):
 
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False):
         """The model; the task learns from it how many tokens a clip has, and of its heads."""
-        names = parse_heads(cfg.heads)
-        self.heads = HeadTargets.of(names, self.classes, self.origin) if names else None
+        with naming("--heads"):
+            names = parse_heads(cfg.heads)
+            self.heads = HeadTargets.of(names, self.classes, self.origin) if names else None
         if self.heads is not None and self.cfg.eval_bleu:
             raise UserError("--eval-bleu does not go with --heads: they write no text")
         model = super().build_model(cfg, from_checkpoint)
@@ -160,7 +161,7 @@ class VideoTranslateTask(FairseqTask):
         train = split == self.cfg.train_subset and task_cfg is None
         loader = self.clip_loader(self.data.video_root, train)
         self.datasets[split] = self.build_dataset(
-            self.data.manifest(split), loader, self.selected_actions(), train
+            self.data.manifest(split), loader, self.selected_prompts(), train
         )
         if task_cfg is not None or (self.cfg.eval_bleu and not train):
             self.count_references(split)
@@ -169,10 +170,9 @@ class VideoTranslateTask(FairseqTask):
         """Say how many rows have no text to compare with; UserError where BLEU needs some."""
         dataset = self.datasets[split]
         without = sum(
-            not any(action.references(row) for action in dataset.actions)
-            for row in dataset.manifest
+            not any(prompt.references(row) for prompt in dataset.prompts) for row in dataset.rows
         )
-        names = ",".join(action.name for action in dataset.actions)
+        names = ",".join(prompt.name for prompt in dataset.prompts)
         if self.cfg.eval_bleu and without == len(dataset):
             raise UserError(
                 f"--eval-bleu: expected references for {names}, found none in the {without} rows "
@@ -207,15 +207,15 @@ class VideoTranslateTask(FairseqTask):
         )
 
     def build_dataset(
-        self, rows: Sequence[ClipRow], load_frames: FrameLoader, actions: list[Action], train: bool
+        self, rows: Sequence[ClipRow], load_frames: FrameLoader, prompts: list[Prompt], train: bool
     ) -> VideoTextDataset:
         """Rows as batches; plain values are read off the configuration here."""
         cfg = self.cfg
         return VideoTextDataset(
-            manifest=rows,
+            rows=rows,
             load_frames=load_frames,
             num_video_tokens=self._video_tokens(cfg.num_frames),
-            actions=actions,
+            prompts=prompts,
             reuse_batch=cfg.reuse_batch,
             text=self.text_options(),
             seed=cfg.seed,
@@ -227,7 +227,8 @@ class VideoTranslateTask(FairseqTask):
         """How texts become ids; plain values are read off the configuration here."""
         cfg = self.cfg
         return TextOptions(
-            template=SourceTemplate(self.tokenizer, cfg.max_source_tokens),
+            tokenizer=self.tokenizer,
+            max_source_tokens=cfg.max_source_tokens,
             noise=TextNoise(
                 mode=str(cfg.text_input),
                 mask_amount=str(cfg.mask_amount),
@@ -238,22 +239,29 @@ class VideoTranslateTask(FairseqTask):
             context=not cfg.no_context,
         )
 
-    def action_table(self) -> dict[str, Action]:
-        """All actions by name, those of ``--define-action`` among them."""
+    def prompt_table(self) -> dict[str, Prompt]:
+        """All prompts by name, those of ``--define-action`` among them."""
         definitions = [d.strip() for d in self.cfg.define_action.split(";") if d.strip()]
-        return build_actions(definitions, self.cfg.max_target_tokens)
+        with naming("--define-action"):
+            prompts = build_prompts(definitions)
+        with naming("--max-target-tokens"):
+            return limit_targets(prompts, self.cfg.max_target_tokens)
 
-    def selected_actions(self, names: str | None = None) -> list[Action]:
-        """The actions of a comma-separated list; None: of ``--action`` or ``--actions``.
+    def selected_prompts(self, names: str | None = None) -> list[Prompt]:
+        """The prompts of a comma-separated list; None: of ``--action`` or ``--actions``.
 
         Heads have one, for its prompt.
         """
-        fitting = "caption" if self.heads is None else self.heads.action
+        fitting = "caption" if self.heads is None else self.heads.prompt_name
         wanted = names or self.cfg.action or self.cfg.actions or fitting
-        actions = select_actions(self.action_table(), wanted)
-        if self.heads is not None and len(actions) > 1:
+        table = self.prompt_table()
+        try:
+            prompts = select_prompts(table, wanted)
+        except UserError as error:
+            raise UserError(f"{error} (--define-action NAME=FIELD:PROMPT adds one)") from error
+        if self.heads is not None and len(prompts) > 1:
             raise UserError(f"--actions {self.cfg.actions}: expected one action with --heads")
-        return actions
+        return prompts
 
     def get_batch_iterator(
         self,
@@ -283,7 +291,7 @@ class VideoTranslateTask(FairseqTask):
             max_sentences=max_sentences,
             required_batch_size_multiple=required_batch_size_multiple,
         )
-        uses = len(dataset.actions) if dataset.reuse_batch else 1
+        uses = len(dataset.prompts) if dataset.reuse_batch else 1
         return ReusedBatchIterator(
             dataset=dataset,
             collate_fn=dataset.collater,
@@ -319,13 +327,17 @@ class VideoTranslateTask(FairseqTask):
 
     def train_step(self, sample, *args, **kwargs):
         """fairseq's, with unreadable clips named in the log and too many of them refused."""
-        self.bad_clips.report(sample["bad"])
-        self.bad_clips.count(sample["bad"], sample.get("nsentences", 0))
+        self.unreadable.report(sample["unreadable"])
+        try:
+            self.unreadable.count(sample["unreadable"], sample.get("nsentences", 0))
+        except UserError as error:
+            cure = "check --video-root, or allow more by --max-bad-fraction"
+            raise UserError(f"{error}; {cure}") from error
         return super().train_step(sample, *args, **kwargs)
 
     def valid_step(self, sample, model, criterion):
         """Loss and accuracy, and with ``--eval-bleu`` the counts that BLEU is made of."""
-        self.bad_clips.report(sample["bad"])
+        self.unreadable.report(sample["unreadable"])
         loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
         if self._validation_generator is not None:
             hypotheses = [
@@ -387,7 +399,7 @@ class VideoTranslateTask(FairseqTask):
 
         A row whose clip could not be read gets an empty hypothesis with score -inf.
         """
-        self.bad_clips.report(sample["bad"])
+        self.unreadable.report(sample["unreadable"])
         hypos = self.generate(generator, sample, prefix_tokens, constraints)
         if self.cfg.results_path:
             self._predictions = self._predictions or PredictionFiles(Path(self.cfg.results_path))

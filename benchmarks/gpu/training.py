@@ -130,7 +130,7 @@ def made_up(trainer: Trainer, task, source: int, target: int) -> dict[str, Any]:
         "missing": torch.zeros(rows, dtype=torch.bool),
         "num_missing": 0,
         "num_cut": 0,
-        "bad": [],
+        "unreadable": [],
         "id": torch.arange(rows),
         "clip_ids": [str(i) for i in range(rows)],
         "references": [[] for _ in range(rows)],

@@ -142,8 +142,8 @@ def counted(folder: Path, names: list[str]) -> list[str]:
     rows = [ClipRow(name, name) for name in names]
     dataset = VideoTextDataset(rows, loader(folder), 1, [], False, None, seed=0, train=False)
     clips = [dataset[index] for index in range(len(dataset))]
-    assert all(clip.missing == (clip.frames is None) == bool(clip.bad) for clip in clips)
-    return [name for clip in clips for name, _ in clip.bad]
+    assert all(clip.missing == (clip.frames is None) == bool(clip.unreadable) for clip in clips)
+    return [name for clip in clips for name, _ in clip.unreadable]
 
 
 def fuzz(folder: Path, files: int) -> dict:

@@ -152,7 +152,7 @@ def test_a_call_of_the_decoder_that_hangs_is_skipped_and_counted(hanging, train)
     dataset = VideoTextDataset(rows, loader, 1, [], False, None, seed=0, train=train)
     clips = [dataset[0], dataset[1]]
     reason = "its reading has not ended after 0.4 s, in one call of the decoder"
-    assert set(clips[0].bad) == {("hangs", reason)} and clips[1].bad == []
+    assert set(clips[0].unreadable) == {("hangs", reason)} and clips[1].unreadable == []
     assert clips[1].frames.shape == (8, 28, 28, 3)
     if train:  # another row in its place
         np.testing.assert_array_equal(clips[0].frames, clips[1].frames)

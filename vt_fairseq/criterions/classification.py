@@ -61,7 +61,7 @@ class ClassificationCriterion(FairseqCriterion):
             "ntokens": sample["ntokens"],
             "nsentences": sample["nsentences"],
             "sample_size": sample_size,
-            "bad_clips": len(sample["bad"]),
+            "bad_clips": len(sample["unreadable"]),
             **head_counts(losses, logits, targets, sample["missing"]),
         }
         return loss, sample_size, logging_output

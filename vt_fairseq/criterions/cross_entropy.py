@@ -43,7 +43,7 @@ class VideoTranslateCriterion(FairseqCriterion):
             "ntokens": sample["ntokens"],
             "nsentences": sample["nsentences"],
             "sample_size": sample["ntokens"],
-            "bad_clips": len(sample["bad"]),
+            "bad_clips": len(sample["unreadable"]),
             "cut_targets": sample["num_cut"],
         }
         if sample["target"] is None:

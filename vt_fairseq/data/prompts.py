@@ -1,12 +1,12 @@
-"""Tasks as actions: a prompt, and where the target text comes from (paper, section 3.1).
+"""Tasks as prompts: what is asked, and where the target text comes from (paper, section 3.1).
 
-Built in are the paper's CAPTION, CLASSIFY and ANSWER. Users add their own with
-``--define-action NAME=FIELD:PROMPT``, for instance ``--define-action 'verb=verb:name the verb :'``.
-A prompt may hold ``{question}``, which becomes the row's question.
+Built in are the paper's CAPTION, CLASSIFY and ANSWER. Users add their own as ``NAME=FIELD:PROMPT``,
+for instance ``verb=verb:name the verb :``. A prompt may hold ``{question}``, which becomes the
+row's question.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,33 +15,31 @@ from vt_fairseq.errors import UserError
 
 # "action" is verb and noun together, for EPIC-Kitchens ("cut tomato").
 FIELDS = ("caption", "label", "verb", "noun", "action", "answer")
-# Narrations have 20 and descriptions 12 tokens in the paper's pretraining (section 3.1).
-DEFAULT_TARGET_TOKENS = {"caption": 20, "classify": 12, "answer": 20}
 OTHER_TARGET_TOKENS = 20
 
 
 @dataclass(frozen=True)
-class Action:
-    """One task: ``prompt`` in the source, the text of ``field`` as the target.
+class Prompt:
+    """One task: ``text`` goes into the source, and the row's ``field`` is the target.
 
     Attributes:
-        name: what ``--action`` and ``--actions`` call it.
-        prompt: prefix of the source; ``{question}`` stands for the row's question.
+        name: what the user calls it.
+        text: prefix of the source; ``{question}`` stands for the row's question.
         field: one of FIELDS.
         max_target_tokens: longer targets are cut, before eos is appended.
     """
 
     name: str
-    prompt: str
+    text: str
     field: str
     max_target_tokens: int
 
-    def prompt_for(self, row: ClipRow) -> str:
-        """The prompt with the row's question in it."""
-        return self.prompt.replace("{question}", row.question or "").strip()
+    def text_for(self, row: ClipRow) -> str:
+        """The text with the row's question in it."""
+        return self.text.replace("{question}", row.question or "").strip()
 
     def references(self, row: ClipRow) -> tuple[str, ...]:
-        """Every right text for ``row``, empty when the row has none for this action."""
+        """Every correct text for ``row``; empty when the row has none for this prompt."""
         if self.field == "caption":
             return row.captions
         if self.field == "answer":
@@ -59,57 +57,56 @@ class Action:
         return texts[0] if rng is None else texts[int(rng.integers(len(texts)))]
 
 
+# Narrations have 20 and descriptions 12 tokens in the paper's pretraining (section 3.1).
 BUILT_IN = {
-    "caption": Action("caption", "caption :", "caption", DEFAULT_TARGET_TOKENS["caption"]),
-    "classify": Action("classify", "classify :", "label", DEFAULT_TARGET_TOKENS["classify"]),
-    "answer": Action("answer", "answer : {question}", "answer", DEFAULT_TARGET_TOKENS["answer"]),
+    "caption": Prompt("caption", "caption :", "caption", 20),
+    "classify": Prompt("classify", "classify :", "label", 12),
+    "answer": Prompt("answer", "answer : {question}", "answer", 20),
 }
 
 
-def parse_max_target_tokens(option: str) -> dict[str, int]:
-    """Read ``caption=20,classify=12``; raise UserError on anything else."""
-    limits = {}
-    for part in filter(None, (p.strip() for p in option.split(","))):
+def build_prompts(definitions: Sequence[str]) -> dict[str, Prompt]:
+    """The built-in prompts and the user's ``NAME=FIELD:PROMPT`` ones, by name.
+
+    Raise UserError for a malformed definition or an unknown field.
+    """
+    prompts = dict(BUILT_IN)
+    for definition in definitions:
+        name, equals, rest = definition.partition("=")
+        field, colon, text = rest.partition(":")
+        if not (name and equals and colon and text.strip()) or field not in FIELDS:
+            raise UserError(
+                f"expected NAME=FIELD:PROMPT with FIELD one of {', '.join(FIELDS)}, "
+                f"found {definition!r}"
+            )
+        prompts[name] = Prompt(name, text.strip(), field, OTHER_TARGET_TOKENS)
+    return prompts
+
+
+def limit_targets(prompts: dict[str, Prompt], limits: str) -> dict[str, Prompt]:
+    """``prompts`` with the longest targets of ``limits``, say ``caption=20,classify=12`` tokens.
+
+    Raise UserError when ``limits`` is malformed or names none of the prompts.
+    """
+    limited = dict(prompts)
+    for part in filter(None, (p.strip() for p in limits.split(","))):
         name, _, number = part.partition("=")
         if not number.isdigit() or int(number) == 0:
             raise UserError(
-                f"--max-target-tokens: expected ACTION=NUMBER,..., found {part!r} "
-                "(for instance caption=20,classify=12)"
+                f"expected ACTION=NUMBER,..., found {part!r} (for instance caption=20,classify=12)"
             )
-        limits[name] = int(number)
-    return limits
+        if name not in limited:
+            raise UserError(f"names {name!r}; the actions are {', '.join(limited)}")
+        limited[name] = replace(limited[name], max_target_tokens=int(number))
+    return limited
 
 
-def build_actions(definitions: Sequence[str], max_target_tokens: str) -> dict[str, Action]:
-    """The built-in actions and the user's ``NAME=FIELD:PROMPT`` ones, by name.
-
-    Raises UserError for a malformed definition, an unknown field, or a limit without an action.
-    """
-    table = dict(BUILT_IN)
-    for text in definitions:
-        name, equals, rest = text.partition("=")
-        field, colon, prompt = rest.partition(":")
-        if not (name and equals and colon and prompt.strip()) or field not in FIELDS:
-            raise UserError(
-                f"--define-action: expected NAME=FIELD:PROMPT with FIELD one of "
-                f"{', '.join(FIELDS)}, found {text!r}"
-            )
-        table[name] = Action(name, prompt.strip(), field, OTHER_TARGET_TOKENS)
-    for name, limit in parse_max_target_tokens(max_target_tokens).items():
-        if name not in table:
-            raise UserError(f"--max-target-tokens names {name!r}; the actions are {list(table)}")
-        old = table[name]
-        table[name] = Action(old.name, old.prompt, old.field, limit)
-    return table
-
-
-def select_actions(table: dict[str, Action], names: str) -> list[Action]:
-    """The actions named in a comma-separated list; raise UserError for an unknown one."""
+def select_prompts(prompts: dict[str, Prompt], names: str) -> list[Prompt]:
+    """The prompts named in a comma-separated list; raise UserError for an unknown or empty one."""
     chosen = [n.strip() for n in names.split(",") if n.strip()]
-    unknown = [n for n in chosen if n not in table]
+    unknown = [n for n in chosen if n not in prompts]
     if unknown or not chosen:
         raise UserError(
-            f"unknown action {', '.join(unknown) or names!r}; there are {', '.join(table)} "
-            "(--define-action NAME=FIELD:PROMPT adds one)"
+            f"unknown action {', '.join(unknown) or names!r}; there are {', '.join(prompts)}"
         )
-    return [table[n] for n in chosen]
+    return [prompts[n] for n in chosen]

@@ -3,38 +3,63 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vt_fairseq.data.manifest import ClipRow
+from vt_fairseq.data.prompts import Prompt
+from vt_fairseq.data.text_noise import TextNoise
 from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError
 
 
 @dataclass(frozen=True)
-class SourceTemplate:
-    """Builds the encoder's input ids: ``[CLS] prompt [VIDEO]*T text [SEP] context``.
+class TextOptions:
+    """How a row's texts become the encoder's input ids.
 
-    (Paper, section 3.1 and appendix A.2.) A missing video, text or context is simply not there.
+    The source is ``[CLS] prompt [VIDEO]*T text [SEP] context`` (paper, section 3.1 and appendix
+    A.2). A missing video, text or context is simply not there.
 
     Attributes:
+        noise: training noise on the target text.
         max_source_tokens: longest source; the context is cut first, then the text.
+        test_mask_tokens: [MASK] tokens that stand for the absent text at test (0: no text).
+        context: whether the rows' context (subtitles) goes into the source.
     """
 
     tokenizer: Tokenizer
+    noise: TextNoise
     max_source_tokens: int = 512
+    test_mask_tokens: int = 0
+    context: bool = True
 
-    def build(
+    def source(
         self,
-        prompt: Sequence[int],
+        row: ClipRow,
+        prompt: Prompt,
         num_video_tokens: int,
-        text: Sequence[int],
-        context: Sequence[int] = (),
+        text: Sequence[int] | None = None,
+        candidate: str = "",
     ) -> list[int]:
-        """Ids of one source; raise UserError when prompt and video alone are too long."""
+        """Source ids; after [SEP] come the candidate and the row's context, [SEP] between them.
+
+        Args:
+            num_video_tokens: T; 0 for a row without video.
+            text: ids; None is the absent text at test.
+
+        Raises:
+            UserError: prompt and video alone are longer than ``max_source_tokens``.
+        """
         t = self.tokenizer
-        head = [t.cls, *prompt, *[t.video] * num_video_tokens]
+        head = [t.cls, *t.encode(prompt.text_for(row)), *[t.video] * num_video_tokens]
         room = self.max_source_tokens - len(head) - 1
         if room < 0:
             raise UserError(
-                f"prompt and video take {len(head) + 1} source tokens, more than "
-                f"--max-source-tokens {self.max_source_tokens}: shorten the prompt or raise it"
+                f"prompt and video take {len(head) + 1} source tokens, more than the longest "
+                f"source of {self.max_source_tokens} (max_source_tokens): shorten the prompt or "
+                "allow longer sources"
             )
+        if text is None:
+            text = [t.mask] * self.test_mask_tokens
         text = list(text)[:room]
-        return [*head, *text, t.sep, *list(context)[: room - len(text)]]
+        context = t.encode(row.context) if row.context and self.context else []
+        if candidate:
+            context = [*t.encode(candidate), *([t.sep, *context] if context else [])]
+        return [*head, *text, t.sep, *context[: room - len(text)]]

@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 FEW = 20
 
 
-class BadClips:
+class UnreadableClips:
     """Those of one process.
 
     Args:
@@ -21,27 +21,27 @@ class BadClips:
     def __init__(self, max_fraction: float):
         self.max_fraction = max_fraction
         self._named: set[str] = set()
-        self._seen = self._bad = 0
+        self._clips = self._unreadable = 0
 
-    def report(self, bad: Sequence[tuple[str, str]]) -> None:
+    def report(self, unreadable: Sequence[tuple[str, str]]) -> None:
         """Name each clip, with its reason, once."""
-        for clip_id, reason in bad:
+        for clip_id, reason in unreadable:
             if clip_id not in self._named:
                 self._named.add(clip_id)
                 logger.warning("cannot read clip %s: %s", clip_id, reason)
 
-    def count(self, bad: Sequence[tuple[str, str]], clips: int) -> None:
+    def count(self, unreadable: Sequence[tuple[str, str]], clips: int) -> None:
         """Raise UserError once more than ``max_fraction`` of all clips were unreadable.
 
         Args:
-            bad: (id, reason) of a batch's unreadable clips.
-            clips: of the batch, these among them.
+            unreadable: (id, reason) of a batch's unreadable clips.
+            clips: how many the batch has, these among them.
         """
-        self._seen += clips
-        self._bad += len(bad)
-        if self._bad > max(self.max_fraction * self._seen, FEW):
+        self._clips += clips
+        self._unreadable += len(unreadable)
+        if self._unreadable > max(self.max_fraction * self._clips, FEW):
             raise UserError(
-                f"{self._bad} of {self._seen} clips of this process could not be read, "
-                f"more than --max-bad-fraction {self.max_fraction}; the last one was "
-                f"{': '.join(bad[-1])}. Check --video-root, or allow more"
+                f"{self._unreadable} of {self._clips} clips of this process could not be read, "
+                f"more than a fraction of {self.max_fraction}; the last one was "
+                f"{': '.join(unreadable[-1])}"
             )

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from vt_fairseq.candidates.likelihood import DEFAULT_MAX_NODES, score_candidates
 from vt_fairseq.candidates.prefix_tree import PrefixTree
-from vt_fairseq.data.prompts import Action
+from vt_fairseq.data.prompts import Prompt
 from vt_fairseq.data.tokenizer import PAD
 from vt_fairseq.errors import UserError, VideoError
 from vt_fairseq.inference.inputs import OwnLoader, OwnVideos, Seconds, Video, own_videos
@@ -58,7 +58,7 @@ class Decoding:
         if self.method == "greedy" and self.num_candidates > 1:
             raise UserError("greedy decoding gives one candidate; take beam or topk for more")
 
-    def config(self, action: Action) -> GenerationConfig:
+    def config(self, action: Prompt) -> GenerationConfig:
         """The options of ``fairseq-generate`` that mean the same."""
         sampling = self.method == "topk"
         beam = max(self.beam, self.num_candidates) if self.method == "beam" else self.num_candidates
@@ -296,7 +296,7 @@ class VideoTranslate:
     def _choose(
         self,
         clips: OwnVideos,
-        action: Action,
+        action: Prompt,
         texts: Sequence[Sequence[str]],
         candidates: PrefixTree | list[PrefixTree],
         length_normalize: bool,
@@ -313,7 +313,7 @@ class VideoTranslate:
     def _scores(
         self,
         clips: OwnVideos,
-        action: Action,
+        action: Prompt,
         candidates: PrefixTree | list[PrefixTree],
         length_normalize: bool,
     ) -> list[tuple[float, ...] | None]:
@@ -335,17 +335,17 @@ class VideoTranslate:
         return self._each_clip(clips, action, scores)
 
     def _each_clip(
-        self, clips: OwnVideos, action: Action, compute: Callable[[dict[str, Any]], list]
+        self, clips: OwnVideos, action: Prompt, compute: Callable[[dict[str, Any]], list]
     ) -> list:
         """``compute`` of every batch, a value a clip in their order; None where it was not read."""
         results = []
         for sample in self._samples(clips, action):
-            self._report(clips, sample["bad"])
+            self._report(clips, sample["unreadable"])
             values = zip(compute(sample), sample["missing"].tolist(), strict=True)
             results += [None if missing else value for value, missing in values]
         return results
 
-    def _samples(self, clips: OwnVideos, action: Action) -> Iterator[dict[str, Any]]:
+    def _samples(self, clips: OwnVideos, action: Prompt) -> Iterator[dict[str, Any]]:
         if not clips.rows:
             return iter(())
         task = self.loaded.task
@@ -369,8 +369,8 @@ class VideoTranslate:
                 raise VideoError(f"{clips.name(row_id)}: {reason}")
             self.on_error(int(row_id), reason)
 
-    def _action(self, name: str) -> Action:
-        return self.loaded.task.selected_actions(name)[0]
+    def _action(self, name: str) -> Prompt:
+        return self.loaded.task.selected_prompts(name)[0]
 
     def _tree(self, texts: Sequence[str], max_tokens: int | None) -> PrefixTree:
         if isinstance(texts, str):

@@ -8,7 +8,7 @@ from typing import Protocol
 from vt_fairseq.candidates.prefix_tree import PrefixTree
 from vt_fairseq.data.head_targets import ANSWER
 from vt_fairseq.data.manifest import ClipRow, DataDirectory, Manifest
-from vt_fairseq.data.prompts import Action
+from vt_fairseq.data.prompts import Prompt
 from vt_fairseq.errors import UserError
 from vt_fairseq.inference.loading import Loaded
 from vt_fairseq.scoring.answers import Answers
@@ -109,16 +109,16 @@ def kind_and_questions(
     return Actions(pairs, parts), [q for p in parts for q in question(p, p, names[p])]
 
 
-def _action(options: Options, model: Loaded, field: str) -> Action:
+def _action(options: Options, model: Loaded, field: str) -> Prompt:
     """``--action``, or the action whose target is ``field``, or the one to classify with."""
     if options.action:
-        return model.task.selected_actions(options.action)[0]
-    table = model.task.action_table()
+        return model.task.selected_prompts(options.action)[0]
+    table = model.task.prompt_table()
     fitting = [action for action in table.values() if action.field == field]
     return fitting[0] if fitting else table["classify"]
 
 
-def _tree(model: Loaded, action: Action, texts: Sequence[str]) -> PrefixTree:
+def _tree(model: Loaded, action: Prompt, texts: Sequence[str]) -> PrefixTree:
     ids = [model.task.tokenizer.encode(text) for text in texts]
     cut = sum(len(one) > action.max_target_tokens for one in ids)
     if cut:

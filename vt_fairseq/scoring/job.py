@@ -103,7 +103,7 @@ def _loader(model: Loaded) -> ClipLoader:
 
 
 def _ranking(options: Options, model: Loaded) -> Ranking:
-    caption = model.task.selected_actions("caption")[0] if options.caption_first else None
+    caption = model.task.selected_prompts("caption")[0] if options.caption_first else None
     return Ranking(
         length_normalize=options.length_normalize,
         max_nodes=options.max_nodes,

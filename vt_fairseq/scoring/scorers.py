@@ -17,10 +17,11 @@ from fairseq.dataclass.configs import GenerationConfig
 from vt_fairseq.candidates.likelihood import EncoderOut, score_candidates
 from vt_fairseq.candidates.prefix_tree import PrefixTree
 from vt_fairseq.candidates.top_k import Bounds, Top, top_candidates
-from vt_fairseq.data.dataset import TextOptions, pad_right
+from vt_fairseq.data.dataset import pad_right
 from vt_fairseq.data.head_targets import ANSWER, candidate_mask
 from vt_fairseq.data.manifest import ClipRow
-from vt_fairseq.data.prompts import Action
+from vt_fairseq.data.prompts import Prompt
+from vt_fairseq.data.text import TextOptions
 from vt_fairseq.inference.loading import Loaded
 from vt_fairseq.models.heads import scores_by_question
 
@@ -38,7 +39,7 @@ class Question:
     """
 
     key: str
-    action: Action
+    action: Prompt
     tree: PrefixTree | None = None
 
 
@@ -59,7 +60,7 @@ class Ranking:
     max_nodes: int = 2048
     top_k: int | None = None
     beam: int = 5
-    caption: Action | None = None
+    caption: Prompt | None = None
     generate: bool = False
 
 
@@ -134,11 +135,11 @@ class DecoderScorer:
         self,
         rows: Sequence[ClipRow],
         tokens: torch.Tensor,
-        action: Action,
+        action: Prompt,
         texts: Sequence[str | None],
     ) -> dict[str, Any]:
         text = self.source.text
-        ids = [None if t is None else text.template.tokenizer.encode(t) for t in texts]
+        ids = [None if t is None else text.tokenizer.encode(t) for t in texts]
         sources = [
             text.source(row, action, tokens.size(1), text=own)
             for row, own in zip(rows, ids, strict=True)
@@ -155,7 +156,7 @@ class DecoderScorer:
             )
         trees = [question.tree]
         if question.tree is None:
-            ids = self.source.text.template.tokenizer.encode
+            ids = self.source.text.tokenizer.encode
             trees = [PrefixTree.build(map(ids, row.candidates)) for row in rows]
         sums = score_candidates(model, encoded, trees, how.max_nodes)
         trees = trees * (len(sums) // len(trees))
@@ -163,10 +164,10 @@ class DecoderScorer:
             s / t.lengths if how.length_normalize else s for s, t in zip(sums, trees, strict=True)
         ]
 
-    def _generate(self, rows: Sequence[ClipRow], tokens: torch.Tensor, action: Action) -> list[str]:
+    def _generate(self, rows: Sequence[ClipRow], tokens: torch.Tensor, action: Prompt) -> list[str]:
         return self._write(self._inputs(rows, tokens, action, [None] * len(rows)), action)
 
-    def _write(self, inputs: dict[str, Any], action: Action) -> list[str]:
+    def _write(self, inputs: dict[str, Any], action: Prompt) -> list[str]:
         """Beam search: the best text for each row."""
         task, model = self.source.loaded.task, self.source.loaded.model
         config = GenerationConfig(beam=self.ranking.beam, max_len_b=action.max_target_tokens)
@@ -183,7 +184,7 @@ class HeadScorer:
     def __init__(self, loaded: Loaded):
         self.source = Source(loaded, loaded.task.text_options())
         self.heads = loaded.task.heads
-        self.action = loaded.task.selected_actions()[0]
+        self.prompt = loaded.task.selected_prompts()[0]
 
     def plan(self) -> list[str]:
         """What is to be computed for each clip, in words."""
@@ -194,18 +195,13 @@ class HeadScorer:
         """V rows, their (V, F, H, W, 3) uint8 -> for each its logits: ``verb``, ``noun``, or
         ``scores`` of the label or the candidates."""
         tokens = self.source.video_tokens(frames)
-        candidates = [self.heads.candidates(row) for row in rows]
-        counts = [len(texts) for texts in candidates]
-        sources = [
-            self.source.text.source(row, self.action, tokens.size(1), text=(), candidate=text)
-            for row, texts in zip(rows, candidates, strict=True)
-            for text in texts
-        ]
+        sources, counts, clip_of_row = self.heads.sources(
+            self.source.text, self.prompt, rows, [tokens.size(1)] * len(rows)
+        )
         if not sources:
             return [{"scores": np.zeros(0)} for _ in rows]
-        of_row = torch.arange(len(rows)).repeat_interleave(torch.tensor(counts))
         inputs = self.source.inputs(sources, tokens)
-        inputs["clip_of_row"] = of_row.to(tokens.device)
+        inputs["clip_of_row"] = clip_of_row.to(tokens.device)
         logits = self.source.loaded.model.class_logits(self.source.encode(inputs))
         if ANSWER in logits:
             mask = candidate_mask(counts).to(tokens.device)

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tests.test_batches import Rows
+from tests.test_epoch_iterator import Rows
 from vt_fairseq.data.epoch_iterator import ReusedBatchIterator
 from vt_fairseq.data.permutation import Batches, Grouped, Permutation, Share
 
