@@ -135,6 +135,8 @@ def test_broken_and_missing_videos_are_rejected_with_reasons(tmp_path, videos):
         ({"answer": 0}, "bad answer: index 0 of 0"),
         ({"answer": 10**30, "candidates": ["a"]}, "bad answer"),
         ({"label": "a\nb"}, "bad text: label has a line break"),
+        ({"label": "\ud800"}, "bad text: it has half a character"),
+        ({"video": "\ud800.mp4"}, "bad text: it has half a character"),
         ({"video": "http://example.org/a.mp4"}, "not a local video"),
         ({"video": "../a.mp4"}, "outside of --videos"),
         ({"split": "../train"}, "bad split"),

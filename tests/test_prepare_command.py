@@ -52,7 +52,7 @@ def test_the_command_prints_a_table_and_the_reasons(tmp_path, videos):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["jsonl", "--train-vocabulary", "60"], "jsonl needs --annotations FILE and --videos DIR"),
+        (["jsonl", "--train-vocabulary", "60"], "jsonl needs --annotations PATH and --videos DIR"),
         (["jsonl"], "expected exactly one of --vocabulary"),
         (
             ["jsonl", "--train-vocabulary", "60", "--videos", ".", "--annotations", "g"],
@@ -60,7 +60,7 @@ def test_the_command_prints_a_table_and_the_reasons(tmp_path, videos):
         ),
         (["miniworld", "--train-vocabulary", "60", "--size", "huge"], "known: "),
         (["miniworld", "--train-vocabulary", "60", "--videos", "."], "needs both"),
-        (["nothing", "--train-vocabulary", "60"], "CORPUS"),
+        (["nothing", "--train-vocabulary", "60"], "no corpus 'nothing'"),
         (["jsonl", "--workers", "0"], "above 0"),
     ],
 )

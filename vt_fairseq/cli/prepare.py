@@ -1,14 +1,15 @@
 """``vt-prepare``: annotation files and videos to a data directory."""
 
 import argparse
-import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vt_fairseq.cli import command
+from vt_fairseq.corpora.registry import BUILT_IN, SUBTITLED, corpus_reader
 from vt_fairseq.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,36 +22,45 @@ EXAMPLE = (
     "--vocabulary t5/spiece.model"
 )
 SHOWN_REASONS = 5
-OFFICIAL = ("howto100m", "epic-kitchens", "tvqa", "tvc", "youcook2", "msrvtt")
-SUBTITLED = ("tvqa", "tvc")
+MINIWORLD = "miniworld"
 JOIN = "join"
 
 
-def _jsonl(args: argparse.Namespace) -> "Source":
-    from vt_fairseq.corpora import jsonl
-    from vt_fairseq.corpora.rows import Source
-
-    if args.annotations is None or args.videos is None:
-        raise UserError("jsonl needs --annotations FILE and --videos DIR")
-    return Source(jsonl.read(args.annotations), args.videos, {"annotations": str(args.annotations)})
-
-
-def _miniworld(args: argparse.Namespace) -> "Source":
-    from vt_fairseq.corpora import jsonl
-    from vt_fairseq.corpora.rows import Source
-    from vt_fairseq.miniworld.world import generate
-
-    if (args.annotations is None) != (args.videos is None):
+def open_source(args: argparse.Namespace) -> "Source":
+    """The rows that ``args`` (of ``build_parser``) name; makes a MiniWorld where it names none."""
+    reader = corpus_reader("jsonl" if args.corpus == MINIWORLD else args.corpus)
+    given = (args.annotations is not None, args.videos is not None)
+    if args.corpus == MINIWORLD and any(given) != all(given):
         raise UserError(
             "miniworld needs both --annotations and --videos (a world that is there) or neither "
             "(it makes one)"
         )
-    if args.annotations is not None:
-        return _jsonl(args)
+    if args.corpus == MINIWORLD and not any(given):
+        source, settings = _made_world(args), {"seed": args.seed, "size": args.size}
+    elif all(given):
+        source = reader(args.annotations, args.videos, **_reader_options(args))
+        settings = {"annotations": str(args.annotations), **source.settings}
+    else:
+        raise UserError(f"{args.corpus} needs --annotations PATH and --videos DIR")
+    return replace(source, settings={**settings, "probed": not args.skip_probe})
+
+
+def _made_world(args: argparse.Namespace) -> "Source":
+    from vt_fairseq.corpora.jsonl import open_corpus
+    from vt_fairseq.miniworld.world import generate
+
     world = args.out / "world"
     generate(world, **_world(args))
-    settings = {"seed": args.seed, "size": args.size}
-    return Source(jsonl.read(world / "annotations.jsonl"), world / "videos", settings)
+    return open_corpus(world / "annotations.jsonl", world / "videos")
+
+
+def _reader_options(args: argparse.Namespace) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if args.subtitles is not None:
+        options["subtitles"] = args.subtitles
+    if args.shard is not None and args.corpus == "howto100m":
+        options["keeps"] = args.shard.keeps  # saves it the work on the other shards' rows
+    return options
 
 
 def _world(args: argparse.Namespace) -> dict[str, Any]:
@@ -68,7 +78,7 @@ def _write_layout(args: argparse.Namespace) -> str:
     """``miniworld --as CORPUS``: no data directory, but the files that CORPUS's reader takes."""
     from vt_fairseq.miniworld import official_layouts
 
-    if args.corpus != "miniworld" or args.layout not in official_layouts.LAYOUTS:
+    if args.corpus != MINIWORLD or args.layout not in official_layouts.LAYOUTS:
         known = ", ".join(official_layouts.LAYOUTS)
         raise UserError(f"--as {args.layout}: expected miniworld as one of {known}")
     world = official_layouts.write(args.layout, args.out, **_world(args))
@@ -77,48 +87,6 @@ def _write_layout(args: argparse.Namespace) -> str:
         f"vt-prepare {args.layout} --annotations {args.out}/annotations "
         f"--videos {args.out}/videos --out DATA --train-vocabulary 300"
     )
-
-
-def _official(args: argparse.Namespace) -> "Source":
-    """A public corpus: its reader is the module of that name."""
-    if args.annotations is None or args.videos is None:
-        raise UserError(
-            f"{args.corpus} needs --annotations DIR (its official files) and --videos DIR"
-        )
-    if not args.annotations.is_dir():
-        raise UserError(
-            f"no directory {args.annotations}; --annotations names the one that holds the "
-            f"official files of {args.corpus}"
-        )
-    reader = importlib.import_module(f"vt_fairseq.corpora.{args.corpus.replace('-', '_')}")
-    options: dict[str, Any] = {}
-    if args.subtitles is not None:
-        options["subtitles"] = args.subtitles
-    if args.shard is not None and args.corpus == "howto100m":
-        options["keeps"] = args.shard.keeps  # saves it the work on the other shards' rows
-    return reader.open_corpus(args.annotations, args.videos, **options)
-
-
-def _own(args: argparse.Namespace) -> "Source":
-    """A corpus that ``--user-dir`` has registered."""
-    from vt_fairseq.corpora.registry import OWN_READERS
-
-    if args.corpus not in OWN_READERS:
-        known = ", ".join((*CORPORA, JOIN, *OWN_READERS))
-        raise UserError(
-            f"CORPUS {args.corpus}: expected one of {known}; those of your own are known where "
-            "--user-dir names the folder that registers them"
-        )
-    if args.annotations is None or args.videos is None:
-        raise UserError(f"{args.corpus} needs --annotations PATH and --videos DIR")
-    return OWN_READERS[args.corpus](args.annotations, args.videos)
-
-
-CORPORA: dict[str, Callable[[argparse.Namespace], "Source"]] = {
-    "jsonl": _jsonl,
-    "miniworld": _miniworld,
-    **dict.fromkeys(OFFICIAL, _official),
-}
 
 
 def _bar(what: str) -> Callable[[int, int], None]:
@@ -152,31 +120,47 @@ def _shard(text: str) -> "Shard":
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of ``vt-prepare``."""
-    made = command.parser(PROG, "Annotation files and videos to a data directory.", EXAMPLE)
-    made.add_argument(
+    parser = command.parser(PROG, "Make a data directory of annotations and videos.", EXAMPLE)
+    add = parser.add_argument
+    add(
         "corpus",
         metavar="CORPUS",
-        help=f"{', '.join(CORPORA)}; {JOIN}, after --shard; or one that --user-dir registers",
+        help=f"{', '.join((MINIWORLD, *BUILT_IN))}; one that --user-dir registers; or {JOIN}, "
+        "which joins the parts that --shard has made",
     )
-    made.add_argument(
+    add(
         "--annotations",
         type=Path,
         metavar="PATH",
-        help="the official files' directory; for jsonl the file itself",
+        help="directory of the corpus's official files; for jsonl the file itself",
     )
-    made.add_argument("--videos", type=Path, metavar="DIR", help="what the rows' videos lie under")
-    made.add_argument("--out", type=Path, metavar="DATA", required=True, help="made or replaced")
-    vocabulary = made.add_mutually_exclusive_group()
+    add("--videos", type=Path, metavar="DIR", help="directory that the rows' videos lie under")
+    add(
+        "--out",
+        type=Path,
+        metavar="DATA",
+        required=True,
+        help="data directory to write; one that is there is replaced",
+    )
+    vocabulary = parser.add_mutually_exclusive_group()
     vocabulary.add_argument(
-        "--vocabulary", type=Path, metavar="FILE", help="T5's spiece.model, for T5 weights"
+        "--vocabulary",
+        type=Path,
+        metavar="FILE",
+        help="sentencepiece model to use: T5's spiece.model for T5's weights",
     )
     vocabulary.add_argument(
-        "--train-vocabulary", type=_positive, metavar="N", help="train one of at most N pieces"
+        "--train-vocabulary",
+        type=_positive,
+        metavar="N",
+        help="train a sentencepiece model of at most N pieces on the training texts instead",
     )
-    made.add_argument(
-        "--skip-probe", action="store_true", help="trust the annotations: do not open the videos"
+    add(
+        "--skip-probe",
+        action="store_true",
+        help="trust the annotations: do not check that the videos are there and can be read",
     )
-    made.add_argument(
+    add(
         "--transcode",
         type=_positive,
         nargs="?",
@@ -185,36 +169,36 @@ def build_parser() -> argparse.ArgumentParser:
         help="copy the videos to DATA/videos with this short side (default: %(const)s), from where "
         "they load many times faster; a run that was stopped goes on",
     )
-    made.add_argument(
+    add(
         "--workers",
         type=_positive,
         default=min(16, os.cpu_count() or 1),
         metavar="N",
-        help="videos opened at a time (default: %(default)s)",
+        help="number of videos that are opened at a time (default: %(default)s)",
     )
-    made.add_argument(
+    add(
         "--shard",
         type=_shard,
         metavar="K/N",
-        help="prepare one of N parts, any number of them side by side; then: vt-prepare join",
+        help="prepare only the K-th of N parts, any number of them side by side; "
+        f"vt-prepare {JOIN} then makes the data directory",
     )
-    made.add_argument(
+    add(
         "--subtitles",
         choices=("none", "span", "whole"),
-        help=f"{', '.join(SUBTITLED)}: subtitles of the span or the whole clip (default: span)",
+        help=f"{' and '.join(SUBTITLED)}: context of a row are the subtitles of its span "
+        "(default), of the whole clip, or none",
     )
-    made.add_argument("--seed", type=int, default=0, help="miniworld: which world (default: 0)")
-    made.add_argument(
+    add("--seed", type=int, default=0, help="miniworld: seed of the world (default: %(default)s)")
+    add("--size", default="default", help="miniworld: default or tiny (default: default)")
+    add(
         "--as",
         dest="layout",
         metavar="CORPUS",
         help="miniworld: write the official files of this corpus instead of a data directory",
     )
-    made.add_argument(
-        "--size", default="default", help="miniworld: default or tiny (default: default)"
-    )
-    command.add_user_dir(made)
-    return made
+    command.add_user_dir(parser)
+    return parser
 
 
 def _table(data: dict[str, Any], out: Path) -> Iterator[str]:
@@ -234,13 +218,6 @@ def _table(data: dict[str, Any], out: Path) -> Iterator[str]:
         yield f"note: {note}"
 
 
-def _source(args: argparse.Namespace) -> "Source":
-    from dataclasses import replace
-
-    source = CORPORA.get(args.corpus, _own)(args)
-    return replace(source, settings={**source.settings, "probed": not args.skip_probe})
-
-
 def _prepare(args: argparse.Namespace) -> dict[str, Any]:
     """What the command does; returns the content of the data.json that it wrote."""
     from vt_fairseq.corpora.prepare import Probing, Vocabulary, prepare
@@ -255,11 +232,11 @@ def _prepare(args: argparse.Namespace) -> dict[str, Any]:
         short_side=args.transcode or 0,
     )
     if args.shard is not None:
-        return prepare_shard(args.corpus, _source(args), args.out, args.shard, probing)
+        return prepare_shard(args.corpus, open_source(args), args.out, args.shard, probing)
     if args.corpus == JOIN:
         return join(args.out, vocabulary)
     vocabulary.check()  # before a world is made, which takes minutes
-    return prepare(args.corpus, _source(args), args.out, vocabulary, probing)
+    return prepare(args.corpus, open_source(args), args.out, vocabulary, probing)
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -267,7 +244,7 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UserError(f"--subtitles is for {', '.join(SUBTITLED)}, not for {args.corpus}")
     if args.shard is None:
         return
-    if args.corpus in (JOIN, "miniworld"):
+    if args.corpus in (JOIN, MINIWORLD):
         raise UserError(f"--shard is not for {args.corpus}")
     if args.vocabulary is not None or args.train_vocabulary is not None:
         raise UserError("a shard has no vocabulary; give it to vt-prepare join, after all shards")

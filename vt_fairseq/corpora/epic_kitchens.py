@@ -12,6 +12,7 @@ line K + 1 of verbs.txt and nouns.txt is class K of the challenge.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from vt_fairseq.corpora.files import (
@@ -49,7 +50,6 @@ def open_corpus(annotations: Path, videos: Path) -> Source:
     return Source(
         rows=unique(_rows(train, tests, classes, VideoFinder(videos, (".MP4", ".mp4")))),
         videos=videos,
-        settings={"annotations": str(annotations)},
         published=PUBLISHED,
         published_at=PUBLISHED_AT,
         classes=classes,
@@ -78,14 +78,19 @@ def _rows(
 ) -> Iterator[Entry | Rejected]:
     for where, record in csv_records(train, (*_SEGMENT, *_LABELS)):
         verb, noun = (_class(record, kind, classes[kind], where) for kind in CLASSES)
-        labels = {"label": f"{verb} {noun}", "verb": verb, "noun": noun}
-        labels["captions"] = (text(record, "narration", where),)
         kitchen = integer(record["participant_id"][1:], where, "the number of participant_id")
+        row = replace(
+            _row(record, videos, where),
+            captions=(text(record, "narration", where),),
+            label=f"{verb} {noun}",
+            verb=verb,
+            noun=noun,
+        )
         split = "train" if kitchen < FIRST_VALIDATION_KITCHEN else "valid"
-        yield Entry(split, _row(record, videos, where, labels), where)
+        yield Entry(split, row, where)
     for split, path in tests.items():
         for where, record in csv_records(path, _SEGMENT):
-            yield Entry(split, _row(record, videos, where, {}), where)
+            yield Entry(split, _row(record, videos, where), where)
 
 
 def _class(record: dict[str, str], kind: str, names: list[str], where: str) -> str:
@@ -95,7 +100,7 @@ def _class(record: dict[str, str], kind: str, names: list[str], where: str) -> s
     return names[index]
 
 
-def _row(record: dict[str, str], videos: VideoFinder, where: str, labels: dict) -> ClipRow:
+def _row(record: dict[str, str], videos: VideoFinder, where: str) -> ClipRow:
     kitchen, video = (text(record, key, where) for key in ("participant_id", "video_id"))
     # As the official download script lays them out, without its outer folder, or all in one.
     stems = (f"{kitchen}/{video}", video, f"train/{kitchen}/{video}", f"test/{kitchen}/{video}")
@@ -105,5 +110,4 @@ def _row(record: dict[str, str], videos: VideoFinder, where: str, labels: dict) 
         start=clock(record["start_timestamp"], where, "start_timestamp"),
         end=clock(record["stop_timestamp"], where, "stop_timestamp"),
         group=video,
-        **labels,
     )

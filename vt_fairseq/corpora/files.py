@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def require_file(folder: Path, *names: str, source: str) -> Path:
     return found
 
 
-def splits_found(folder: Path, files: dict[str, str], source: str) -> dict[str, Path]:
+def splits_found(folder: Path, files: Mapping[str, str], source: str) -> dict[str, Path]:
     """Split -> path of those of ``files`` (split -> name) that are there; at least one must be."""
     found = {split: folder / name for split, name in files.items() if (folder / name).is_file()}
     if not found:
@@ -51,7 +51,7 @@ def splits_found(folder: Path, files: dict[str, str], source: str) -> dict[str, 
 
 
 def csv_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """(where, {column: text}) a row of a comma-separated file with a header.
+    """(where, {column: text}) per row of a comma-separated file with a header.
 
     Raise UserError when one of ``columns`` is missing or a row has another number of fields.
     """
@@ -136,7 +136,8 @@ def _json_item(decoder: json.JSONDecoder, text: str, at: int) -> tuple[str | Non
 
 
 def _after_space(text: str, at: int) -> int:
-    return _SPACE.match(text, at).end()
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
 
 
 @contextlib.contextmanager

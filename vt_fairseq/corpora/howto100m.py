@@ -5,15 +5,14 @@ that the video was found with. Clips shorter than MIN_SECONDS are widened as How
 does it.
 
 The narrations are read from the first of FILES that is there: ``raw_caption.json`` (unprocessed,
-what the paper trains on), ``howto100m_captions`` (a folder with one CSV a video), ``caption.json``
-(without stop words). The files are streamed; memory holds one task a video.
+what the paper trains on), ``howto100m_captions`` (a folder with a CSV per video), ``caption.json``
+(without stop words). The files are streamed; memory holds one task per video.
 """
 
 import csv
-import math
+import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from vt_fairseq.corpora.files import (
     csv_records,
     integer,
     json_items,
+    number,
     require_file,
     text,
 )
@@ -37,19 +37,10 @@ PUBLISHED_AT = "di.ens.fr/willow/research/howto100m"
 FILES = ("raw_caption.json", "howto100m_captions", "caption.json")
 VIDEOS_FILE = "HowTo100M_v1.csv"
 TASKS_FILE = "task_ids.csv"
+COLUMNS = ("start", "end", "text")
 MIN_SECONDS = 4.0
 DELIMITERS = "\t,;"
 _SAMPLE = 100  # lines that the delimiter is guessed from
-
-
-@dataclass(frozen=True)
-class Narration:
-    """What is said in one video: (text, start, end) a clip, or the problem that it has."""
-
-    video: str
-    where: str
-    clips: Iterable[tuple[Any, Any, Any]] = ()
-    problem: str | None = None
 
 
 def open_corpus(
@@ -68,7 +59,7 @@ def open_corpus(
     return Source(
         rows=_rows(narrations, labels, VideoFinder(videos), notes, keeps),
         videos=videos,
-        settings={"annotations": str(annotations), "narrations": narrations.name},
+        settings={"narrations": narrations.name},
         published=PUBLISHED,
         published_at=PUBLISHED_AT,
         tolerance=TOLERANCE,
@@ -83,24 +74,24 @@ def read_tasks(path: Path) -> dict[int, str]:
     """Task id -> readable name; commas, tabs or semicolons, with or without a header."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            head = [line for line, _ in zip(file, range(_SAMPLE), strict=False)]
+            head = list(itertools.islice(file, _SAMPLE))
             delimiter = max(DELIMITERS, key=lambda d: sum(_task_id(line, d) for line in head))
             file.seek(0)
             rows = list(csv.reader(file, delimiter=delimiter))
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not csv as published: {error}") from error
     tasks: dict[int, str] = {}
-    for number, row in enumerate(rows, 1):
-        if not row or (number == 1 and not row[0].strip().isdigit()):
+    for line, row in enumerate(rows, 1):
+        if not row or (line == 1 and not row[0].strip().isdigit()):
             continue  # a header
-        where = f"{path.name} line {number}"
+        where = f"{path.name} line {line}"
         # A name with a comma in it may stand there without quotes.
         name = " ".join(delimiter.join(row[1:]).split())
         if not name:
             raise UserError(f"{where}: expected a task's number and name, found {row!r:.80}")
         tasks[integer(row[0].strip(), where, "the task's number")] = readable(name)
     if not tasks:
-        raise UserError(f"{path} has no tasks; expected a number and a name a line")
+        raise UserError(f"{path} has no tasks; expected a number and a name per line")
     return tasks
 
 
@@ -137,72 +128,67 @@ def _rows(
 ) -> Iterator[Entry | Rejected]:
     seen = FirstSeen()
     count = unlabeled = 0
-    for narration in _from_folder(path) if path.is_dir() else _from_json(path):
-        name, where = narration.video, narration.where
+    for name, columns in _csv_folder(path) if path.is_dir() else json_items(path):
+        where = f"{name}.csv" if path.is_dir() else f"{path.name} {name}"
         count += 1
         unlabeled += name not in labels
         if not keeps(name):
             continue
         if (earlier := seen.earlier(name, where)) is not None:
-            yield _rejected(narration, f"duplicate id: the video is also in {earlier}")
-        elif narration.problem is not None:
-            yield _rejected(narration, f"bad narration: {narration.problem}")
+            reason = f"duplicate id: the video is also in {earlier}"
+            yield Rejected(name, name, SPLIT, reason, where)
         else:
-            yield from _clips(narration, labels.get(name), videos.find(name))
+            yield from _clips(name, columns, labels.get(name), videos.find(name), where)
     notes.append(
         f"{count:,} videos have narrations, about {PUBLISHED_VIDEOS:,} are published; "
         f"{unlabeled:,} of them have no activity"
     )
 
 
-def _from_json(path: Path) -> Iterator[Narration]:
-    for name, value in json_items(path):
-        where = f"{path.name} {name}"
-        if isinstance(value, dict):
-            yield _narration(name, value.get("text"), value.get("start"), value.get("end"), where)
-        else:
-            yield Narration(name, where, problem=f"expected an object, found {value!r:.40}")
-
-
-def _from_folder(folder: Path) -> Iterator[Narration]:
+def _csv_folder(folder: Path) -> Iterator[tuple[str, dict[str, list[str]] | UserError]]:
+    """The video and the columns of each file, or what is wrong with it."""
     for file in sorted(name for name in os.listdir(folder) if name.endswith(".csv")):
-        name = file.removesuffix(".csv")
+        columns: dict[str, list[str]] | UserError = {key: [] for key in COLUMNS}
         try:
-            records = [r for _, r in csv_records(folder / file, ("start", "end", "text"))]
+            records = [record for _, record in csv_records(folder / file, COLUMNS)]
+            columns = {key: [record[key] for record in records] for key in COLUMNS}
         except UserError as error:
-            yield Narration(name, file, problem=str(error))
-            continue
-        columns = ([record[key] for record in records] for key in ("text", "start", "end"))
-        yield _narration(name, *columns, file)
+            columns = error
+        yield file.removesuffix(".csv"), columns
 
 
-def _narration(name: str, text: Any, start: Any, end: Any, where: str) -> Narration:
-    columns = (text, start, end)
-    if not all(isinstance(c, list) for c in columns) or len({len(c) for c in columns}) > 1:
-        return Narration(name, where, problem="expected lists text, start, end of one length")
-    return Narration(name, where, zip(*columns, strict=True))
-
-
-def _clips(narration: Narration, label: str | None, video: str) -> Iterator[Entry | Rejected]:
-    for index, (said, start, end) in enumerate(narration.clips):
-        name = f"{narration.video}_{index}"
+def _clips(
+    video: str, columns: Any, label: str | None, path: str, where: str
+) -> Iterator[Entry | Rejected]:
+    """The clips of a video from its ``columns``, which may be anything that JSON can say."""
+    problem = _column_problem(columns)
+    if problem is not None:
+        yield Rejected(video, video, SPLIT, f"bad narration: {problem}", where)
+        return
+    for index, (start, end, words) in enumerate(zip(*map(columns.get, COLUMNS), strict=True)):
+        name = f"{video}_{index}"
         try:
-            first, last = widened(_seconds(start), _seconds(end))
-        except (TypeError, ValueError, OverflowError):
-            yield _rejected(narration, f"bad times: {start!r:.30} to {end!r:.30}", name)
+            first, last = widened(number(start, where, "start"), number(end, where, "end"))
+        except UserError:
+            reason = f"bad times: {start!r:.30} to {end!r:.30}"
+            yield Rejected(name, video, SPLIT, reason, where)
             continue
-        if not isinstance(said, str) or not said.strip():
-            yield _rejected(narration, f"empty text: {said!r:.30}", name)
+        if not isinstance(words, str) or not words.strip():
+            yield Rejected(name, video, SPLIT, f"empty text: {words!r:.30}", where)
             continue
-        row = ClipRow(name, video, first, last, captions=(" ".join(said.split()),), label=label)
-        yield Entry(SPLIT, row, narration.where)
+        row = ClipRow(name, path, first, last, captions=(" ".join(words.split()),), label=label)
+        yield Entry(SPLIT, row, where)
 
 
-def _seconds(value: Any) -> float:
-    seconds = float(value)
-    if not math.isfinite(seconds):
-        raise ValueError(f"{value} is no time")
-    return seconds
+def _column_problem(columns: Any) -> str | None:
+    if isinstance(columns, UserError):
+        return str(columns)
+    if not isinstance(columns, dict):
+        return f"expected an object, found {columns!r:.40}"
+    lists = [column for column in map(columns.get, COLUMNS) if isinstance(column, list)]
+    if len(lists) < len(COLUMNS) or len(set(map(len, lists))) > 1:
+        return "expected lists text, start, end of one length"
+    return None
 
 
 def widened(start: float, end: float) -> tuple[float, float]:
@@ -212,7 +198,3 @@ def widened(start: float, end: float) -> tuple[float, float]:
         return start, end
     start = max(0.0, start - missing / 2)
     return start, start + MIN_SECONDS
-
-
-def _rejected(narration: Narration, reason: str, name: str | None = None) -> Rejected:
-    return Rejected(name or narration.video, narration.video, SPLIT, reason, narration.where)

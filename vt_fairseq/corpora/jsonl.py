@@ -1,4 +1,4 @@
-"""The jsonl manifest that people write by hand: one object a clip, one clip a line.
+"""The jsonl manifest that people write by hand: one JSON object per clip and line.
 
 Keys: ``id`` and ``video``; any of ``start``, ``end`` (seconds), ``caption`` (string or list),
 ``label``, ``verb``, ``noun``, ``question``, ``candidates`` (list), ``answer`` (index from 0),
@@ -8,12 +8,13 @@ Keys: ``id`` and ``video``; any of ``start``, ``end`` (seconds), ``caption`` (st
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
-from vt_fairseq.corpora.rows import DEFAULT_SPLIT, Entry, Rejected, unique
+from vt_fairseq.corpora.rows import DEFAULT_SPLIT, Entry, Rejected, Source, unique
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
-from vt_fairseq.result_files import jsonl_lines, parse_object
+from vt_fairseq.result_files import JsonRow, jsonl_lines, parse_object
 
 MAX_SECONDS = 1e9  # no video is 30 years long
 _TEXTS = ("label", "verb", "noun", "question", "group")
@@ -22,13 +23,17 @@ KEYS = (
 )  # fmt: skip
 
 
-def read(path: str | Path) -> Iterator[Entry | Rejected]:
+def open_corpus(annotations: Path, videos: Path) -> Source:
+    """The manifest ``annotations`` about the files below ``videos``."""
+    return Source(read(annotations), videos)
+
+
+def read(path: Path) -> Iterator[Entry | Rejected]:
     """The rows of the manifest at ``path``, line by line, in the order of the file.
 
     A mistake in one row is yielded as Rejected. A key that does not exist raises UserError: it is
     a misspelling that most likely runs through the whole file. So does a missing file.
     """
-    path = Path(path)
     if not path.is_file():
         raise UserError(f"no jsonl manifest at {path}; --annotations takes that file for jsonl")
     return unique(_entry(path, number, line) for number, line in jsonl_lines(path))
@@ -44,18 +49,16 @@ def _entry(path: Path, number: int, line: bytes) -> Entry | Rejected:
     try:
         return Entry(_text(record, "split") or DEFAULT_SPLIT, _row(record), where)
     except _BadRow as error:
-        name, video, split = (
-            value if isinstance(value := record.get(key), str) else None
-            for key in ("id", "video", "split")
-        )
-        return Rejected(name, video, split or DEFAULT_SPLIT, str(error), where)
+        texts = {key: value for key, value in record.items() if isinstance(value, str)}
+        split = texts.get("split") or DEFAULT_SPLIT
+        return Rejected(texts.get("id"), texts.get("video"), split, str(error), where)
 
 
 class _BadRow(Exception):
     """One row's mistake, as ``kind: detail``."""
 
 
-def _check_keys(record: dict[str, Any], where: str) -> None:
+def _check_keys(record: JsonRow, where: str) -> None:
     for key in record:
         if key not in KEYS:
             near = difflib.get_close_matches(key, KEYS, n=1)
@@ -63,65 +66,60 @@ def _check_keys(record: dict[str, Any], where: str) -> None:
             raise UserError(f"{where}: unknown key {key!r}{hint}; known keys: {', '.join(KEYS)}")
 
 
-def _row(record: dict[str, Any]) -> ClipRow:
+def _row(record: JsonRow) -> ClipRow:
     for key in ("id", "video"):
         if key not in record:
             raise _BadRow(f"missing {key}: every row needs id and video")
     captions = record.get("caption", [])
     return ClipRow(
-        id=_text(record, "id"),
-        video=_text(record, "video"),
+        id=_checked_text("id", record["id"]),
+        video=_checked_text("video", record["video"]),
         start=_seconds(record, "start"),
         end=_seconds(record, "end"),
         captions=_texts("caption", [captions] if isinstance(captions, str) else captions),
         candidates=_texts("candidates", record.get("candidates", [])),
-        answer=_index(record, "answer"),
+        answer=_number(record, "answer", int, "an index from 0"),
         # A clip nobody speaks in has empty subtitles; that is no mistake.
         context=None if record.get("context") == "" else _text(record, "context"),
         **{key: _text(record, key) for key in _TEXTS},
     )
 
 
-def _text(record: dict[str, Any], key: str) -> str | None:
+def _text(record: JsonRow, key: str) -> str | None:
     return _checked_text(key, record[key]) if key in record else None
 
 
 def _texts(key: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise _BadRow(f"wrong type: {key} must be a list of texts, found {_shown(value)}")
+        raise _wrong_type(key, "a list of texts", value)
     return tuple(_checked_text(key, text) for text in value)
 
 
 def _checked_text(key: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise _BadRow(f"wrong type: {key} must be text, found {_shown(value)}")
+        raise _wrong_type(key, "text", value)
     if not value.strip():
         raise _BadRow(f"empty text: {key} is {value!r}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise _BadRow(f"bad text: {key} has half a character ({error.reason})") from error
     return value
 
 
-def _seconds(record: dict[str, Any], key: str) -> float | None:
-    value = record.get(key)
-    if value is None:
-        return None
-    # bool is an int in Python; JSON's true is no time.
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _BadRow(f"wrong type: {key} must be a number of seconds, found {_shown(value)}")
-    if not abs(value) <= MAX_SECONDS:  # holds for infinity and for integers no float can hold
+def _seconds(record: JsonRow, key: str) -> float | None:
+    value = _number(record, key, int | float, "a number of seconds")
+    # Refuses infinity, NaN and integers that no float can hold.
+    if value is not None and not abs(value) <= MAX_SECONDS:
         raise _BadRow(f"bad times: {key} is {value!s:.20}")
-    return float(value)
+    return None if value is None else float(value)
 
 
-def _index(record: dict[str, Any], key: str) -> int | None:
+def _number(record: JsonRow, key: str, kind: type | UnionType, what: str) -> Any:
     value = record.get(key)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise _BadRow(f"wrong type: {key} must be an index from 0, found {_shown(value)}")
+    # bool is an int in Python; JSON's true is no number.
+    if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+        raise _wrong_type(key, what, value)
     return value
 
 
-def _shown(value: Any) -> str:
-    return f"{value!r:.40} ({type(value).__name__})"
+def _wrong_type(key: str, what: str, value: Any) -> _BadRow:
+    return _BadRow(
+        f"wrong type: {key} must be {what}, found {value!r:.40} ({type(value).__name__})"
+    )

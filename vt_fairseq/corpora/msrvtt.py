@@ -10,7 +10,6 @@ The files are the clips: "start time" and "end time" are those of the YouTube vi
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from vt_fairseq.corpora.files import (
@@ -40,77 +39,73 @@ SPLITS = {"train": "train", "validate": "valid", "val": "valid", "test": "test"}
 CAPTIONS = 20
 
 
-@dataclass
-class Captions:
-    """What the info files say.
-
-    Attributes:
-        split: video id -> split, in the order of the files.
-        of: video id -> its captions.
-    """
-
-    split: dict[str, str] = field(default_factory=dict)
-    of: dict[str, list[str]] = field(default_factory=dict)
+Splits = dict[str, str]
+"""Video id -> split, in the order of the info files."""
+Captions = dict[str, list[str]]
+"""Video id -> its captions."""
 
 
 def open_corpus(annotations: Path, videos: Path) -> Source:
     """The corpus in its official files; raise UserError for a missing or wrong one."""
-    captions = read_captions(annotations)
+    splits, captions = read_captions(annotations)
     retrieval = find_file(annotations, *RETRIEVAL_FILES)
-    lists = {s: read_list(annotations / n) for s, n in TRAIN_LISTS.items()
-             if (annotations / n).is_file()}  # fmt: skip
-    found = {"retrieval"} if retrieval else set()
+    lists = {
+        split: read_list(annotations / name)
+        for split, name in TRAIN_LISTS.items()
+        if (annotations / name).is_file()
+    }
+    there = {"retrieval", *lists} if retrieval else set(lists)
     return Source(
-        rows=unique(_rows(captions, retrieval, lists, VideoFinder(videos))),
+        rows=unique(_rows(splits, captions, retrieval, lists, VideoFinder(videos))),
         videos=videos,
-        settings={"annotations": str(annotations)},
-        published=PUBLISHED | {s: n for s, n in PUBLISHED_LISTS.items() if s in found | set(lists)},
+        published=PUBLISHED | {s: n for s, n in PUBLISHED_LISTS.items() if s in there},
         published_at=PUBLISHED_AT,
-        notes=_caption_counts(captions),
-        warnings=_overlaps(captions, lists),
+        notes=_caption_counts(splits, captions),
+        warnings=_overlaps(splits, lists),
     )
 
 
-def read_captions(annotations: Path) -> Captions:
+def read_captions(annotations: Path) -> tuple[Splits, Captions]:
     """Splits and captions of all info files in the directory; at least one must be there."""
-    captions = Captions()
+    splits: Splits = {}
+    captions: Captions = {}
     for path in (annotations / name for name in INFO_FILES):
         if path.is_file():
-            _read_info(path, captions)
+            _read_info(path, splits, captions)
     path = annotations / TEST_CAPTIONS_FILE
-    if path.is_file() and "test" not in captions.split.values():
-        _read_test_captions(path, captions)
-    if not captions.split:
+    if path.is_file() and "test" not in splits.values():
+        _read_test_captions(path, splits, captions)
+    if not splits:
         names = ", ".join((*INFO_FILES, TEST_CAPTIONS_FILE))
         raise UserError(f"none of {names} in {annotations}; they are published at {PUBLISHED_AT}")
-    return captions
+    return splits, captions
 
 
-def _read_info(path: Path, captions: Captions) -> None:
+def _read_info(path: Path, splits: Splits, captions: Captions) -> None:
     document = expect(json_document(path), dict, path.name, "the file")
     for index, video in enumerate(get(document, "videos", list, path.name)):
         where = f"{path.name} videos[{index}]"
         split = get(expect(video, dict, where, "the video"), "split", str, where)
         if split not in SPLITS:
             raise UserError(f"{where}: expected split {', '.join(SPLITS)}, found {split!r}")
-        captions.split[text(video, "video_id", where)] = SPLITS[split]
+        splits[text(video, "video_id", where)] = SPLITS[split]
     # Not sorted by video in the official file.
     for index, sentence in enumerate(get(document, "sentences", list, path.name)):
         where = f"{path.name} sentences[{index}]"
         name = text(expect(sentence, dict, where, "the sentence"), "video_id", where)
         caption = " ".join(get(sentence, "caption", str, where).split())
         if caption:
-            captions.of.setdefault(name, []).append(caption)
+            captions.setdefault(name, []).append(caption)
 
 
-def _read_test_captions(path: Path, captions: Captions) -> None:
+def _read_test_captions(path: Path, splits: Splits, captions: Captions) -> None:
     """The test set alone, as ``[{"video": "video7010.mp4", "caption": [20 texts]}, ...]``."""
     for index, video in enumerate(expect(json_document(path), list, path.name, "the file")):
         where = f"{path.name} item {index}"
         name = text(expect(video, dict, where, "the item"), "video", where).removesuffix(".mp4")
-        captions.split[name] = "test"
-        found = (expect(c, str, where, "a caption") for c in get(video, "caption", list, where))
-        captions.of[name] = [" ".join(caption.split()) for caption in found if caption.strip()]
+        splits[name] = "test"
+        texts = (expect(c, str, where, "a caption") for c in get(video, "caption", list, where))
+        captions[name] = [" ".join(caption.split()) for caption in texts if caption.strip()]
 
 
 def read_list(path: Path) -> list[tuple[str, str]]:
@@ -122,13 +117,19 @@ def read_list(path: Path) -> list[tuple[str, str]]:
 
 
 def _rows(
-    captions: Captions, retrieval: Path | None, lists: dict[str, list], videos: VideoFinder
+    splits: Splits,
+    captions: Captions,
+    retrieval: Path | None,
+    lists: dict[str, list[tuple[str, str]]],
+    videos: VideoFinder,
 ) -> Iterator[Entry | Rejected]:
-    for name, split in captions.split.items():
-        yield _captioned(split, name, captions, videos, f"video {name}")
-    for split, listed in lists.items():
-        for where, name in listed:
-            yield _captioned(split, name, captions, videos, where)
+    named = [(split, name, f"video {name}") for name, split in splits.items()]
+    named += [(split, name, where) for split, listed in lists.items() for where, name in listed]
+    for split, name, where in named:
+        row = ClipRow(name, _video(videos, name), captions=tuple(captions.get(name, ())))
+        entry = Entry(split, row, where)
+        missing = "no caption: the info files have none for it"
+        yield entry if row.captions else reject(entry, missing)
     if retrieval is not None:
         for where, record in csv_records(retrieval, ("key", "vid_key", "video_id", "sentence")):
             name = text(record, "video_id", where)
@@ -137,32 +138,24 @@ def _rows(
             yield Entry("retrieval", row, where)
 
 
-def _captioned(
-    split: str, name: str, captions: Captions, videos: VideoFinder, where: str
-) -> Entry | Rejected:
-    row = ClipRow(name, _video(videos, name), captions=tuple(captions.of.get(name, ())))
-    entry = Entry(split, row, where)
-    return entry if row.captions else reject(entry, "no caption: the info files have none for it")
-
-
 def _video(videos: VideoFinder, name: str) -> str:
     return videos.find(name, f"TrainValVideo/{name}", f"TestVideo/{name}", f"all/{name}")
 
 
-def _caption_counts(captions: Captions) -> list[str]:
-    other = sum(len(captions.of.get(name, ())) not in (0, CAPTIONS) for name in captions.split)
+def _caption_counts(splits: Splits, captions: Captions) -> list[str]:
+    other = sum(len(captions.get(name, ())) not in (0, CAPTIONS) for name in splits)
     return [f"{other:,} videos have another number of captions than {CAPTIONS}"] if other else []
 
 
-def _overlaps(captions: Captions, lists: dict[str, list]) -> list[str]:
-    """Training lists that hold videos of the official test set."""
-    test = {name for name, split in captions.split.items() if split == "test"}
-    warnings = []
-    for split, listed in lists.items():
-        shared = sum(name in test for _, name in listed)
-        if shared:
-            warnings.append(
-                f"{split}: {shared:,} of its videos are in the official test set; a model that "
-                "is trained on it must not be scored on the split test, only on retrieval"
-            )
-    return warnings
+def _overlaps(splits: Splits, lists: dict[str, list[tuple[str, str]]]) -> list[str]:
+    """A warning per training list that holds videos of the official test set."""
+    shared = {
+        split: sum(splits.get(name) == "test" for _, name in listed)
+        for split, listed in lists.items()
+    }
+    return [
+        f"{split}: {count:,} of its videos are in the official test set; a model that "
+        "is trained on it must not be scored on the split test, only on retrieval"
+        for split, count in shared.items()
+        if count
+    ]

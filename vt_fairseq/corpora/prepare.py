@@ -1,7 +1,7 @@
-"""Annotation rows to a data directory: the part that every corpus shares.
+"""From annotation rows to a data directory: the part that every corpus shares.
 
 A corpus reader yields ``Entry`` and ``Rejected`` (module ``rows``). ``prepare`` checks each row,
-probes each video once, and writes what ``vt_fairseq.data.manifest`` describes. A row with a
+opens each video once, and writes what ``vt_fairseq.data.manifest`` describes. A row with a
 mistake goes to ``rejected.jsonl`` with its reason, ``kind: detail``, and does not stop the others.
 
 labels.txt, verbs.txt and nouns.txt list the classes of all splits: the classes are known
@@ -9,6 +9,7 @@ beforehand, and a test clip whose class training never shows must be able to get
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -33,7 +34,7 @@ from vt_fairseq.corpora.rows import (
 )
 from vt_fairseq.data.manifest import (
     FORMAT,
-    DataDirectory,
+    Manifest,
     ManifestWriter,
     atomic_file,
     write_file,
@@ -114,15 +115,14 @@ def prepare(
 
 def finish(out: Path, data: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
     """Add the vocabulary and data.json to ``out``, and to ``data`` what the counts show."""
-    made = DataDirectory(out, data["corpus"], Path(), data["splits"], data["settings"])
     if vocabulary.file is not None:
         model = Tokenizer.from_file(vocabulary.file).model_proto
     else:
-        model = _trained(made, vocabulary.pieces)
-    write_file(made.tokenizer_path, model)
+        model = _trained_vocabulary(out, data["splits"], vocabulary.pieces or 0)
+    write_file(out / "spiece.model", model)
     data["notes"] += count_notes(data)
     data["warnings"] += context_warnings(data)
-    write_data_json(out, data)
+    write_json(out / "data.json", data)
     return data
 
 
@@ -143,7 +143,7 @@ def write_rows(
         writer = _Writer(out, files)
         for entry in _checked(source.rows, videos, probing):
             writer.add(entry)
-        if not (may_be_empty or writer.has_rows()):
+        if not (may_be_empty or any(counts["rows"] for counts in writer.splits.values())):
             raise nothing_left(writer.counts())
         (out / "data.json").unlink(missing_ok=True)
         writer.close()
@@ -165,62 +165,51 @@ def write_rows(
     }
 
 
-def write_data_json(out: Path, data: dict[str, Any]) -> None:
-    """Write ``data`` as ``out``/data.json, which makes ``out`` a data directory."""
-    write_json(out / "data.json", data)
-
-
 class _Writer:
-    """One manifest a split and ``rejected.jsonl``, all of which appear when ``files`` closes."""
+    """A manifest per split and ``rejected.jsonl``, all of which appear when ``files`` closes."""
 
     def __init__(self, out: Path, files: contextlib.ExitStack):
         self.splits: dict[str, dict[str, int]] = {}
-        self.reasons: Counter[str] = Counter()
-        self.contexts: Counter[str] = Counter()
         self.classes: dict[str, set[str]] = {kind: set() for kind in CLASS_KINDS}
+        self._reasons: Counter[str] = Counter()
+        self._contexts: Counter[str] = Counter()
         self._out = out
         self._files = files
         self._manifests: dict[str, ManifestWriter] = {}
         self._rejected: IO[bytes] = files.enter_context(atomic_file(out / "rejected.jsonl"))
-        self._first: Rejected | None = None
+        self._first_rejected: Rejected | None = None
 
     def add(self, entry: Entry | Rejected) -> None:
-        counts = self._split(entry.split)
+        if entry.split not in self.splits:
+            file = self._files.enter_context(atomic_file(self._out / f"{entry.split}.arrow"))
+            self._manifests[entry.split] = ManifestWriter(file)
+            self.splits[entry.split] = {"rows": 0, "rejected": 0}
         if isinstance(entry, Rejected):
-            counts["rejected"] += 1
-            self._reject(entry)
+            self.splits[entry.split]["rejected"] += 1
+            self._first_rejected = self._first_rejected or entry
+            self._reasons[entry.reason.partition(":")[0]] += 1
+            self._rejected.write(json.dumps(vars(entry)).encode() + b"\n")
             return
-        counts["rows"] += 1
-        if entry.row.context is not None:
-            self.contexts[entry.split] += 1
+        self.splits[entry.split]["rows"] += 1
+        self._contexts[entry.split] += entry.row.context is not None
         self._manifests[entry.split].add(entry.row)
-        for kind, seen in self.classes.items():
-            if (name := getattr(entry.row, kind)) is not None and name not in seen:
-                seen.add(name)
-                _check_class_count(kind, seen, entry)
-
-    def _split(self, name: str) -> dict[str, int]:
-        if name not in self.splits:
-            file = self._files.enter_context(atomic_file(self._out / f"{name}.arrow"))
-            self._manifests[name] = ManifestWriter(file)
-            self.splits[name] = {"rows": 0, "rejected": 0}
-        return self.splits[name]
-
-    def _reject(self, entry: Rejected) -> None:
-        self._first = self._first or entry
-        self.reasons[entry.reason.partition(":")[0]] += 1
-        self._rejected.write(json.dumps(vars(entry)).encode() + b"\n")
-
-    def has_rows(self) -> bool:
-        return any(counts["rows"] for counts in self.splits.values())
+        for kind, names in self.classes.items():
+            if (name := getattr(entry.row, kind)) is not None:
+                names.add(name)
+            if len(names) > MAX_CLASSES:
+                raise UserError(
+                    f"{entry.where}: more than {MAX_CLASSES:,} different values of {kind!r}; "
+                    "that field is for classes, free text belongs into caption"
+                )
 
     def counts(self) -> dict[str, Any]:
-        """Rows a split, contexts a split, rejected rows a reason, and the first of those."""
+        """Rows per split, contexts per split, rejected rows per reason, and the first of those."""
+        first = self._first_rejected
         return {
             "splits": self.splits,
-            "contexts": dict(self.contexts),
-            "reasons": dict(self.reasons.most_common()),
-            "first_rejected": vars(self._first) if self._first else None,
+            "contexts": dict(+self._contexts),
+            "reasons": dict(self._reasons.most_common()),
+            "first_rejected": vars(first) if first else None,
         }
 
     def close(self) -> None:
@@ -232,20 +221,12 @@ def nothing_left(counts: dict[str, Any]) -> UserError:
     """The error for annotations no row of which can be used."""
     first = counts["first_rejected"]
     if first is None:
-        return UserError("the annotations have no rows; expected one clip a line")
+        return UserError("the annotations have no rows; expected one clip per line")
     return UserError(
         f"every one of {sum(counts['reasons'].values())} rows was rejected; the first is "
         f"{first['where']}: {first['reason']} (id {first['id']!r}, video {first['video']!r}); "
         "nothing was written: correct the annotations or --videos"
     )
-
-
-def _check_class_count(kind: str, seen: set[str], entry: Entry) -> None:
-    if len(seen) > MAX_CLASSES:
-        raise UserError(
-            f"{entry.where}: more than {MAX_CLASSES:,} different values of {kind!r}; "
-            "that field is for classes, free text belongs into caption"
-        )
 
 
 # --- what the user should know -------------------------------------------------------------------
@@ -298,57 +279,50 @@ def _checked(
     rows: Iterable[Entry | Rejected], videos: Path, probing: Probing
 ) -> Iterator[Entry | Rejected]:
     """``rows`` in their order, with what the checks and the videos themselves reject."""
-    durations: dict[str, float | str | None] = {}
     rows = (check_row(entry, videos) for entry in rows)
     hidden = not probing.progress
     if not probing.probe:
         yield from tqdm.tqdm(rows, desc="reading", unit="row", unit_scale=True, disable=hidden)
         return
+    durations: dict[str, float | str | None] = {}
+    probe = functools.partial(_probed, videos, probing)
+    what = "copying videos" if probing.copies else "probing videos"
     with (
         ThreadPoolExecutor(probing.workers) as pool,
-        tqdm.tqdm(
-            desc="copying videos" if probing.copies else "probing videos",
-            unit="video",
-            total=0,
-            disable=hidden,
-        ) as bar,
+        tqdm.tqdm(desc=what, unit="video", total=0, disable=hidden) as bar,
     ):
         try:
             while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
                 named = (entry.row.video for entry in chunk if isinstance(entry, Entry))
                 new = [video for video in dict.fromkeys(named) if video not in durations]
                 bar.total += len(new)
-                found = pool.map(_probed, [videos] * len(new), new, [probing] * len(new))
-                for video, duration in zip(new, found, strict=True):
+                for video, duration in zip(new, pool.map(probe, new), strict=True):
                     durations[video] = duration
                     bar.update()
                 for entry in chunk:
-                    yield _copied(_check_video(entry, durations), videos, probing)
+                    if isinstance(entry, Entry):
+                        entry = _with_video(entry, durations[entry.row.video], videos, probing)
+                    yield entry
         except BaseException:
             pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the videos in the queue
             raise
 
 
-def _check_video(entry: Entry | Rejected, durations: dict) -> Entry | Rejected:
-    if isinstance(entry, Rejected):
-        return entry
-    found = durations[entry.row.video]
-    if isinstance(found, str):
-        return reject(entry, found)
+def _with_video(
+    entry: Entry, probed: float | str | None, videos: Path, probing: Probing
+) -> Entry | Rejected:
+    """``entry`` after ``_probed``: with the copy's name where there is one, or rejected."""
+    if isinstance(probed, str):
+        return reject(entry, probed)
     start = entry.row.start or 0.0
-    if found is not None and start >= found:
-        return reject(entry, f"starts after the end: start {start} s, the video has {found:.3f} s")
-    return entry
-
-
-def _copied(entry: Entry | Rejected, videos: Path, probing: Probing) -> Entry | Rejected:
-    """``entry`` with the copy's name in place of the video's."""
-    if isinstance(entry, Rejected) or probing.copies is None:
+    if probed is not None and start >= probed:
+        return reject(entry, f"starts after the end: start {start} s, the video has {probed:.3f} s")
+    if probing.copies is None:
         return entry
     return replace(entry, row=replace(entry.row, video=copy_name(entry.row.video, videos)))
 
 
-def _probed(videos: Path, video: str, probing: Probing) -> float | str | None:
+def _probed(videos: Path, probing: Probing, video: str) -> float | str | None:
     """Duration in seconds, None when the file does not say; or the reason to reject it.
 
     With ``probing.copies`` it is the copy's, which is made unless it is there.
@@ -374,17 +348,16 @@ def _probed(videos: Path, video: str, probing: Probing) -> float | str | None:
 # --- vocabulary ----------------------------------------------------------------------------------
 
 
-def _trained(data: DataDirectory, pieces: int) -> bytes:
-    if not data.splits.get(DEFAULT_SPLIT, {}).get("rows"):
+def _trained_vocabulary(out: Path, splits: dict[str, dict[str, int]], pieces: int) -> bytes:
+    if not splits.get(DEFAULT_SPLIT, {}).get("rows"):
         raise UserError(
             f"--train-vocabulary needs rows in the split {DEFAULT_SPLIT!r}; "
-            f"found the splits {', '.join(data.splits)}: give --vocabulary spiece.model"
+            f"found the splits {', '.join(splits)}: give --vocabulary spiece.model"
         )
-    return train_vocabulary(_training_texts(data), pieces)
+    return train_vocabulary(_training_texts(Manifest(out / f"{DEFAULT_SPLIT}.arrow")), pieces)
 
 
-def _training_texts(data: DataDirectory) -> Iterator[str]:
-    rows = data.manifest(DEFAULT_SPLIT)
+def _training_texts(rows: Manifest) -> Iterator[str]:
     step = -(-len(rows) // VOCABULARY_ROWS)
     for row in rows if step == 1 else (rows[i] for i in range(0, len(rows), step)):
         yield from PROMPT_TEXTS

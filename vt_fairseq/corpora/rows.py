@@ -44,7 +44,7 @@ class Source:
     Attributes:
         rows: in the order of its files; read once.
         videos: the directory that the rows' videos lie under.
-        settings: how it was read; goes into data.json.
+        settings: how it was read, besides the annotations' path; goes into data.json.
         published: split -> rows in the corpus's official files.
         published_at: where these files are published.
         tolerance: relative difference from ``published`` that is none (its sources round).
@@ -56,7 +56,7 @@ class Source:
 
     rows: Iterator[Entry | Rejected]
     videos: Path
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
     published: Mapping[str, int] = field(default_factory=dict)
     published_at: str = ""
     tolerance: float = 0.0
@@ -159,7 +159,16 @@ def _row_problem(row: ClipRow) -> str | None:
     for kind in CLASS_KINDS:
         if "\n" in (getattr(row, kind) or ""):
             return f"bad text: {kind} has a line break"
-    single = (row.id, row.label, row.verb, row.noun, row.question, row.context, row.group)
+    single = (
+        row.id,
+        row.video,
+        row.label,
+        row.verb,
+        row.noun,
+        row.question,
+        row.context,
+        row.group,
+    )
     try:
         "".join((*row.captions, *row.candidates, *filter(None, single))).encode()
     except UnicodeEncodeError as error:

@@ -10,7 +10,7 @@ import re
 import shutil
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,11 +20,16 @@ from vt_fairseq.corpora.prepare import (
     Vocabulary,
     finish,
     nothing_left,
-    write_data_json,
     write_rows,
 )
 from vt_fairseq.corpora.rows import CLASS_KINDS, Entry, Rejected, Source
-from vt_fairseq.data.manifest import DataDirectory, atomic_file, join_manifests, write_file
+from vt_fairseq.data.manifest import (
+    DataDirectory,
+    atomic_file,
+    join_manifests,
+    write_file,
+    write_json,
+)
 from vt_fairseq.errors import UserError
 
 FOLDER = "shards"
@@ -81,7 +86,7 @@ def prepare_shard(
         return found
     source = replace(source, rows=shard.rows(source.rows))
     data = write_rows(corpus, source, folder, probing, may_be_empty=True)
-    write_data_json(folder, data)
+    write_json(folder / "data.json", data)
     return data
 
 
@@ -144,10 +149,10 @@ def _merged(shards: list[dict[str, Any]], folders: list[Path]) -> dict[str, Any]
                     f"{folder} has {key} {shard[key]}, {folders[0]} {first[key]}: make them again "
                     "from the same files"
                 )
-    splits: dict[str, dict[str, int]] = {}
+    splits: dict[str, Counter[str]] = {}
     for shard in shards:
         for split, counts in shard["splits"].items():
-            splits[split] = _added(splits.get(split, {}), counts)
+            splits.setdefault(split, Counter()).update(counts)
     summed = {
         key: dict(sum((Counter(shard[key]) for shard in shards), Counter()).most_common())
         for key in ("contexts", "reasons")
@@ -156,13 +161,8 @@ def _merged(shards: list[dict[str, Any]], folders: list[Path]) -> dict[str, Any]
         key: list(dict.fromkeys(text for shard in shards for text in shard[key]))
         for key in ("notes", "warnings")
     }
-    rejected = (shard["first_rejected"] for shard in shards)
-    first_rejected = next(filter(None, rejected), None)
+    first_rejected = next(filter(None, (shard["first_rejected"] for shard in shards)), None)
     return {**first, "splits": splits, **summed, **texts, "first_rejected": first_rejected}
-
-
-def _added(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
-    return {key: a.get(key, 0) + value for key, value in b.items()}
 
 
 def _joined_classes(folders: list[Path], name: str) -> bytes:

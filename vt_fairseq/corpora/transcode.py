@@ -81,9 +81,7 @@ def _copy_file(source: Path, target: Path, short_side: int) -> None:
 
 def _encode(frames: FrameSource, target: Path, short_side: int) -> int:
     """Write ``frames``; return their number."""
-    durations: dict[
-        int, int
-    ] = {}  # ticks on screen by timestamp; the encoder does not pass them on
+    durations: dict[int, int] = {}  # ticks by timestamp; the encoder does not pass them on
     keyframe_due = 0.0
     with av.open(str(target), "w") as container:
         stream = container.add_stream("libx264", rate=CLOCK, options=ENCODER)
@@ -112,7 +110,8 @@ def _encode(frames: FrameSource, target: Path, short_side: int) -> int:
 
 def _mux(container: Any, packets: Iterable[av.Packet], durations: dict[int, int]) -> None:
     for packet in packets:
-        packet.duration = durations[packet.pts]
+        if packet.pts is not None:
+            packet.duration = durations[packet.pts]
         container.mux(packet)
 
 

@@ -1,6 +1,6 @@
 """What TVQA and TVC share: the clips of six television shows, their frames and their times.
 
-Videos are distributed as frames at 3 a second, a folder a clip:
+Videos are distributed as frames at 3 a second, one folder per clip:
 ``{bbt,friends,grey,met,castle,house}_frames/<vid_name>/*.jpg``. Names of clips from The Big Bang
 Theory have no show in front (``s03e21_seg02_clip_08``). Video files of those names will do, too.
 """
@@ -47,7 +47,7 @@ class Release:
 
 
 @dataclass(frozen=True)
-class Clips:
+class ShowClips:
     """Rows' fields from their ``vid_name`` and ``ts``; counts what is odd about them.
 
     Attributes:
@@ -86,15 +86,15 @@ class Clips:
         return start, end
 
     def notes(self) -> list[str]:
-        """What was odd, one line a kind."""
+        """What was odd, one line per kind."""
         return [f"{split}: {what} (rows: {rows})" for (split, what), rows in self.odd.items()]
 
 
-Reader = Callable[[str, Path, Clips], Iterator[Entry | Rejected]]
+ReadSplit = Callable[[str, Path, ShowClips], Iterator[Entry | Rejected]]
 
 
 def open_shows(
-    release: Release, read: Reader, annotations: Path, videos: Path, subtitles: str
+    release: Release, read: ReadSplit, annotations: Path, videos: Path, subtitles: str
 ) -> Source:
     """A corpus over the clips in its official files; raise UserError for a missing or wrong one.
 
@@ -104,7 +104,7 @@ def open_shows(
     """
     files = splits_found(annotations, release.files, release.published_at)
     finder = VideoFinder(videos, ("", *VIDEO_SUFFIXES))
-    clips = Clips(finder, Subtitles.find(annotations, subtitles), subtitles == "whole")
+    clips = ShowClips(finder, Subtitles.find(annotations, subtitles), subtitles == "whole")
     notes: list[str] = []
 
     def rows() -> Iterator[Entry | Rejected]:
@@ -116,7 +116,7 @@ def open_shows(
     return Source(
         rows=unique(rows()),
         videos=videos,
-        settings={"annotations": str(annotations), "subtitles": subtitles},
+        settings={"subtitles": subtitles},
         published={**release.published, **optional},
         published_at=release.published_at,
         context=subtitles != "none",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vt_fairseq.corpora.files import expect, get, integer, jsonl_records
 from vt_fairseq.corpora.rows import Entry, Rejected, Source, reject
-from vt_fairseq.corpora.tv import Clips, Release, open_shows
+from vt_fairseq.corpora.tv import Release, ShowClips, open_shows
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.result_files import JsonRow
 
@@ -30,7 +30,7 @@ def open_corpus(annotations: Path, videos: Path, subtitles: str = "span") -> Sou
     return open_shows(RELEASE, _read, annotations, videos, subtitles)
 
 
-def _read(split: str, path: Path, clips: Clips) -> Iterator[Entry | Rejected]:
+def _read(split: str, path: Path, clips: ShowClips) -> Iterator[Entry | Rejected]:
     withheld = split == "test"
     for where, record in jsonl_records(path):
         row = ClipRow(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vt_fairseq.corpora.files import expect, get, integer, json_document, jsonl_records
 from vt_fairseq.corpora.rows import Entry, Source
-from vt_fairseq.corpora.tv import Clips, Release, open_shows
+from vt_fairseq.corpora.tv import Release, ShowClips, open_shows
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.result_files import JsonRow
 
@@ -33,7 +33,7 @@ def open_corpus(annotations: Path, videos: Path, subtitles: str = "span") -> Sou
     return open_shows(RELEASE, _read, annotations, videos, subtitles)
 
 
-def _read(split: str, path: Path, clips: Clips) -> Iterator[Entry]:
+def _read(split: str, path: Path, clips: ShowClips) -> Iterator[Entry]:
     for where, record in _records(path):
         yield Entry(split, _row(split, record, clips, where), where)
 
@@ -47,7 +47,7 @@ def _records(path: Path) -> Iterator[tuple[str, JsonRow]]:
         yield where, expect(record, dict, where, "the item")
 
 
-def _row(split: str, record: JsonRow, clips: Clips, where: str) -> ClipRow:
+def _row(split: str, record: JsonRow, clips: ShowClips, where: str) -> ClipRow:
     answer = None
     if split != "test":
         # A number in TVQA, its digits as text in TVQA+.

@@ -44,7 +44,6 @@ def open_corpus(annotations: Path, videos: Path) -> Source:
     return Source(
         rows=unique(_rows(captions, retrieval, VideoFinder(videos), notes)),
         videos=videos,
-        settings={"annotations": str(annotations)},
         published=PUBLISHED,
         published_at=f"{CAPTIONS_AT}, {RETRIEVAL_FILE} at {RETRIEVAL_AT}",
         notes=notes,
