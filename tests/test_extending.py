@@ -123,7 +123,7 @@ def test_without_user_dir_what_is_ones_own_is_unknown_and_the_cure_is_named(outp
     arguments = ["listed", "--annotations", ".", "--videos", ".", "--out", "x", "--skip-probe"]
     arguments += ["--train-vocabulary", "60"]
     said = run("vt-prepare", *arguments, expected_code=2, cwd=folder)
-    assert "CORPUS listed: expected one of jsonl, miniworld, howto100m" in said
+    assert "no corpus 'listed': expected one of miniworld, jsonl, howto100m" in said
 
 
 @pytest.mark.parametrize(

@@ -27,11 +27,11 @@ import pytest
 from hypothesis import strategies as st
 
 from tests.faults.forks import in_a_process
-from vt_fairseq.cli import prepare as command
 from vt_fairseq.corpora import jsonl
-from vt_fairseq.corpora.prepare import Probing, write_data_json, write_rows
+from vt_fairseq.corpora.prepare import Probing, write_rows
+from vt_fairseq.corpora.registry import corpus_reader
 from vt_fairseq.corpora.rows import Entry, Rejected, Source
-from vt_fairseq.data.manifest import DataDirectory, Manifest
+from vt_fairseq.data.manifest import DataDirectory, Manifest, write_json
 from vt_fairseq.data.tokenizer import Tokenizer, train_vocabulary
 from vt_fairseq.errors import UserError
 from vt_fairseq.evaluation import caption_files, tasks
@@ -94,7 +94,7 @@ def _directory() -> Files:
         out = Path(folder) / "out"
         (Path(folder) / "a.jsonl").write_bytes(SOUND["jsonl"]["clips.jsonl"])
         source = Source(jsonl.read(Path(folder) / "a.jsonl"), Path(folder), {})
-        write_data_json(out, write_rows("jsonl", source, out, Probing(probe=False)))
+        write_json(out / "data.json", write_rows("jsonl", source, out, Probing(probe=False)))
         return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
@@ -248,12 +248,8 @@ def read_directory(folder: Path) -> str:
 def prepare(kind: str, folder: Path) -> str:
     """As ``vt-prepare --skip-probe`` does; every row is in a manifest or among the rejected."""
     out, found = folder.parent / "out", collections.Counter()
-    if kind == "jsonl":
-        clips = folder / "clips.jsonl"
-        source = Source(jsonl.read(clips), folder, {})
-    else:
-        arguments = [kind, "--annotations", str(folder), "--videos", str(folder), "--out", "x"]
-        source = command.CORPORA[kind](command.build_parser().parse_args(arguments))
+    clips = folder / "clips.jsonl"
+    source = corpus_reader(kind)(clips if kind == "jsonl" else folder, folder)
 
     def counted() -> Iterator[Entry | Rejected]:
         for entry in source.rows:

@@ -41,7 +41,7 @@ def corpus_reader(name: str) -> Callable[..., "Source"]:
     if name not in _registered:
         known = ", ".join((*BUILT_IN, *_registered))
         raise UserError(
-            f"no corpus {name!r}: expected miniworld, {known}; those of your own are known where "
+            f"no corpus {name!r}: expected one of miniworld, {known}; those of your own are known where "
             "--user-dir names the folder that registers them"
         )
     return _registered[name]

@@ -159,18 +159,9 @@ def _row_problem(row: ClipRow) -> str | None:
     for kind in CLASS_KINDS:
         if "\n" in (getattr(row, kind) or ""):
             return f"bad text: {kind} has a line break"
-    single = (
-        row.id,
-        row.video,
-        row.label,
-        row.verb,
-        row.noun,
-        row.question,
-        row.context,
-        row.group,
-    )
+    texts = (value for value in vars(row).values() if isinstance(value, str))
     try:
-        "".join((*row.captions, *row.candidates, *filter(None, single))).encode()
+        "".join((*row.captions, *row.candidates, *texts)).encode()
     except UnicodeEncodeError as error:
         return f"bad text: it has half a character ({error.reason})"
     return None
