@@ -39,9 +39,9 @@ def corpus_reader(name: str) -> Callable[..., "Source"]:
         module = importlib.import_module(f"vt_fairseq.corpora.{name.replace('-', '_')}")
         return module.open_corpus
     if name not in _registered:
-        known = ", ".join((*BUILT_IN, *_registered))
+        known = ", ".join(("miniworld", *BUILT_IN, *_registered))
         raise UserError(
-            f"no corpus {name!r}: expected one of miniworld, {known}; those of your own are known where "
+            f"no corpus {name!r}: expected one of {known}; those of your own are known where "
             "--user-dir names the folder that registers them"
         )
     return _registered[name]
