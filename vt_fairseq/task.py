@@ -25,7 +25,7 @@ from vt_fairseq.data.tokenizer import EOS, PAD, Tokenizer
 from vt_fairseq.data.unreadable_clips import UnreadableClips
 from vt_fairseq.devices import check_gpus
 from vt_fairseq.errors import UserError, naming
-from vt_fairseq.metrics import BLEU_KEYS, BleuStatistics
+from vt_fairseq.metrics.captions import BLEU_KEYS, BleuStatistics
 from vt_fairseq.models.checkpoint_state import vocabulary_state
 from vt_fairseq.models.sequence_generator import SharedSourceGenerator
 from vt_fairseq.result_files import PredictionFiles

@@ -5,8 +5,8 @@ candidate; null where the clip could not be read), ``ranking`` (ids or classes, 
 ``verb`` and ``noun``. references.jsonl: ``id`` and ``references`` (texts), ``label``, ``answer``
 (index), ``target`` (id), or ``verb`` and ``noun``. Every reference is scored: one without a
 prediction is wrong and counts as ``missing``. Rows whose ``references`` are an empty list are left
-out and count as ``without_references``. Captions may come as TVC's jsonl, COCO's json or one
-a line as well.
+out and count as ``without_references``. Captions may also come as TVC's jsonl, COCO's json, or
+text with one per line.
 """
 
 import argparse
@@ -35,22 +35,25 @@ def build_parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("task", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
     add("--predictions", type=Path, required=True, metavar="FILE", help="jsonl (captions: also "
-        "COCO's .json, or .txt with one a line)")  # fmt: skip
+        "COCO's .json, or .txt with one per line)")  # fmt: skip
     add("--references", type=Path, required=True, nargs="+", metavar="FILE",
-        help="the same; several .txt files are several references")  # fmt: skip
+        help="in the same formats; several .txt files are several references")  # fmt: skip
     add("--out", type=Path, metavar="FILE", help="write the metrics as JSON")
     add("--coco", choices=("ptb", "none", "off"), default="ptb",
-        help="captions: tokenizer of the COCO toolkit's metrics; ptb as the COCO toolkit, none as "
-        "nlg-eval, off leaves them out (default: ptb)")  # fmt: skip
+        help="captions: tokenizer of the COCO toolkit's metrics; ptb as in the toolkit, none as in "
+        "nlg-eval; off leaves them out (default: ptb)")  # fmt: skip
     add("--ascii-only", action="store_true",
-        help="captions: a blank for every other character, as TVC's scorer does")  # fmt: skip
+        help="captions: make every non-ASCII character a blank, as TVC's scorer does")  # fmt: skip
     add("--ties", choices=("pessimistic", "howto100m"), default="pessimistic",
         help="retrieval: the target loses ties, or as HowTo100M's script counts them")  # fmt: skip
     add("--per-class", type=Path, metavar="FILE", help="classify: write each class's accuracy")
-    add("--confidence", type=float, metavar="LEVEL", help="bootstrap intervals, for instance 0.95")
-    add("--compare", type=Path, metavar="FILE", help="predictions of another system: paired test")
-    add("--resamples", type=int, default=1000, help="of --confidence and --compare")
-    add("--seed", type=int, default=1, help="of --confidence and --compare")
+    add("--confidence", type=float, metavar="LEVEL",
+        help="add bootstrap intervals of this level, for instance 0.95")  # fmt: skip
+    add("--compare", type=Path, metavar="FILE",
+        help="predictions of another system, for a paired test")  # fmt: skip
+    add("--resamples", type=int, default=1000, metavar="N",
+        help="draws of --confidence and --compare (default: 1000)")  # fmt: skip
+    add("--seed", type=int, default=1, help="of those draws (default: 1)")
     return made
 
 
@@ -58,35 +61,42 @@ def evaluate(args: argparse.Namespace, predictions: Path) -> "Evaluated":
     """``predictions`` against the references that ``args`` names."""
     from vt_fairseq import result_files
     from vt_fairseq.evaluation import caption_files, tasks
+    from vt_fairseq.metrics.coco_java import JavaError
 
     if args.task == "captions":
         pairs = caption_files.read_pairs(predictions, args.references)
-        return tasks.captions(pairs, args.coco, args.ascii_only)
+        try:
+            return tasks.captions(pairs, args.coco, args.ascii_only)
+        except JavaError as error:
+            hint = "--coco off leaves the COCO toolkit's metrics out"
+            raise UserError(f"{error}; {hint}") from error
     if len(args.references) > 1:
         raise UserError(f"{args.task} takes one --references, found {len(args.references)}")
-    right = args.references[0]
-    pairs = result_files.pair(result_files.read(predictions), result_files.read(right), str(right))
+    references = args.references[0]
+    pairs = result_files.pair(
+        result_files.read(predictions), result_files.read(references), str(references)
+    )
     if args.task == "retrieval":
         return tasks.retrieval(pairs, args.ties)
     return {"vqa": tasks.vqa, "classify": tasks.classify}[args.task](pairs)
 
 
-def metrics(args: argparse.Namespace, found: "Evaluated") -> dict[str, Any]:
+def metrics(args: argparse.Namespace, result: "Evaluated") -> dict[str, Any]:
     """What metrics.json holds: numbers, intervals, the comparison, and how each was computed."""
     from vt_fairseq.metrics import measure
     from vt_fairseq.metrics.intervals import confidence_intervals, paired_test
 
-    numbers = measure.numbers(found.measures) | {"n": found.n, "missing": found.missing}
-    if found.unscored:
-        numbers["without_references"] = found.unscored
-    signatures = measure.signatures(found.measures) | found.left_out
+    numbers = measure.numbers(result.measures) | {"n": result.n, "missing": result.missing}
+    if result.unscored:
+        numbers["without_references"] = result.unscored
+    signatures = measure.signatures(result.measures) | result.left_out
     how = f"{args.resamples} resamples of rows|seed {args.seed}"
     if args.confidence is not None:
-        numbers |= confidence_intervals(found.measures, args.confidence, args.resamples, args.seed)
+        numbers |= confidence_intervals(result.measures, args.confidence, args.resamples, args.seed)
         signatures["low, high"] = f"percentile bootstrap|level {args.confidence}|{how}"
     if args.compare:
         other = evaluate(args, args.compare)
-        numbers |= paired_test(found.measures, other.measures, args.resamples, args.seed)
+        numbers |= paired_test(result.measures, other.measures, args.resamples, args.seed)
         numbers["missing_other"] = other.missing
         signatures["other, difference, p"] = (
             f"{args.compare.name}|approximate randomization, two-sided|{how}"
@@ -101,15 +111,15 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--resamples must be at least 1, found {args.resamples}")
 
 
-def _table(found: dict[str, Any]) -> Iterator[str]:
-    """One line a number with its interval and comparison, then how they were computed."""
-    numbers = {key: value for key, value in found.items() if key != "signatures"}
+def _table(metrics: dict[str, Any]) -> Iterator[str]:
+    """One line per number with its interval and comparison, then how they were computed."""
+    numbers = {key: value for key, value in metrics.items() if key != "signatures"}
     for key, value in numbers.items():
         base, _, kind = key.rpartition("_")
         if base not in numbers or kind not in ("low", "high", "other", "difference", "p"):
             yield f"{key:12} {_shown(value):>10}{_beside(key, numbers)}"
-    for signature in dict.fromkeys(found["signatures"].values()):
-        keys = [key for key, text in found["signatures"].items() if text == signature]
+    for signature in dict.fromkeys(metrics["signatures"].values()):
+        keys = [key for key, text in metrics["signatures"].items() if text == signature]
         yield f"{', '.join(keys)}: {signature}"
 
 
@@ -134,19 +144,19 @@ def _main() -> None:
     from vt_fairseq.data.manifest import write_json
     from vt_fairseq.scoring.records import write_lines
 
-    found = evaluate(args, args.predictions)
-    numbers = metrics(args, found)
+    result = evaluate(args, args.predictions)
+    numbers = metrics(args, result)
     if args.out:
         write_json(args.out, numbers)
     if args.per_class:
-        write_lines(args.per_class, found.per_class())
+        write_lines(args.per_class, result.per_class())
     print("\n".join(_table(numbers)))
-    if found.unscored:
-        what = f"{found.unscored:,} of {found.unscored + found.n:,} rows have no references"
+    if result.unscored:
+        what = f"{result.unscored:,} of {result.unscored + result.n:,} rows have no references"
         print(f"{PROG}: {what} and are left out", file=sys.stderr)
-    if found.left_out:
-        reason = next(iter(found.left_out.values()))
-        print(f"{PROG}: {', '.join(found.left_out)} {reason}", file=sys.stderr)
+    if result.left_out:
+        reason = next(iter(result.left_out.values()))
+        print(f"{PROG}: {', '.join(result.left_out)} {reason}", file=sys.stderr)
 
 
 def main() -> None:

@@ -3,14 +3,13 @@ or ``references``.
 
 - jsonl: our rows, or TVC's (``clip_id``, ``descs``; of a prediction the first counts);
 - .json: COCO's results (a list of ``image_id`` and ``caption``) or annotations (``annotations``,
-  MSR-VTT's ``sentences``; one caption an entry, or a list of them);
-- .txt: one caption a line; several files of references have the same lines.
+  MSR-VTT's ``sentences``; one caption per entry, or a list of them);
+- .txt: one caption per line; several files of references have the same lines.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from vt_fairseq.errors import UserError
 from vt_fairseq.result_files import (
@@ -30,10 +29,10 @@ _LIST_KEYS = ("annotations", "sentences")
 
 def read_pairs(predictions: Path, references: Sequence[Path]) -> PairedRows:
     """Every reference with its prediction or None; text files must have the same lines."""
-    found, right = read_predictions(predictions), read_references(references)
-    if predictions.suffix == ".txt" and len(found) != len(right):
-        raise UserError(f"{predictions} has {len(found)} lines, but {references[0]} {len(right)}")
-    return pair(found, right, str(references[0]))
+    given, right = read_predictions(predictions), read_references(references)
+    if predictions.suffix == ".txt" and len(given) != len(right):
+        raise UserError(f"{predictions} has {len(given)} lines, but {references[0]} {len(right)}")
+    return pair(given, right, str(references[0]))
 
 
 def read_predictions(path: Path) -> dict[str, JsonRow]:
@@ -41,8 +40,10 @@ def read_predictions(path: Path) -> dict[str, JsonRow]:
     if path.suffix == ".txt":
         return by_id(row | {"prediction": text} for row, text in _lines(path))
     if path.suffix == ".json":
-        return by_id(map(_coco_prediction, _coco(path)))
-    return by_id(_tvc_prediction(row) if "descs" in row else row for row in objects(path))
+        return by_id(
+            row | {"prediction": field(row, "caption", is_text, "a text")} for row in _coco(path)
+        )
+    return by_id(map(_tvc, objects(path)))
 
 
 def read_references(paths: Sequence[Path]) -> dict[str, JsonRow]:
@@ -50,10 +51,12 @@ def read_references(paths: Sequence[Path]) -> dict[str, JsonRow]:
     if paths[0].suffix == ".txt":
         return _parallel_lines(paths)
     if len(paths) > 1:
-        raise UserError(f"several --references must be text files, one caption a line: {paths[1]}")
+        raise UserError(
+            f"several --references must be text files, one caption per line: {paths[1]}"
+        )
     if paths[0].suffix == ".json":
         return _coco_references(paths[0])
-    return by_id(_tvc_references(row) if "descs" in row else row for row in objects(paths[0]))
+    return by_id(map(_tvc, objects(paths[0])))
 
 
 def plain_ascii(text: str) -> str:
@@ -106,55 +109,40 @@ def _entries(path: Path) -> list:
     if not path.is_file():
         raise UserError(f"no file {path}")
     try:
-        found = json.loads(path.read_bytes().decode("utf-8-sig"))
+        entries = json.loads(path.read_bytes().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: expected JSON: {error}") from error
-    if isinstance(found, dict):
-        found = next((found[key] for key in _LIST_KEYS if key in found), None)
-    if not isinstance(found, list):
+    if isinstance(entries, dict):
+        entries = next((entries[key] for key in _LIST_KEYS if key in entries), None)
+    if not isinstance(entries, list):
         raise UserError(
             f"{path}: expected a list of captions (COCO's results), or an object with "
             f"{' or '.join(_LIST_KEYS)}; if it is a jsonl file, name it .jsonl"
         )
-    return found
-
-
-def _coco_prediction(row: JsonRow) -> JsonRow:
-    return row | {"prediction": field(row, "caption", is_text, "a text")}
+    return entries
 
 
 def _coco_references(path: Path) -> dict[str, JsonRow]:
-    found: dict[str, JsonRow] = {}
+    rows: dict[str, JsonRow] = {}
+    what = "a text or a list of texts"
     for row in _coco(path):
-        caption = field(row, "caption", _is_caption, "a text or a list of texts")
+        caption = field(row, "caption", lambda v: is_text(v) or is_texts(v), what)
         texts = [caption] if isinstance(caption, str) else caption
-        found.setdefault(row["id"], row | {"references": []})["references"].extend(texts)
-    return found
-
-
-def _is_caption(value: Any) -> bool:
-    return is_text(value) or is_texts(value)
+        rows.setdefault(row["id"], row | {"references": []})["references"].extend(texts)
+    return rows
 
 
 # --- TVC -----------------------------------------------------------------------------------------
 
 
-def _tvc_prediction(row: JsonRow) -> JsonRow:
-    return _named(row) | {"prediction": _descriptions(row)[0]}
-
-
-def _tvc_references(row: JsonRow) -> JsonRow:
-    return _named(row) | {"references": _descriptions(row)}
-
-
-def _named(row: JsonRow) -> JsonRow:
+def _tvc(row: JsonRow) -> JsonRow:
+    """The row of a moment, with its descriptions as ``prediction``, the first, and ``references``;
+    another row as it is."""
+    if "descs" not in row:
+        return row
     clip = row.get("clip_id")
     if isinstance(clip, bool) or not isinstance(clip, int):
         raise UserError(f"{row['_where']}: expected 'clip_id': an integer, found {clip!r:.60}")
-    return {"id": str(clip), "_where": row["_where"]}
-
-
-def _descriptions(row: JsonRow) -> list[str]:
     entries = row["descs"] if isinstance(row["descs"], list) else []
     texts = [entry.get("desc") if isinstance(entry, dict) else None for entry in entries]
     if not is_texts(texts):
@@ -162,4 +150,5 @@ def _descriptions(row: JsonRow) -> list[str]:
             f"{row['_where']}: expected 'descs': a list of objects with 'desc', "
             f"found {row['descs']!r:.60}"
         )
-    return texts
+    where = {"id": str(clip), "_where": row["_where"]}
+    return where | {"prediction": texts[0], "references": texts}

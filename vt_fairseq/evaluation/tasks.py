@@ -15,7 +15,7 @@ from vt_fairseq.metrics import coco
 from vt_fairseq.metrics.captions import caption_measures
 from vt_fairseq.metrics.classification import mean_class_measure, per_class_accuracy
 from vt_fairseq.metrics.measure import Measure, mean_measure
-from vt_fairseq.metrics.retrieval import ranking_places, recall_measure
+from vt_fairseq.metrics.retrieval import ranking_statistics, recall_measure
 from vt_fairseq.result_files import (
     JsonRow,
     PairedRows,
@@ -36,18 +36,18 @@ class Evaluated:
     """One prediction file against the references.
 
     Attributes:
-        measures: what the numbers are computed from, a row a reference in the references' order.
+        measures: what the numbers are computed from, one row per reference in their order.
         missing: references without a prediction.
         left_out: {metric: reason} of those that cannot be computed on this machine.
-        right: of classes: {what: [(class, is it right)]} a row; "label", or "verb", "noun" and
-            "action".
+        correct: of classes, {"label", or "verb", "noun" and "action": [(right class, is the
+            prediction right) of each row]}.
         unscored: rows left out, as their list of references is empty.
     """
 
     measures: list[Measure]
     missing: int
     left_out: dict[str, str]
-    right: dict[str, list[tuple[str, bool]]]
+    correct: dict[str, list[tuple[str, bool]]]
     unscored: int = 0
 
     @property
@@ -59,22 +59,22 @@ class Evaluated:
         """Rows ``of`` (label, verb, noun, action), ``class``, ``accuracy`` in per cent, ``n``."""
         return [
             {"of": of, "class": name, "accuracy": accuracy, "n": n}
-            for of, rows in self.right.items()
+            for of, rows in self.correct.items()
             for name, (accuracy, n) in per_class_accuracy(
                 [hit for _, hit in rows], [name for name, _ in rows]
             ).items()
         ]
 
 
-def referenced(pairs: PairedRows) -> PairedRows:
+def with_references(pairs: PairedRows) -> PairedRows:
     """Those whose row does not say that it has no references; UserError when none is left."""
-    found = [(row, given) for row, given in pairs if row.get("references") != []]
-    if not found:
+    kept = [(row, prediction) for row, prediction in pairs if row.get("references") != []]
+    if not kept:
         raise UserError(
             f"{pairs[0][0]['_where']}: expected 'references': a list of texts, found [], as in all "
             f"{len(pairs)} rows: the split has none for this action, so there is nothing to measure"
         )
-    return found
+    return kept
 
 
 def captions(pairs: PairedRows, tokenizer: str = "ptb", ascii_only: bool = False) -> Evaluated:
@@ -84,15 +84,17 @@ def captions(pairs: PairedRows, tokenizer: str = "ptb", ascii_only: bool = False
         tokenizer: of the COCO toolkit's metrics, ``ptb`` or ``none``; "off" leaves them out.
         ascii_only: a blank for every other character, in all of the metrics.
     """
-    total, pairs = len(pairs), referenced(pairs)
+    total, pairs = len(pairs), with_references(pairs)
     texts = [predicted(row, "prediction", is_text, "a text") for _, row in pairs]
-    right = [field(row, "references", is_texts, "a list of texts") for row, _ in pairs]
     clean = plain_ascii if ascii_only else str
-    given = [clean(text or "") for text in texts]
-    right = [[clean(text) for text in row] for row in right]
-    measures, left_out = caption_measures(given, right), {}
+    predictions = [clean(text or "") for text in texts]
+    references = [
+        [clean(text) for text in field(row, "references", is_texts, "a list of texts")]
+        for row, _ in pairs
+    ]
+    measures, left_out = caption_measures(predictions, references), {}
     if tokenizer != "off":
-        measures += coco.coco_measures(given, right, tokenizer)
+        measures += coco.coco_measures(predictions, references, tokenizer)
         left_out = coco.left_out(tokenizer)
     if ascii_only:
         measures = [_signed(measure, "non-ASCII:blank") for measure in measures]
@@ -108,11 +110,11 @@ def _signed(measure: Measure, more: str) -> Measure:
 def vqa(pairs: PairedRows) -> Evaluated:
     """Accuracy of ``prediction`` against ``answer``, both the index of a candidate."""
     what = "the index of a candidate, from 0"
-    chosen = [predicted(row, "prediction", is_index, what) for _, row in pairs]
+    predictions = [predicted(row, "prediction", is_index, what) for _, row in pairs]
     answers = [field(row, "answer", is_index, what) for row, _ in pairs]
-    hits = [c is not None and c == a for c, a in zip(chosen, answers, strict=True)]
+    hits = [p is not None and p == a for p, a in zip(predictions, answers, strict=True)]
     measure = mean_measure("accuracy", hits, "same candidate index|missing is wrong")
-    return Evaluated([measure], sum(c is None for c in chosen), {}, {})
+    return Evaluated([measure], sum(p is None for p in predictions), {}, {})
 
 
 def retrieval(pairs: PairedRows, ties: str = "pessimistic") -> Evaluated:
@@ -121,12 +123,12 @@ def retrieval(pairs: PairedRows, ties: str = "pessimistic") -> Evaluated:
     rankings = [predicted(row, "ranking", is_ranking, what) for _, row in pairs]
     scores = [
         field(row, "scores", _fits(ranking), "a number for each id of the ranking")
-        if ranking and "scores" in row
+        if ranking and row and "scores" in row
         else None
         for ranking, (_, row) in zip(rankings, pairs, strict=True)
     ]
     targets = [field(row, "target", is_text, "an id") for row, _ in pairs]
-    measure = recall_measure(ranking_places(rankings, targets, scores), ties)
+    measure = recall_measure(ranking_statistics(rankings, targets, scores), ties)
     measure = _signed(measure, "a target absent from its ranking or missing is last of the gallery")
     return Evaluated([measure], sum(ranking is None for ranking in rankings), {}, {})
 
@@ -146,35 +148,45 @@ def classify(pairs: PairedRows) -> Evaluated:
     have ``label``, or several right names as ``references``, and take ``prediction`` and
     ``ranking``.
     """
-    total, pairs = len(pairs), referenced(pairs)
+    total, pairs = len(pairs), with_references(pairs)
     if all(part in row for row, _ in pairs for part in ("verb", "noun")):
-        heads = _action_heads(pairs)
+        kinds = _actions(pairs)
     else:
-        heads = [_label_head(pairs)]
-    missing = sum(name is None for name in heads[-1].given)
-    right = {head.name: list(zip(head.classes(), head.hits(), strict=True)) for head in heads}
-    measures = [measure for head in heads for measure in head.measures()]
-    return Evaluated(measures, missing, {}, right, total - len(pairs))
+        kinds = [_labels(pairs)]
+    missing = sum(name is None for name in kinds[-1].predictions)
+    correct = {kind.name: list(zip(kind.classes(), kind.hits(), strict=True)) for kind in kinds}
+    measures = [measure for kind in kinds for measure in kind.measures()]
+    return Evaluated(measures, missing, {}, correct, total - len(pairs))
+
+
+Class = tuple[str, ...]
+"""The name of a label, a verb or a noun; of an action, its verb and its noun."""
 
 
 @dataclass(frozen=True)
-class _Head:
-    """One set of classes: ``given`` and ``rankings`` are predicted, any of ``right`` is right.
+class _ClassResults:
+    """Predictions of one kind of classes, in the order of the references; any reference is right.
 
-    A class is a tuple of names: one, or verb and noun.
+    Without ``rankings`` there is no top-5.
     """
 
     name: str
     keys: tuple[str, str, str]  # top-1, top-5, mean-class accuracy
-    given: list[tuple[str, ...] | None]
-    rankings: list[list[tuple[str, ...]]] | None
-    right: list[list[tuple[str, ...]]]
+    predictions: list[Class | None]
+    rankings: list[list[Class]] | None
+    references: list[list[Class]]
 
     def classes(self) -> list[str]:
-        return [" ".join(names[0]) for names in self.right]
+        return [" ".join(names[0]) for names in self.references]
 
     def hits(self) -> list[bool]:
-        return _hits([[] if name is None else [name] for name in self.given], self.right)
+        return self._hits([[] if name is None else [name] for name in self.predictions])
+
+    def _hits(self, candidates: list[list[Class]]) -> list[bool]:
+        def plain(classes: list[Class]) -> set[Class]:
+            return {tuple(name.strip().casefold() for name in names) for names in classes}
+
+        return [bool(plain(c) & plain(r)) for c, r in zip(candidates, self.references, strict=True)]
 
     def measures(self) -> list[Measure]:
         top1, top5, mean = self.keys
@@ -184,79 +196,68 @@ class _Head:
             mean_class_measure(mean, hits, self.classes()),
         ]
         if self.rankings is not None:
-            tops = _hits([ranking[:5] for ranking in self.rankings], self.right)
+            tops = self._hits([ranking[:5] for ranking in self.rankings])
             measures.append(mean_measure(top5, tops, f"first 5 of the ranking|{_CLASS}"))
         return measures
 
 
-def _hits(given: list[list[tuple[str, ...]]], right: list[list[tuple[str, ...]]]) -> list[bool]:
-    def plain(classes: list[tuple[str, ...]]) -> set[tuple[str, ...]]:
-        return {tuple(name.strip().casefold() for name in names) for names in classes}
-
-    return [bool(plain(g) & plain(r)) for g, r in zip(given, right, strict=True)]
-
-
-def _label_head(pairs: PairedRows) -> _Head:
+def _labels(pairs: PairedRows) -> _ClassResults:
+    references: list[list[Class]] = [[(name,) for name in _label_names(row)] for row, _ in pairs]
     keys = ("accuracy", "top5", "mean_class_accuracy")
-    right = [[(name,) for name in _names(row)] for row, _ in pairs]
-    return _Head("label", keys, _given(pairs, "prediction"), _ranked(pairs, "ranking"), right)
+    rankings = _rankings(pairs, "ranking")
+    return _ClassResults("label", keys, _predictions(pairs, "prediction"), rankings, references)
 
 
-def _names(row: JsonRow) -> list[str]:
+def _label_names(row: JsonRow) -> list[str]:
     if "label" in row:
         return [field(row, "label", is_text, "the name of a class")]
     return field(row, "references", is_texts, "a list of names of the class, or a label")
 
 
-def _action_heads(pairs: PairedRows) -> list[_Head]:
-    given = {part: _given(pairs, part) for part in ("verb", "noun")}
-    right = {
-        part: [field(row, part, is_text, "the name of a class") for row, _ in pairs]
+def _actions(pairs: PairedRows) -> list[_ClassResults]:
+    """Of verbs, of nouns and of the actions that are pairs of them."""
+
+    def results(
+        name: str,
+        predictions: list[Class | None],
+        rankings: list[list[Class]] | None,
+        references: list[Class],
+    ) -> _ClassResults:
+        keys = (f"{name}_top1", f"{name}_top5", f"{name}_mean_class_accuracy")
+        return _ClassResults(name, keys, predictions, rankings, [[c] for c in references])
+
+    given = {part: _predictions(pairs, part) for part in ("verb", "noun")}
+    right: dict[str, list[Class]] = {
+        part: [(field(row, part, is_text, "the name of a class"),) for row, _ in pairs]
         for part in given
     }
-    heads = [
-        _Head(
-            part,
-            _keys(part),
-            given[part],
-            _ranked(pairs, f"{part}_ranking"),
-            [[(n,)] for n in right[part]],
-        )
+    parts = [
+        results(part, given[part], _rankings(pairs, f"{part}_ranking"), right[part])
         for part in given
     ]
     actions = [v and n and v + n for v, n in zip(given["verb"], given["noun"], strict=True)]
-    rankings = _ranked_actions(pairs)
+    rankings = _rankings(pairs, "action_ranking")
     if rankings is not None:  # the best pair need not be the best verb and the best noun
-        actions = [r[0] if r else a for a, r in zip(actions, rankings, strict=True)]
-    both = [[pair] for pair in zip(right["verb"], right["noun"], strict=True)]
-    return [*heads, _Head("action", _keys("action"), actions, rankings, both)]
+        actions = [r[0] if r else a for r, a in zip(rankings, actions, strict=True)]
+    both = [verb + noun for verb, noun in zip(right["verb"], right["noun"], strict=True)]
+    return [*parts, results("action", actions, rankings, both)]
 
 
-def _keys(name: str) -> tuple[str, str, str]:
-    return f"{name}_top1", f"{name}_top5", f"{name}_mean_class_accuracy"
-
-
-def _given(pairs: PairedRows, key: str) -> list[tuple[str, ...] | None]:
+def _predictions(pairs: PairedRows, key: str) -> list[Class | None]:
     texts = [predicted(row, key, is_text, "the name of a class") for _, row in pairs]
     return [None if text is None else (text,) for text in texts]
 
 
-def _ranked(pairs: PairedRows, key: str) -> list[list[tuple[str, ...]]] | None:
+def _rankings(pairs: PairedRows, key: str) -> list[list[Class]] | None:
     """The classes of every row's ranking; None when no row has one."""
     if not any(row and key in row for _, row in pairs):
         return None
-    what = "distinct classes, best first"
-    rankings = [predicted(row, key, is_ranking, what) for _, row in pairs]
-    return [[(name,) for name in ranking or ()] for ranking in rankings]
+    if key == "action_ranking":
+        actions = [predicted(row, key, _are_actions, "[verb, noun] pairs") for _, row in pairs]
+        return [[tuple(names) for names in ranking or ()] for ranking in actions]
+    classes = [predicted(row, key, is_ranking, "distinct classes, best first") for _, row in pairs]
+    return [[(name,) for name in ranking or ()] for ranking in classes]
 
 
-def _ranked_actions(pairs: PairedRows) -> list[list[tuple[str, ...]]] | None:
-    key = "action_ranking"
-    if not any(row and key in row for _, row in pairs):
-        return None
-    rankings = [predicted(row, key, _is_actions, "[verb, noun] pairs") for _, row in pairs]
-    return [[tuple(names) for names in ranking or ()] for ranking in rankings]
-
-
-def _is_actions(value: Any) -> bool:
+def _are_actions(value: Any) -> bool:
     return isinstance(value, list) and all(is_texts(v) and len(v) == 2 for v in value)

@@ -10,9 +10,9 @@ from importlib.metadata import version
 
 import numpy as np
 
+from vt_fairseq.errors import UserError
 from vt_fairseq.metrics import coco_java
-from vt_fairseq.metrics.bleu import BLEU_ORDER
-from vt_fairseq.metrics.captions import check_captions
+from vt_fairseq.metrics.captions import BLEU_ORDER, check_captions
 from vt_fairseq.metrics.measure import Measure, mean_measure
 
 TOKENIZERS = ("ptb", "none")
@@ -40,20 +40,20 @@ def coco_measures(
     """Measures of NAMES, but for those that are ``left_out``.
 
     Args:
-        predictions: one text a clip; "" where there is none.
+        predictions: one text per clip; "" where there is none.
         references: the right texts of each clip, one or more; their number may differ.
         tokenizer: one of TOKENIZERS; "none" splits at white space, as nlg-eval does.
 
-    Raises ValueError as ``caption_metrics`` does, and when no reference has a word; UserError when
-    Java fails.
+    Raises ValueError as ``caption_measures`` does; UserError when no reference has a word, and
+    JavaError.
     """
     check_captions(predictions, references)
     missing = left_out(tokenizer)
     if len(missing) == len(NAMES):
         return []
-    texts, right = _tokenized(predictions, references, tokenizer)
-    if not any(text for row in right for text in row):
-        raise ValueError("no reference has a word in it")
+    predictions, references = _tokenized(predictions, references, tokenizer)
+    if not any(text for row in references for text in row):
+        raise UserError("no reference has a word in it")
     how = _signature(references, tokenizer)
     makers: dict[str, Callable[..., Measure]] = {
         "coco_bleu4": _bleu,
@@ -61,22 +61,21 @@ def coco_measures(
         "coco_rouge_l": _rouge,
         "coco_cider": _cider,
     }
-    return [make(texts, right, how) for name, make in makers.items() if name not in missing]
+    return [
+        make(predictions, references, how) for name, make in makers.items() if name not in missing
+    ]
 
 
 def _tokenized(
     predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str
 ) -> tuple[list[str], list[list[str]]]:
-    flat = [text for texts in references for text in texts]
-    tokenize = coco_java.ptb_tokenize if tokenizer == "ptb" else _only_split
     # References first, as in the toolkit; one start of Java does for both.
-    done = iter(tokenize([*flat, *predictions]))
-    right = [[next(done) for _ in texts] for texts in references]
-    return list(done), right
-
-
-def _only_split(texts: Sequence[str]) -> list[str]:
-    return [coco_java.one_line(text) for text in texts]
+    flat = [*(text for texts in references for text in texts), *predictions]
+    done = iter(
+        coco_java.ptb_tokenize(flat) if tokenizer == "ptb" else map(coco_java.one_line, flat)
+    )
+    tokenized = [[next(done) for _ in texts] for texts in references]
+    return list(done), tokenized
 
 
 def _signature(references: Sequence[Sequence[str]], tokenizer: str) -> str:

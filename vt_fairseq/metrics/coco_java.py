@@ -1,6 +1,6 @@
 """The two Java programs in pycocoevalcap: Stanford's PTB tokenizer and METEOR 1.5.
 
-pycocoevalcap's own wrappers are not used. Its METEOR waits for ever when Java dies or fills its
+pycocoevalcap's own wrappers are not used. Its METEOR waits forever when Java dies or fills its
 error pipe, and takes ``|||`` and line breaks in a text for its protocol; its tokenizer pairs lines
 with texts by position without checking that there are as many, and writes into the package's
 folder. Here all input goes in at once, all output is read with a time limit, and its lines are
@@ -21,8 +21,12 @@ TOKENIZER_JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
 METEOR_JAR = "meteor/meteor-1.5.jar"
 METEOR_OPTIONS = ("-", "-", "-stdio", "-l", "en", "-norm")
 METEOR_STATISTICS = 23
-_START_SECONDS = 600  # Java and METEOR's paraphrases: 10 s on a free core
-_SECONDS_A_LINE = 0.1  # measured: 2 ms
+START_SECONDS = 600  # Java and METEOR's paraphrases: 10 s on a free core
+SECONDS_PER_LINE = 0.1  # measured: 2 ms
+
+
+class JavaError(UserError):
+    """One of the programs failed, did not end, or answered something else than expected."""
 
 
 def package_folder() -> Path | None:
@@ -30,6 +34,13 @@ def package_folder() -> Path | None:
     spec = importlib.util.find_spec("pycocoevalcap")
     folders = [Path(f) for f in spec.submodule_search_locations or ()] if spec else []
     return next((folder for folder in folders if (folder / METEOR_JAR).is_file()), None)
+
+
+def _jar(name: str) -> str:
+    folder = package_folder()
+    if folder is None:
+        raise UserError("the COCO toolkit is not installed: pip install 'vt_fairseq[coco]'")
+    return str(folder / name)
 
 
 def java() -> str | None:
@@ -41,7 +52,7 @@ def ptb_tokenize(texts: Sequence[str]) -> list[str]:
     """Lower-case tokens joined by blanks, without punctuation, as the COCO toolkit makes them."""
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
-    program = ["-cp", str(package_folder() / TOKENIZER_JAR)]
+    program = ["-cp", _jar(TOKENIZER_JAR)]
     options = ["edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
     lines = _run("the PTB tokenizer", [*program, *options], [one_line(text) for text in texts])
     return [
@@ -62,10 +73,10 @@ def meteor_statistics(
     fields = [[*map(_field, r), _field(p)] for p, r in zip(predictions, references, strict=True)]
     # METEOR answers a row without any word with an error; it counts nothing.
     filled = [i for i, texts in enumerate(fields) if any(texts)]
-    program = ["-Xmx2G", "-jar", str(package_folder() / METEOR_JAR), *METEOR_OPTIONS]
+    program = ["-Xmx2G", "-jar", _jar(METEOR_JAR), *METEOR_OPTIONS]
     lines = _run("METEOR", program, [" ||| ".join(["SCORE", *fields[i]]) for i in filled])
     for i, line in zip(filled, lines, strict=True):
-        rows[i] = _numbers(line, i)
+        rows[i] = _statistics(line, i)
     whole = (rows[:, 21] == rows[:, 0]) & (rows[:, 22] == rows[:, 1]) & (rows[:, 20] == 1)
     rows[whole, 20] = 0
     return rows
@@ -103,35 +114,35 @@ def _field(text: str) -> str:
     return one_line(text.replace("|||", " "))
 
 
-def _numbers(line: str, row: int) -> list[float]:
+def _statistics(line: str, row: int) -> list[float]:
     try:
         values = [float(value) for value in line.split()]
     except ValueError:
         values = []
     if len(values) != METEOR_STATISTICS:
-        raise UserError(f"METEOR answered row {row} with {line!r:.200}, expected 23 numbers")
+        raise JavaError(f"METEOR answered row {row} with {line!r:.200}, expected 23 numbers")
     return values
 
 
 def _run(what: str, arguments: Sequence[str], lines: Sequence[str]) -> list[str]:
-    """Java's output lines, one an input line; raise UserError when it fails or hangs."""
+    """Java's output, one line per input line; raise JavaError when it fails or hangs."""
     text = "".join(f"{line}\n" for line in lines)
     try:
         done = subprocess.run(
-            [java(), "-Dfile.encoding=UTF-8", *arguments],
+            [java() or "java", "-Dfile.encoding=UTF-8", *arguments],
             input=text.encode(errors="replace"),
             capture_output=True,
-            timeout=_START_SECONDS + _SECONDS_A_LINE * len(lines),
+            timeout=START_SECONDS + SECONDS_PER_LINE * len(lines),
         )
     except subprocess.TimeoutExpired as error:
-        raise UserError(
+        raise JavaError(
             f"{what} did not end within {error.timeout:.0f} s; it was killed"
         ) from error
-    found = done.stdout.decode(errors="replace").removesuffix("\n").split("\n") if lines else []
-    if done.returncode or len(found) != len(lines):
-        said = done.stderr.decode(errors="replace")[-300:]
-        raise UserError(
-            f"{what} ended with code {done.returncode} and {len(found)} lines for {len(lines)}: "
-            f"{said}; --coco off leaves the COCO toolkit's metrics out"
+    output = done.stdout.decode(errors="replace").removesuffix("\n").split("\n") if lines else []
+    if done.returncode or len(output) != len(lines):
+        reason = done.stderr.decode(errors="replace")[-300:]
+        raise JavaError(
+            f"{what} ended with code {done.returncode} and {len(output)} lines for {len(lines)}: "
+            f"{reason}"
         )
-    return found
+    return output

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from vt_fairseq.metrics.measure import Measure, numbers
+from vt_fairseq.metrics.measure import Measure
 
 RESAMPLES = 1000
 
@@ -26,14 +26,14 @@ def confidence_intervals(
     """
     if not 0 < level < 1:
         raise ValueError(f"expected a level between 0 and 1, found {level}")
-    found = {}
+    intervals: dict[str, float] = {}
     for measure in measures:
         rng, n = np.random.default_rng(seed), len(measure.rows)
         draws = [measure.compute(measure.rows[rng.integers(n, size=n)]) for _ in range(resamples)]
         for key in draws[0]:
             low, high = np.quantile([d[key] for d in draws], [(1 - level) / 2, (1 + level) / 2])
-            found |= {f"{key}_low": float(low), f"{key}_high": float(high)}
-    return found
+            intervals |= {f"{key}_low": float(low), f"{key}_high": float(high)}
+    return intervals
 
 
 def paired_test(
@@ -51,7 +51,7 @@ def paired_test(
     Returns ``KEY_other`` (the second system's number), ``KEY_difference`` (first minus second) and
     ``KEY_p`` of every number.
     """
-    found = {}
+    results: dict[str, float] = {}
     for measure, other in zip(measures, others, strict=True):
         observed = _difference(measure, measure.rows, other.rows)
         larger = dict.fromkeys(observed, 1)
@@ -63,10 +63,10 @@ def paired_test(
             for key, value in _difference(measure, left, right).items():
                 # Sums in another order differ in their last digits; that is no difference.
                 larger[key] += abs(value) >= abs(observed[key]) - 1e-9
-        found |= {f"{key}_other": value for key, value in numbers([other]).items()}
-        found |= {f"{key}_difference": value for key, value in observed.items()}
-        found |= {f"{key}_p": count / (resamples + 1) for key, count in larger.items()}
-    return found
+        results |= {f"{key}_other": value for key, value in other.numbers().items()}
+        results |= {f"{key}_difference": value for key, value in observed.items()}
+        results |= {f"{key}_p": count / (resamples + 1) for key, count in larger.items()}
+    return results
 
 
 def _difference(measure: Measure, left: np.ndarray, right: np.ndarray) -> dict[str, float]:

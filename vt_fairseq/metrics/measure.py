@@ -1,12 +1,11 @@
-"""A metric as a function of one row of numbers a clip.
+"""A metric as a function of one row of numbers per clip.
 
 Whatever is resampled (``intervals``) is resampled by rows, so every metric, corpus BLEU included,
 is kept as the rows that it is computed from and the function that does it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ class Measure:
     """One or several numbers that are computed from the same rows.
 
     Attributes:
-        rows: (N, K) float64, one row a clip.
+        rows: (N, K) float64, one row per clip.
         compute: any (M, K) of such rows to {key: number}; always the same keys.
         signatures: {key: how the number is computed}.
     """
@@ -41,18 +40,18 @@ def signatures(measures: Iterable[Measure]) -> dict[str, str]:
 
 
 def mean_measure(key: str, values: Sequence[float] | np.ndarray, signature: str) -> Measure:
-    """The mean of ``values`` (true or false, or scores of 0 to 1) in per cent, as ``key``."""
+    """The mean of ``values`` (booleans, or scores from 0 to 1) in per cent, as ``key``."""
     rows = np.asarray(values, dtype=np.float64)[:, None]
     return Measure(rows, lambda rows: {key: per_cent(rows)}, {key: signature})
 
 
-def per_cent(right: Sequence[bool] | np.ndarray) -> float:
-    """The mean of ``right`` times 100."""
-    return 100.0 * float(np.mean(right))
+def per_cent(values: Sequence[float] | np.ndarray) -> float:
+    """The mean of ``values`` times 100."""
+    return 100.0 * float(np.mean(values))
 
 
-def check_lengths(predictions: Sequence[Any], answers: Sequence[Any]) -> None:
-    """Raise ValueError unless there is one prediction an answer, and at least one."""
+def check_lengths(predictions: Sized, answers: Sized) -> None:
+    """Raise ValueError unless there is one prediction per answer, and at least one."""
     if len(predictions) != len(answers):
         raise ValueError(f"{len(predictions)} predictions for {len(answers)} rows")
     if not len(answers):

@@ -1,16 +1,16 @@
 """Ranks of the right item among all, and recall at a depth.
 
 Ties: ``pessimistic``, the target loses every tie; or ``howto100m``, as the script that HowTo100M,
-MIL-NCE, UniVL and CLIP4Clip share counts them: each place that the target's score takes in the
-sorted row counts as an answer of its own, so a query with a tie counts more than once, and one
-whose target has the score -inf not at all.
+MIL-NCE, UniVL and CLIP4Clip share counts them: each position that the target's score takes in the
+sorted row counts as a query of its own, so a query with a tie counts more than once, and one whose
+target has the score -inf not at all.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from vt_fairseq.metrics.measure import Measure, check_lengths, numbers, per_cent
+from vt_fairseq.metrics.measure import Measure, check_lengths, per_cent
 
 RECALL_DEPTHS = (1, 5, 10)
 TIES = ("pessimistic", "howto100m")
@@ -30,24 +30,24 @@ def target_ranks(scores: np.ndarray, targets: Sequence[int]) -> np.ndarray:
     Returns (Q,) int64: the columns whose score is at least the target's, itself included. Raises
     ValueError on NaN, naming the first row and column, and on shapes or targets that do not fit.
     """
-    return _pessimistic(placings(scores, targets))
+    return _pessimistic(rank_statistics(scores, targets))
 
 
-def placings(scores: np.ndarray, targets: Sequence[int]) -> np.ndarray:
+def rank_statistics(scores: np.ndarray, targets: Sequence[int]) -> np.ndarray:
     """(Q, 3) int64: columns better than the target; those equal to it, itself included; and 1, or 0
     where the target's score is infinite.
 
     Arguments and errors as ``target_ranks``.
     """
     scores, columns = np.asarray(scores), np.asarray(targets)
-    check_scores(scores, columns)
+    _check_scores(scores, columns)
     own = np.take_along_axis(scores, columns[:, None], axis=1)
     better, equal = (scores > own).sum(axis=1), (scores == own).sum(axis=1)
     return np.stack([better, equal, np.isfinite(own[:, 0])], axis=1)
 
 
-def check_scores(scores: np.ndarray, columns: np.ndarray) -> None:
-    """Raise ValueError unless ``scores`` is a (Q, N) without NaN and ``columns`` a target a row."""
+def _check_scores(scores: np.ndarray, columns: np.ndarray) -> None:
+    """Raise ValueError unless ``scores`` is (Q, N) without NaN and has a target in every row."""
     if scores.ndim != 2 or 0 in scores.shape or columns.shape != scores.shape[:1]:
         raise ValueError(
             f"expected scores (Q, N) and Q targets, found {scores.shape} and {columns.shape}"
@@ -61,70 +61,42 @@ def check_scores(scores: np.ndarray, columns: np.ndarray) -> None:
         raise ValueError(f"target {columns[row]} of row {row} is none of {scores.shape[1]} columns")
 
 
-def recall(ranks: Sequence[int] | np.ndarray) -> dict:
-    """``r1``, ``r5``, ``r10``, ``median_rank`` and ``n`` of ranks that count from 1."""
-    ranks = np.asarray(ranks)
-    if ranks.ndim != 1 or not len(ranks):
-        raise ValueError(f"expected one rank a query, found the shape {ranks.shape}")
-    return {f"r{k}": per_cent(ranks <= k) for k in RECALL_DEPTHS} | {
-        "median_rank": float(np.median(ranks)),
-        "n": len(ranks),
-    }
-
-
-def recall_measure(places: np.ndarray, ties: str = "pessimistic") -> Measure:
+def recall_measure(statistics: np.ndarray, ties: str = "pessimistic") -> Measure:
     """Measure of ``r1``, ``r5``, ``r10`` and ``median_rank``.
 
     Args:
-        places: (Q, 3), see ``placings``.
+        statistics: (Q, 3), see ``rank_statistics``.
         ties: one of TIES.
     """
-    ranks = {"pessimistic": _pessimistic, "howto100m": _every_place}[ties]
+    ranks_of = {"pessimistic": _pessimistic, "howto100m": _every_tie}[ties]
 
     def compute(rows: np.ndarray) -> dict[str, float]:
-        found = recall(ranks(rows.astype(np.int64)))
-        return {key: value for key, value in found.items() if key != "n"}
+        ranks = ranks_of(rows.astype(np.int64))
+        recall = {f"r{k}": per_cent(ranks <= k) for k in RECALL_DEPTHS}
+        return recall | {"median_rank": float(np.median(ranks))}
 
     keys = (*(f"r{k}" for k in RECALL_DEPTHS), "median_rank")
-    return Measure(np.asarray(places, dtype=np.float64), compute, dict.fromkeys(keys, _HOW[ties]))
+    return Measure(np.asarray(statistics, np.float64), compute, dict.fromkeys(keys, _HOW[ties]))
 
 
-def _pessimistic(places: np.ndarray) -> np.ndarray:
-    return places[:, 0] + places[:, 1]
+def _pessimistic(statistics: np.ndarray) -> np.ndarray:
+    return statistics[:, 0] + statistics[:, 1]
 
 
-def _every_place(places: np.ndarray) -> np.ndarray:
-    better, equal, finite = places.T
+def _every_tie(statistics: np.ndarray) -> np.ndarray:
+    better, equal, finite = statistics.T
     equal = equal * finite  # the script subtracts the target's score: infinite, it equals nothing
     first = np.repeat(better, equal)
     within = np.arange(equal.sum()) - np.repeat(np.cumsum(equal) - equal, equal)
     return first + within + 1
 
 
-def retrieval_metrics(
-    scores: np.ndarray, targets: Sequence[int], ties: str = "pessimistic"
-) -> dict:
-    """``r1``, ``r5``, ``r10``, ``median_rank`` and ``n`` (queries); columns are the gallery.
-
-    Arguments and errors as ``target_ranks``; ``ties`` is one of TIES.
-    """
-    places = placings(scores, targets)
-    return numbers([recall_measure(places, ties)]) | {"n": len(places)}
-
-
-def rank_metrics(rankings: Sequence[Sequence[str] | None], targets: Sequence[str]) -> dict:
-    """``recall`` from rankings, as files have them, and ``missing``; see ``ranking_places``."""
-    places = ranking_places(rankings, targets)
-    missing = sum(ranking is None for ranking in rankings)
-    return recall(_pessimistic(places)) | {"missing": missing}
-
-
-def ranking_places(
+def ranking_statistics(
     rankings: Sequence[Sequence[str] | None],
     targets: Sequence[str],
     scores: Sequence[Sequence[float] | None] | None = None,
 ) -> np.ndarray:
-    """(Q, 3) as ``placings``, from rankings as files have them.
+    """(Q, 3) as ``rank_statistics``, from rankings as files have them.
 
     Args:
         rankings: ids, best first; None is a missing prediction.
@@ -141,25 +113,17 @@ def ranking_places(
         if ranking is not None and len(set(ranking)) < len(ranking):
             raise ValueError(f"the ranking of query {query} names an id twice")
         gallery.update(ranking or ())
-    scores = scores if scores is not None else [None] * len(rankings)
-    return np.array(
-        [
-            _place(query, ranking or (), target, len(gallery), row)
-            for query, (ranking, target, row) in enumerate(
-                zip(rankings, targets, scores, strict=True)
-            )
-        ]
-    )
-
-
-def _place(
-    query: int, ranking: Sequence[str], target: str, gallery: int, scores: Sequence[float] | None
-) -> tuple[int, int, int]:
-    if target not in ranking:
-        return gallery - 1, 1, 1
-    index = list(ranking).index(target)
-    if scores is None:
-        return index, 1, 1
-    if len(scores) != len(ranking):
-        raise ValueError(f"query {query}: {len(scores)} scores for {len(ranking)} ranked ids")
-    return tuple(placings(np.array([scores], dtype=np.float64), [index])[0])
+    rows = np.empty((len(targets), 3), dtype=np.int64)
+    for query, (ranking, target) in enumerate(zip(rankings, targets, strict=True)):
+        values = scores[query] if scores is not None else None
+        if not ranking or target not in ranking:
+            rows[query] = len(gallery) - 1, 1, 1
+            continue
+        index = list(ranking).index(target)
+        if values is None:
+            rows[query] = index, 1, 1
+            continue
+        if len(values) != len(ranking):
+            raise ValueError(f"query {query}: {len(values)} scores for {len(ranking)} ranked ids")
+        rows[query] = rank_statistics(np.array([values], dtype=np.float64), [index])
+    return rows

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vt_fairseq.data.manifest import ClipRow
-from vt_fairseq.metrics import accuracy
+from vt_fairseq.metrics.classification import accuracy
 from vt_fairseq.scoring.distributions import averaged
 from vt_fairseq.scoring.records import Record, write_lines
 from vt_fairseq.scoring.scorers import Found

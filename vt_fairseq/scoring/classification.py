@@ -14,8 +14,7 @@ import numpy as np
 from vt_fairseq.candidates.top_k import Top
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
-from vt_fairseq.metrics import per_class_accuracy
-from vt_fairseq.metrics.classification import rank_accuracy
+from vt_fairseq.metrics.classification import per_class_accuracy, rank_accuracy
 from vt_fairseq.metrics.retrieval import target_ranks
 from vt_fairseq.scoring.distributions import Pairs, averaged
 from vt_fairseq.scoring.records import Record, write_lines

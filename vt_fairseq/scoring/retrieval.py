@@ -11,7 +11,7 @@ import numpy as np
 
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.metrics.measure import numbers
-from vt_fairseq.metrics.retrieval import placings, recall_measure
+from vt_fairseq.metrics.retrieval import rank_statistics, recall_measure
 from vt_fairseq.scoring.distributions import mean_likelihood
 from vt_fairseq.scoring.records import Record, write_lines
 from vt_fairseq.scoring.scorers import Found
@@ -71,7 +71,7 @@ def _ranked(path: Path, scores: np.ndarray, ids: Sequence[str]) -> dict:
         for start in range(0, len(ids), step):
             block = np.array(scores[start : start + step])
             targets = np.arange(start, start + len(block))
-            places.append(placings(block, targets))
+            places.append(rank_statistics(block, targets))
             for row, target in zip(block, targets, strict=True):
                 order = np.lexsort((np.arange(len(ids)) == target, -row))
                 yield {"id": ids[target], "ranking": [ids[k] for k in order]}
