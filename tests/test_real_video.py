@@ -52,7 +52,7 @@ def test_every_odd_file_gives_frames_or_its_named_reason(videos):
         path = videos / "odd" / name
         if isinstance(expected, tuple):
             assert read_clip(path, CLIP).shape == (32, *expected, 3), name
-            assert probe(path).duration > 0
+            assert probe(path) > 0
             continue
         with pytest.raises(VideoError) as caught:
             read_clip(path, CLIP)
@@ -66,7 +66,7 @@ def test_all_clips_decode(videos):
     for path in files:
         clip = read_clip(path, CLIP)
         assert clip.shape[0] == 32 and min(clip.shape[1:3]) == 128, path
-        assert probe(path).duration > 0.5, path
+        assert probe(path) > 0.5, path
 
 
 @pytest.mark.parametrize(("name", "turns"), [("0", 0), ("90", 1), ("180", 2), ("270", 3)])
@@ -97,7 +97,7 @@ def test_damage_after_the_last_wanted_frame_does_no_harm(videos):
 
 
 def test_a_missing_duration_is_found_from_the_packets(videos):
-    assert probe(videos / "odd/moviepy/no_duration.webm").duration == pytest.approx(4.94, abs=0.05)
+    assert probe(videos / "odd/moviepy/no_duration.webm") == pytest.approx(4.94, abs=0.05)
 
 
 def test_avi_files_with_names_that_are_not_utf8_decode(videos):

@@ -35,7 +35,7 @@ def test_a_copy_shows_the_same_frames_at_the_same_times(tmp_path, name, options)
     source = media.write_numbered(tmp_path / name, 100, **options)
     copy = tmp_path / "copies" / copy_name(name, tmp_path)
     seconds = transcode(source, copy, 48)
-    assert seconds == pytest.approx(probe(source).duration, abs=0.06)
+    assert seconds == pytest.approx(probe(source), abs=0.06)
     for start, end in [(None, None), (0.33, 0.8), (0.5, 1.1)]:
         assert numbers(copy, start, end) == numbers(source, start, end)
 
@@ -43,9 +43,9 @@ def test_a_copy_shows_the_same_frames_at_the_same_times(tmp_path, name, options)
 def test_a_copy_is_upright_small_and_has_a_keyframe_a_second(tmp_path):
     source = media.write_numbered(tmp_path / "a.mp4", 100, options=X264, rotation=90)
     transcode(source, tmp_path / "b.mp4", 48)
-    found, expected = probe(tmp_path / "b.mp4"), probe(source)
-    assert (found.width, found.height) == (expected.width // 2, expected.height // 2)
-    assert found.rotation == 0 and expected.rotation != 0
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        frame = next(container.decode(video=0))
+        assert (frame.width, frame.height, frame.rotation) == (48, 64, 0)
     with av.open(str(tmp_path / "b.mp4")) as container:
         keys = [float(p.pts * p.time_base) for p in container.demux(video=0) if p.is_keyframe]
     assert keys == pytest.approx(np.arange(4) * GOP_SECONDS, abs=0.05)
@@ -57,7 +57,8 @@ def test_a_small_video_is_not_enlarged_and_odd_sides_are_kept_whole(tmp_path):
     frames = [np.full((33, 51, 3), 90, np.uint8)] * 5
     source = media.write_video(tmp_path / "a.mkv", frames, codec="ffv1", pixel_format="bgr0")
     transcode(source, tmp_path / "b.mp4", 128)
-    assert (probe(tmp_path / "b.mp4").width, probe(tmp_path / "b.mp4").height) == (52, 34)
+    copy = read_clip(tmp_path / "b.mp4", SAMPLING, short_side=None)
+    assert copy.shape[1:3] == (34, 52)
 
 
 def test_a_folder_of_frames_becomes_a_folder_of_small_frames_in_the_same_order(tmp_path):
@@ -65,7 +66,7 @@ def test_a_folder_of_frames_becomes_a_folder_of_small_frames_in_the_same_order(t
     assert copy_name("frames", tmp_path) == "frames"
     assert transcode(source, tmp_path / "copy", 48) == 4.0
     assert numbers(tmp_path / "copy") == numbers(source)
-    assert probe(tmp_path / "copy").height == 48
+    assert read_clip(tmp_path / "copy", SAMPLING, short_side=None).shape[1] == 48
 
 
 def test_a_copy_that_is_there_is_kept_and_an_outdated_one_made_anew(tmp_path):

@@ -7,7 +7,6 @@ from vt_fairseq.errors import UserError
 from vt_fairseq.video.transforms import (
     ClipTransform,
     center_crop,
-    horizontal_flip,
     multi_scale_crop,
     resize,
 )
@@ -66,15 +65,10 @@ def test_the_input_is_left_alone(clip):
     np.testing.assert_array_equal(clip, before)
 
 
-def test_flipping_twice_changes_nothing_and_once_reverses_the_columns(clip):
-    np.testing.assert_array_equal(horizontal_flip(horizontal_flip(clip)), clip)
-    np.testing.assert_array_equal(horizontal_flip(clip)[:, :, 0], clip[:, :, -1])
-
-
 @pytest.mark.parametrize("probability", [0.0, 1.0])
 def test_flip_probability_is_kept_at_its_ends(clip, probability):
     square = clip[:, :40, :40]
-    expected = horizontal_flip(square) if probability else square
+    expected = square[:, :, ::-1] if probability else square
     for seed in range(5):
         transform = ClipTransform(40, True, probability, scales=(1.0,))
         np.testing.assert_array_equal(transform(square, generator(seed)), expected)

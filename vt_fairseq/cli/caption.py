@@ -172,11 +172,11 @@ def asking(model: "VideoTranslate", args: argparse.Namespace) -> Ask:
 def plan(path: str, args: argparse.Namespace) -> list[Said]:
     """The segments of a video; a single one with an error where it cannot be opened."""
     from vt_fairseq.video.decoding import probe
-    from vt_fairseq.video.segments import equal_segments, regular_segments
+    from vt_fairseq.video.frame_sampling import equal_segments, regular_segments
 
     uncut = Said(path, 0.0, 0.0, question=args.ask)
     try:
-        duration = probe(path).duration
+        duration = probe(path)
     except VideoError as error:
         return [replace(uncut, error=str(error))]
     if args.segments:

@@ -9,11 +9,6 @@ from pathlib import Path
 from vt_fairseq.errors import UserError
 
 STDIN = "-"
-VIDEO_SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
-    *(".flv", ".wmv", ".asf", ".3gp", ".3g2", ".mj2"),
-)
-FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def find_videos(names: Sequence[str]) -> list[str]:
@@ -68,6 +63,9 @@ def _expanded_path(name: str) -> Iterator[str]:
 
 
 def _in_folder(folder: str) -> list[str]:
+    from vt_fairseq.video.containers import VIDEO_SUFFIXES
+    from vt_fairseq.video.images import IMAGE_SUFFIXES
+
     videos: list[str] = []
     for parent, folders, names in os.walk(folder):
         folders.sort()
@@ -75,7 +73,7 @@ def _in_folder(folder: str) -> list[str]:
         here = [name for name in shown if name.lower().endswith(VIDEO_SUFFIXES)]
         if here:
             videos += [os.path.join(parent, name) for name in here]
-        elif any(name.lower().endswith(FRAME_SUFFIXES) for name in shown):
+        elif any(name.lower().endswith(IMAGE_SUFFIXES) for name in shown):
             videos.append(parent)
     if not videos:
         kinds = ", ".join(suffix[1:] for suffix in VIDEO_SUFFIXES)

@@ -16,8 +16,9 @@ from typing import Any
 
 from vt_fairseq.errors import UserError
 from vt_fairseq.result_files import JsonRow, numbered_objects
+from vt_fairseq.video.containers import VIDEO_SUFFIXES
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".MP4")
+STEM_SUFFIXES = (*VIDEO_SUFFIXES, ".MP4")
 CHUNK = 1 << 22  # characters read at a time
 MAX_VALUE = 1 << 26  # characters of one value; no video has more narration
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -215,7 +216,7 @@ class VideoFinder:
     for under each name that it may have.
     """
 
-    def __init__(self, root: Path, suffixes: Sequence[str] = VIDEO_SUFFIXES):
+    def __init__(self, root: Path, suffixes: Sequence[str] = STEM_SUFFIXES):
         self._root = root
         self._suffixes = suffixes
         self._listed: dict[str, frozenset[str]] = {}

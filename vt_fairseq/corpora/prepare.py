@@ -338,7 +338,7 @@ def _probed(videos: Path, probing: Probing, video: str) -> float | str | None:
         return "outside of --videos: a link leads out of it; point --videos at the folder itself"
     try:
         if probing.copies is None:
-            return probe(path).duration
+            return probe(path)
         target = probing.copies / copy_name(video, videos)
         return transcode(path, target, probing.short_side)
     except VideoError as error:

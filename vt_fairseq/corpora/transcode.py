@@ -19,13 +19,14 @@ from vt_fairseq.corpora.rows import COPY_SUFFIX
 from vt_fairseq.errors import VideoError
 from vt_fairseq.video.containers import FORMATS
 from vt_fairseq.video.decoding import FrameSource, UnorderedError, frames_of, probe
-from vt_fairseq.video.images import Scaler, decode_image, image_files
+from vt_fairseq.video.images import Scaler, decode_image, encode_jpeg, image_files
 
 GOP_SECONDS = 1.0
 CLOCK = 90_000  # ticks a second of the copies, as in MPEG: exact for every usual frame rate
 # To be read often: without CABAC and deblocking (fastdecode) they are cheaper to decode.
 # No B-frames: the file's duration is then exact at any frame rate. One thread, since many videos
 # are copied at a time.
+JPEG_QUALITY = 2  # FFmpeg's best
 ENCODER = {
     **{"preset": "veryfast", "tune": "fastdecode", "crf": "21", "bf": "0", "threads": "1"},
     **{"g": "999", "sc_threshold": "0", "forced-idr": "1"},  # keyframes where we say
@@ -52,7 +53,7 @@ def transcode(source: Path, target: Path, short_side: int) -> float:
             os.replace(partial, target)
         finally:
             _remove(partial)
-    return probe(target).duration
+    return probe(target)
 
 
 def _is_current(source: Path, target: Path) -> bool:
@@ -133,14 +134,4 @@ def _copy_folder(source: Path, target: Path, short_side: int) -> None:
     for number, image in enumerate(images):
         frame = decode_image(image)
         picture = _even(Scaler(min(short_side, frame.width, frame.height))(frame))
-        (target / f"{number:0{width}}.jpg").write_bytes(b"".join(_jpeg(picture)))
-
-
-def _jpeg(picture: np.ndarray) -> Iterable[bytes]:
-    encoder = av.CodecContext.create("mjpeg", "w")
-    encoder.height, encoder.width = picture.shape[:2]
-    encoder.pix_fmt, encoder.time_base = "yuvj420p", Fraction(1, 3)
-    encoder.options = {"qmin": "2", "qmax": "2"}
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-    for packet in [*encoder.encode(frame.reformat(format="yuvj420p")), *encoder.encode(None)]:
-        yield bytes(packet)
+        (target / f"{number:0{width}}.jpg").write_bytes(encode_jpeg(picture, JPEG_QUALITY))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vt_fairseq.corpora.files import (
-    VIDEO_SUFFIXES,
+    STEM_SUFFIXES,
     VideoFinder,
     number,
     splits_found,
@@ -103,7 +103,7 @@ def open_shows(
         subtitles: none, span or whole.
     """
     files = splits_found(annotations, release.files, release.published_at)
-    finder = VideoFinder(videos, ("", *VIDEO_SUFFIXES))
+    finder = VideoFinder(videos, ("", *STEM_SUFFIXES))
     clips = ShowClips(finder, Subtitles.find(annotations, subtitles), subtitles == "whole")
     notes: list[str] = []
 

@@ -4,7 +4,7 @@ The paper trains on narration and description of the same mini-batch back to bac
 A position in the epoch counts updates' worth of samples, not decoded batches, so a run that was
 stopped between the two halves of a pair goes on with the second half.
 
-No list of rows or batches is held: the order of an epoch is computed place by place.
+No list of rows or batches is held: the order of an epoch is computed item by item.
 """
 
 from collections.abc import Iterator, Sequence

@@ -15,16 +15,16 @@ A data directory (made by ``vt-prepare``) has::
 import contextlib
 import json
 import mmap
-import operator
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 
+from vt_fairseq.data.permutation import LazySequence
 from vt_fairseq.errors import UserError
 
 FORMAT = 1
@@ -183,7 +183,7 @@ def _rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield held.combine_chunks().to_batches()[0]
 
 
-class Manifest(Sequence[ClipRow]):
+class Manifest(LazySequence[ClipRow]):
     """The rows of one Arrow file, read where they lie: memory does not grow with their number.
 
     A worker process, forked or spawned, opens the file for itself.
@@ -231,18 +231,14 @@ class Manifest(Sequence[ClipRow]):
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> ClipRow:
-        """Row ``index``, negative from the end; raise UserError when its bytes are damaged."""
-        i = operator.index(index)
-        i += self._length if i < 0 else 0
-        if not 0 <= i < self._length:
-            raise IndexError(f"row {index} of {self._length} in {self.path}")
-        batch, row = divmod(i, self._rows_per_batch)
+    def item(self, index: int) -> ClipRow:
+        """Row ``index``, from 0; raise UserError when its bytes are damaged."""
+        batch, row = divmod(index, self._rows_per_batch)
         try:
-            found = self._batch(batch).slice(row, 1)
+            one = self._batch(batch).slice(row, 1)
             # Damaged offsets would otherwise read foreign memory.
-            found.validate(full=True)
-            return _clip_row(found.to_pylist()[0])
+            one.validate(full=True)
+            return _clip_row(one.to_pylist()[0])
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise self._damaged(error) from error
 

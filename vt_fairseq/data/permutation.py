@@ -1,23 +1,55 @@
-"""Orders of many rows that are computed place by place, so that no list of them is ever held.
+"""Orders of many rows, computed item by item, so that no list of them is ever held.
 
 An epoch of 136 million rows as one shuffled array would take a gigabyte in every process, as
 fairseq's lists of batches tens of them.
 """
 
 import hashlib
-import operator
+from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import TypeVar, overload
+
+Item = TypeVar("Item")
 
 ROUNDS = 6  # an even number: the two parts change places in each
 LEAST_BITS = 6  # of the domain: a smaller one has too few orders to look random
 _MASK = 0xFFFFFFFF
 
 
-class Permutation(Sequence[int]):
+class LazySequence(Sequence[Item]):
+    """A sequence whose items are computed when they are asked for; so are those of a slice."""
+
+    @abstractmethod
+    def item(self, index: int) -> Item:
+        """The item at ``index``, from 0 to the length - 1."""
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
+        chosen = range(len(self))[index]  # raises IndexError outside
+        return Chosen(self, chosen) if isinstance(chosen, range) else self.item(chosen)
+
+
+class Chosen(LazySequence[Item]):
+    """The items of ``items`` at ``indices``."""
+
+    def __init__(self, items: LazySequence[Item], indices: range):
+        self._items = items
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def item(self, index: int) -> Item:
+        return self._items.item(self._indices[index])
+
+
+class Permutation(LazySequence[int]):
     """A random order of 0 ... length - 1, the same for the same ``key``.
 
-    A Feistel network shuffles a domain of 2^k >= length numbers; a place outside of the range is
+    A Feistel network shuffles a domain of 2^k >= length numbers; a number outside of the range is
     shuffled on until it is inside ("cycle walking", Black and Rogaway 2002), which keeps it one to
     one. That takes fewer than two turns on average, except for very short orders.
     """
@@ -32,13 +64,8 @@ class Permutation(Sequence[int]):
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, place: int) -> int:
-        """The number at ``place``, negative from the end; raise IndexError outside."""
-        number = operator.index(place)
-        number += self._length if number < 0 else 0
-        if not 0 <= number < self._length:
-            raise IndexError(f"place {place} of {self._length}")
-        number = self._shuffled(number)
+    def item(self, index: int) -> int:
+        number = self._shuffled(index)
         while number >= self._length:
             number = self._shuffled(number)
         return number
@@ -53,7 +80,7 @@ class Permutation(Sequence[int]):
 
 
 def _mixed(word: int) -> int:
-    """32 bits that each depend on all bits of ``word`` (the finaliser of MurmurHash3)."""
+    """32 bits that each depend on all bits of ``word`` (the finalizer of MurmurHash3)."""
     word ^= word >> 16
     word = word * 0x85EBCA6B & _MASK
     word ^= word >> 13
@@ -61,7 +88,7 @@ def _mixed(word: int) -> int:
     return word ^ word >> 16
 
 
-class Grouped(Sequence[int]):
+class Grouped(LazySequence[int]):
     """Runs of ``size`` neighbors in the order of ``groups``; what fills no group is left out."""
 
     def __init__(self, groups: Sequence[int], size: int):
@@ -71,13 +98,13 @@ class Grouped(Sequence[int]):
     def __len__(self) -> int:
         return len(self._groups) * self._size
 
-    def __getitem__(self, place: int) -> int:
-        group, rest = divmod(place, self._size)
+    def item(self, index: int) -> int:
+        group, rest = divmod(index, self._size)
         return self._groups[group] * self._size + rest
 
 
-class Batches(Sequence[list[int]]):
-    """``rows`` in their order, ``size`` at once; the last batch may have fewer."""
+class Batches(LazySequence[list[int]]):
+    """``rows`` in their order, ``size`` per batch; the last batch may have fewer."""
 
     def __init__(self, rows: Sequence[int], size: int):
         self._rows = rows
@@ -86,44 +113,32 @@ class Batches(Sequence[list[int]]):
     def __len__(self) -> int:
         return -(-len(self._rows) // self._size)
 
-    def __getitem__(self, index: int) -> list[int]:
-        """Batch ``index``; raise IndexError outside."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"batch {index} of {len(self)}")
+    def item(self, index: int) -> list[int]:
         first = index * self._size
         last = min(first + self._size, len(self._rows))
-        return [int(self._rows[place]) for place in range(first, last)]
+        return [int(self._rows[row]) for row in range(first, last)]
 
 
-@dataclass(frozen=True)
-class Share(Sequence[list[int]]):
-    """What one of several processes gets of an epoch's batches, from position ``start`` on.
-
-    Attributes:
-        batches: of all processes.
-        order: their numbers, in the order of the epoch.
-        count, index: number of processes, and which this is; they take turns.
-        start: batches of this process that are left out, because they are done.
+class Share(LazySequence[list[int]]):
+    """What one of several processes gets of an epoch's batches; they take turns.
 
     All processes have as many batches; the last may be an empty one that fills up.
+
+    Args:
+        batches: of all processes.
+        order: their numbers, in the order of the epoch.
+        count, index: number of processes, and which this is.
     """
 
-    batches: Sequence[list[int]]
-    order: Sequence[int]
-    count: int = 1
-    index: int = 0
-    start: int = 0
+    def __init__(self, batches: Sequence[list[int]], order: Sequence[int], count: int, index: int):
+        self._batches = batches
+        self._order = order
+        self._count = count
+        self._index = index
 
     def __len__(self) -> int:
-        return max(0, -(-len(self.order) // self.count) - self.start)
+        return -(-len(self._order) // self._count)
 
-    def __getitem__(self, place: int | slice) -> "list[int] | Share":
-        """A batch, or with ``[n:]`` the share without its first n."""
-        if isinstance(place, slice):
-            if place.stop is not None or place.step is not None:
-                raise ValueError(f"expected [n:], found {place}")
-            return replace(self, start=self.start + place.start)
-        if not 0 <= place < len(self):
-            raise IndexError(f"batch {place} of {len(self)}")
-        turn = (self.start + place) * self.count + self.index
-        return self.batches[self.order[turn]] if turn < len(self.order) else []
+    def item(self, index: int) -> list[int]:
+        turn = index * self._count + self._index
+        return self._batches[self._order[turn]] if turn < len(self._order) else []

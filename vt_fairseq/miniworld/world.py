@@ -21,7 +21,6 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ from vt_fairseq.miniworld.texts import (
     question,
     subtitles,
 )
+from vt_fairseq.video.images import encode_jpeg
 
 VERSION = 1  # raise it when the same seed gives other files
 FPS = 10
@@ -314,16 +314,8 @@ def _write_frames(images: np.ndarray, folder: Path) -> None:
     part.mkdir(parents=True, exist_ok=True)
     for number in range(len(images) * FOLDER_FPS // FPS):
         image = images[number * FPS // FOLDER_FPS]
-        (part / f"{number + 1:05d}.jpg").write_bytes(_jpeg(image))
+        (part / f"{number + 1:05d}.jpg").write_bytes(encode_jpeg(image))
     part.replace(folder)
-
-
-def _jpeg(image: np.ndarray) -> bytes:
-    encoder = av.CodecContext.create("mjpeg", "w")
-    encoder.width, encoder.height, encoder.pix_fmt = SIDE, SIDE, "yuvj420p"
-    encoder.time_base = Fraction(1, FOLDER_FPS)
-    frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuvj420p")
-    return b"".join(bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode(None)))
 
 
 def write_atomically(path: Path, text: str) -> None:

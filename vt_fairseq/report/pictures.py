@@ -13,14 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
-import numpy as np
-
 from vt_fairseq.errors import VideoError
 from vt_fairseq.report.results import ResultFolder
 from vt_fairseq.report.rows import RIGHT
 from vt_fairseq.video.decoding import inside, read_clip
 from vt_fairseq.video.frame_sampling import FrameSampling
+from vt_fairseq.video.images import encode_jpeg
 
 FRAMES = 4
 SHORT_SIDE = 96  # pixels
@@ -106,18 +104,6 @@ def draw(clip: ClipLocation) -> Picture:
         frames = read_clip(
             path, SAMPLING, start=clip.start, end=clip.end, window="whole", short_side=SHORT_SIDE
         )
-        return Picture(tuple(jpeg(frame) for frame in frames))
+        return Picture(tuple(encode_jpeg(frame, QUALITY) for frame in frames))
     except VideoError as error:
         return Picture(reason=str(error))
-
-
-def jpeg(frame: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 RGB as a JPEG file."""
-    height, width = frame.shape[:2]
-    encoder = av.CodecContext.create("mjpeg", "w")
-    encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuvj420p"
-    encoder.time_base = 1
-    encoder.qmin = encoder.qmax = QUALITY
-    image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-    packets = [*encoder.encode(image.reformat(format="yuvj420p")), *encoder.encode(None)]
-    return b"".join(map(bytes, packets))

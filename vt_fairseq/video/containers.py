@@ -1,20 +1,25 @@
 """Which files are opened as videos, and how long they last.
 
-Files are untrusted: only an existing regular file is opened, by one of FFmpeg's container formats
-in FORMATS, over the file protocol; frames above MAX_PIXELS and videos above MAX_HOURS are refused
+Files are untrusted: only an existing regular file is opened, as one of the container formats in
+FORMATS, over FFmpeg's file protocol; frames above MAX_PIXELS and videos above MAX_HOURS are refused
 before a frame of them is held in memory.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import av
+from av.video.codeccontext import VideoCodecContext
 
 from vt_fairseq.errors import VideoError
 from vt_fairseq.video.images import MAX_PIXELS, check_size, reason
 
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
+    *(".flv", ".wmv", ".asf", ".3gp", ".3g2", ".mj2"),
+)
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf"
 # Longer ones are a header's lie, or made to keep whoever reads their packets busy.
 MAX_HOURS = 8.0
@@ -70,7 +75,7 @@ def opened(path: str) -> Iterator[tuple[Any, Any]]:
         if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
             kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
             raise VideoError(f"has no video stream, found {kinds}")
-        codec = stream.codec_context
+        codec = cast(VideoCodecContext | None, stream.codec_context)
         if codec is None:
             raise VideoError("has a video stream of a codec that FFmpeg does not know")
         if not codec.width * codec.height:

@@ -14,7 +14,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +30,10 @@ from vt_fairseq.video.frame_sampling import (
     window_position,
 )
 from vt_fairseq.video.frame_skipping import decode_wanted
-from vt_fairseq.video.images import (
-    Scaler,
-    decode_image,
-    image_files,
-    quarter_turns,
-    reason,
-)
+from vt_fairseq.video.images import Scaler, decode_image, image_files, reason
 from vt_fairseq.video.timeouts import Unfinished, within
 
-FOLDER_FPS = 3.0  # TVQA and TVC are given as frames at 3 a second
+FOLDER_FPS = 3.0  # TVQA and TVC come as frames at this rate
 # A file that takes longer is given up: some are made, or broken, so that decoding does not end.
 MAX_DECODING_SECONDS = 120.0
 # More for a clip in which FFmpeg itself does not come back, so that no clock is looked at.
@@ -49,24 +42,6 @@ MAX_CALL_SECONDS = 150.0
 SEEK_BACK = (0.0, 2.0, 10.0)
 
 FrameSource = Iterator[tuple[float, float, av.VideoFrame]]  # (pts in s, duration in s, frame)
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a file says about itself, rotation applied.
-
-    Attributes:
-        duration: seconds, of the video stream.
-        width, height: pixels of a frame once upright.
-        fps: average frames a second; 0.0 when the file does not say.
-        rotation: degrees counter-clockwise, in {0, 90, 180, 270}, that make a frame upright.
-    """
-
-    duration: float
-    width: int
-    height: int
-    fps: float
-    rotation: int
 
 
 def read_clip(
@@ -119,8 +94,8 @@ def inside(root: Path, video: str) -> Path:
     return path
 
 
-def probe(path: str | os.PathLike[str]) -> VideoInfo:
-    """What the video or folder of frames is, from its header and its first frame.
+def probe(path: str | os.PathLike[str]) -> float:
+    """Seconds that the video or folder of frames lasts; its first frame is decoded as well.
 
     Raises:
         VideoError: it cannot be opened or has no frame that decodes.
@@ -129,18 +104,19 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
         return within(MAX_CALL_SECONDS, _probe, os.fspath(path))
 
 
-def _probe(path: str) -> VideoInfo:
+def _probe(path: str) -> float:
     if os.path.isdir(path):
         images = image_files(path)
-        frame = decode_image(images[0])
-        return VideoInfo(len(images) / FOLDER_FPS, frame.width, frame.height, FOLDER_FPS, 0)
+        decode_image(images[0])
+        return len(images) / FOLDER_FPS
     with opened(path) as (container, stream):
-        frame = _first_frame(container, stream)
-        rotation = quarter_turns(frame) * 90
-        upright = (frame.width, frame.height)
-        width, height = upright if rotation % 180 == 0 else upright[::-1]
-        rate = stream.average_rate or stream.guessed_rate or 0
-        return VideoInfo(duration_of(path, container, stream), width, height, float(rate), rotation)
+        try:
+            frame = next(_decoded(container, stream), None)
+        except av.FFmpegError as error:
+            raise VideoError(f"no frame can be decoded: {reason(error)}") from error
+        if frame is None:
+            raise VideoError("no frame can be decoded")
+        return duration_of(path, container, stream)
 
 
 def frames_of(path: str | os.PathLike[str], counted: bool = False) -> FrameSource:
@@ -317,16 +293,6 @@ def _pick(
             f"{reason(failure)}"
         )
     return picked + [scaler(held)] * (len(times) - len(picked))
-
-
-def _first_frame(container: Any, stream: Any) -> av.VideoFrame:
-    try:
-        frame = next(_decoded(container, stream), None)
-    except av.FFmpegError as error:
-        raise VideoError(f"no frame can be decoded: {reason(error)}") from error
-    if frame is None:
-        raise VideoError("no frame can be decoded")
-    return frame
 
 
 # --- folders of frames -----------------------------------------------------------------------

@@ -137,3 +137,21 @@ def window_position(window: str, rng: np.random.Generator | None) -> float:
         raise UserError(f"window is random, center, whole or K/N with K from 1, found {window!r}")
     index, count = int(match[1]) - 1, int(match[2])
     return index / (count - 1) if count > 1 else 0.5
+
+
+def equal_segments(duration: float, count: int) -> list[tuple[float, float]]:
+    """A video of ``duration`` seconds as ``count`` segments of the same length, in order."""
+    return _segments([duration * i / count for i in range(count)], duration)
+
+
+def regular_segments(duration: float, seconds: float) -> list[tuple[float, float]]:
+    """Segments of ``seconds`` each; the last takes the rest and has 0.5 to 1.5 times as much.
+
+    A video that is shorter than that is one segment.
+    """
+    count = max(1, round(duration / seconds))
+    return _segments([seconds * i for i in range(count)], duration)
+
+
+def _segments(starts: list[float], duration: float) -> list[tuple[float, float]]:
+    return list(zip(starts, [*starts[1:], duration], strict=True))

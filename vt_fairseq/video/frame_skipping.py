@@ -1,14 +1,14 @@
-"""Only the wanted frames of a segment, at the least cost; else the plain way in ``video`` decides.
+"""Only the wanted frames of a segment, at the least cost; ``decoding`` handles all other files.
 
 The packets of the segment are read first, which costs little. Their timestamps tell which frames
-will be shown at the wanted times, and a frame that no other refers to and that is not wanted is
+will be shown at the wanted times. A frame that is not wanted and that no other frame refers to is
 dropped before it is decoded: 20 to 40 % of the work for video with B-frames
 (``benchmarks/loading.py``). Frames are the same as those of a sequential decode.
 """
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -28,7 +28,7 @@ def decode_wanted(
     """The frames shown at ``times``: of each the last one whose timestamp is not later.
 
     Args:
-        container, stream: open; left at some place, for the next seek.
+        container, stream: open; they stop at some position, so that the caller seeks again.
         times: (F,) ascending seconds from the stream's start.
         scaler: decoded frame to (H, W, 3) uint8.
 
@@ -40,8 +40,8 @@ def decode_wanted(
         return None
     try:
         packets = _packets(container, stream, times)
-        wanted = None if packets is None else _wanted(packets, stream, times)
-        if wanted is None:
+        wanted = _wanted(packets, stream, times)
+        if not wanted:
             return None
         shown = _decode(stream, packets, set(wanted), scaler)
     except av.FFmpegError:
@@ -51,47 +51,49 @@ def decode_wanted(
     return [shown[pts] for pts in wanted] if shown.keys() == set(wanted) else None
 
 
-def _packets(container: Any, stream: Any, times: np.ndarray) -> list[av.Packet] | None:
-    """The packets from the keyframe before the first time to the last time, in decoding order."""
+def _packets(container: Any, stream: Any, times: np.ndarray) -> list[av.Packet]:
+    """The packets from the keyframe before the first time to the last time, in decoding order.
+
+    Empty where one has no timestamp, or they are more than MAX_HELD_BYTES.
+    """
     begin, tick = stream.start_time or 0, float(stream.time_base)
     container.seek(begin + math.floor(times[0] / tick), stream=stream)
     last = begin + math.ceil((times[-1] + TIME_EPSILON) / tick)
-    found: list[av.Packet] = []
+    packets: list[av.Packet] = []
     held_bytes = 0
     for packet in container.demux(stream):
         if packet.size == 0:  # the end of the stream
             break
-        if not found and not packet.is_keyframe:
+        if not packets and not packet.is_keyframe:
             continue
         if packet.pts is None or packet.dts is None:
-            return None
+            return []
         if packet.dts > last:  # nothing is shown before it is decoded
             break
-        found.append(packet)
+        packets.append(packet)
         held_bytes += packet.size
         if held_bytes > MAX_HELD_BYTES:
-            return None
-    return found
+            return []
+    return packets
 
 
-def _wanted(packets: list[av.Packet], stream: Any, times: np.ndarray) -> list[int] | None:
-    """The timestamp of the frame shown at each of ``times``, if the packets leave no doubt."""
+def _wanted(packets: list[av.Packet], stream: Any, times: np.ndarray) -> list[int]:
+    """The timestamp of the frame shown at each of ``times``; empty if the packets leave doubt."""
     if not packets:
-        return None
+        return []
     begin, tick = stream.start_time or 0, float(stream.time_base)
     # Frames shown before the keyframe lack what they were predicted from (open GOP).
-    key = packets[0].pts
-    lengths = {p.pts: p.duration or 0 for p in packets if p.pts >= key and not p.is_discard}
-    if len({p.pts for p in packets}) < len(packets) or key not in lengths:
-        return None
+    timed = [(cast(int, packet.pts), packet) for packet in packets]
+    key = timed[0][0]
+    lengths = {pts: p.duration or 0 for pts, p in timed if pts >= key and not p.is_discard}
+    if len({pts for pts, _ in timed}) < len(packets) or key not in lengths:
+        return []
     shown = np.array(sorted(lengths))
     seconds = (shown - begin) * tick
-    if seconds[0] > times[0] + TIME_EPSILON:
-        return None
-    if times[-1] > seconds[-1] + lengths[int(shown[-1])] * tick + TIME_EPSILON:
-        return None
-    places = np.searchsorted(seconds, times + TIME_EPSILON, side="right") - 1
-    return shown[places].tolist()
+    end = seconds[-1] + lengths[int(shown[-1])] * tick
+    if seconds[0] > times[0] + TIME_EPSILON or times[-1] > end + TIME_EPSILON:
+        return []
+    return shown[np.searchsorted(seconds, times + TIME_EPSILON, side="right") - 1].tolist()
 
 
 def _decode(

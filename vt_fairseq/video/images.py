@@ -1,29 +1,32 @@
-"""Decoded pictures: the frames of a folder, and any frame as upright, scaled RGB.
+"""Single pictures: the frames of a folder, any frame as upright, scaled RGB, and JPEG files.
 
 H W pixels. Files are untrusted: frames above MAX_PIXELS are refused.
 """
 
 import os
 import re
+from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
+from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import Interpolation
 
 from vt_fairseq.errors import VideoError
 
 MAX_PIXELS = 8192 * 4320  # of one frame; "full 8K" video
 MAX_ASPECT = 32  # long side / short side; keeps a 1 x 10,000 frame from being scaled to gigabytes
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 IMAGE_DECODERS = {b"\xff\xd8\xff": "mjpeg", b"\x89PNG": "png"}  # by the first bytes of the file
 
 
 def image_files(folder: str) -> list[Path]:
     """Image files of a folder in natural order: 2.jpg before 10.jpg."""
-    suffixes = (".jpg", ".jpeg", ".png")
-    names = [name for name in os.listdir(folder) if name.lower().endswith(suffixes)]
+    names = [name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
     if not names:
-        raise VideoError(f"the folder has no frames, expected {', '.join(suffixes)} files")
+        raise VideoError(f"the folder has no frames, expected {', '.join(IMAGE_SUFFIXES)} files")
     digits = re.compile(r"([0-9]+)")
     names.sort(key=lambda n: ([int(p) if i % 2 else p for i, p in enumerate(digits.split(n))], n))
     return [Path(folder, name) for name in names]
@@ -37,7 +40,7 @@ def decode_image(path: Path) -> av.VideoFrame:
     name = next((codec for magic, codec in IMAGE_DECODERS.items() if data.startswith(magic)), None)
     if name is None:
         raise VideoError(f"frame {path.name} is neither jpg nor png")
-    decoder = av.CodecContext.create(name, "r")
+    decoder = cast(VideoCodecContext, av.CodecContext.create(name, "r"))
     decoder.thread_count = 1
     decoder.options = {"max_pixels": str(MAX_PIXELS)}
     try:
@@ -49,6 +52,21 @@ def decode_image(path: Path) -> av.VideoFrame:
     return frames[0]
 
 
+def encode_jpeg(picture: np.ndarray, quality: int | None = None) -> bytes:
+    """(H, W, 3) uint8 RGB as a JPEG file.
+
+    ``quality`` is on FFmpeg's scale: 2 is best, 31 worst; None: as FFmpeg chooses.
+    """
+    encoder = av.CodecContext.create("mjpeg", "w")
+    encoder.height, encoder.width = picture.shape[:2]
+    encoder.pix_fmt, encoder.time_base = "yuvj420p", Fraction(1, 3)
+    if quality is not None:
+        encoder.qmin = encoder.qmax = quality
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+    packets = [*encoder.encode(frame.reformat(format="yuvj420p")), *encoder.encode(None)]
+    return b"".join(map(bytes, packets))
+
+
 class Scaler:
     """Decoded frame to upright (H, W, 3) uint8 RGB, all of the first one's H and W."""
 
@@ -58,21 +76,20 @@ class Scaler:
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         turns = quarter_turns(frame)
-        width, height = self._target(frame, turns)
+        width, height = self._stored_size(frame, sideways=turns % 2 == 1)
         rgb = frame.reformat(
             width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
         ).to_ndarray()
         return np.rot90(rgb, turns)
 
-    def _target(self, frame: av.VideoFrame, turns: int) -> tuple[int, int]:
+    def _stored_size(self, frame: av.VideoFrame, sideways: bool) -> tuple[int, int]:
         """Width and height before rotation."""
-        flip = slice(None, None, -1 if turns % 2 else 1)
         if self.shape is None:
-            size = (frame.width, frame.height)
-            check_size(*size)
-            scale = self.short_side / min(size) if self.short_side else 1.0
-            self.shape = tuple(round(side * scale) for side in size)[flip]
-        return self.shape[flip]
+            check_size(frame.width, frame.height)
+            scale = self.short_side / min(frame.width, frame.height) if self.short_side else 1.0
+            width, height = round(frame.width * scale), round(frame.height * scale)
+            self.shape = (width, height) if sideways else (height, width)
+        return self.shape if sideways else self.shape[::-1]
 
 
 def check_size(width: int, height: int) -> None:

@@ -38,11 +38,6 @@ def multi_scale_crop(
     return resize(frames[:, top : top + side, left : left + side], size, size)
 
 
-def horizontal_flip(frames: np.ndarray) -> np.ndarray:
-    """(F, H, W, 3) mirrored left to right; a view."""
-    return frames[:, :, ::-1]
-
-
 def center_crop(frames: np.ndarray, size: int) -> np.ndarray:
     """The (F, size, size, 3) square in the middle of (F, H, W, 3) uint8.
 
@@ -107,5 +102,5 @@ class ClipTransform:
             raise ValueError("training crops need a random generator")
         cropped = multi_scale_crop(frames, self.size, rng, self.scales)
         if rng.random() < self.flip_probability:
-            cropped = horizontal_flip(cropped)
+            cropped = cropped[:, :, ::-1]
         return np.ascontiguousarray(cropped)
