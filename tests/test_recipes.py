@@ -227,6 +227,7 @@ def test_the_smoke_mode_without_subtitles_runs(recipe, stage, real_commands, pre
 
 @pytest.mark.slow
 def test_pretraining_runs_under_torchrun_and_deepspeed(real_commands, tmp_path):
+    pytest.importorskip("deepspeed")
     bash(
         EXAMPLES / "pretrain_howto100m" / "run.sh",
         path=real_commands,

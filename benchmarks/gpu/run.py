@@ -12,20 +12,20 @@ said so.
 import argparse
 import json
 import os
-import platform
 import queue
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 import torch
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE.parent / "results"
+sys.path.insert(0, str(HERE.parent))
+import measuring  # noqa: E402
+
 AHEAD = 1  # processes that import while another one measures, beside one that is about to
 TRAIN = ["--arch", "video_translate_t5_large", "--batch-size", "8", "--adam-backend", "torch"]
 FP16, BF16 = ["--fp16"], ["--bf16"]
@@ -136,34 +136,11 @@ def ready(
     return made
 
 
-def machine() -> dict[str, str]:
+def machine() -> dict[str, object]:
     """What the numbers hold for."""
     card = torch.cuda.get_device_properties(0)
-    return {
-        "card": card.name,
-        "memory": f"{card.total_memory / 2**30:.1f} GiB",
-        "torch": torch.__version__,
-        "cudnn": str(torch.backends.cudnn.version()),
-        "python": platform.python_version(),
-        "cores": str(os.cpu_count()),
-        "date": date.today().isoformat(),
-    }
-
-
-def line(name: str, found: dict) -> str:
-    """One measurement in words."""
-    if "failed" in found:
-        return f"{name}: failed: {' | '.join(found['failed'])}"
-    if "step" not in found:
-        shown = {k: v for k, v in found.items() if not isinstance(v, dict | list)}
-        return f"{name}: {shown}"
-    return (
-        f"{name}: {found['clock']:.1f} ms ({found['clock_min']:.1f}-{found['clock_max']:.1f}): "
-        f"video {found['video_network']:.1f}, transformer {found['transformer']:.1f}, optimizer "
-        f"{found['optimizer']:.1f}, waited {found['wait']:.1f}; "
-        f"{found.get('peak_allocated_gb')} GB allocated, {found.get('peak_reserved_gb')} reserved; "
-        f"{found['seconds']} s"
-    )
+    memory, cudnn = f"{card.total_memory / 2**30:.1f} GiB", torch.backends.cudnn.version()
+    return {"card": card.name, "memory": memory, "cudnn": cudnn, **measuring.machine()}
 
 
 def main() -> None:
@@ -179,7 +156,7 @@ def main() -> None:
     wanted = [name.strip() for name in args.only.split(";") if name.strip()]
     chosen = [m for m in MEASUREMENTS if not wanted or m.name in wanted]
     here = machine()
-    out = args.out or RESULTS / f"gpu_{here['card'].replace(' ', '_').lower()}.json"
+    out = args.out or measuring.RESULTS / f"gpu_{str(here['card']).replace(' ', '_').lower()}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     only = f' --only "{args.only}"' if args.only else ""
     command = f"python benchmarks/gpu/run.py DATA{only} --limit {args.limit:g}"
@@ -194,7 +171,7 @@ def main() -> None:
         else:
             found = process.run(min(left, 90.0))
         result["measured"][measurement.name] = found
-        print(line(measurement.name, found), flush=True)
+        print(measurement.name, found, flush=True)
         out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{time.monotonic() - began:.0f} s; {out}")
 

@@ -3,7 +3,7 @@
     python benchmarks/gpu/training.py DATA [--cap GB] [--workers N] [fairseq-train's options]
 
 Prints one JSON object. The batch is made up (8 clips of 32 x 112 x 112, 44 source and 24 target
-tokens by default) and stays the same, except with ``--workers``, which reads DATA's clips through
+tokens) and stays the same, except with ``--workers``, which reads DATA's clips through
 the loader and tells how long the trainer waited for them. Waits for a line on stdin before it
 touches the GPU when ``--wait`` is given, so that a caller can start it ahead of time.
 """
@@ -29,6 +29,7 @@ from vt_fairseq.training.process_groups import take_bf16_for_gpus
 
 ROOT = Path(__file__).resolve().parents[2]
 WARM_UP, STEPS = 4, 8
+SOURCE, TARGET = 44, 24  # tokens of the made-up batch
 PARTS = ("video_network", "transformer", "optimizer")
 PLUGIN = ["--user-dir", str(ROOT / "user_dir"), "--task", "video_translate"]
 COMMON = [
@@ -43,8 +44,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("data")
     made.add_argument("--cap", type=float, help="GB of GPU memory that the process may take")
     made.add_argument("--workers", type=int, help="read clips through the loader")
-    made.add_argument("--source", type=int, default=44, help="tokens of the made-up batch")
-    made.add_argument("--target", type=int, default=24, help="tokens of the made-up batch")
     made.add_argument("--wait", action="store_true", help="for a line on stdin")
     return made
 
@@ -222,7 +221,7 @@ def main() -> None:
         trainer, task = build(args.data, given, folder)
         trainer.begin_epoch(1)
         cuda = trainer.device.type == "cuda"
-        batch = made_up(trainer, task, args.source, args.target)
+        batch = made_up(trainer, task, SOURCE, TARGET)
         batches = read(trainer, args.workers) if args.workers else iter(lambda: batch, None)
         result = measure(trainer, batches, 30 if args.workers else STEPS)
     if cuda:
