@@ -94,6 +94,16 @@ def test_every_folder_and_test_that_is_named_is_there(page):
             assert f"def {match[2]}" in (ROOT / file[1:]).read_text(), f"{page}: {code}"
 
 
+def test_every_test_that_the_reliability_page_names_is_there():
+    rows = (ROOT / "docs" / "reliability.md").read_text().splitlines()
+    for row in (row for row in rows if row.startswith("|")):
+        file = None
+        for named, test in re.findall(r"(?:tests/)?([\w/]*test_\w+\.py)?(?:::(\w+))?", row):
+            file = named or file
+            assert not named or (ROOT / "tests" / named).exists(), row
+            assert not test or f"def test_{test}" in (ROOT / "tests" / file).read_text(), row
+
+
 def test_every_command_that_is_named_is_one():
     for page in PAGES:
         text = (ROOT / page).read_text()
