@@ -290,10 +290,10 @@ def test_many_keys_are_remembered_in_little_memory():
 # --- vocabulary ----------------------------------------------------------------------------------
 
 
-def test_the_vocabulary_is_given_exactly_once(tmp_path, videos):
-    for vocabulary in (Vocabulary(), Vocabulary(tmp_path / "spiece.model", 60)):
+def test_the_vocabulary_is_given_exactly_once(tmp_path):
+    for given in ((), (tmp_path / "spiece.model", 60)):
         with pytest.raises(UserError, match=r"exactly one of --vocabulary .* --train-vocabulary"):
-            made(tmp_path, videos, row(), vocabulary=vocabulary)
+            Vocabulary(*given)
 
 
 def test_a_given_vocabulary_is_copied(tmp_path, videos):
@@ -304,11 +304,11 @@ def test_a_given_vocabulary_is_copied(tmp_path, videos):
     assert data.tokenizer_path.read_bytes() == spiece.read_bytes()
 
 
-def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, videos):
+def test_a_file_that_is_no_vocabulary_is_refused(tmp_path):
     bad = tmp_path / "bad.model"
     bad.write_bytes(b"nonsense")
     with pytest.raises(UserError, match=r"bad.model is not a sentencepiece model"):
-        made(tmp_path, videos, row(), vocabulary=Vocabulary(bad))
+        Vocabulary(bad)
 
 
 def test_a_vocabulary_needs_training_rows(tmp_path, videos):

@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,9 +69,7 @@ def _world(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.size not in SIZES:
         raise UserError(f"--size {args.size}: no such size of MiniWorld; known: {', '.join(SIZES)}")
-    progress = _bar("making videos") if sys.stderr.isatty() else None
-    size = SIZES[args.size]
-    return {"size": size, "seed": args.seed, "workers": args.workers, "progress": progress}
+    return {"size": SIZES[args.size], "seed": args.seed, "workers": args.workers}
 
 
 def _write_layout(args: argparse.Namespace) -> str:
@@ -87,20 +85,6 @@ def _write_layout(args: argparse.Namespace) -> str:
         f"vt-prepare {args.layout} --annotations {args.out}/annotations "
         f"--videos {args.out}/videos --out DATA --train-vocabulary 300"
     )
-
-
-def _bar(what: str) -> Callable[[int, int], None]:
-    import tqdm
-
-    bar = tqdm.tqdm(desc=what, unit="video")
-
-    def update(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
-
-    return update
 
 
 def _positive(text: str) -> int:
@@ -223,19 +207,17 @@ def _prepare(args: argparse.Namespace) -> dict[str, Any]:
     from vt_fairseq.corpora.prepare import Probing, Vocabulary, prepare
     from vt_fairseq.corpora.shards import join, prepare_shard
 
-    vocabulary = Vocabulary(args.vocabulary, args.train_vocabulary)
     probing = Probing(
         probe=not args.skip_probe,
         workers=args.workers,
-        progress=sys.stderr.isatty(),
         copies=args.out / "videos" if args.transcode else None,
         short_side=args.transcode or 0,
     )
     if args.shard is not None:
         return prepare_shard(args.corpus, open_source(args), args.out, args.shard, probing)
+    vocabulary = Vocabulary(args.vocabulary, args.train_vocabulary)
     if args.corpus == JOIN:
         return join(args.out, vocabulary)
-    vocabulary.check()  # before a world is made, which takes minutes
     return prepare(args.corpus, open_source(args), args.out, vocabulary, probing)
 
 

@@ -59,14 +59,12 @@ class Probing:
     Attributes:
         probe: open each distinct video once and reject the rows whose video cannot be read.
         workers: videos probed at a time.
-        progress: show a bar on stderr.
         copies: folder for copies of the videos at the training size, which the rows then name.
         short_side: pixels of the copies' short side.
     """
 
     probe: bool = True
     workers: int = 1
-    progress: bool = False
     copies: Path | None = None
     short_side: int = 128
 
@@ -77,7 +75,7 @@ class Probing:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Where the sentencepiece model comes from; exactly one of the two is given.
+    """Where the sentencepiece model comes from; UserError unless exactly one of the two is given.
 
     Attributes:
         file: a T5 ``spiece.model`` to copy.
@@ -87,8 +85,7 @@ class Vocabulary:
     file: Path | None = None
     pieces: int | None = None
 
-    def check(self) -> None:
-        """Raise UserError unless exactly one is given and the file is a vocabulary."""
+    def __post_init__(self) -> None:
         if (self.file is None) == (self.pieces is None):
             raise UserError(
                 "expected exactly one of --vocabulary spiece.model (the one that belongs to the "
@@ -109,7 +106,6 @@ def prepare(
     Returns the content of ``data.json``. Raises UserError when the vocabulary is not given exactly
     once, when there is no directory of videos, or when no row is left; and what the rows raise.
     """
-    vocabulary.check()
     return finish(out, write_rows(corpus, source, out, probing), vocabulary)
 
 
@@ -280,16 +276,15 @@ def _checked(
 ) -> Iterator[Entry | Rejected]:
     """``rows`` in their order, with what the checks and the videos themselves reject."""
     rows = (check_row(entry, videos) for entry in rows)
-    hidden = not probing.progress
     if not probing.probe:
-        yield from tqdm.tqdm(rows, desc="reading", unit="row", unit_scale=True, disable=hidden)
+        yield from tqdm.tqdm(rows, desc="reading", unit="row", unit_scale=True, disable=None)
         return
     durations: dict[str, float | str | None] = {}
     probe = functools.partial(_probed, videos, probing)
     what = "copying videos" if probing.copies else "probing videos"
     with (
         ThreadPoolExecutor(probing.workers) as pool,
-        tqdm.tqdm(desc=what, unit="video", total=0, disable=hidden) as bar,
+        tqdm.tqdm(desc=what, unit="video", total=0, disable=None) as bar,
     ):
         try:
             while chunk := list(itertools.islice(rows, CHUNK_ROWS)):

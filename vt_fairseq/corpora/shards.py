@@ -95,7 +95,6 @@ def join(out: Path, vocabulary: Vocabulary) -> dict[str, Any]:
 
     Everything is copied as a stream. Raise UserError when shards are missing or differ.
     """
-    vocabulary.check()
     folders = _folders(out)
     shards = [_data_json(folder) for folder in folders]
     data = _merged(shards, folders)

@@ -7,6 +7,7 @@ kept, so an interrupted run goes on.
 """
 
 import os
+import shutil
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -42,30 +43,17 @@ def transcode(source: Path, target: Path, short_side: int) -> float:
     Returns the copy's duration in seconds. Raises VideoError when the original cannot be decoded
     to its end, or the copy does not have the frames that were put into it.
     """
-    if not _is_current(source, target):
+    if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
         partial = target.with_name(f".{target.name}.{os.getpid()}.tmp{COPY_SUFFIX}")
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            if source.is_dir():
-                _copy_folder(source, partial, short_side)
-            else:
-                _copy_file(source, partial, short_side)
+            (_copy_folder if source.is_dir() else _copy_file)(source, partial, short_side)
             os.replace(partial, target)
         finally:
-            _remove(partial)
+            if partial.is_dir():
+                shutil.rmtree(partial)
+            partial.unlink(missing_ok=True)
     return probe(target)
-
-
-def _is_current(source: Path, target: Path) -> bool:
-    return target.exists() and target.stat().st_mtime >= source.stat().st_mtime
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        for file in path.iterdir():
-            file.unlink()
-        path.rmdir()
-    path.unlink(missing_ok=True)
 
 
 def _copy_file(source: Path, target: Path, short_side: int) -> None:

@@ -36,7 +36,6 @@ from vt_fairseq.miniworld.official_files import (
 from vt_fairseq.miniworld.world import (
     FPS,
     PlannedVideo,
-    Progress,
     Size,
     VideoFiles,
     annotations,
@@ -71,14 +70,7 @@ class Layout:
     frames: Callable[[str], str] | None = None
 
 
-def write(
-    corpus: str,
-    out: Path,
-    size: Size,
-    seed: int = 0,
-    workers: int = 1,
-    progress: Progress | None = None,
-) -> World:
+def write(corpus: str, out: Path, size: Size, seed: int = 0, workers: int = 1) -> World:
     """Write a MiniWorld under ``out`` as the files of ``corpus``, a key of LAYOUTS.
 
     Videos that are already there are kept. Returns what went in. Raises UserError when ``out``
@@ -96,7 +88,7 @@ def write(
         )
         for name, video in videos.items()
     ]
-    write_videos(files, seed, workers, progress)
+    write_videos(files, seed, workers)
     (out / "annotations").mkdir(exist_ok=True)
     for name, text in layout.files(world).items():
         write_atomically(out / "annotations" / name, text)

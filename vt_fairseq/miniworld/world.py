@@ -19,13 +19,14 @@ import functools
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+import tqdm
 
 from vt_fairseq.errors import UserError
 from vt_fairseq.miniworld.rendering import SIDE, clip_frames
@@ -59,8 +60,6 @@ SIZES: dict[str, Size] = {
     "tiny": {"train": 4, "valid": 1, "test": 1, "novel": 1, "retrieval": 2},
 }
 SPLITS = tuple(SIZES["default"])
-Progress = Callable[[int, int], None]
-"""Is told after each video how many are done, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +89,7 @@ class PlannedVideo:
         return self.clips[-1].first + self.clips[-1].frames
 
 
-def generate(
-    out: Path, size: Size, seed: int, workers: int = 1, progress: Progress | None = None
-) -> int:
+def generate(out: Path, size: Size, seed: int, workers: int = 1) -> int:
     """Write the corpus under ``out``; return how many videos were not there yet.
 
     Videos that are already there are kept, so an interrupted call goes on where it stopped. With
@@ -102,7 +99,7 @@ def generate(
     videos = plan_videos(size, seed)
     prepare_output_folder(out, "miniworld", size, seed)
     files = [VideoFiles(video, out / "videos" / f"{video.name}.mp4") for video in videos]
-    written = write_videos(files, seed, workers, progress)
+    written = write_videos(files, seed, workers)
     text = "".join(json.dumps(row) + "\n" for row in annotations(videos, seed))
     write_atomically(out / "annotations.jsonl", text)
     return written
@@ -265,10 +262,11 @@ class VideoFiles:
             _write_frames(images, self.frames)
 
 
-def write_videos(
-    files: list[VideoFiles], seed: int, workers: int, progress: Progress | None
-) -> int:
-    """Write those of ``files`` that do not exist, in ``workers`` processes; return their number."""
+def write_videos(files: list[VideoFiles], seed: int, workers: int) -> int:
+    """Write those of ``files`` that do not exist, in ``workers`` processes; return their number.
+
+    A terminal shows a bar.
+    """
     missing = [file for file in files if not file.exist()]
     write = functools.partial(VideoFiles.write, seed=seed)
     pool = None
@@ -277,9 +275,8 @@ def write_videos(
         pool = multiprocessing.get_context("spawn").Pool(workers)
     with pool or contextlib.nullcontext():
         written = pool.imap_unordered(write, missing, chunksize=4) if pool else map(write, missing)
-        for done, _ in enumerate(written, len(files) - len(missing) + 1):
-            if progress:
-                progress(done, len(files))
+        for _ in tqdm.tqdm(written, "making videos", len(missing), unit="video", disable=None):
+            pass
     return len(missing)
 
 
