@@ -23,11 +23,11 @@ from vt_fairseq.video.decoding import FrameSource, UnorderedError, frames_of, pr
 from vt_fairseq.video.images import Scaler, decode_image, encode_jpeg, image_files
 
 GOP_SECONDS = 1.0
+JPEG_QUALITY = 2  # FFmpeg's best
 CLOCK = 90_000  # ticks a second of the copies, as in MPEG: exact for every usual frame rate
 # To be read often: without CABAC and deblocking (fastdecode) they are cheaper to decode.
 # No B-frames: the file's duration is then exact at any frame rate. One thread, since many videos
 # are copied at a time.
-JPEG_QUALITY = 2  # FFmpeg's best
 ENCODER = {
     **{"preset": "veryfast", "tune": "fastdecode", "crf": "21", "bf": "0", "threads": "1"},
     **{"g": "999", "sc_threshold": "0", "forced-idr": "1"},  # keyframes where we say
