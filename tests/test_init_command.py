@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fairseq.trainer import Trainer
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
@@ -35,6 +34,7 @@ from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D
 from vt_fairseq.models.t5 import T5_DIMS, T5_V1_1_DIMS, T5Dims
 from vt_fairseq.models.video_translate import VideoTranslateModel
 from vt_fairseq.task import VideoTranslateTask, VideoTranslateTaskConfig
+from vt_fairseq.training.trainer import VideoTranslateTrainer
 
 INIT = "vt_fairseq.cli.init"
 UNUSED_BIAS = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
@@ -371,7 +371,9 @@ def test_another_vocabulary_than_the_checkpoints_is_named(started, data_director
     )
     trainer = SimpleNamespace(cfg=cfg, task=task)
     with pytest.raises(UserError, match="trained with another vocabulary than"):
-        Trainer.load_checkpoint(trainer, str(started / "init.pt"), reset_optimizer=True)
+        VideoTranslateTrainer.load_checkpoint(
+            trainer, str(started / "init.pt"), reset_optimizer=True
+        )
 
 
 def test_another_architecture_than_the_checkpoints_is_named(started):

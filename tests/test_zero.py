@@ -265,52 +265,20 @@ def test_generation_needs_no_deepspeed(data_directory, zero_2_run, tmp_path):
     assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 5
 
 
-def test_from_the_engine_to_fairseqs_trainer_the_weights_and_the_schedule_go_on(
+def test_from_the_engine_to_fairseqs_trainer_all_but_the_moments_goes_on(
     data_directory, zero_2_run, tmp_path
 ):
     out = copy_of(zero_2_run, tmp_path)
     log = train(data_directory, out, *zero(0), "--max-update", 5)
-    assert "was saved with DeepSpeed: Adam's moments are converted" in log
-    assert max(recorded(out)) == 5
+    assert "was saved with DeepSpeed: weights, update count and learning rate go on" in log
+    assert "(epoch 2 @ 4 updates)" in log and max(recorded(out)) == 5
 
 
-def test_from_fairseqs_trainer_to_the_engine_the_weights_and_the_schedule_go_on(
-    data_directory, tmp_path
-):
+def test_from_fairseqs_trainer_to_the_engine_all_but_the_moments_goes_on(data_directory, tmp_path):
     train(data_directory, tmp_path / "run", *zero(0), "--max-update", 4)
     log = train(data_directory, tmp_path / "run", *zero(1), "--max-update", 5)
-    assert "was saved without DeepSpeed: Adam's moments are converted" in log
+    assert "was saved without DeepSpeed: weights, update count and learning rate go on" in log
     assert max(recorded(tmp_path / "run")) == 5
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", [2, 3])
-@pytest.mark.parametrize("to_engine", [True, False])
-def test_between_the_engine_and_fairseqs_trainer_the_losses_go_on(
-    data_directory, tmp_path, stage, to_engine
-):
-    config = tmp_path / "ds.json"
-    config.write_text(json.dumps({"zero_optimization": {"stage3_param_persistence_threshold": 0}}))
-    sharded = [*zero(stage), *(["--deepspeed-config", config] if stage == 3 else [])]
-    sides = [sharded, zero(0)]
-    first, then = reversed(sides) if to_engine else sides
-    options = ["--ddp-backend", "legacy_ddp", "--lr", "1e-4", "--adam-eps", "1e-6"]
-    train(data_directory, tmp_path / "run", *first, *options, "--max-update", 5, processes=2)
-    losses = []
-    for name, side in (("same", first), ("other", then)):
-        shutil.copytree(tmp_path / "run" / "save", tmp_path / name / "save")
-        train(data_directory, tmp_path / name, *side, *options, "--max-update", 9, processes=2)
-        losses.append(recorded(tmp_path / name))
-    assert min(losses[0]) == 6 and max(losses[0]) == 9
-    assert difference(*losses) < 1e-5
-
-
-@pytest.mark.slow
-def test_moments_that_cannot_be_carried_over_are_said_to_start_anew(data_directory, tmp_path):
-    train(data_directory, tmp_path / "run", "--optimizer", "sgd", "--max-update", 2)
-    log = train(data_directory, tmp_path / "run", *zero(2), "--max-update", 3)
-    assert "Adam's moments start anew, as they are not of this model's trained parameters" in log
-    assert max(recorded(tmp_path / "run")) == 3
 
 
 def test_what_deepspeed_cannot_convert_is_refused_with_the_way_out(

@@ -21,11 +21,11 @@ from tests.test_zero import (
 )
 from vt_fairseq.errors import UserError
 from vt_fairseq.training.process_groups import (
+    ignore_missing_tpu,
     join_launcher,
-    refuse_lonely_tasks,
+    refuse_separate_slurm_tasks,
     spawn_on_cpus,
     starts_processes,
-    take_bf16_for_gpus,
 )
 
 
@@ -110,26 +110,26 @@ def test_bf16_is_not_taken_for_a_tpu_where_there_is_no_software_for_one(bf16):
     options = SimpleNamespace(
         common=SimpleNamespace(bf16=bf16, tpu=True), distributed_training=SimpleNamespace(tpu=True)
     )
-    take_bf16_for_gpus(options)
+    ignore_missing_tpu(options)
     assert options.common.tpu is options.distributed_training.tpu is not bf16
 
 
 @pytest.mark.parametrize("missing", ["distributed_port", "distributed_world_size"])
 def test_slurms_tasks_that_would_each_train_alone_are_refused(no_launcher, monkeypatch, missing):
     joined = {"distributed_port": 29500, "distributed_world_size": 16}
-    refuse_lonely_tasks(options_with(**joined))
+    refuse_separate_slurm_tasks(options_with(**joined))
     alone = options_with(**(joined | {missing: getattr(Options, missing)}))
-    refuse_lonely_tasks(alone)
+    refuse_separate_slurm_tasks(alone)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "16")
-    refuse_lonely_tasks(options_with(**joined))
+    refuse_separate_slurm_tasks(options_with(**joined))
     with pytest.raises(UserError, match=r"srun started 16 tasks.*--distributed-port"):
-        refuse_lonely_tasks(alone)
+        refuse_separate_slurm_tasks(alone)
     alone.distributed_no_spawn = True
-    refuse_lonely_tasks(alone)
+    refuse_separate_slurm_tasks(alone)
 
 
 def test_a_mistake_found_in_a_started_process_is_one_line(capsys):
-    from vt_fairseq.plugin import report_user_errors
+    from vt_fairseq.training.patches import report_user_errors
 
     error = torch.multiprocessing.ProcessRaisedException(
         "\n\n-- Process 1 terminated with the following error:\nTraceback (most recent call "

@@ -31,6 +31,7 @@ from vt_fairseq.models.sequence_generator import SharedSourceGenerator
 from vt_fairseq.result_files import PredictionFiles
 from vt_fairseq.task_config import INPUT_OPTIONS, VideoTranslateTaskConfig
 from vt_fairseq.training.changed_options import TRAIN_ROWS
+from vt_fairseq.training.data_workers import WatchedDataLoader
 from vt_fairseq.video.decoding import FrameSampling
 from vt_fairseq.video.transforms import ClipTransform
 
@@ -304,7 +305,7 @@ class VideoTranslateTask(FairseqTask):
             buffer_size=data_buffer_size,
             skip_remainder_batch=skip_remainder_batch,
             grouped_shuffling=grouped_shuffling,
-            persistent_workers=False,
+            make_loader=WatchedDataLoader,
             uses=uses,
             group=self.update_group(epoch) if uses > 1 else 1,
         )

@@ -20,7 +20,38 @@ from vt_fairseq.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+# Older releases run code from hostile checkpoints even with weights_only=True
+# (CVE-2025-32434, CVE-2026-24747).
+MINIMUM_TORCH = (2, 10)
+# dtypes of the numbers that fairseq's meters and iterators keep.
+NUMPY_DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "bool")
 PLAIN = (torch.Tensor, np.ndarray, np.generic, str, bytes, bool, int, float, type(None))
+
+
+def checkpoint_types() -> list[Any]:
+    """What ``torch.load(weights_only=True)`` must allow for fairseq's checkpoints; none runs code.
+
+    These are ``argparse.Namespace`` (options of classic architectures) and numpy arrays and
+    scalars (meters). Raises ImportError for torch before 2.10, which cannot be trusted with this.
+    """
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if version < MINIMUM_TORCH:
+        raise ImportError(
+            f"vt_fairseq needs torch >= {'.'.join(map(str, MINIMUM_TORCH))} to load checkpoints "
+            f"safely, found {torch.__version__}: pip install -U torch"
+        )
+    multiarray = np._core.multiarray
+    return [
+        argparse.Namespace,
+        np.dtype,
+        np.ndarray,
+        multiarray._reconstruct,
+        multiarray.scalar,
+        # The names under which numpy 1 wrote them.
+        (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+        (multiarray.scalar, "numpy.core.multiarray.scalar"),
+        *(type(np.dtype(name)) for name in NUMPY_DTYPES),
+    ]
 
 
 def reason(path: Path | str, error: Exception) -> str:

@@ -25,7 +25,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 
-from vt_fairseq.training.process_groups import take_bf16_for_gpus
+from vt_fairseq.training.process_groups import ignore_missing_tpu
 
 ROOT = Path(__file__).resolve().parents[2]
 WARM_UP, STEPS = 4, 8
@@ -142,7 +142,7 @@ def build(data: str, given: list[str], folder: str) -> tuple[Trainer, Any]:
     training = options.get_training_parser()
     cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(training, args))
     utils.import_user_module(cfg.common)
-    take_bf16_for_gpus(cfg)  # as fairseq-train's main does
+    ignore_missing_tpu(cfg)  # as fairseq-train's main does
     on_gpu = torch.device("cuda") if not cfg.common.cpu else nullcontext()
     task = tasks.setup_task(cfg.task)
     with on_gpu:

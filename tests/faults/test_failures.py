@@ -1,25 +1,24 @@
 """Losses that are no numbers, a loss scale at its floor, too little memory."""
 
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
+from fairseq.trainer import Trainer
 
 from tests.commands import PLUGIN, ROOT, TINY, environment, launcher
 from vt_fairseq.errors import UserError
-from vt_fairseq.training import failures
+from vt_fairseq.training.trainer import VideoTranslateTrainer
 
 UNEVEN = 2  # the update whose loss is not finite
 
 
-class FakeTrainer:
+class FakeTrainer(VideoTranslateTrainer):
     """As much of a trainer as the messages are made of."""
 
     data_parallel_rank = 1
-
-    class cfg:
-        class checkpoint:
-            save_dir = "runs/a"
+    cfg = SimpleNamespace(checkpoint=SimpleNamespace(save_dir="runs/a"))
 
     def get_num_updates(self) -> int:
         return 41
@@ -34,16 +33,21 @@ SAMPLES = [
 ]
 
 
-def failing(monkeypatch, error: Exception) -> str:
-    """The one-line message that a training step ends with when it raises ``error``."""
+def step(monkeypatch, error: Exception, samples: list[dict] = SAMPLES) -> None:
+    """A training step in which fairseq raises ``error``."""
 
     def raises(*args, **kwargs):
         assert kwargs["raise_oom"], "fairseq would go on and leave the other processes waiting"
         raise error
 
-    monkeypatch.setattr(failures, "_train_step", raises)
+    monkeypatch.setattr(Trainer, "train_step", raises)
+    object.__new__(FakeTrainer).train_step(samples)
+
+
+def failing(*arguments) -> str:
+    """The one-line message that the step ends with."""
     with pytest.raises(UserError) as raised:
-        failures.train_step(FakeTrainer(), SAMPLES)
+        step(*arguments)
     assert "\n" not in str(raised.value)
     return str(raised.value)
 
@@ -72,17 +76,14 @@ def test_too_little_memory_names_the_shapes_and_what_to_do(monkeypatch, error):
 
 
 def test_other_errors_stay_what_they_are(monkeypatch):
-    def raises(*args, **kwargs):
-        raise RuntimeError("shapes differ")
-
-    monkeypatch.setattr(failures, "_train_step", raises)
     with pytest.raises(RuntimeError, match="shapes differ"):
-        failures.train_step(FakeTrainer(), SAMPLES)
+        step(monkeypatch, RuntimeError("shapes differ"))
 
 
-def test_an_empty_batch_is_named_as_one():
-    assert failures.clips([{}]) == "none (an empty batch)"
-    assert failures.shapes([{}]) == "an empty batch"
+def test_an_empty_batch_is_named_as_one(monkeypatch):
+    assert "process 1: none (an empty batch)" in failing(monkeypatch, FloatingPointError("x"), [{}])
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    assert "process 1 with an empty batch" in failing(monkeypatch, error, [{}])
 
 
 def saved_update(path) -> int:

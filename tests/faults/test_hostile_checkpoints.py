@@ -18,7 +18,7 @@ from vt_fairseq import (
 from vt_fairseq.errors import UserError
 from vt_fairseq.inference.api import VideoTranslate
 from vt_fairseq.models.pretrained.files import read_tensors
-from vt_fairseq.training import checkpoints
+from vt_fairseq.training import checkpoints, patches
 
 WAY_OUT = "--trust-checkpoint --out SAFE.pt"
 
@@ -77,6 +77,7 @@ def test_a_restart_refuses_it_and_does_not_start_from_scratch(hostile):
 def test_fairseqs_own_reading_refuses_it(hostile):
     from fairseq import checkpoint_utils
 
+    patches.install(patches.PATCHES)
     path, _ = hostile
     with pytest.raises(UserError) as raised:
         checkpoint_utils.load_checkpoint_to_cpu(str(path))

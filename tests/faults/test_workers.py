@@ -8,13 +8,12 @@ import time
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from tests import warm
 from tests.commands import PLUGIN, ROOT, TINY, environment, run
-from vt_fairseq import plugin  # noqa: F401
 from vt_fairseq.errors import UserError
-from vt_fairseq.training.data_workers import EXIT_NO_SHARED_MEMORY, death
+from vt_fairseq.training.data_workers import EXIT_NO_SHARED_MEMORY, WatchedDataLoader, death
 
 
 def dying(tmp_path, *arguments) -> tuple[int, str]:
@@ -90,9 +89,11 @@ class Killing(Dataset):
         return index
 
 
-def test_every_loader_of_this_process_names_its_dead_worker():
+def test_a_loader_names_its_dead_worker_and_leaves_the_processs_signals_alone():
+    handler = signal.getsignal(signal.SIGCHLD)
     with pytest.raises(UserError, match=r"^data worker 1 \(process \d+\) was killed by SIGKILL"):
-        list(DataLoader(Killing(), num_workers=2, multiprocessing_context="fork"))
+        list(WatchedDataLoader(Killing(), num_workers=2))
+    assert signal.getsignal(signal.SIGCHLD) is handler
 
 
 class Leaves:
@@ -105,21 +106,33 @@ class Leaves:
         self.path.touch()
 
 
+class Collecting(Dataset):
+    """One row: whether the worker collects its own garbage, and alone that."""
+
+    def __init__(self, trainers, own):
+        self.trainers, self.own = trainers, own
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> tuple[bool, bool, bool]:
+        Leaves(self.own)
+        gc.collect()
+        return self.own.exists(), self.trainers.exists(), gc.isenabled()
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_a_forked_worker_never_collects_the_garbage_of_the_trainer(tmp_path, enabled):
     """The trainer's garbage may be tensors on a GPU, whose end aborts a forked process."""
-    collected, own = tmp_path / "the trainer's", tmp_path / "the worker's"
+    collected = tmp_path / "the trainer's"
     was_enabled = gc.isenabled()
     (gc.enable if enabled else gc.disable)()
     try:
         Leaves(collected)
-        if (child := os.fork()) == 0:
-            Leaves(own)
-            gc.collect()
-            as_expected = own.exists() and not collected.exists() and gc.isenabled() == enabled
-            os._exit(not as_expected)
-        assert os.waitpid(child, 0)[1] == 0
-        assert gc.isenabled() == enabled and not collected.exists()
+        rows = Collecting(collected, tmp_path / "the worker's")
+        loader = WatchedDataLoader(rows, num_workers=1, batch_size=None)
+        assert next(iter(loader)) == (True, False, enabled)
+        assert gc.isenabled() == enabled
         gc.collect()
         assert collected.exists(), "the trainer itself collects it"
     finally:

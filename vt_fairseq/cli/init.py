@@ -78,7 +78,6 @@ def _main() -> None:
     _check(args)
     command.import_user_dir(args.user_dir)
     with command.quiet_imports():
-        import vt_fairseq.plugin  # noqa: F401
         from vt_fairseq.models.pretrained.exported import check_new, new_folder, write_exported
         from vt_fairseq.models.pretrained.t5_export import write_t5
 

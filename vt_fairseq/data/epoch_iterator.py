@@ -7,12 +7,26 @@ stopped between the two halves of a pair goes on with the second half.
 No list of rows or batches is held: the order of an epoch is computed item by item.
 """
 
-from collections.abc import Iterator, Sequence
+import atexit
+import contextlib
+import queue
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from fairseq.data.iterators import CountingIterator, EpochBatchIterator
+from fairseq.data.iterators import (
+    BackgroundConsumer,
+    BufferedIterator,
+    CountingIterator,
+    EpochBatchIterator,
+)
+from torch.utils.data import DataLoader
 
 from vt_fairseq.data.permutation import Grouped, Permutation, Share
+
+# What a reading thread gets to finish the batch that it is at when the process ends.
+READER_EXIT_SECONDS = 10.0
 
 
 class ReusedBatchIterator(EpochBatchIterator):
@@ -24,11 +38,21 @@ class ReusedBatchIterator(EpochBatchIterator):
         group: ``--update-freq``: decoded batches that share an update. The order is
             (batch 1, action 1), ..., (batch ``group``, action 1), (batch 1, action 2), ...
             so that each update has one action.
+        make_loader: torch's ``DataLoader``, or one with its arguments.
     """
 
-    def __init__(self, *args, batches: Sequence[Sequence[int]], uses: int, group: int, **kwargs):
+    def __init__(
+        self,
+        *args,
+        batches: Sequence[Sequence[int]],
+        uses: int,
+        group: int,
+        make_loader: Callable[..., DataLoader] = DataLoader,
+        **kwargs,
+    ):
         super().__init__(*args, batch_sampler=(), **kwargs)
         self._frozen_batches = batches  # given as batch_sampler, fairseq would make a tuple of it
+        self.make_loader = make_loader
         self.uses = uses
         self.group = group
 
@@ -69,10 +93,23 @@ class ReusedBatchIterator(EpochBatchIterator):
         self.dataset.set_epoch(epoch)
         span = self.uses * self.group
         first_batch = offset // span * self.group
-        batches = super()._get_iterator_for_epoch(
-            epoch, shuffle, fix_batches_to_gpus=fix_batches_to_gpus, offset=first_batch
+        order = self.ordered_batches(epoch, fix_batches_to_gpus, shuffle)[first_batch:]
+        if offset and not len(order):
+            return None
+        batches: Any = self.make_loader(
+            self.dataset,
+            batch_sampler=order,
+            collate_fn=self.collate_fn,
+            num_workers=self.num_workers,
+            timeout=self.timeout,
+            pin_memory=True,
         )
-        if batches is None or self.uses == 1:
+        if self.buffer_size:
+            batches = ReadAhead(self.buffer_size, batches)
+        batches = CountingIterator(batches, start=first_batch)
+        if self.skip_remainder_batch:
+            batches.take(len(batches) - 1)
+        if self.uses == 1:
             return batches
         samples = in_action_order(batches, self.uses, self.group)
         for _ in range(offset % span):
@@ -97,3 +134,30 @@ def in_action_order(batches, uses: int, group: int) -> Iterator[dict]:
                 for samples in held:
                     yield samples[use]
             held = []
+
+
+class ReadAhead(BufferedIterator):
+    """fairseq's thread that reads batches ahead, which ends before the interpreter does.
+
+    One that is inside torch at that moment aborts the process ("terminate called without an active
+    exception") and turns a run that succeeded into a failed one.
+    """
+
+    def _create_consumer(self) -> None:
+        super()._create_consumer()
+        _readers.add(self._consumer)
+
+
+_readers: weakref.WeakSet[BackgroundConsumer] = weakref.WeakSet()
+
+
+@atexit.register
+def stop_readers() -> None:
+    """End all threads that read ahead."""
+    deadline = time.monotonic() + READER_EXIT_SECONDS
+    for reader in list(_readers):
+        reader._max_len = 0  # it ends after the batch that it is at
+        while reader.is_alive() and time.monotonic() < deadline:
+            with contextlib.suppress(queue.Empty):  # it may wait for room
+                reader._queue.get_nowait()
+            reader.join(0.02)

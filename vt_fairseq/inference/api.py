@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from fairseq.dataclass.configs import GenerationConfig
-from torch.utils.data import DataLoader
 
 from vt_fairseq.candidates.likelihood import DEFAULT_MAX_NODES, score_candidates
 from vt_fairseq.candidates.prefix_tree import PrefixTree
@@ -22,6 +21,7 @@ from vt_fairseq.errors import UserError, VideoError
 from vt_fairseq.inference.inputs import OwnLoader, OwnVideos, Seconds, Video, own_videos
 from vt_fairseq.inference.loading import Loaded, encode, open_checkpoint, to_device
 from vt_fairseq.inference.outputs import Caption, Choice, Encoding, Ranked, Text
+from vt_fairseq.training.data_workers import WatchedDataLoader
 from vt_fairseq.video.frame_sampling import window_position
 
 METHODS = ("beam", "greedy", "topk")
@@ -353,7 +353,7 @@ class VideoTranslate:
         dataset = task.build_dataset(clips.rows, loader, [action], train=False)
         order = range(len(clips.rows))
         return iter(
-            DataLoader(
+            WatchedDataLoader(
                 dataset,
                 batch_sampler=[order[i : i + self.batch_size] for i in order[:: self.batch_size]],
                 collate_fn=dataset.collater,

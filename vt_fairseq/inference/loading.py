@@ -14,7 +14,7 @@ from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
-import vt_fairseq.plugin  # noqa: F401
+import vt_fairseq.models.architectures  # noqa: F401
 from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.devices import check_gpus, emulates
 from vt_fairseq.errors import UserError

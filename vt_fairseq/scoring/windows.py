@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import VideoError
+from vt_fairseq.training.data_workers import WatchedDataLoader
 
 Item = tuple[int, int]  # row and window
 
@@ -87,7 +88,7 @@ def read_windows(
 ) -> Iterator[list[Iterator[Batch]]]:
     """For each batch of rows its windows one after the other, to be consumed in turn."""
     items = [list(_items(dataset, rows)) for rows in batches]
-    loader = DataLoader(
+    loader = WatchedDataLoader(
         dataset,
         batch_sampler=[step for steps in items for step in steps],
         collate_fn=collate,

@@ -3,11 +3,8 @@
 A ``.pt`` file is a zip archive whose directory stands at its end and whose records carry
 checksums, so it tells by itself whether it is whole. The shards of DeepSpeed's optimizer are
 written before the ``.pt``, which names them with their sizes: it marks the whole as complete.
-
-Importing ``plugin`` puts these functions in the place of fairseq's (``install``).
 """
 
-import copy
 import errno
 import fcntl
 import json
@@ -24,7 +21,6 @@ from typing import IO, Any
 import torch
 from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
-from fairseq.file_io import PathManager
 
 from vt_fairseq import untrusted_files
 from vt_fairseq.errors import UserError
@@ -43,7 +39,7 @@ DISK_FULL_BYTES = 2**20
 # --- writing -------------------------------------------------------------------------------------
 
 
-def save_whole(obj: Any, filename: str, async_write: bool = False) -> None:
+def save_whole(obj: Any, filename: str) -> None:
     """Write a checkpoint under another name, fsync, rename: a kill leaves the old file or the new.
 
     Raises UserError when the disk is full or may not be written to; nothing is left behind then,
@@ -273,15 +269,19 @@ def newest_complete(save_dir: Path, optimizer: bool = True) -> Path | None:
     return None
 
 
-def load_checkpoint(cfg, trainer, **passthrough_args):
-    """fairseq's, from a checkpoint that was checked; ``cfg`` is ``cfg.checkpoint``.
+def choose(trainer: Any) -> None:
+    """Before anything is loaded, lock ``--save-dir`` and find the checkpoint that can be used.
 
     Raises UserError when another run writes to the directory, when ``--restore-file`` names nothing
     or something that cannot be used, and when there are only damaged checkpoints.
     """
+    cfg = trainer.cfg.checkpoint
     choice: tuple[str | None, str | None] = (None, None)
-    if trainer.data_parallel_rank == 0:
-        choice = on_first_process(cfg)
+    if trainer.data_parallel_rank == 0:  # one process reads and checks for all
+        try:
+            choice = other_than_last(cfg), None
+        except UserError as error:
+            choice = None, str(error)
         remove_leftovers(cfg)
     if trainer.data_parallel_world_size > 1:
         choice = distributed_utils.broadcast_object(
@@ -293,25 +293,20 @@ def load_checkpoint(cfg, trainer, **passthrough_args):
     path, mistake = choice
     if mistake is not None:
         raise UserError(mistake)
-    if path is not None and cfg.restore_file == LAST and Path(path).name != LAST:
-        cfg = copy.deepcopy(cfg)
+    if path is not None:
         cfg.restore_file, cfg.finetune_from_model = path, None
-    return _load_checkpoint(cfg, trainer, **passthrough_args)
 
 
-def on_first_process(cfg) -> tuple[str | None, str | None]:
-    """(checkpoint to go on from, the user's mistake): one process reads and checks for all."""
-    try:
-        if not cfg.no_save:
-            _locks.append(DirectoryLock(Path(cfg.save_dir)))
-        optimizer = not cfg.reset_optimizer
-        if cfg.restore_file == LAST:
-            path = newest_complete(Path(cfg.save_dir), optimizer)
-            return (None if path is None else str(path)), None
-        check_named(Path(cfg.restore_file), optimizer)
-        return cfg.restore_file, None
-    except UserError as error:
-        return None, str(error)
+def other_than_last(cfg: Any) -> str | None:
+    """What has to be loaded in place of a ``checkpoint_last.pt`` that is not whole, if anything."""
+    if not cfg.no_save:
+        _locks.append(DirectoryLock(Path(cfg.save_dir)))
+    optimizer = not cfg.reset_optimizer
+    if cfg.restore_file == LAST:
+        path = newest_complete(Path(cfg.save_dir), optimizer)
+        return None if path is None or path.name == LAST else str(path)
+    check_named(Path(cfg.restore_file), optimizer)
+    return None
 
 
 def check_named(path: Path, optimizer: bool = True) -> None:
@@ -339,15 +334,5 @@ def load_checkpoint_to_cpu(path: str, *args, **kwargs):
         raise UserError(f"{path} is damaged or not what it seems: {why}") from error
 
 
-_load_checkpoint = checkpoint_utils.load_checkpoint
 _load_checkpoint_to_cpu = checkpoint_utils.load_checkpoint_to_cpu
 _locks: list[DirectoryLock] = []  # held until the process ends
-
-
-def install() -> None:
-    """Put all of it in the place of fairseq's functions; calling it again changes nothing."""
-    PathManager.copy = staticmethod(copy_whole)
-    checkpoint_utils.torch_persistent_save = save_whole
-    checkpoint_utils.verify_checkpoint_directory = verify_directory
-    checkpoint_utils.load_checkpoint = load_checkpoint
-    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu

@@ -6,58 +6,92 @@ trainer's own garbage; ours leave it alone.
 """
 
 import atexit
+import copy
 import gc
 import multiprocessing
-import multiprocessing.queues
 import os
 import shutil
 import signal
 import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
+from typing import Any
 
-import torch.utils.data._utils.signal_handling as signal_handling
-from torch.utils.data import get_worker_info
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as LoaderIterator
+from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data._utils import signal_handling
+from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
 from vt_fairseq.errors import UserError
+from vt_fairseq.training.signals import delay_end_of_worker
 
 SHARED_MEMORY = "/dev/shm"
 EXIT_NO_SHARED_MEMORY = 71  # of a worker; EX_OSERR of sysexits.h
 
 
-def try_get_data(self: LoaderIterator, *args, **kwargs):
-    """``_try_get_data``, every 5 s or batch; raises UserError for a dead worker."""
-    try:
-        return _try_get_data(self, *args, **kwargs)
-    except RuntimeError as error:
-        codes = {number: worker.exitcode for number, worker in enumerate(self._workers)}
-        dead = [number for number, code in codes.items() if code]
-        if not dead:
+class WatchedDataLoader(DataLoader):
+    """torch's ``DataLoader``; raises UserError for a worker that died, wherever the batch is taken.
+
+    Takes all of its options but ``worker_init_fn`` and ``multiprocessing_context``.
+    """
+
+    def __init__(self, dataset: Any, *, num_workers: int = 0, **options: Any):
+        if num_workers:
+            options |= {"worker_init_fn": begin_worker, "multiprocessing_context": worker_context()}
+        super().__init__(dataset, num_workers=num_workers, **options)
+
+    def _get_iterator(self) -> _BaseDataLoaderIter:
+        if self.num_workers == 0:
+            return super()._get_iterator()
+        self.check_worker_number_rationality()
+        return WatchedIterator(self)
+
+
+class WatchedIterator(_MultiProcessingDataLoaderIter):
+    """Batches of the workers, which it watches."""
+
+    def __init__(self, loader: DataLoader):
+        with garbage.kept(), no_exceptions_from_signals():
+            super().__init__(loader)
+        _workers.update(self._workers)
+
+    def _try_get_data(self, *args: Any, **kwargs: Any) -> tuple[bool, Any]:
+        # Called every 5 s, or for each batch.
+        try:
+            return super()._try_get_data(*args, **kwargs)
+        except RuntimeError as error:
+            for number, worker in enumerate(self._workers):
+                if worker.exitcode:
+                    raise UserError(death(number, worker.pid, worker.exitcode)) from error
             raise
-        worker = self._workers[dead[0]]
-        raise UserError(death(dead[0], worker.pid, worker.exitcode)) from error
 
 
-def death(number: int, pid: int, code: int) -> str:
+def death(number: int, pid: int | None, code: int) -> str:
     """Why worker ``number`` ended with the exit code ``code``, negative for a signal."""
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    cure = "the lines above may say why"
+    suggestion = "the lines above may say why"
     if code == EXIT_NO_SHARED_MEMORY or name == "SIGBUS":
-        cure = (
+        suggestion = (
             f"no room for a batch in the shared memory {SHARED_MEMORY} ({_room()}): make it larger "
             "(docker run --shm-size 8g), or give a smaller --batch-size, fewer --num-workers, or "
             "--num-workers 0"
         )
     elif name == "SIGKILL":
-        cure = (
+        suggestion = (
             "often by the system for lack of memory: give fewer --num-workers or a smaller "
             "--batch-size"
         )
     elif code < 0:
-        cure = "the decoder may have crashed on a video: vt-prepare names those it cannot read"
+        suggestion = (
+            "the decoder may have crashed on a video: vt-prepare names those it cannot read"
+        )
     ended = f"was killed by {name}" if code < 0 else f"ended with {name}"
     return (
-        f"data worker {number} (process {pid}) {ended}, {cure}. What is saved is whole; the same "
-        "command goes on from the last checkpoint"
+        f"data worker {number} (process {pid}) {ended}, {suggestion}. What is saved is whole; the "
+        "same command goes on from the last checkpoint"
     )
 
 
@@ -69,65 +103,89 @@ def _room() -> str:
     return f"{room.free / 2**20:.1f} of {room.total / 2**20:.1f} MiB free"
 
 
-def feeding_failed(error: Exception, item: object) -> None:
-    """End a worker whose batch could not be sent: the trainer would wait for it for ever."""
-    in_worker = get_worker_info() is not None
-    if in_worker and ("shared memory" in str(error) or "No space left" in str(error)):
-        os._exit(EXIT_NO_SHARED_MEMORY)
-    _feeding_failed(error, item)
-    if in_worker:
-        os._exit(1)
+class WorkerQueue(Queue):
+    """Ends a worker whose batch could not be sent: the trainer would wait for it for ever."""
+
+    @staticmethod
+    def _on_queue_feeder_error(error: BaseException, item: object) -> None:
+        in_worker = get_worker_info() is not None
+        if in_worker and ("shared memory" in str(error) or "No space left" in str(error)):
+            os._exit(EXIT_NO_SHARED_MEMORY)
+        Queue._on_queue_feeder_error(error, item)  # type: ignore[attr-defined]  # not in typeshed
+        if in_worker:
+            os._exit(1)
 
 
-@atexit.register
-def kill_workers() -> None:
-    """Workers that outlive SIGTERM for a while (``interruption``) do not keep a failed run waiting.
+def worker_context() -> BaseContext:
+    """The default way to start processes, with queues that end a worker."""
+    context = copy.copy(multiprocessing.get_context())
 
-    It runs before multiprocessing's own, which sends them SIGTERM and then waits for their end.
-    """
-    for process in multiprocessing.active_children():
-        if process.daemon:
-            process.kill()
+    def queue(maxsize: int = 0) -> WorkerQueue:
+        return WorkerQueue(maxsize, ctx=context)
+
+    context.Queue = queue  # type: ignore[method-assign]  # of this copy alone
+    return context
 
 
-class KeptGarbage:
-    """A forked process never collects cyclic garbage of the process it was forked from.
+class ForkGarbageGuard:
+    """A forked worker never collects cyclic garbage of the process it was forked from.
 
     Of tensors on a GPU the collection would abort the worker: CUDA does not work behind a fork.
     """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()  # threads may fork at the same time
-        self.enabled = True
-
-    def before(self) -> None:
-        self.lock.acquire()
+        self.lock = threading.Lock()  # threads may start workers at the same time
         self.enabled = gc.isenabled()
-        gc.disable()
 
-    def after(self) -> None:
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Around the start of workers: nothing is collected in any process."""
+        with self.lock:
+            self.enabled = gc.isenabled()
+            gc.disable()
+            try:
+                yield
+            finally:
+                if self.enabled:
+                    gc.enable()
+
+    def let_go_in_worker(self) -> None:
+        """In a worker: collect from now on, but nothing that is there already."""
+        gc.freeze()
         if self.enabled:
             gc.enable()
-        self.lock.release()
-
-    def after_in_child(self) -> None:
-        gc.freeze()
-        self.after()
 
 
-_garbage = KeptGarbage()
-os.register_at_fork(
-    before=_garbage.before,
-    after_in_parent=_garbage.after,
-    after_in_child=_garbage.after_in_child,
-)
-_try_get_data = LoaderIterator._try_get_data
-_feeding_failed = multiprocessing.queues.Queue._on_queue_feeder_error
+@contextmanager
+def no_exceptions_from_signals() -> Iterator[None]:
+    """Around torch's start of workers: a dead one is no exception wherever the main thread is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler, was_set = signal.getsignal(signal.SIGCHLD), signal_handling._SIGCHLD_handler_set
+    try:
+        yield
+    finally:
+        if handler is not None:  # set from Python
+            signal.signal(signal.SIGCHLD, handler)
+        signal_handling._SIGCHLD_handler_set = was_set
 
 
-def install() -> None:
-    """Put it in place; calling it again changes nothing."""
-    LoaderIterator._try_get_data = try_get_data
-    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(feeding_failed)
-    # Otherwise a dead worker is an exception wherever the main thread is; see ``try_get_data``.
-    signal_handling._set_SIGCHLD_handler = lambda: None
+def begin_worker(number: int) -> None:
+    """Called first in each worker."""
+    garbage.let_go_in_worker()
+    delay_end_of_worker()
+
+
+@atexit.register
+def kill_workers() -> None:
+    """Workers that outlive SIGTERM for a while do not keep a failed run waiting.
+
+    It runs before multiprocessing's own, which sends them SIGTERM and then waits for their end.
+    """
+    for process in list(_workers):
+        process.kill()
+
+
+garbage = ForkGarbageGuard()
+_workers: weakref.WeakSet[BaseProcess] = weakref.WeakSet()

@@ -4,39 +4,26 @@ Non-finite losses and gradients, a loss scale at its floor, and too little memor
 go on after the last, which leaves the other processes waiting for ever.
 """
 
-import functools
 from typing import Any
 
 import torch
-from fairseq import trainer as fairseq_trainer
-from fairseq.nan_detector import NanDetector
-from fairseq.trainer import Trainer
-
-from vt_fairseq.errors import UserError
 
 SHOWN_CLIPS = 8
 
 
-def train_step(self: Trainer, samples: list[dict[str, Any]], raise_oom: bool = False):
-    """``Trainer.train_step``; raises UserError where the run cannot go on."""
-    try:
-        return _train_step(self, samples, raise_oom=True)
-    except FloatingPointError as error:
-        raise UserError(not_finite(self, samples, error)) from error
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(out_of_memory(self, samples)) from error
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """CUDA's error, and the CPU allocator's."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
+def one_line(trainer: Any, samples: list[dict[str, Any]], error: Exception) -> str | None:
+    """Why training cannot go on after this error of a step, or None for one that is no such."""
+    if isinstance(error, FloatingPointError):
+        return not_finite(trainer, samples, error)
+    # CUDA's error, and the CPU allocator's.
+    if isinstance(error, torch.OutOfMemoryError) or any(
         text in str(error) for text in ("out of memory", "can't allocate memory")
-    )
+    ):
+        return out_of_memory(trainer, samples)
+    return None
 
 
-def not_finite(trainer: Trainer, samples: list[dict[str, Any]], error: Exception) -> str:
+def not_finite(trainer: Any, samples: list[dict[str, Any]], error: Exception) -> str:
     """The message for a loss, a gradient or a loss scale that training cannot go on with."""
     return (
         f"update {trainer.get_num_updates() + 1}: {' '.join(str(error).split())}; nothing of it "
@@ -46,7 +33,7 @@ def not_finite(trainer: Trainer, samples: list[dict[str, Any]], error: Exception
     )
 
 
-def out_of_memory(trainer: Trainer, samples: list[dict[str, Any]]) -> str:
+def out_of_memory(trainer: Any, samples: list[dict[str, Any]]) -> str:
     """The message for too little memory, with the shapes that needed it."""
     return (
         f"update {trainer.get_num_updates() + 1}: out of memory on process "
@@ -70,14 +57,3 @@ def shapes(samples: list[dict[str, Any]]) -> str:
         inputs = sample.get("net_input", {}) | {"target": sample.get("target")}
         found += [f"{k} {tuple(v.shape)}" for k, v in inputs.items() if torch.is_tensor(v)]
     return ", ".join(found) or "an empty batch"
-
-
-_train_step = Trainer.train_step
-
-
-def install() -> None:
-    """Put it in place; calling it again changes nothing."""
-    Trainer.train_step = train_step
-    # It looks for the module that made the first one; its hooks on the backward pass fail for
-    # modules that return lists in a dict, as fairseq's encoders do.
-    fairseq_trainer.NanDetector = functools.partial(NanDetector, backward=False)

@@ -8,58 +8,64 @@ one process a GPU itself: on CPUs that is none, and a run that ends well without
 
 import os
 import socket
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from fairseq.distributed import utils as distributed_utils
+from fairseq.tasks import TASK_REGISTRY
 
 from vt_fairseq.errors import UserError
+from vt_fairseq.task import VideoTranslateTask
 
 ENVIRONMENT = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK")
 
 
-def install() -> None:
-    """Put the functions below in fairseq's place; calling it again does nothing."""
-    infer, call = distributed_utils.infer_init_method, distributed_utils.call_main
-    if infer.__module__ == __name__:
-        return
+def call_main(cfg: Any, main: Callable[..., None], **kwargs: Any) -> None:
+    """``fairseq.distributed.utils.call_main``, for our task with the groups it would get wrong.
 
-    def infer_init_method(cfg, force_distributed: bool = False) -> None:
-        if cfg.distributed_init_method is None and not cfg.tpu:
-            if os.environ.get("WORLD_SIZE"):
-                join_launcher(cfg)
-            else:
-                refuse_lonely_tasks(cfg)
-        infer(cfg, force_distributed)
-
-    def call_main(cfg, main, **kwargs) -> None:
+    Raises UserError for a launcher's environment that would not make one group of all processes.
+    """
+    if is_our_task(cfg.task):
         options = cfg.distributed_training
-        take_bf16_for_gpus(cfg)
+        ignore_missing_tpu(cfg)
+        if options.distributed_init_method is None and not cfg.common.tpu:
+            if os.environ.get("WORLD_SIZE"):
+                join_launcher(options)
+            else:
+                refuse_separate_slurm_tasks(options)
         on_cpus = (cfg.common.cpu or not torch.cuda.is_available()) and not cfg.common.tpu
         if on_cpus:
             options.distributed_backend = "gloo"
         if on_cpus and starts_processes(options):
             spawn_on_cpus(cfg, main, kwargs)
-        else:
-            call(cfg, main, **kwargs)
-
-    distributed_utils.infer_init_method = infer_init_method
-    distributed_utils.call_main = call_main
+            return
+    _call_main(cfg, main, **kwargs)
 
 
-def take_bf16_for_gpus(cfg) -> None:
+_call_main = distributed_utils.call_main
+
+
+def is_our_task(cfg: Any) -> bool:
+    """Whether options of a task are those of ``video_translate``, or of a subclass of it."""
+    name = (cfg or {}).get("_name")
+    return issubclass(TASK_REGISTRY.get(name, object), VideoTranslateTask)
+
+
+def ignore_missing_tpu(cfg: Any) -> None:
     """Undo what fairseq concludes from ``--bf16``, a TPU, where there is no software for one."""
     if cfg.common.bf16 and distributed_utils.xm is None:
         cfg.common.tpu = cfg.distributed_training.tpu = False
 
 
-def starts_processes(options) -> bool:
+def starts_processes(options: Any) -> bool:
     """Whether fairseq is asked for several processes that no launcher has started."""
     launched = os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS")
     several = options.distributed_world_size > 1
     return several and not options.distributed_no_spawn and not launched
 
 
-def spawn_on_cpus(cfg, main, kwargs: dict) -> None:
+def spawn_on_cpus(cfg: Any, main: Callable[..., None], kwargs: dict[str, Any]) -> None:
     """``main`` in ``--distributed-world-size`` processes of this machine, joined by gloo."""
     options = cfg.distributed_training
     if options.distributed_init_method is not None:
@@ -84,7 +90,7 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def refuse_lonely_tasks(options) -> None:
+def refuse_separate_slurm_tasks(options: Any) -> None:
     """Raise UserError where each of Slurm's tasks would train a model of its own."""
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     joined = options.distributed_port > 0 and options.distributed_world_size > 1
@@ -96,7 +102,7 @@ def refuse_lonely_tasks(options) -> None:
         )
 
 
-def join_launcher(cfg) -> None:
+def join_launcher(cfg: Any) -> None:
     """Fill in fairseq's distributed options from the launcher's environment.
 
     Raises UserError when it is incomplete or asks for more processes a node than there are GPUs.

@@ -78,7 +78,8 @@ def read_tensors(path: Path) -> Any:
             f"that starts with {head[:8]!r}"
         )
     try:
-        return read(path)
+        with torch.serialization.safe_globals(untrusted_files.checkpoint_types()):
+            return read(path)
     except Exception as error:
         # Damaged files fail in as many ways as there are bytes: zip, pickle, struct, memory ...
         raise UserError(

@@ -12,8 +12,6 @@ import torch
 from fairseq.optim import FairseqOptimizer
 from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
 
-from vt_fairseq.training import half_precision_state
-
 
 class DeepSpeedOptimizer(FairseqOptimizer):
     """Facade over a ZeRO engine (stages 1 to 3) for fairseq's trainer.
@@ -108,7 +106,7 @@ class DeepSpeedOptimizer(FairseqOptimizer):
         state = dict(self.shards.saved)
         if self.scaler is not None:
             state["loss_scale"] = self.scaler.loss_scale
-        return state | half_precision_state.scaler_state(self.scaler)
+        return state
 
     def load_state_dict(
         self, state_dict: dict[str, Any], optimizer_overrides: dict | None = None
@@ -124,7 +122,6 @@ class DeepSpeedOptimizer(FairseqOptimizer):
             group.update(optimizer_overrides or {})
         if self.scaler is not None and "loss_scale" in state_dict:
             self.scaler.loss_scale = state_dict["loss_scale"]
-        half_precision_state.restore_scaler(self.scaler, state_dict)
 
     def _loss_scale(self) -> float:
         return 1.0 if self.scaler is None else self.scaler.loss_scale

@@ -138,9 +138,8 @@ def universal(path: Path) -> Iterator[Path]:
     """
     from deepspeed.checkpoint.ds_to_universal import main as convert
 
-    alone = not dist.is_initialized()
     whole = path.with_name(f"{path.name}.universal")
-    if alone or dist.get_rank() == 0:
+    if dist.get_rank() == 0:
         shutil.rmtree(whole, ignore_errors=True)
         convert(
             Namespace(
@@ -153,12 +152,10 @@ def universal(path: Path) -> Iterator[Path]:
                 inject_missing_state=True,
             )
         )
-    if not alone:
-        dist.barrier()
+    dist.barrier()
     yield whole
-    if not alone:
-        dist.barrier()
-    if alone or dist.get_rank() == 0:
+    dist.barrier()
+    if dist.get_rank() == 0:
         shutil.rmtree(whole)
 
 

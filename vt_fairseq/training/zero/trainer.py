@@ -1,9 +1,7 @@
 """fairseq's trainer with a DeepSpeed engine in it.
 
-The seam: ``Trainer(...)`` builds a ``DeepSpeedTrainer`` when the options ask for one. Nothing names
-the command that runs, so the console script, ``python -m``, ``torchrun``, the ``deepspeed``
-launcher and fairseq's spawned workers all get it. Training step, validation, logging, saving and
-loading are fairseq's; here is only what an engine does otherwise.
+Training step, validation, logging, saving and loading are fairseq's; here is only what an engine
+does otherwise.
 """
 
 import contextlib
@@ -18,26 +16,16 @@ from fairseq import optim
 from fairseq.distributed.module_proxy_wrapper import ModuleProxyWrapper
 from fairseq.optim import lr_scheduler
 from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
-from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
 from vt_fairseq.errors import UserError
+from vt_fairseq.training.lr_scale import follow_scales, scale_learning_rates
+from vt_fairseq.training.trainer import VideoTranslateTrainer
 from vt_fairseq.training.zero.config import EngineOptions, engine_config
 from vt_fairseq.training.zero.optimizer import DeepSpeedOptimizer
 from vt_fairseq.training.zero.shards import Shards
 
 logger = logging.getLogger(__name__)
-
-
-def install() -> None:
-    """Put the seam in place; calling it again does nothing."""
-    if "__new__" in vars(Trainer):
-        return
-
-    def new(cls, cfg, *args, **kwargs):
-        return object.__new__(DeepSpeedTrainer if cls is Trainer and zero_stage(cfg) else cls)
-
-    Trainer.__new__ = staticmethod(new)
 
 
 def zero_stage(cfg) -> int:
@@ -56,13 +44,14 @@ class EngineModel(ModuleProxyWrapper):
         return contextlib.nullcontext()
 
 
-class DeepSpeedTrainer(Trainer):
-    """fairseq's trainer over a ZeRO engine of stage 1, 2 or 3."""
+class DeepSpeedTrainer(VideoTranslateTrainer):
+    """Our trainer over a ZeRO engine of stage 1, 2 or 3."""
 
     sharded = True
+    _wrapped_model: Any
 
     def __init__(self, cfg, task, model, criterion, quantizer=None):
-        self.engine = None
+        self.engine: Any = None
         self.stage = zero_stage(cfg)
         self._in_train_step = False
         self._whole_weights: dict[str, torch.Tensor] | None = None
@@ -93,6 +82,7 @@ class DeepSpeedTrainer(Trainer):
         cfg = self.cfg
         parameters = [p for p in self._model.parameters() if p.requires_grad]
         adam = optim.build_optimizer(cfg.optimizer, parameters)
+        scale_learning_rates(adam)
         join_process_group(cfg, self.device)
         self.engine, _, _, _ = deepspeed.initialize(
             model=self._model,
@@ -103,6 +93,7 @@ class DeepSpeedTrainer(Trainer):
         self._optimizer = DeepSpeedOptimizer(
             cfg.optimizer, self.engine, build_scaler(cfg), self._shards
         )
+        follow_scales(self._optimizer)
         self._lr_scheduler = lr_scheduler.build_lr_scheduler(cfg.lr_scheduler, self._optimizer)
         self._lr_scheduler.step_update(0)
 

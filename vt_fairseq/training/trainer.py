@@ -1,0 +1,149 @@
+"""fairseq's trainer, as the task ``video_translate`` has it."""
+
+import logging
+import os
+from typing import Any
+
+from fairseq import utils
+from fairseq.trainer import Trainer
+
+from vt_fairseq.errors import UserError
+from vt_fairseq.models.architectures import refuse_other_model
+from vt_fairseq.models.checkpoint_state import optimizer_history, saved_state
+from vt_fairseq.training import checkpoints, failures, signals
+from vt_fairseq.training.changed_options import warn_of_changes
+from vt_fairseq.training.half_precision_state import half_precision_state, restore_half_precision
+from vt_fairseq.training.lr_scale import refuse_merged_parameters, scale_learning_rates
+
+logger = logging.getLogger(__name__)
+
+
+class VideoTranslateTrainer(Trainer):
+    """fairseq's trainer on one or more processes, whose checkpoints and failures are ours.
+
+    Attributes:
+        sharded: whether a DeepSpeed engine has the optimizer, in shards.
+        epoch_iterator: the iterator over the training set, whose place is saved.
+    """
+
+    sharded = False
+    _dummy_batch: Any
+
+    def __init__(self, cfg, task, model, criterion, quantizer=None):
+        super().__init__(cfg, task, model, criterion, quantizer)
+        self.epoch_iterator: Any = None
+        self._is_saving = False
+        # Otherwise rank 0 sends the others a pickle that weights_only=True rightly refuses.
+        cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
+        checkpoints.choose(self)
+        signals.watch()
+
+    def _build_optimizer(self) -> None:
+        trained = (p for p in self._model.parameters() if p.requires_grad)
+        refuse_merged_parameters(self.cfg, trained)
+        super()._build_optimizer()
+        scale_learning_rates(self._optimizer)
+
+    def get_train_iterator(self, *args, **kwargs):
+        """fairseq's, kept."""
+        self.epoch_iterator = super().get_train_iterator(*args, **kwargs)
+        return self.epoch_iterator
+
+    # Updates
+
+    def _prepare_sample(self, sample, is_dummy: bool = False):
+        """fairseq's, also where the first sample after a restart fills up an epoch.
+
+        fairseq then computes the first real sample again, without its gradient; here one is read.
+        """
+        if not sample and self._dummy_batch == "DUMMY":
+            dataset, batches = self.epoch_iterator.dataset, self.epoch_iterator.frozen_batches
+            samples = dataset.collater([dataset[batches[0][0]]])
+            self._dummy_batch = (
+                next(filter(None, samples)) if isinstance(samples, list) else samples
+            )
+        return super()._prepare_sample(sample, is_dummy)
+
+    def train_step(self, samples, raise_oom: bool = False):
+        """fairseq's, on all processes alike; raises UserError where the run cannot go on."""
+        try:
+            return super().train_step(samples, raise_oom=True)
+        except (FloatingPointError, RuntimeError) as error:
+            line = failures.one_line(self, samples, error)
+            if line is None:
+                raise
+            raise UserError(line) from error
+
+    def cumulative_training_time(self) -> float:
+        """fairseq's, which it asks for first after every update: there a signal ends the run."""
+        if not self._is_saving:
+            signals.end_if_received(self)
+        return super().cumulative_training_time()
+
+    def valid_step(self, *args, **kwargs):
+        """fairseq's, unless a signal came: a validation may take longer than a cluster waits."""
+        signals.end_if_received(self)
+        return super().valid_step(*args, **kwargs)
+
+    # Checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """fairseq's, with what half precision needs to go on exactly."""
+        self._is_saving = True  # the training time is asked for, too, on one process alone
+        try:
+            state = super().state_dict()
+        finally:
+            self._is_saving = False
+        if "last_optimizer_state" in state:
+            state["last_optimizer_state"] |= half_precision_state(self.optimizer)
+        return state
+
+    def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> str | None:
+        """fairseq's, written whole or not at all."""
+        if not self.should_save_checkpoint_on_current_rank:
+            return None
+        path = os.path.abspath(filename)
+        logger.info("Saving checkpoint to %s", path)
+        state = utils.move_to_cpu(self.state_dict())
+        state["extra_state"].update(extra_state)
+        checkpoints.save_whole(state, filename)
+        logger.info("Finished saving checkpoint to %s", path)
+        return path
+
+    def load_checkpoint(
+        self, filename: str, reset_optimizer: bool = False, *args, **kwargs
+    ) -> dict[str, Any] | None:
+        """fairseq's, on all processes, also between its own optimizers and DeepSpeed's engine.
+
+        Raises UserError where the checkpoint is of another model or vocabulary than the command's.
+        """
+        state = saved_state(filename) if os.path.isfile(filename) else {}
+        self.task.load_state_dict(state.get("task_state") or {})
+        self.get_model().heads_start_anew = reset_optimizer
+        if state and not reset_optimizer:
+            warn_of_changes(filename, state, self.cfg, self.task.state_dict())
+        history = {} if reset_optimizer else optimizer_history(state)
+        was_sharded = history.get("optimizer_name") == "DeepSpeedOptimizer"
+        other_engine = bool(history) and was_sharded != self.sharded
+        try:
+            extra_state = super().load_checkpoint(
+                filename, reset_optimizer or other_engine, *args, **kwargs
+            )
+        except Exception as error:
+            if isinstance(error.__context__, UserError):  # the model's own reason
+                raise error.__context__ from None
+            if "ensure that the architectures match" in str(error):
+                saved_model = (state.get("cfg") or {}).get("model") or {}
+                refuse_other_model(filename, saved_model, self.cfg.model)
+            raise
+        if other_engine:
+            self.lr_scheduler.load_state_dict(history["lr_scheduler_state"])
+            self.set_num_updates(history["num_updates"])
+            logger.warning(
+                "%s was saved %s DeepSpeed: weights, update count and learning rate go on, Adam's "
+                "moments start anew",
+                *(filename, "with" if was_sharded else "without"),
+            )
+        elif history:
+            restore_half_precision(self.optimizer, state.get("last_optimizer_state") or {})
+        return extra_state
