@@ -141,7 +141,7 @@ def test_what_happens_on_one_of_two_processes_ends_both(data_directory, tmp_path
             *launcher(2),
             *map(str, [ROOT / "tests" / "poisoned.py", what, 1, data_directory, *PLUGIN, *TINY]),
             *["--batch-size", "4", "--max-update", "4", "--save-interval-updates", "1"],
-            *["--disable-validation", "--save-dir", str(tmp_path)],
+            *["--disable-validation", "--save-dir", str(tmp_path), "--ddp-backend", "legacy_ddp"],
         ],
         env=environment(),
         capture_output=True,
