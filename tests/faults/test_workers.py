@@ -131,7 +131,7 @@ def test_a_forked_worker_never_collects_the_garbage_of_the_trainer(tmp_path, ena
         Leaves(collected)
         rows = Collecting(collected, tmp_path / "the worker's")
         loader = WatchedDataLoader(rows, num_workers=1, batch_size=None)
-        assert next(iter(loader)) == (True, False, enabled)
+        assert list(next(iter(loader))) == [True, False, enabled]
         assert gc.isenabled() == enabled
         gc.collect()
         assert collected.exists(), "the trainer itself collects it"

@@ -141,7 +141,7 @@ class VideoTranslateTrainer(Trainer):
             self.set_num_updates(history["num_updates"])
             logger.warning(
                 "%s was saved %s DeepSpeed: weights, update count and learning rate go on, Adam's "
-                "moments start anew",
+                "moments and the loss scale start anew",
                 *(filename, "with" if was_sharded else "without"),
             )
         elif history:
