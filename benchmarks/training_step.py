@@ -190,7 +190,6 @@ def adam(rounds: int) -> dict[str, dict]:
     spent = measuring.in_turn(
         {
             "loop": way(foreach=False, fused=False),
-            "foreach": way(foreach=True),
             "fused": way(fused=True),
             "product": lambda: as_many.mul_(1.5),
         },
@@ -202,7 +201,6 @@ def adam(rounds: int) -> dict[str, dict]:
         f"{name}: for-loop against fused": measuring.judged(
             measuring.ratio(spent["loop"], fused), at_least=FUSED
         ),
-        f"{name}: foreach against fused": measuring.ratio(spent["foreach"], fused),
         f"{name}: fused against a product of as many bytes": measuring.ratio(
             fused, spent["product"]
         )

@@ -1,5 +1,7 @@
 """Runs fairseq's and our commands as users do, in processes of their own."""
 
+import argparse
+import importlib
 import os
 import re
 import socket
@@ -60,6 +62,31 @@ def run(
         text = output.read_text(errors="replace")
     assert process.exitcode == expected_code, text[-3000:]
     return text
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """A new parser; fairseq's is the one without what --task and --arch add."""
+    from fairseq import options
+
+    import vt_fairseq.plugin  # noqa: F401
+
+    if command.startswith("vt-"):
+        return importlib.import_module(MODULES[command]).build_parser()
+    return {
+        "fairseq-train": options.get_training_parser,
+        "fairseq-generate": options.get_generation_parser,
+        "fairseq-validate": options.get_validation_parser,
+    }[command]()
+
+
+def parsed(words: list[str]) -> argparse.Namespace:
+    """What the real command makes of its arguments; SystemExit where it does not know one."""
+    from fairseq import options
+
+    parser, arguments = parser_of(words[0]), words[1:]
+    if words[0].startswith("vt-"):
+        return parser.parse_args(arguments)
+    return options.parse_args_and_arch(parser, arguments)
 
 
 def train_losses(log: str) -> dict[int, tuple[str, str]]:

@@ -5,7 +5,6 @@ of them are parsed by the real command's parser. docs/extending.md has a test fi
 """
 
 import argparse
-import importlib
 import os
 import re
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints import with_heads
-from tests.commands import MODULES, ROOT, environment
+from tests.commands import MODULES, ROOT, environment, parsed, parser_of
 from tests.markdown import (
     anchors,
     blocks,
@@ -125,21 +124,6 @@ def test_the_method_page_names_every_recipe():
 # Options
 
 
-def parser_of(command: str) -> argparse.ArgumentParser:
-    """A new parser; fairseq's is the one without what --task and --arch add."""
-    from fairseq import options
-
-    import vt_fairseq.plugin  # noqa: F401
-
-    if command.startswith("vt-"):
-        return importlib.import_module(MODULES[command]).build_parser()
-    return {
-        "fairseq-train": options.get_training_parser,
-        "fairseq-generate": options.get_generation_parser,
-        "fairseq-validate": options.get_validation_parser,
-    }[command]()
-
-
 @cache
 def options_of(command: str) -> frozenset[str]:
     """Every option that a command may take, whatever --task, --arch or --optimizer."""
@@ -209,12 +193,8 @@ def parse(words: list[str]) -> None:
     if shortened:
         unknown = set(options_in(arguments)) - options_of(command)
         assert not unknown, f"{command} has no {unknown}"
-    elif command.startswith("vt-"):
-        parser_of(command).parse_args(arguments)
     else:
-        from fairseq import options
-
-        options.parse_args_and_arch(parser_of(command), arguments)
+        parsed(words)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import MODULES, ROOT, environment
+from tests.commands import MODULES, ROOT, environment, parsed
 from tests.warm_commands import scripts_folder
 
 EXAMPLES = ROOT / "examples"
@@ -61,22 +61,6 @@ def recorded(script: Path, recorder: Path, tmp_path: Path, **variables: object) 
     record = tmp_path / "record.jsonl"
     bash(script, path=recorder, RECORD=record, RUNS=tmp_path / "runs", **variables)
     return [json.loads(line) for line in record.read_text().splitlines()]
-
-
-def parsed(command: list[str]):
-    """What the real command makes of its arguments; it must know them all."""
-    name, *arguments = command
-    if name.startswith("vt-"):
-        import importlib
-
-        return importlib.import_module(MODULES[name]).build_parser().parse_args(arguments)
-    from fairseq import options
-
-    parser = {
-        "fairseq-train": options.get_training_parser,
-        "fairseq-generate": options.get_generation_parser,
-    }[name]()
-    return options.parse_args_and_arch(parser, arguments)
 
 
 @pytest.mark.parametrize("smoke", ["", "1"])
