@@ -23,7 +23,7 @@ from loading_peers import FRAMES, SIDE
 
 from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.data.manifest import ClipRow, DataDirectory
-from vt_fairseq.scoring.windows import WindowDataset, batches_of, read_windows
+from vt_fairseq.scoring.windows import WindowDataset, decode_windows
 from vt_fairseq.video.frame_sampling import FrameSampling
 from vt_fairseq.video.transforms import ClipTransform
 
@@ -61,11 +61,11 @@ def write_annotations(folder: Path, video: str, clips: int) -> None:
 def read(rows: list[ClipRow], loader: ClipLoader, workers: int) -> None:
     """Batches of clips from so many processes, as ``vt-score`` reads them."""
     rows = [rows[number % len(rows)] for number in range(CLIPS)]
-    batches = batches_of(CLIPS, BATCH)
-    for windows in read_windows(WindowDataset(rows, [loader], 1), batches, workers, False):
-        for batch in windows:
-            if batch.unread:
-                raise SystemExit(f"a copy cannot be read: {batch.unread[0]}")
+    dataset = WindowDataset(rows, [loader], num_windows=1)
+    steps = [[(row, 0) for row in range(i, min(i + BATCH, CLIPS))] for i in range(0, CLIPS, BATCH)]
+    for batch in decode_windows(dataset, steps, workers, pin_memory=False):
+        if batch.unread:
+            raise SystemExit(f"a copy cannot be read: {batch.unread[0]}")
 
 
 def main() -> int:

@@ -31,7 +31,7 @@ smoke() {
     [ -e "$PRETRAINED" ] || RUNS=$RUNS bash examples/pretrain_howto100m/run.sh
   fi
   [ -d "$OUT/world/annotations" ] ||
-    vt-prepare miniworld --as "$CORPUS" --size tiny --workers 1 --out "$OUT/world"
+    vt-prepare miniworld --as "$CORPUS" --size tiny --num-workers 1 --out "$OUT/world"
   ANNOTATIONS=$OUT/world/annotations
   VIDEOS=$OUT/world/videos
   [ ! -d "$OUT/world/frames" ] || VIDEOS=$OUT/world/frames

@@ -15,14 +15,21 @@ from tests.commands import command_line, environment
 from tests.conftest import run_main
 from tests.media import write_folder, write_numbered
 from vt_fairseq import VideoTranslate
-from vt_fairseq.cli.caption_formats import Said, as_srt, as_text, as_vtt, clock
+from vt_fairseq.cli.caption_formats import SegmentResult, as_srt, as_text, as_vtt, clock
 from vt_fairseq.cli.inputs import find_videos
 from vt_fairseq.errors import UserError
 from vt_fairseq.inference.outputs import Caption, Choice, Text
 from vt_fairseq.video.decoding import probe
 from vt_fairseq.video.frame_sampling import equal_segments, regular_segments
 
-SAMPLED = ["--decoding", "topk", "--topk", "50", "--max-tokens", "5"]  # texts that are not empty
+SAMPLED = [
+    "--decoding",
+    "topk",
+    "--sampling-topk",
+    "50",
+    "--max-tokens",
+    "5",
+]  # texts that are not empty
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +141,11 @@ def test_times_have_hours_and_round_to_milliseconds():
 
 def test_captions_cannot_break_subtitles_or_lines():
     nasty = Caption((Text("a <b>\n\n00:00 --> x & y", -1.0),))
-    said = [Said("a.mp4", 0.0, 1.5, 2, result=nasty), Said("a.mp4", 1.5, 3.0, 2, error="broken")]
-    said.append(Said("a.mp4", 3.0, 4.0, 2, result=Caption((Text("", -1.0),))))
+    said = [
+        SegmentResult("a.mp4", 0.0, 1.5, 2, result=nasty),
+        SegmentResult("a.mp4", 1.5, 3.0, 2, error="broken"),
+    ]
+    said.append(SegmentResult("a.mp4", 3.0, 4.0, 2, result=Caption((Text("", -1.0),))))
     assert as_srt(said, 1) == "1\n00:00:00,000 --> 00:00:01,500\na <b> 00:00 -> x & y\n"
     assert as_vtt(said, 1).endswith("\na &lt;b&gt; 00:00 -&gt; x &amp; y\n")
     assert as_vtt(said, 1).startswith("WEBVTT\n\n00:00:00.000 --> 00:00:01.500\n")
@@ -174,13 +184,13 @@ def test_classes_of_a_file_are_ranked_and_the_top_ones_shown(caption, vt, videos
     names = [f"a {color} {shape}" for color in ("red", "blue") for shape in ("circle", "star")]
     labels = tmp_path / "labels.txt"
     labels.write_text("\ufeff" + "\r\n".join([*names, "", "  "]), encoding="utf-8")
-    _, out, _ = caption(*videos, "--classify", labels, "--top", "2", "--format", "jsonl")
+    _, out, _ = caption(*videos, "--classify", labels, "--top-k", "2", "--format", "jsonl")
     for found, expected in zip(objects(out), vt.classify(videos, names), strict=True):
         assert [c["text"] for c in found["candidates"]] == [names[k] for k in expected.order[:2]]
 
 
 def test_videos_are_ranked_by_a_query(caption, vt, videos):
-    _, out, _ = caption(*videos, "--rank", "a red circle", "--top", "2", "--format", "jsonl")
+    _, out, _ = caption(*videos, "--rank", "a red circle", "--top-k", "2", "--format", "jsonl")
     expected = vt.rank("a red circle", videos)[:2]
     assert [o["video"] for o in objects(out)] == [videos[one.index] for one in expected]
     assert [o["rank"] for o in objects(out)] == [1, 2]
@@ -269,7 +279,7 @@ def test_the_progress_bar_is_for_terminals_alone(caption, videos, monkeypatch):
     [
         (["--candidates", "a"], "add --ask"),
         (["--ask", "?", "--action", "caption"], "leave --action out"),
-        (["--rank", "x", "--num-candidates", "2"], "--top limits"),
+        (["--rank", "x", "--num-candidates", "2"], "--top-k limits"),
         (["--rank", "x", "--format", "srt"], "--rank writes one list"),
         (["--format", "vtt"], "add --out DIR"),
         (["--decoding", "greedy", "--num-candidates", "2"], "one candidate"),
@@ -280,7 +290,7 @@ def test_the_progress_bar_is_for_terminals_alone(caption, videos, monkeypatch):
         (["--path", "/none.pt"], "no checkpoint at /none.pt"),
         (["--out", __file__], "is a file"),
         (["--every", "0"], "expected seconds"),
-        (["--top", "-1"], "from 1 on"),
+        (["--top-k", "-1"], "from 1 on"),
         (["--segments", "2", "--every", "3"], "not allowed with"),
     ],
 )

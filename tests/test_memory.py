@@ -359,7 +359,7 @@ def command(capsys):
 def test_the_commands_json_is_the_librarys_prediction(command):
     _, out, _ = command(
         *TINY_COMMAND,
-        *["--json", "--precision", "fp32", "--zero-stage", "0", "--dropout", "0.1"],
+        *["--json", "--dtype", "fp32", "--zero-stage", "0", "--dropout", "0.1"],
         *["--checkpoint-activations", "--checkpoint-video-stages", "2"],
     )
     report = json.loads(out)

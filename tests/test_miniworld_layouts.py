@@ -199,7 +199,7 @@ def test_the_corpus_reader_gives_back_the_rows_of_miniworld(dressed, corpus, tmp
     run_main(
         "vt_fairseq.cli.prepare",
         *[corpus, "--annotations", str(out / "annotations"), "--videos", str(videos)],
-        *["--out", str(tmp_path), "--train-vocabulary", "200", "--workers", "1"],
+        *["--out", str(tmp_path), "--train-vocabulary", "200", "--num-workers", "1"],
     )
     # A reduced copy is another number of rows than was published: said, but no failure.
     assert "fewer than" in capsys.readouterr().out
@@ -225,7 +225,7 @@ def test_narrations_are_widened_to_four_seconds_about_themselves(dressed):
 def test_the_command_says_what_comes_next(tmp_path, capsys):
     run_main(
         "vt_fairseq.cli.prepare",
-        *["miniworld", "--as", "youcook2", "--size", "tiny", "--workers", "1"],
+        *["miniworld", "--as", "youcook2", "--size", "tiny", "--num-workers", "1"],
         *["--out", str(tmp_path / "yc")],
     )
     assert f"vt-prepare youcook2 --annotations {tmp_path}/yc/annotations" in capsys.readouterr().out

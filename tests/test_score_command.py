@@ -17,14 +17,16 @@ from tests.checkpoints import changed, with_heads
 from tests.commands import environment, free_port, run
 from tests.conftest import run_main
 from vt_fairseq.candidates.prefix_tree import PrefixTree
+from vt_fairseq.candidates.probabilities import log_softmax
 from vt_fairseq.data.manifest import ClipRow, DataDirectory, Manifest
 from vt_fairseq.data.tokenizer import EOS, PAD
 from vt_fairseq.errors import UserError
 from vt_fairseq.inference.loading import Loaded, open_checkpoint
-from vt_fairseq.scoring import records, scorers
-from vt_fairseq.scoring.distributions import log_softmax
-from vt_fairseq.scoring.options import Options
+from vt_fairseq.scoring import records
+from vt_fairseq.scoring.job import prepare
+from vt_fairseq.scoring.options import ScoreOptions
 from vt_fairseq.scoring.run import score
+from vt_fairseq.task import VideoTranslateTask
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +54,9 @@ def scored(data_directory, trained, tmp_path):
 
     def call(kind: str, out: str = "out", **options) -> tuple[dict, list[dict]]:
         folder = tmp_path / out
-        chosen = {"path": trained, "cpu": True, "num_workers": 0} | options
-        chosen = {"data": data_directory} | chosen
-        metrics = score(Options(kind=kind, out=folder, **chosen))
-        return metrics, list(records.read(folder))
+        fixed = {"data": data_directory, "path": trained, "device": "cpu", "num_workers": 0}
+        metrics = score(prepare(ScoreOptions(kind=kind, out=folder, **(fixed | options))))
+        return metrics, list(records.read_records(folder))
 
     return call
 
@@ -111,18 +112,11 @@ def unlabeled(data_directory, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def label_file(labels, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("labels") / "labels.txt"
-    path.write_text("\n".join(labels) + "\n")
-    return path
-
-
 @pytest.mark.parametrize(("batch_size", "max_nodes"), [(1, 1), (64, 2048)])
 def test_scores_are_those_of_a_loop_over_single_pairs(
-    scored, unlabeled, trained, labels, label_file, pair_scores, batch_size, max_nodes
+    scored, unlabeled, trained, labels, pair_scores, batch_size, max_nodes
 ):
-    options = {"split": "plain", "labels": label_file, "batch_size": batch_size}
+    options = {"split": "plain", "labels": labels, "batch_size": batch_size}
     metrics, found = scored("classify", data=unlabeled, max_nodes=max_nodes, **options)
     assert pair_scores.size == 200
     assert np.abs(np.array([r["scores"] for r in found]) - pair_scores).max() < 1e-4
@@ -140,7 +134,8 @@ def pair_scores(unlabeled, trained, labels) -> np.ndarray:
 
 def test_two_processes_write_exactly_what_one_does(data_directory, trained, tmp_path):
     arguments = ["-m", "vt_fairseq.cli.score", "retrieval", str(data_directory)]
-    arguments += ["--path", str(trained), "--split", "retrieval", "--cpu", "--batch-size", "3"]
+    arguments += ["--path", str(trained), "--split", "retrieval", "--device", "cpu"]
+    arguments += ["--batch-size", "3"]
     port = str(free_port())
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     started = [
@@ -169,33 +164,29 @@ def test_torchrun_starts_it(data_directory, trained, tmp_path):
 
     launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
     command = [sys.executable, "-m", *launcher, "-m", "vt_fairseq.cli.score", "vqa"]
-    command += [data_directory, "--path", trained, "--out", tmp_path, "--cpu", "--batch-size", "2"]
-    done = subprocess.run(
-        command,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
+    command += [data_directory, "--path", trained, "--out", tmp_path, "--device", "cpu"]
+    command += ["--batch-size", "2"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("accuracy") == 1
-    assert len(list(records.read(tmp_path))) == 5
+    assert len(list(records.read_records(tmp_path))) == 5
 
 
-def kill_after(batches: int, options: Options) -> None:
-    """Score in a process that is killed once it has written so many batches."""
+def kill_after(batches: int, options: dict) -> None:
+    """Score in a process that is killed while it writes the batch after so many."""
     append = records.PartWriter.append
     written = []
 
-    def counting(self, found):
-        append(self, found)
-        written.append(found)
+    def counting(self, batch):
         if len(written) == batches:
-            self._file.write(b'{"id": "torn", "sco')
-            self._file.flush()
+            with open(options["out"] / "scores.part0.jsonl", "ab") as part:
+                part.write(b'{"id": "torn", "sco')
             os.kill(os.getpid(), signal.SIGKILL)
+        written.append(batch)
+        append(self, batch)
 
     records.PartWriter.append = counting
-    score(options)
+    score(prepare(ScoreOptions(**options)))
 
 
 def test_a_killed_run_goes_on_where_it_was_and_ends_like_one_that_was_not(
@@ -204,15 +195,8 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_like_one_that_was_not(
     options = {"split": "retrieval", "batch_size": 3}
     scored("retrieval", "whole", **options)
     out = tmp_path / "out"
-    killed = Options(
-        kind="retrieval",
-        data=data_directory,
-        path=trained,
-        out=out,
-        cpu=True,
-        num_workers=0,
-        **options,
-    )
+    killed = {"kind": "retrieval", "data": data_directory, "path": trained, "out": out}
+    killed |= {"device": "cpu", "num_workers": 0} | options
     child = multiprocessing.get_context("fork").Process(target=kill_after, args=(2, killed))
     child.start()
     child.join(120)
@@ -227,8 +211,8 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_like_one_that_was_not(
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     scored("retrieval", "out", **options)
     assert seen["encoder"] == 4  # all was done
-    with pytest.raises(UserError, match=r"other settings \(clips\)"):
-        scored("retrieval", "out", clips=2, **options)
+    with pytest.raises(UserError, match=r"other settings \(windows\)"):
+        scored("retrieval", "out", windows=2, **options)
     scored("retrieval", "out", restart=True, **options)
     assert seen["encoder"] == 14
 
@@ -310,7 +294,7 @@ def test_ten_clips_are_the_mean_of_ten_windows_by_hand(scored, trained, tmp_path
         scored("classify", f"window{k}", path=short, test_window=f"{k}/10")[1] for k in range(1, 11)
     ]
     seen = count_clips(monkeypatch)
-    _, together = scored("classify", "together", path=short, clips=10)
+    _, together = scored("classify", "together", path=short, windows=10)
     assert seen["decoded"] == seen["encoder"] == 50
     differ = 0
     for number, both in enumerate(together):
@@ -323,7 +307,7 @@ def test_ten_clips_are_the_mean_of_ten_windows_by_hand(scored, trained, tmp_path
 def test_windows_that_are_all_the_whole_clip_are_decoded_once(scored, monkeypatch):
     seen = count_clips(monkeypatch)
     _, once = scored("classify", "once")
-    _, ten = scored("classify", "ten", clips=10)
+    _, ten = scored("classify", "ten", windows=10)
     assert seen["decoded"] == 10 and [r["scores"] for r in once] == [r["scores"] for r in ten]
 
 
@@ -336,7 +320,7 @@ def test_retrieval_averages_the_likelihoods_of_its_windows(scored, trained, tmp_
         )
         for k in (1, 2)
     ]
-    together = scored("retrieval", "together", clips=2, **options)[1]
+    together = scored("retrieval", "together", windows=2, **options)[1]
     expected = np.log((np.exp(apart[0]) + np.exp(apart[1])) / 2)
     assert np.allclose([r["scores"] for r in together], expected, atol=1e-6)
 
@@ -362,7 +346,7 @@ def test_the_caption_is_generated_first_and_fed_as_text(
 ):
     tokenizer = opened(trained, data_directory).task.tokenizer
     _, without = scored("classify", "without")
-    monkeypatch.setattr(scorers.DecoderScorer, "_write", lambda self, inputs, action: SAID)
+    generates(monkeypatch, tokenizer, SAID)
     sources: list = []
     spied_sources(monkeypatch, sources)
     _, found = scored("classify", "with", caption_first=True)
@@ -373,6 +357,12 @@ def test_the_caption_is_generated_first_and_fed_as_text(
         assert video and ids[: len(wanted)] == wanted
     assert [r["captions"] for r in found] == [[text] for text in SAID]
     assert np.abs(np.array(found[0]["scores"]) - without[0]["scores"]).max() > 1e-3
+
+
+def generates(monkeypatch, tokenizer, texts: list[str]) -> None:
+    """Let the model write these texts whatever it is asked."""
+    hypotheses = [[{"tokens": torch.tensor(tokenizer.encode(text))}] for text in texts]
+    monkeypatch.setattr(VideoTranslateTask, "generate", lambda *_, **__: hypotheses)
 
 
 SAID = ["a red circle", "a blue cross", "a red circle", "a red cross", "a red circle"]
@@ -394,9 +384,9 @@ def test_a_caption_is_what_beam_search_writes_for_the_caption_prompt(
     assert {r["id"]: r["captions"] for r in found} == {k: [v] for k, v in written.items()}
 
 
-def test_answers_are_generated_and_matched(scored, monkeypatch, rows):
-    answers = [row.candidates[k].upper() for row, k in zip(rows, (0, 1, 2, 3, 4), strict=True)]
-    monkeypatch.setattr(scorers.DecoderScorer, "_write", lambda self, inputs, action: answers)
+def test_answers_are_generated_and_matched(scored, trained, data_directory, monkeypatch, rows):
+    answers = [row.candidates[k] for row, k in zip(rows, (0, 1, 2, 3, 4), strict=True)]
+    generates(monkeypatch, opened(trained, data_directory).task.tokenizer, answers)
     metrics, found = scored("vqa", decoding="beam")
     assert [(r["prediction"], r["match"]) for r in found] == [(k, "exact") for k in range(5)]
     right = [row.answer == k for k, row in enumerate(rows)]
@@ -441,7 +431,6 @@ def test_pairs_are_ranked_as_texts_and_give_verbs_and_nouns(
     data = DataDirectory.open(data_directory)
     metrics, found = scored("classify", targets="action", pairs="all")
     texts = [f"{v} {n}" for v in data.classes("verb") for n in data.classes("noun")]
-    (tmp_path / "pairs.txt").write_text("\n".join(texts))
     test = data.manifest("test")
     _, whole = scored("classify", "texts", **plain_labels(data_directory, tmp_path, texts))
     for record, row, all_pairs in zip(found, test, whole, strict=True):
@@ -467,8 +456,7 @@ def plain_labels(data_directory: Path, tmp_path: Path, texts: list[str]) -> dict
     shutil.copytree(data_directory, folder, ignore=shutil.ignore_patterns("world"))
     test = DataDirectory.open(data_directory).manifest("test")
     write_manifest(folder / "test.arrow", [replace(row, label=None) for row in test])
-    (tmp_path / "texts.txt").write_text("\n".join(texts))
-    return {"data": folder, "labels": tmp_path / "texts.txt"}
+    return {"data": folder, "labels": texts}
 
 
 def test_seen_pairs_are_those_of_the_training_split(scored, data_directory):
@@ -568,13 +556,13 @@ def test_length_normalized_scores_are_divided_by_the_tokens(scored, trained, dat
     [
         ({"kind": "vqa", "targets": "verb"}, "are for classify"),
         ({"kind": "classify", "targets": "verb", "pairs": "all"}, "--pairs is for"),
-        ({"kind": "classify", "top_k": 5, "clips": 2}, "--top-k leaves most scores out"),
+        ({"kind": "classify", "top_k": 5, "windows": 2}, "--top-k leaves most scores out"),
+        ({"kind": "classify", "top_k": 5, "targets": "verb"}, "--top-k is for"),
         ({"kind": "retrieval", "fuse": Path("x")}, "no heads for retrieval"),
         ({"kind": "retrieval", "decoding": "beam"}, "--decoding beam answers questions"),
-        ({"kind": "vqa", "decoding": "beam", "clips": 2}, "no distribution"),
-        ({"kind": "vqa", "clips": 2, "test_window": "whole"}, "leave --test-window out"),
+        ({"kind": "vqa", "decoding": "beam", "windows": 2}, "no distribution"),
+        ({"kind": "vqa", "windows": 2, "test_window": "whole"}, "leave --test-window out"),
         ({"kind": "vqa", "use": "heads"}, "has none"),
-        ({"kind": "classify", "labels": Path("nowhere")}, "no label file"),
         ({"kind": "classify", "split": "nowhere"}, "no split"),
     ],
 )
@@ -597,22 +585,24 @@ def test_heads_that_do_not_fit_are_named(scored, verb_noun, trained):
     assert by_decoder == scored("vqa", "same")[1]
 
 
-def test_labels_that_are_no_candidates_are_refused(scored, label_file):
+def test_labels_that_are_no_candidates_are_refused(scored, labels):
     with pytest.raises(UserError, match="labels of the split are no candidates"):
-        scored("classify", labels=label_file)
+        scored("classify", labels=labels)
 
 
-def test_a_score_that_is_no_number_names_the_clip(scored, monkeypatch):
-    bad = [{"scores": np.array([0.0, np.nan])}] * 5
-    monkeypatch.setattr(scorers.DecoderScorer, "__call__", lambda *_: bad)
+def test_a_score_that_is_no_number_names_the_clip(scored, trained, tmp_path):
+    def diverge(state: dict) -> None:
+        state["model"]["decoder.final_norm.weight"].fill_(float("nan"))
+
+    diverged = changed(trained, tmp_path / "diverged.pt", diverge)
     with pytest.raises(UserError, match="clip test-00000-0 is not a finite number"):
-        scored("vqa")
+        scored("vqa", path=diverged)
 
 
 def test_the_tree_of_a_split_says_what_there_is_to_compute(data_directory, trained, tmp_path):
     said: list[str] = []
-    options = Options("classify", data_directory, trained, tmp_path, cpu=True, num_workers=0)
-    score(options, said.append)
+    options = ScoreOptions("classify", data_directory, trained, tmp_path, device="cpu")
+    score(prepare(options), said.append)
     labels = DataDirectory.open(data_directory).classes("label")
     encode = opened(trained, data_directory).task.tokenizer.encode
     tree = PrefixTree.build(encode(label, 12) for label in labels)

@@ -1,201 +1,139 @@
-"""Candidates: the prefix tree against a loop over single pairs, and best-first search."""
+"""Scoring: records on disk, verb-noun pairs, generated answers matched to candidates."""
+
+import json
+import math
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from vt_fairseq.candidates.likelihood import score_candidates
-from vt_fairseq.candidates.prefix_tree import PrefixTree
-from vt_fairseq.candidates.top_k import Bounds, top_candidates
-from vt_fairseq.data.tokenizer import EOS, PAD
-from vt_fairseq.models.architectures import TinyConfig, build_model
-from vt_fairseq.models.video_translate import VideoTranslateModel
+from vt_fairseq.errors import UserError
+from vt_fairseq.scoring import records
+from vt_fairseq.scoring.answers import match
+from vt_fairseq.scoring.verb_noun_pairs import VerbNounPairs
 
-VIDEO = 303
-AWKWARD = [[], [5], [5, 6], [5, 6, 7], [5, 6], [], [9, 5], [9], [8, 8, 8, 8, 8, 8, 8]]
-"""Empty, equal, and beginnings of one another."""
+LOG = np.log
+VERBS, NOUNS = ["cut", "open", "wash"], ["door", "onion"]
+SETTINGS = {"path": "abc", "windows": 1}
 
 
-@pytest.fixture(scope="module")
-def model() -> VideoTranslateModel:
-    torch.manual_seed(0)
-    return build_model(TinyConfig(), 384, VIDEO).eval()
+def record(name: str, scores) -> dict:
+    return {"id": name, "scores": scores}
 
 
-@pytest.fixture(scope="module")
-def clips() -> dict:
-    torch.manual_seed(1)
-    video = torch.randint(0, 256, (3, 8, 40, 40, 3), dtype=torch.uint8)
-    source = torch.tensor([[300, 5, *[VIDEO] * 4, 301, 0, 0], [300, 5, *[VIDEO] * 4, 6, 301, 9]])
-    return {"src_tokens": source[[0, 1, 0]], "video": video}
+def written(folder, rank: int, *batches) -> None:
+    writer = records.PartWriter(folder, rank)
+    for batch in batches:
+        writer.append(batch)
+    writer.close()
 
 
-@pytest.fixture(scope="module")
-def encoder_out(model, clips) -> dict:
-    with torch.no_grad():
-        return model.encoder(**clips)
+def test_records_of_several_processes_are_merged_in_the_order_of_the_rows(tmp_path):
+    records.prepare_folder(tmp_path, SETTINGS, restart=False)
+    written(tmp_path, 1, [record("c", [3.0]), record("d", [4.0])])
+    written(tmp_path, 0, [record("a", [1.0])], [record("b", None)])
+    records.merge_records(tmp_path, ["a", "b", "c", "d"])
+    assert [r["id"] for r in records.read_records(tmp_path)] == ["a", "b", "c", "d"]
+    assert [r["scores"] for r in records.read_records(tmp_path)] == [[1.0], None, [3.0], [4.0]]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["scores.jsonl", "settings.json"]
 
 
-def random_candidates(count: int, seed: int, tokens: int = 200) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.randint(3, tokens, (int(n),), generator=generator).tolist()
-        for n in torch.randint(0, 9, (count,), generator=generator)
-    ]
+def test_what_a_kill_cut_off_is_not_a_record_and_does_not_spoil_the_next(tmp_path):
+    written(tmp_path, 0, [record("a", [1.0])])
+    part = tmp_path / "scores.part0.jsonl"
+    whole = part.read_bytes()
+    for cut in (b'{"id": "b", "sco', b'{"id": "b", "scores": [2.0]}'):
+        part.write_bytes(whole + cut)
+        assert list(records.locate_records(tmp_path)) == ["a"]
+        written(tmp_path, 0, [record("c", [3.0])])
+        assert list(records.locate_records(tmp_path)) == ["a", "c"]
+    part.write_bytes(b'{"id"')
+    written(tmp_path, 0)
+    assert part.read_bytes() == b""
 
 
-@pytest.fixture(scope="module")
-def naive(model, clips):
-    """log p of one pair: one encoder run, one softmax."""
-    known = {}
-
-    def once(row: int, candidate: list[int]) -> float:
-        key = row, *candidate
-        if key not in known:
-            known[key] = single_pair(model, clips, row, candidate)
-        return known[key]
-
-    return once
+def test_a_row_that_could_be_read_at_last_replaces_its_missing_record(tmp_path):
+    written(tmp_path, 0, [record("a", None), record("b", [2.0])])
+    locations = records.locate_records(tmp_path)
+    assert not locations["a"].scored and locations["b"].scored
+    written(tmp_path, 1, [record("a", [1.0]), record("b", None)])
+    records.merge_records(tmp_path, ["a", "b"])
+    assert [r["scores"] for r in records.read_records(tmp_path)] == [[1.0], [2.0]]
 
 
-def single_pair(model, clips, row: int, candidate: list[int]) -> float:
-    one = {k: v[row : row + 1] for k, v in clips.items()}
-    length = int(one["src_tokens"].ne(PAD).sum())
-    one["src_tokens"] = one["src_tokens"][:, :length]
-    target = torch.tensor([[*candidate, EOS]])
-    previous = torch.tensor([[PAD, *candidate]])
-    with torch.no_grad():
-        logits, _ = model.decoder(previous, encoder_out=model.encoder(**one))
-    return logits.log_softmax(-1).gather(2, target.unsqueeze(2)).sum().item()
+def test_scores_of_other_settings_are_refused_by_name_or_thrown_away(tmp_path):
+    records.prepare_folder(tmp_path, SETTINGS, restart=False)
+    records.prepare_folder(tmp_path, SETTINGS, restart=False)
+    written(tmp_path, 0, [record("a", [1.0])])
+    with pytest.raises(UserError, match=r"other settings \(fuse, windows\)"):
+        records.prepare_folder(tmp_path, {"path": "abc", "windows": 10, "fuse": "x"}, restart=False)
+    records.prepare_folder(tmp_path, {"path": "abc", "windows": 10}, restart=True)
+    assert not records.locate_records(tmp_path)
+    assert json.loads((tmp_path / "settings.json").read_text())["windows"] == 10
 
 
-@pytest.mark.parametrize("max_nodes", [1, 5, 100, 2048])
-def test_scores_equal_a_naive_loop_over_single_pairs(model, naive, encoder_out, max_nodes):
-    # Few different tokens, so that they share beginnings.
-    candidates = [*AWKWARD, *random_candidates(40, 2, tokens=6)]
-    found = score_candidates(model, encoder_out, [PrefixTree.build(candidates)], max_nodes)
-    assert [len(row) for row in found] == [49, 49, 49]
-    for row in range(3):
-        expected = [naive(row, candidate) for candidate in candidates]
-        assert found[row] == pytest.approx(expected, abs=1e-4)
+def test_scores_of_unknown_settings_and_damaged_files_are_refused(tmp_path):
+    (tmp_path / "scores.jsonl").write_text('{"id": "a", "scores": [1]}\n')
+    with pytest.raises(UserError, match=r"no settings.json"):
+        records.prepare_folder(tmp_path, SETTINGS, restart=False)
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        records.prepare_folder(tmp_path, SETTINGS, restart=False)
+    (tmp_path / "scores.jsonl").write_text("[]\n")
+    with pytest.raises(UserError, match="no record"):
+        records.locate_records(tmp_path)
 
 
-@pytest.mark.parametrize("max_nodes", [1, 50, 2048])
-def test_clips_may_have_candidates_of_their_own(model, naive, encoder_out, max_nodes):
-    candidates = [[*AWKWARD, *random_candidates(30, 3)], [], random_candidates(33, 4)]
-    trees = [PrefixTree.build(own) for own in candidates]
-    found = score_candidates(model, encoder_out, trees, max_nodes)
-    assert [len(row) for row in found] == [39, 0, 33]
-    for row, own in enumerate(candidates):
-        expected = [naive(row, candidate) for candidate in own]
-        assert found[row] == pytest.approx(expected, abs=1e-4)
+def test_numbers_that_are_none_are_not_written(tmp_path):
+    with pytest.raises(ValueError):
+        records.as_line(record("a", [float("nan")]))
 
 
-def test_no_candidates_at_all_are_no_scores(model, encoder_out):
-    nothing = PrefixTree.build([])
-    for trees in ([nothing], [nothing] * 3):
-        assert [len(row) for row in score_candidates(model, encoder_out, trees)] == [0, 0, 0]
+def test_seen_pairs_are_those_of_the_rows_once_each_in_the_order_of_the_classes():
+    seen = [("wash", "onion"), ("cut", "onion"), ("wash", "onion"), (None, "door"), ("cut", None)]
+    pairs = VerbNounPairs.seen(VERBS, NOUNS, seen)
+    assert pairs.texts() == ["cut onion", "wash onion"]
+    every = VerbNounPairs.every(VERBS, NOUNS)
+    assert len(every) == 6 and every.texts()[3] == "open onion"
+    assert len(VerbNounPairs.seen(VERBS, NOUNS, [])) == 0
 
 
-def test_a_tree_has_every_beginning_once_and_knows_every_candidates_tokens():
-    candidates = [*AWKWARD, *random_candidates(200, 5, tokens=9)]
-    tree = PrefixTree.build(candidates)
-    beginnings = {tuple(c[:n]) for c in candidates for n in range(len(c) + 1)}
-    assert tree.num_inner == len(beginnings)
-    assert len(tree.tokens) == tree.num_inner + len(set(map(tuple, candidates)))
-    # Each candidate's tokens are those of the edges that its sum runs over.
-    numbers = tree.candidate_sums(np.eye(len(tree.edge_children)))
-    for k, candidate in enumerate(candidates):
-        edges = np.flatnonzero(numbers[:, k])
-        children = tree.edge_children[edges]
-        order = np.argsort([tree.depths[p] for p in tree.edge_parents[edges]])
-        assert tree.tokens[children[order]].tolist() == [*candidate, EOS]
-    assert tree.lengths.tolist() == [len(c) + 1 for c in candidates]
+def test_a_verbs_probability_is_the_sum_over_its_pairs():
+    pairs = VerbNounPairs.seen(VERBS, NOUNS, [("cut", "door"), ("cut", "onion"), ("wash", "onion")])
+    scores = LOG([0.1, 0.3, 0.6])
+    assert np.exp(pairs.verb_scores(scores)) == pytest.approx([0.4, 0.0, 0.6])
+    assert np.exp(pairs.noun_scores(scores)) == pytest.approx([0.1, 0.9])
+    assert pairs.verb_scores(scores)[1] == -math.inf
 
 
-def test_memory_of_scoring_does_not_grow_with_the_candidates(model, encoder_out, monkeypatch):
-    largest = []
-    packed = model.decoder.packed_features
-
-    def recording(tokens, *rest):
-        found = packed(tokens, *rest)
-        largest.append(found.size(0) * found.size(1))
-        return found
-
-    monkeypatch.setattr(model.decoder, "packed_features", recording)
-    tree = PrefixTree.build(random_candidates(300, 6))
-    score_candidates(model, encoder_out, [tree], max_nodes=90)
-    # 30 nodes of each of 3 clips, and at most the beginnings (8 tokens) of the first of them.
-    assert tree.num_inner > 900 and max(largest) <= 3 * (30 + 8)
-    assert len(largest) == -(-tree.num_inner // 30)
+def test_a_pairs_probability_is_the_product_over_the_pairs_that_there_are():
+    verbs, nouns = LOG([0.5, 0.3, 0.2]), LOG([0.9, 0.1])
+    every = VerbNounPairs.every(VERBS, NOUNS)
+    assert np.exp(every.product(verbs, nouns)) == pytest.approx(
+        [0.45, 0.05, 0.27, 0.03, 0.18, 0.02]
+    )
+    # Logits mean the same as probabilities.
+    assert every.product(verbs + 4, nouns - 1) == pytest.approx(every.product(verbs, nouns))
+    some = VerbNounPairs.seen(VERBS, NOUNS, [("cut", "onion"), ("wash", "door")])
+    assert np.exp(some.product(verbs, nouns)) == pytest.approx([0.05 / 0.23, 0.18 / 0.23])
 
 
-def test_neither_the_encoder_nor_its_keys_are_computed_again(model, encoder_out, monkeypatch):
-    monkeypatch.setattr(model.encoder, "forward", lambda *_, **__: pytest.fail("encoder ran"))
-    rows = []
-    for layer in model.decoder.layers:
-        attention = layer.cross_attention
-        attention.k.register_forward_hook(lambda _, x, y: rows.append(x[0].shape[:2]))
-    tree = PrefixTree.build(random_candidates(50, 7))
-    score_candidates(model, encoder_out, [tree], max_nodes=30)
-    source = encoder_out["encoder_padding_mask"][0].shape
-    assert rows == [source] * len(model.decoder.layers)
+@pytest.mark.parametrize(
+    ("generated", "index", "how"),
+    [
+        ("a RED cat.", 1, "exact"),
+        ('"the dog"  ', 0, "exact"),
+        ("the big dog", 0, "overlap"),  # 2 of 2 words; "a red cat" has none
+        ("a cat", 1, "overlap"),
+        ("nothing of it", 2, "likelihood"),
+        ("", 2, "likelihood"),
+    ],
+)
+def test_a_generated_answer_stands_for_the_candidate_that_is_most_like_it(generated, index, how):
+    candidates = ["the dog", "a red cat", "some bird", "the dog!"]
+    scores = np.array([-4.0, -9.0, -1.0, -5.0])
+    assert match(generated, candidates, scores) == (index, how)
 
 
-@pytest.mark.parametrize("normalized", [False, True])
-@pytest.mark.parametrize("k", [1, 5, 1000])
-def test_the_best_first_search_finds_the_top_of_the_full_ranking(model, encoder_out, k, normalized):
-    candidates = [*AWKWARD, *random_candidates(150, 8, tokens=12)]
-    tree = PrefixTree.build(candidates)
-    full = score_candidates(model, encoder_out, [tree])
-    full = [row / (tree.lengths if normalized else 1) for row in full]
-    found = top_candidates(model, encoder_out, Bounds.of(tree, normalized), k, max_nodes=60)
-    for scores, top in zip(full, found, strict=True):
-        order = np.argsort(-scores, kind="stable")[:k]
-        assert top.scores == pytest.approx(scores[order], abs=1e-4)
-        assert scores[top.candidates] == pytest.approx(scores[order], abs=1e-4)
-        assert len(set(top.candidates.tolist())) == min(k, len(candidates))
-
-
-def test_equal_candidates_come_in_their_order(model, encoder_out):
-    tree = PrefixTree.build([[7], [5], [7], [5], [5]])
-    full = score_candidates(model, encoder_out, [tree])
-    for scores, top in zip(
-        full, top_candidates(model, encoder_out, Bounds.of(tree, False), 5), strict=True
-    ):
-        assert top.candidates.tolist() == np.argsort(-scores, kind="stable").tolist()
-
-
-def test_the_best_first_search_leaves_out_what_cannot_win(model, encoder_out, monkeypatch):
-    taught = build_model(TinyConfig(), 384, VIDEO)
-    taught.load_state_dict(model.state_dict())
-    one = taught.encoder.reorder_encoder_out(encoder_out, torch.tensor([0]))
-    teach(taught.decoder, one, [4, 31, 50])
-    candidates = [[v, n, m] for v in range(3, 23) for n in range(30, 45) for m in (50, 51)]
-    tree = PrefixTree.build(candidates)
-    expanded = []
-    find = taught.decoder.log_normalizer
-
-    def recording(features):
-        expanded.append(features.size(1))
-        return find(features)
-
-    monkeypatch.setattr(taught.decoder, "log_normalizer", recording)
-    top = top_candidates(taught, one, Bounds.of(tree, False), 3, max_nodes=8)[0]
-    assert tree.num_inner == 921 and sum(expanded) < 100
-    full = score_candidates(taught, one, [tree])[0]
-    assert top.scores == pytest.approx(np.sort(full)[::-1][:3], abs=1e-3)
-    assert candidates[top.candidates[0]] == [4, 31, 50]
-
-
-def teach(decoder: nn.Module, encoder_out: dict, tokens: list[int]) -> None:
-    """Train the decoder until it says ``tokens``."""
-    optimizer = torch.optim.Adam(decoder.parameters(), lr=3e-3)
-    for _ in range(12):
-        logits, _ = decoder(torch.tensor([[PAD, *tokens]]), encoder_out=encoder_out)
-        loss = nn.functional.cross_entropy(logits[0], torch.tensor([*tokens, EOS]))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    decoder.eval()
+def test_of_candidates_that_are_as_much_alike_the_likeliest_is_taken():
+    assert match("red", ["red cat", "red dog"], np.array([-2.0, -1.0])) == (1, "overlap")
+    assert match("red", ["red", "Red"], np.array([-1.0, -1.0])) == (0, "exact")

@@ -6,6 +6,9 @@ import torch
 
 from vt_fairseq.errors import UserError
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""By the names that the commands' option ``--dtype`` has for them."""
+
 
 def check_gpus() -> None:
     """Raise UserError when torch has no code for one of the visible GPUs."""

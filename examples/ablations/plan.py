@@ -84,9 +84,9 @@ class Plan:
         make = ("vt-prepare", "miniworld", "--size", self.scale.world, "--out", str(world))
         prepare = ("vt-prepare", "jsonl", "--annotations", str(rows), "--out", str(self.data))
         prepare += ("--videos", str(world / "world" / "videos"))
-        prepare += ("--vocabulary", str(world / "spiece.model"), "--workers", workers)
+        prepare += ("--vocabulary", str(world / "spiece.model"), "--num-workers", workers)
         return [
-            Step("world", (*make, "--train-vocabulary", "300", "--workers", workers)),
+            Step("world", (*make, "--train-vocabulary", "300", "--num-workers", workers)),
             Step("rows", ("examples/ablations/world.py", source, str(rows)), ("world",)),
             Step("data", prepare, ("rows",)),
         ]

@@ -32,7 +32,7 @@ discriminative() {
 
 # score MODEL SPLIT OUT [OPTION]...
 score() {
-  launch vt-score classify "$DATA" --path "$1" --split "$2" --out "$OUT/results/$3" --clips 10 \
+  launch vt-score classify "$DATA" --path "$1" --split "$2" --out "$OUT/results/$3" --windows 10 \
     "${@:4}" $INFER
 }
 

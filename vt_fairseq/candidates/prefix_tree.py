@@ -28,7 +28,7 @@ class PrefixTree:
     Attributes:
         tokens: (M,) int64 ids; the root's is the start token, a leaf's the end of sequence.
         paths: (N, D + 1) int64: the inner nodes from the root to each inner node, itself
-            included, at the place of their depth; ``NOWHERE`` after it.
+            included, at the index of their depth; ``NOWHERE`` after it.
         depths: (N,) int64, 0 for the root.
         edge_parents, edge_children: (E,) int64 nodes, sorted by parent.
         leaves: (K,) int64 node at which each candidate ends; equal candidates share one.
@@ -46,12 +46,12 @@ class PrefixTree:
     @classmethod
     def build(cls, candidates: Iterable[Sequence[int]]) -> "PrefixTree":
         """The tree of ``candidates``, ids without end of sequence; they may be empty or equal."""
-        candidates = [tuple(ids) for ids in candidates]
-        distinct = sorted(set(candidates))
-        tokens, parents, ends = _inner_nodes(distinct)
+        texts = [tuple(ids) for ids in candidates]
+        distinct = sorted(set(texts))
+        tokens, inner_parents, ends = _inner_nodes(distinct)
         inner = len(tokens)
         leaf_of = {ids: inner + i for i, ids in enumerate(distinct)}
-        parents = np.array([*parents, *ends], dtype=np.int64)
+        parents = np.array([*inner_parents, *ends], dtype=np.int64)
         depths, paths = _paths(parents[:inner])
         order = 1 + np.argsort(parents[1:], kind="stable")
         return cls(
@@ -60,8 +60,8 @@ class PrefixTree:
             depths=depths,
             edge_parents=parents[order],
             edge_children=order,
-            leaves=np.array([leaf_of[ids] for ids in candidates], dtype=np.int64),
-            lengths=np.array([len(ids) + 1 for ids in candidates], dtype=np.int64),
+            leaves=np.array([leaf_of[ids] for ids in texts], dtype=np.int64),
+            lengths=np.array([len(ids) + 1 for ids in texts], dtype=np.int64),
         )
 
     @property
@@ -70,21 +70,21 @@ class PrefixTree:
         return len(self.depths)
 
     def with_ancestors(self, nodes: np.ndarray) -> np.ndarray:
-        """Sorted inner nodes: ``nodes`` and all before them."""
-        found = np.unique(self.paths[nodes])
-        return found[found != NOWHERE]
+        """Sorted inner nodes: ``nodes`` and all their ancestors."""
+        closed = np.unique(self.paths[nodes])
+        return closed[closed != NOWHERE]
 
     def visible(self, nodes: np.ndarray) -> np.ndarray:
-        """(n, n) bool: is inner node j on the path to inner node i; for n ``nodes``."""
+        """(n, n) bool for n inner ``nodes``: whether node j is on the path to node i."""
         return self.paths[nodes][:, self.depths[nodes]] == nodes
 
     def edges_of(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of the edges that leave sorted inner ``nodes``; place in ``nodes`` of each."""
+        """Indices of the edges that leave sorted inner ``nodes``, and of their parents in it."""
         first = np.searchsorted(self.edge_parents, nodes, side="left")
         counts = np.searchsorted(self.edge_parents, nodes, side="right") - first
-        place = np.repeat(np.arange(len(nodes)), counts)
-        within = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return first[place] + within, place
+        parent = np.repeat(np.arange(len(nodes)), counts)
+        within = np.arange(len(parent)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return first[parent] + within, parent
 
     def candidate_sums(self, edge_values: np.ndarray) -> np.ndarray:
         """(..., E) values of the edges -> (..., K) their sums on the way to each candidate."""
@@ -113,7 +113,8 @@ def _inner_nodes(
     what it shares with the last.
     """
     tokens, parents, ends = [PAD], [NOWHERE], []
-    path, before = [0], ()
+    path = [0]
+    before: tuple[int, ...] = ()
     for ids in distinct:
         shared = _common_prefix(before, ids)
         del path[shared + 1 :]

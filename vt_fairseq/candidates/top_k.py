@@ -1,29 +1,28 @@
 """The likeliest candidates without scoring all: best-first expansion of the prefix tree, exact.
 
 A prefix is at least as likely as anything that begins with it, because every further token
-multiplies by a probability. So no candidate below a prefix can beat the k-th best candidate found
-so far once the prefix itself does not. Shapes: B clips, K candidates.
+multiplies by a probability. So where a prefix does not beat the k-th best candidate found so far,
+no candidate below it does. Shapes: B clips, K candidates.
 """
 
 import heapq
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from vt_fairseq.candidates.likelihood import DEFAULT_MAX_NODES, EncoderOut
+from vt_fairseq.candidates.likelihood import DEFAULT_MAX_NODES, EncoderOut, TreeDecoder
 from vt_fairseq.candidates.prefix_tree import PrefixTree
-from vt_fairseq.candidates.tree_decoder import TreeExpander, nodes_a_row
 
-# Nodes of one clip expanded before the next look at what is best: few waste little, many fill
-# matrices.
-NODES_A_ROUND = 64
+# Nodes of one clip expanded before the search looks again at which are best: few waste little, many
+# fill matrices.
+NODES_PER_ROUND = 64
 
 
 @dataclass(frozen=True)
 class Top:
-    """``candidates`` (k,) int64, best first, and their ``scores`` (k,) float64."""
+    """Indices (k,) int64 of the best candidates, best first, and their scores (k,) float64."""
 
     candidates: np.ndarray
     scores: np.ndarray
@@ -53,7 +52,7 @@ class Bounds:
             at.setdefault(leaf, []).append(candidate)
         if length_normalized:
             divisors[tree.leaves] = tree.lengths
-            # Children come after their parents, so backwards every child is done before.
+            # Children come after their parents, so going backwards meets every child first.
             for edge in np.argsort(-tree.edge_children):
                 parent, child = tree.edge_parents[edge], tree.edge_children[edge]
                 divisors[parent] = max(divisors[parent], divisors[child])
@@ -71,14 +70,14 @@ class _Search:
     reached: dict[int, float] = field(default_factory=lambda: {0: 0.0})
 
     def next_nodes(self, most: int) -> np.ndarray:
-        """The most promising inner nodes, sorted; none when nothing can change the best k."""
-        nodes = []
+        """At most ``most`` promising inner nodes, sorted; none when the best k are final."""
+        nodes: list[int] = []
         while self.frontier and len(nodes) < most and -self.frontier[0][0] >= self._needed():
             nodes.append(heapq.heappop(self.frontier)[1])
         return np.array(sorted(nodes), dtype=np.int64)
 
     def add(self, edges: np.ndarray, values: np.ndarray) -> None:
-        """Take in the log-probabilities of the edges that leave the nodes asked for."""
+        """Take in the log-probabilities of the edges that leave the last ``next_nodes``."""
         tree = self.bounds.tree
         parents, children = tree.edge_parents[edges].tolist(), tree.edge_children[edges].tolist()
         for parent, child, value in zip(parents, children, values.tolist(), strict=True):
@@ -94,7 +93,7 @@ class _Search:
                     heapq.heappop(self.best)
 
     def top(self) -> Top:
-        """The best k; of equal ones the first candidates."""
+        """The best k; among equals the first candidates."""
         order = sorted(self.best, reverse=True)
         return Top(
             np.array([-c for _, c in order], dtype=np.int64), np.array([s for s, _ in order])
@@ -106,7 +105,7 @@ class _Search:
 
 @torch.inference_mode()
 def top_candidates(
-    model: nn.Module,
+    model: Any,
     encoder_out: EncoderOut,
     bounds: Bounds,
     k: int,
@@ -117,13 +116,13 @@ def top_candidates(
     Scores are log-likelihoods, or means per token where ``bounds`` are those of means. Arguments
     as for ``score_candidates``; prefixes are kept, their states are computed again.
     """
-    expander = TreeExpander(model.decoder, encoder_out)
-    most = min(NODES_A_ROUND, nodes_a_row(expander.num_clips, max_nodes))
-    searches = [_Search(bounds, min(k, len(bounds.tree.leaves))) for _ in range(expander.num_clips)]
+    decoder = TreeDecoder(model.decoder, encoder_out)
+    most = min(NODES_PER_ROUND, decoder.nodes_per_clip(max_nodes))
+    searches = [_Search(bounds, min(k, len(bounds.tree.leaves))) for _ in range(decoder.num_clips)]
     while True:
         nodes = [search.next_nodes(most) for search in searches]
         if not any(map(len, nodes)):
             return [search.top() for search in searches]
-        found = expander.edges([bounds.tree] * len(nodes), nodes)
-        for search, (edges, values) in zip(searches, found, strict=True):
+        edges_and_values = decoder.edges([bounds.tree] * len(nodes), nodes)
+        for search, (edges, values) in zip(searches, edges_and_values, strict=True):
             search.add(edges, values)

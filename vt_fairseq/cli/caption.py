@@ -5,36 +5,35 @@ is done), 2 for a mistake in the command.
 """
 
 import argparse
+import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from vt_fairseq.cli import command
-from vt_fairseq.cli.caption_formats import FORMATS, SUBTITLES, SUFFIXES, Said
-from vt_fairseq.cli.command import positive
-from vt_fairseq.cli.inputs import find_videos, read_lines
+from vt_fairseq.cli.caption_formats import FORMATS, SUBTITLES, SUFFIXES, SegmentResult
+from vt_fairseq.cli.command import add_with_aliases, positive
+from vt_fairseq.cli.inputs import find_videos, read_labels
 from vt_fairseq.errors import UserError, VideoError
-from vt_fairseq.scoring.options import DTYPES
 
 if TYPE_CHECKING:
     from vt_fairseq.inference.api import VideoTranslate
 
 PROG = "vt-caption"
 EXIT_SOME_FAILED = 1
-# On a GPU so many batches are one piece of work, so that processes decode ahead of it.
+# On a GPU the model gets so many batches at once, so that processes can decode ahead of it.
 BATCHES_AT_ONCE = 8
-
 TOP_CLASSES = 5
 PROGRESS = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # parts of videos count, too
 
 # (paths, start=, end=), lists of the same length -> a result for each, None where it was not read
-Ask = Callable[..., list]
+Predict = Callable[..., Any]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,28 +54,42 @@ def build_parser() -> argparse.ArgumentParser:
     add_tasks(parser)
     add_decoding(parser)
     add_segments(parser)
-    parser.add_argument("--format", choices=FORMATS, default="text", help="(default: text)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write one file a video there")
-    parser.add_argument("--batch-size", type=positive, default=8, help="clips at once")
-    parser.add_argument("--num-workers", type=int, default=2, help="processes that decode (GPU)")
-    parser.add_argument("--device", help="cpu, cuda, mps (default: the GPU if there is one)")
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="(default: fp32)")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="text", help="of the output (default: text)"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write one file per video there")
+    parser.add_argument("--batch-size", type=positive, default=8, help="clips at once (default: 8)")
+    parser.add_argument(
+        "--num-workers", type=int, default=2, help="processes that decode for a GPU (default: 2)"
+    )
+    command.add_device(parser)
+    command.add_dtype(parser)
     command.add_user_dir(parser)
     return parser
 
 
 def add_tasks(parser: argparse.ArgumentParser) -> None:
-    """What is asked; a caption without any of these."""
+    """What is asked; without any of these, a caption."""
     tasks = parser.add_mutually_exclusive_group()
-    tasks.add_argument("--ask", metavar="QUESTION", help="answer it, freely or of --candidates")
-    tasks.add_argument("--classify", type=labels, metavar="FILE", help="class names, one a line")
+    tasks.add_argument("--ask", metavar="QUESTION", help="answer it, freely or by --candidates")
+    tasks.add_argument(
+        "--classify", type=read_labels, metavar="FILE", help="rank the class names, one per line"
+    )
     tasks.add_argument("--rank", metavar="QUERY", help="order the videos by its likelihood")
     parser.add_argument("--candidates", nargs="+", metavar="TEXT", help="answers for --ask")
-    parser.add_argument("--top", type=positive, help="classes to show (5), or videos of --rank")
+    add_with_aliases(
+        parser,
+        "--top-k",
+        "--top",
+        type=positive,
+        metavar="K",
+        help="how many classes to show (default: 5), or videos of --rank (default: all)",
+    )
     parser.add_argument("--action", help="another of the model's actions (prompts)")
-    parser.add_argument(
+    add_with_aliases(
+        parser,
         "--length-normalize",
-        "--length-normalise",  # as 0.1.0 spelled it
+        "--length-normalise",
         action="store_true",
         help="compare candidates, classes and videos by the mean log-likelihood per token",
     )
@@ -86,9 +99,20 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     """How texts are generated."""
     parser.add_argument("--decoding", choices=("beam", "greedy", "topk"), default="beam")
     parser.add_argument("--beam", type=positive, default=5, help="beams (default: 5)")
-    parser.add_argument("--topk", type=positive, default=5, help="tokens topk draws from (5)")
-    parser.add_argument("--seed", type=int, default=1, help="of topk (default: 1)")
-    parser.add_argument("--num-candidates", type=positive, default=1, help="texts a clip")
+    add_with_aliases(
+        parser,
+        "--sampling-topk",
+        "--topk",
+        dest="topk",
+        type=positive,
+        default=5,
+        metavar="K",
+        help="topk draws from the K likeliest tokens (default: 5)",
+    )
+    parser.add_argument("--seed", type=int, default=1, help="random seed of topk (default: 1)")
+    parser.add_argument(
+        "--num-candidates", type=positive, default=1, help="texts per clip (default: 1)"
+    )
     parser.add_argument("--max-tokens", type=positive, help="longest text (default: as trained)")
 
 
@@ -101,11 +125,6 @@ def add_segments(parser: argparse.ArgumentParser) -> None:
         "--test-window",
         help="of parts that are longer than the model was trained on: center, whole or K/N",
     )
-
-
-def labels(path: str) -> list[str]:
-    """The class names in a file; raise UserError where it has none."""
-    return read_lines(Path(path))
 
 
 def seconds(text: str) -> float:
@@ -127,7 +146,7 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("--ask has an action of its own: leave --action out")
     ranking = args.candidates or args.classify or args.rank is not None
     if ranking and args.num_candidates > 1:
-        raise UserError("--num-candidates is for generated texts; --top limits what is ranked")
+        raise UserError("--num-candidates is for generated texts; --top-k limits what is ranked")
     if args.rank is not None and (args.format in SUBTITLES or args.out):
         raise UserError("--rank writes one list: --format text or jsonl, without --out")
     if args.out and args.out.exists() and not args.out.is_dir():
@@ -136,14 +155,13 @@ def check(args: argparse.Namespace) -> None:
 
 def load(args: argparse.Namespace) -> "VideoTranslate":
     """The model as the options say."""
-    import torch
-
     from vt_fairseq import VideoTranslate
+    from vt_fairseq.devices import DTYPES
 
     model = VideoTranslate.from_pretrained(
         args.path,
         device=args.device,
-        dtype=getattr(torch, DTYPES[args.dtype]),
+        dtype=DTYPES[args.dtype],
         vocabulary=args.vocabulary,
         test_window=args.test_window,
     )
@@ -151,7 +169,7 @@ def load(args: argparse.Namespace) -> "VideoTranslate":
     return model
 
 
-def asking(model: "VideoTranslate", args: argparse.Namespace) -> Ask:
+def chosen_method(model: "VideoTranslate", args: argparse.Namespace) -> Predict:
     """The method of ``model`` that the options ask for, with all but the videos filled in."""
     from vt_fairseq import Decoding
 
@@ -169,12 +187,12 @@ def asking(model: "VideoTranslate", args: argparse.Namespace) -> Ask:
     return partial(model.generate, action=action, question=args.ask, decoding=decoding)
 
 
-def plan(path: str, args: argparse.Namespace) -> list[Said]:
-    """The segments of a video; a single one with an error where it cannot be opened."""
+def segments_of(path: str, args: argparse.Namespace) -> list[SegmentResult]:
+    """The segments of a video, without results yet; one with an error if it cannot be opened."""
     from vt_fairseq.video.decoding import probe
     from vt_fairseq.video.frame_sampling import equal_segments, regular_segments
 
-    uncut = Said(path, 0.0, 0.0, question=args.ask)
+    uncut = SegmentResult(path, 0.0, 0.0, question=args.ask)
     try:
         duration = probe(path)
     except VideoError as error:
@@ -188,34 +206,25 @@ def plan(path: str, args: argparse.Namespace) -> list[Said]:
     return [replace(uncut, start=start, end=end, parts=len(times)) for start, end in times]
 
 
-def answered(
-    segments: Iterator[Said], model: "VideoTranslate", ask: Ask
-) -> Iterator[tuple[list[Said], float]]:
-    """Pieces of the stream of segments with results or errors, and how many videos each makes up.
-
-    Segments of several videos share batches.
-    """
-    on_gpu = model.loaded.device.type != "cpu"
-    at_once = model.batch_size * (BATCHES_AT_ONCE if on_gpu else 1)
-    while piece := list(islice(segments, at_once)):
-        places = [i for i, one in enumerate(piece) if one.error is None]
-        asked = [piece[i] for i in places]
-        errors: dict[int, str] = {}
-        model.on_error = errors.__setitem__
-        results = ask(
-            [one.video for one in asked],
-            start=[one.start if one.parts else None for one in asked],
-            end=[one.end if one.parts else None for one in asked],
-        )
-        for k, result in enumerate(results):
-            piece[places[k]] = replace(asked[k], result=result, error=errors.get(k))
-        yield piece, sum(1 / max(1, one.parts) for one in piece)
-
-
-def whole_videos(segments: Iterator[Said]) -> Iterator[list[Said]]:
-    """The stream of segments as one list a video."""
-    for first in segments:
-        yield [first, *islice(segments, max(1, first.parts) - 1)]
+def predict_segments(
+    segments: Sequence[SegmentResult], model: "VideoTranslate", predict: Predict
+) -> None:
+    """Fill in the results of the segments, or the errors of those that cannot be read."""
+    readable = [one for one in segments if one.error is None]
+    errors: dict[int, str] = {}
+    model.on_error = errors.__setitem__
+    results = predict(
+        [one.video for one in readable],
+        start=[one.start if one.parts else None for one in readable],
+        end=[one.end if one.parts else None for one in readable],
+    )
+    for k, (one, result) in enumerate(zip(readable, results, strict=True)):
+        if k in errors:
+            one.error = errors[k]
+        elif isinstance(result, list):  # of --rank
+            (one.score,) = result
+        else:
+            one.result = result
 
 
 class Output:
@@ -226,22 +235,22 @@ class Output:
         if args.format in SUBTITLES and videos > 1 and args.out is None:
             raise UserError(f"{videos} videos make {videos} {args.format} files: add --out DIR")
         self.render, self.suffix = FORMATS[args.format], SUFFIXES[args.format]
-        self.top = args.top or (TOP_CLASSES if args.classify else sys.maxsize)
+        self.top_k = args.top_k or (TOP_CLASSES if args.classify else sys.maxsize)
         self.folder = args.out
         self.used: set[str] = set()
 
-    def write(self, said: list[Said]) -> None:
-        """One video."""
+    def write(self, segments: list[SegmentResult]) -> None:
+        """Write the results of one video."""
         from tqdm import tqdm
 
         from vt_fairseq.data.manifest import write_file
 
-        content = self.render(said, self.top)
+        content = self.render(segments, self.top_k)
         if self.folder is None:
             tqdm.write(content, file=sys.stdout, end="")
             sys.stdout.flush()
-        elif self.suffix == SUFFIXES["jsonl"] or any(one.error is None for one in said):
-            path = self.folder / self.name(said[0].video)
+        elif self.suffix == SUFFIXES["jsonl"] or any(one.error is None for one in segments):
+            path = self.folder / self.name(segments[0].video)
             write_file(path, content.encode("utf-8", "backslashreplace"))
 
     def name(self, video: str) -> str:
@@ -253,63 +262,70 @@ class Output:
         return name
 
 
-def report(said: list[Said]) -> int:
-    """Name on stderr what could not be read; return how many segments that were."""
+def report_errors(video: Sequence[SegmentResult]) -> int:
+    """Name on stderr the segments that could not be read; return how many there are."""
     from tqdm import tqdm
 
-    failed = [one for one in said if one.error is not None]
+    failed = [one for one in video if one.error is not None]
     for one in failed:
         tqdm.write(f"{PROG}: error: {one.name}: {one.error}", file=sys.stderr)
     return len(failed)
 
 
-def captioned(args: argparse.Namespace, paths: list[str]) -> Iterator[list[Said]]:
-    """Every video in order with what the model says, a progress bar beside it on a terminal."""
+def predict_videos(args: argparse.Namespace, paths: list[str]) -> Iterator[list[SegmentResult]]:
+    """The results of every video in order, with a progress bar on a terminal.
+
+    Segments of several videos share batches.
+    """
     from tqdm import tqdm
 
     model = load(args)
-    ask = asking(model, args)
+    predict = chosen_method(model, args)
+    on_gpu = model.loaded.device.type != "cpu"
+    at_once = model.batch_size * (BATCHES_AT_ONCE if on_gpu else 1)
+    segments = (one for path in paths for one in segments_of(path, args))
+    video: list[SegmentResult] = []
     with tqdm(total=len(paths), desc=PROG, bar_format=PROGRESS, disable=None) as bar:
-
-        def segments() -> Iterator[Said]:
-            planned = (one for path in paths for one in plan(path, args))
-            for piece, videos in answered(planned, model, ask):
-                yield from piece
-                bar.update(videos)
-
-        yield from whole_videos(segments())
+        while batch := list(islice(segments, at_once)):
+            predict_segments(batch, model, predict)
+            for one in batch:
+                video.append(one)
+                if len(video) >= one.parts:
+                    yield video
+                    video = []
+            bar.update(sum(1 / max(1, one.parts) for one in batch))
 
 
 def _main() -> None:
     args = build_parser().parse_args()
     # Names of files may be no text at all.
-    sys.stdout.reconfigure(errors="backslashreplace")
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     check(args)
     command.import_user_dir(args.user_dir)
     paths = find_videos(args.videos)
     output = Output(args, len(paths))
-    failed, everything = 0, []
-    for said in captioned(args, paths):
-        failed += report(said)
+    failed, ranked = 0, []
+    for video in predict_videos(args, paths):
+        failed += report_errors(video)
         if args.rank is None:
-            output.write(said)
+            output.write(video)
         else:
-            everything += [one for one in said if one.error is None]
+            ranked += [one for one in video if one.error is None]
     if args.rank is not None:
-        print_ranking(everything, args)
+        print_ranking(ranked, args)
     if failed:
         sys.exit(EXIT_SOME_FAILED)
 
 
-def print_ranking(found: list[Said], args: argparse.Namespace) -> None:
-    """The query's videos, likeliest first."""
-    ranking = sorted(found, key=lambda one: -one.result[0])[: args.top]
+def print_ranking(segments: list[SegmentResult], args: argparse.Namespace) -> None:
+    """The query's segments, likeliest first."""
+    ranking = sorted(segments, key=lambda one: -one.score)[: args.top_k]
     for rank, one in enumerate(ranking, 1):
         if args.format == "text":
-            print(f"{rank:4d}  {one.result[0]:9.3f}  {one.name}")
+            print(f"{rank:4d}  {one.score:9.3f}  {one.name}")
             continue
-        record = {"rank": rank, "video": one.video, "start": one.start, "end": one.end}
-        record = {"query": args.rank, **record, "score": one.result[0]}
+        record = {"query": args.rank, "rank": rank, "video": one.video}
+        record |= {"start": one.start, "end": one.end, "score": one.score}
         print(json.dumps(record, ensure_ascii=False))
 
 

@@ -9,17 +9,18 @@ if TYPE_CHECKING:
     from vt_fairseq.inference.outputs import Caption, Choice
 
 
-@dataclass(frozen=True)
-class Said:
-    """What the model says of one segment of a video.
+@dataclass
+class SegmentResult:
+    """One segment of a video and what the model says of it.
 
     Attributes:
         video: path as the user named it.
         start, end: seconds.
         parts: how many segments the video was cut into; 0: it was not cut.
         question: that was asked.
-        result: None when the segment could not be read.
-        error: why.
+        result: None before it is known and when the segment could not be read.
+        score: in place of a result, that of the ranking's query under this segment.
+        error: why the segment could not be read.
     """
 
     video: str
@@ -28,6 +29,7 @@ class Said:
     parts: int = 0
     question: str | None = None
     result: "Caption | Choice | None" = None
+    score: float = 0.0
     error: str | None = None
 
     @property
@@ -37,16 +39,18 @@ class Said:
             return self.video
         return f"{self.video} [{clock(self.start, '.')} - {clock(self.end, '.')}]"
 
-    def candidates(self, top: int) -> list[dict[str, Any]]:
-        """The ``top`` best texts with their scores; given ones also with probabilities."""
+    def candidates(self, top_k: int) -> list[dict[str, Any]]:
+        """The ``top_k`` best texts with their scores; given texts also with probabilities."""
         from vt_fairseq.inference.outputs import Caption
 
         if isinstance(self.result, Caption):
-            return [{"text": c.text, "score": c.score} for c in self.result.candidates[:top]]
+            return [{"text": c.text, "score": c.score} for c in self.result.candidates[:top_k]]
+        if self.result is None:
+            return []
         given, probabilities = self.result, self.result.probabilities
         return [
             {"text": given.texts[k], "score": given.scores[k], "probability": probabilities[k]}
-            for k in given.order[:top]
+            for k in given.order[:top_k]
         ]
 
 
@@ -63,13 +67,13 @@ def one_line(text: str) -> str:
     return " ".join(text.split()).replace("-->", "->")
 
 
-def as_text(said: Sequence[Said], top: int) -> str:
-    """``video: text``, and where there are several candidates one more line for each."""
+def as_text(segments: Sequence[SegmentResult], top_k: int) -> str:
+    """``video: text``, followed by a line for each candidate where there are several."""
     lines = []
-    for one in said:
+    for one in segments:
         if one.result is None:
             continue
-        candidates = one.candidates(top)
+        candidates = one.candidates(top_k)
         lines.append(f"{one.name}: {one_line(candidates[0]['text'])}")
         if len(candidates) > 1:
             lines += [f"  {_weight(c)}  {one_line(c['text'])}" for c in candidates]
@@ -82,41 +86,41 @@ def _weight(candidate: dict[str, Any]) -> str:
     return f"{candidate['score']:8.2f}"
 
 
-def as_jsonl(said: Sequence[Said], top: int) -> str:
-    """An object a segment: ``video start end text score candidates``, or ``error``."""
+def as_jsonl(segments: Sequence[SegmentResult], top_k: int) -> str:
+    """One object per segment: ``video start end text score candidates``, or ``error``."""
     lines = []
-    for one in said:
+    for one in segments:
         record: dict[str, Any] = {"video": one.video, "start": one.start, "end": one.end}
         if one.question is not None:
             record["question"] = one.question
         if one.result is None:
             record["error"] = one.error
         else:
-            candidates = one.candidates(top)
+            candidates = one.candidates(top_k)
             record |= {"text": candidates[0]["text"], "score": candidates[0]["score"]}
             record["candidates"] = candidates
         lines.append(json.dumps(record, ensure_ascii=False))
     return "".join(f"{line}\n" for line in lines)
 
 
-def as_srt(said: Sequence[Said], top: int) -> str:
+def as_srt(segments: Sequence[SegmentResult], top_k: int) -> str:
     """SubRip: numbered cues, a comma before the milliseconds."""
-    cues = [f"{n}\n{times}\n{text}\n" for n, (times, text) in enumerate(_cues(said, ","), 1)]
+    cues = [f"{n}\n{times}\n{text}\n" for n, (times, text) in enumerate(_cues(segments, ","), 1)]
     return "\n".join(cues)
 
 
-def as_vtt(said: Sequence[Said], top: int) -> str:
+def as_vtt(segments: Sequence[SegmentResult], top_k: int) -> str:
     """WebVTT (W3C): ``&``, ``<`` and ``>`` are markup there."""
     cues = []
-    for times, text in _cues(said, "."):
+    for times, text in _cues(segments, "."):
         escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         cues.append(f"\n{times}\n{escaped}\n")
     return "WEBVTT\n" + "".join(cues)
 
 
-def _cues(said: Sequence[Said], point: str) -> list[tuple[str, str]]:
+def _cues(segments: Sequence[SegmentResult], point: str) -> list[tuple[str, str]]:
     """Times and text of every segment that has some: a cue without text is not one."""
-    texts = [(one, one_line(one.result.text)) for one in said if one.result is not None]
+    texts = [(one, one_line(one.result.text)) for one in segments if one.result is not None]
     return [
         (f"{clock(one.start, point)} --> {clock(one.end, point)}", text)
         for one, text in texts
@@ -124,7 +128,7 @@ def _cues(said: Sequence[Said], point: str) -> list[tuple[str, str]]:
     ]
 
 
-FORMATS: dict[str, Callable[[Sequence[Said], int], str]] = {
+FORMATS: dict[str, Callable[[Sequence[SegmentResult], int], str]] = {
     "text": as_text,
     "jsonl": as_jsonl,
     "srt": as_srt,

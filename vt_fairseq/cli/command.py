@@ -6,12 +6,14 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from vt_fairseq.errors import UserError, VideoError
 from vt_fairseq.quiet_imports import quiet_imports as quiet_imports
 from vt_fairseq.version import __version__
 
 EXIT_USER_ERROR = 2
+DTYPES = ("fp32", "bf16", "fp16")
 
 
 def parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -33,6 +35,26 @@ def add_user_dir(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="folder that registers tasks, corpora or video networks of your own",
+    )
+
+
+def add_with_aliases(group: Any, option: str, *aliases: str, **kwargs: Any) -> None:
+    """Add ``option``; ``aliases``, its spellings in earlier versions, work but are not shown."""
+    group.add_argument(option, *aliases, **kwargs).option_strings = [option]
+
+
+def add_device(group: Any) -> None:
+    """The option for the device; ``--cpu``, fairseq's spelling of one of them, works too."""
+    group.add_argument("--device", help="cpu, cuda or mps (default: the GPU if there is one)")
+    group.add_argument(
+        "--cpu", dest="device", action="store_const", const="cpu", help=argparse.SUPPRESS
+    )
+
+
+def add_dtype(group: Any) -> None:
+    """The option for the precision of the weights."""
+    group.add_argument(
+        "--dtype", choices=DTYPES, default="fp32", help="type of the weights (default: fp32)"
     )
 
 

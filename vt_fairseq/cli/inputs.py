@@ -26,18 +26,23 @@ def find_videos(names: Sequence[str]) -> list[str]:
     return found
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file without the empty ones; raise UserError where there are none."""
+def read_labels(name: str | Path) -> list[str]:
+    """The class names in a file, one per line; blank lines and repeated names are left out.
+
+    UTF-8, with or without a byte order mark; white space around a name is not part of it. Raises
+    UserError where there is no such file, where it is not UTF-8, and where it has no names.
+    """
+    path = Path(name)
     if not path.is_file():
         raise UserError(f"no file {path}")
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8: {error}") from error
-    kept = [line for line in lines if line]
-    if not kept:
-        raise UserError(f"{path} is empty, expected one text a line")
-    return kept
+    labels = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not labels:
+        raise UserError(f"{path} is empty, expected one class name per line")
+    return labels
 
 
 def _expanded(name: str) -> Iterator[str]:

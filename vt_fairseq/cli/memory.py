@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 PROG = "vt-memory"
 EXAMPLE = (
-    "vt-memory --arch video_translate_t5_large --batch-size 8 --precision fp16 "
-    "--zero-stage 2 --gpus 8"
+    "vt-memory --arch video_translate_t5_large --batch-size 8 --dtype fp16 --zero-stage 2 --gpus 8"
 )
 
 
@@ -43,8 +42,14 @@ def build_parser() -> argparse.ArgumentParser:
         batch.add_argument(option, type=int, default=number, help=f"{text} (%(default)s)")
     run = made.add_argument_group("training")
     setup = Setup()
-    run.add_argument(
-        "--precision", choices=list(DTYPES), default=setup.precision, help="(%(default)s)"
+    command.add_with_aliases(
+        run,
+        "--dtype",
+        "--precision",
+        dest="precision",
+        choices=list(DTYPES),
+        default=setup.precision,
+        help="(%(default)s)",
     )
     run.add_argument(
         "--zero-stage",

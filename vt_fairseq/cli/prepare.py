@@ -153,8 +153,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="copy the videos to DATA/videos with this short side (default: %(const)s), from where "
         "they load many times faster; a run that was stopped goes on",
     )
-    add(
+    command.add_with_aliases(
+        parser,
+        "--num-workers",
         "--workers",
+        dest="workers",
         type=_positive,
         default=min(16, os.cpu_count() or 1),
         metavar="N",

@@ -5,15 +5,15 @@ import sys
 from pathlib import Path
 
 from vt_fairseq.cli import command
-from vt_fairseq.cli.command import positive
+from vt_fairseq.cli.command import add_with_aliases, positive
+from vt_fairseq.cli.inputs import read_labels
 from vt_fairseq.scoring.options import (
     DECODINGS,
-    DTYPES,
     KINDS,
     PAIRS,
     SCORERS,
     TARGETS,
-    Options,
+    ScoreOptions,
 )
 
 PROG = "vt-score"
@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
         "stopped goes on when it is started again. Under torchrun the processes share the clips.",
         "vt-score vqa DATA --path checkpoints/checkpoint_best.pt --out scores/vqa\n"
         "  torchrun --nproc-per-node 8 --no-python vt-score classify DATA --path generative.pt \\\n"
-        "      --targets action --fuse discriminative.pt --clips 10 --split valid --out scores",
+        "      --targets action --fuse discriminative.pt --windows 10 --split valid --out scores",
     )
     add = parser.add_argument
     add("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
@@ -48,33 +48,36 @@ def add_candidates(group) -> None:
     """Candidates and prompts."""
     add = group.add_argument
     add("--targets", choices=TARGETS,
-        help="classify: which classes; action: verb-noun pairs as texts; verb,noun: apart, an "
-        "action's score is their product (default: label, or what the heads are for)")  # fmt: skip
+        help="classify: which classes; action: verb-noun pairs as texts; verb,noun: each on its "
+        "own, actions by their product (default: label, or what the heads are for)")  # fmt: skip
     add("--pairs", choices=PAIRS,
         help="verb-noun pairs that can be an action: those of the split train (default where texts "
         "of pairs are ranked), or all (default where scores are multiplied)")  # fmt: skip
-    add("--labels", type=Path, metavar="FILE", help="classify: other labels, one a line")
+    add("--labels", type=read_labels, metavar="FILE",
+        help="classify: a file with other labels, one per line")  # fmt: skip
     add("--top-k", type=positive, metavar="K",
         help="classify: only the K likeliest candidates, found without scoring all")  # fmt: skip
-    add("--action", help="prompt (default: the one that fits)")
+    add("--action", help="prompt to use (default: the one that fits)")
 
 
 def add_scoring(group) -> None:
     """From clips to scores."""
     add = group.add_argument
     add("--use", choices=SCORERS,
-        help="what of --path scores (default: its heads where it has any)")  # fmt: skip
+        help="which part of --path scores (default: its heads where it has any)")  # fmt: skip
     add("--fuse", type=Path, metavar="CHECKPOINT",
         help="average the softmax of the decoder's scores with the heads' distribution of this "
         "checkpoint")  # fmt: skip
-    add("--clips", type=positive, default=1, metavar="N",
+    add_with_aliases(
+        group, "--windows", "--clips", type=positive, default=1, metavar="N",
         help="average the predictions for N uniformly spaced windows (EPIC: 10)")  # fmt: skip
     add("--caption-first", action="store_true",
         help="classify: generate a caption and feed it as text (multi-task training)")  # fmt: skip
     add("--decoding", choices=DECODINGS, default="rank",
         help="vqa: rank the candidates, or generate an answer and match it to one")  # fmt: skip
-    add("--beam", type=positive, default=5, help="of texts that are generated (default: 5)")
-    add("--length-normalize", "--length-normalise", action="store_true",
+    add("--beam", type=positive, default=5, help="beams of texts that are generated (default: 5)")
+    add_with_aliases(
+        group, "--length-normalize", "--length-normalise", action="store_true",
         help="rank by the mean log-likelihood per token instead of the sum")  # fmt: skip
 
 
@@ -84,30 +87,31 @@ def add_inputs(group) -> None:
     add("--no-context", action="store_true", help="leave out the rows' context (subtitles)")
     add("--video-root", default="", metavar="DIR", help="folder of the videos, if they moved")
     add("--test-window", default="", help="window of long clips: center, whole or K/N")
-    add("--blank-video", action="store_true", help="show uniform gray instead")
+    add("--blank-video", action="store_true", help="show uniform gray instead of the video")
 
 
 def add_run(group) -> None:
     """Sizes, devices, interrupted runs."""
     add = group.add_argument
     add("--restart", action="store_true", help="throw away the scores that DIR has")
-    add("--batch-size", type=positive, default=8, help="clips at once (default: 8)")
+    add("--batch-size", type=positive, default=8, help="clips scored at once (default: 8)")
     add("--max-nodes", type=positive, default=2048,
         help="beginnings of candidates decoded at once, over all clips of a batch; bounds memory "
         "(default: 2048)")  # fmt: skip
-    add("--num-workers", type=int, default=1, help="decoding processes (default: 1)")
-    add("--cpu", action="store_true", help="no GPU even if there is one")
-    add("--dtype", choices=DTYPES, default="fp32", help="of the weights (default: fp32)")
+    add("--num-workers", type=int, default=1, help="processes that decode (default: 1)")
+    command.add_device(group)
+    command.add_dtype(group)
 
 
 def _main() -> None:
     args = vars(build_parser().parse_args())
     command.import_user_dir(args.pop("user_dir"))
     with command.quiet_imports():
+        from vt_fairseq.scoring.job import prepare
         from vt_fairseq.scoring.run import score
 
-    options = Options(**args)
-    metrics = score(options, lambda line: print(line, file=sys.stderr))
+    options = ScoreOptions(**args)
+    metrics = score(prepare(options), lambda line: print(line, file=sys.stderr))
     if metrics is None:
         return
     for name, value in metrics.items():

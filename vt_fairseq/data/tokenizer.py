@@ -11,6 +11,7 @@ Text is always encoded as plain text: ``"[MASK]"`` in a caption becomes ordinary
 """
 
 import io
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -63,7 +64,7 @@ class Tokenizer:
         self.table_size = -(-used // TABLE_MULTIPLE) * TABLE_MULTIPLE
 
     @classmethod
-    def from_file(cls, path: str | Path) -> "Tokenizer":
+    def from_file(cls, path: str | os.PathLike[str]) -> "Tokenizer":
         """Read a ``spiece.model``; raise UserError when it is missing or not T5's."""
         path = Path(path)
         if not path.is_file():

@@ -175,12 +175,12 @@ class VideoTranslate:
     ) -> Choice | list[Choice | None]:
         """Candidate answers by likelihood; ``candidates`` for all videos or a list for each."""
         clips = own_videos(videos, start, end, question, context)
-        if candidates and isinstance(candidates[0], str):
-            candidates = [candidates] * len(clips.rows)
-        if len(candidates) != len(clips.rows):
-            raise UserError(f"{len(candidates)} lists of candidates for {len(clips.rows)} videos")
-        trees = [self._tree(row, None) for row in candidates]
-        return self._choose(clips, self._action("answer"), candidates, trees, length_normalize)
+        shared = bool(candidates) and isinstance(candidates[0], str)
+        texts: Any = [candidates] * len(clips.rows) if shared else candidates
+        if len(texts) != len(clips.rows):
+            raise UserError(f"{len(texts)} lists of candidates for {len(clips.rows)} videos")
+        trees = [self._tree(row, None) for row in texts]
+        return self._choose(clips, self._action("answer"), texts, trees, length_normalize)
 
     def classify(
         self,
@@ -200,7 +200,7 @@ class VideoTranslate:
         if not labels:
             raise UserError("the model knows no class names of its own: name the labels")
         tree = self._tree(labels, chosen.max_target_tokens)
-        return self._choose(clips, chosen, [labels] * len(clips.rows), tree, length_normalize)
+        return self._choose(clips, chosen, [labels] * len(clips.rows), [tree], length_normalize)
 
     def score(
         self,
@@ -220,7 +220,7 @@ class VideoTranslate:
         clips = own_videos(videos, start, end, context=context)
         chosen = self._action(action)
         tree = self._tree(texts, chosen.max_target_tokens)
-        found = self._scores(clips, chosen, tree, length_normalize)
+        found = self._scores(clips, chosen, [tree], length_normalize)
         return clips.shaped([None if row is None else list(row) for row in found])
 
     def rank(
@@ -238,7 +238,7 @@ class VideoTranslate:
         clips = own_videos(videos, start, end, context=context)
         chosen = self._action(action)
         tree = self._tree([query], chosen.max_target_tokens)
-        found = self._scores(clips, chosen, tree, length_normalize)
+        found = self._scores(clips, chosen, [tree], length_normalize)
         ranked = [
             Ranked(i, row[0], clips.rows[i].start, clips.rows[i].end)
             for i, row in enumerate(found)
@@ -298,12 +298,12 @@ class VideoTranslate:
         clips: OwnVideos,
         action: Prompt,
         texts: Sequence[Sequence[str]],
-        candidates: PrefixTree | list[PrefixTree],
+        trees: Sequence[PrefixTree],
         length_normalize: bool,
     ) -> Any:
         if not all(texts):
             raise UserError("there are no texts to choose from")
-        found = self._scores(clips, action, candidates, length_normalize)
+        found = self._scores(clips, action, trees, length_normalize)
         choices = [
             None if row is None else (tuple(given), row)
             for given, row in zip(texts, found, strict=True)
@@ -314,23 +314,23 @@ class VideoTranslate:
         self,
         clips: OwnVideos,
         action: Prompt,
-        candidates: PrefixTree | list[PrefixTree],
+        trees: Sequence[PrefixTree],
         length_normalize: bool,
     ) -> list[tuple[float, ...] | None]:
-        """Of each clip's candidates; one tree is every clip's."""
+        """Of each clip's candidates; a single tree is every clip's."""
         if self.loaded.task.heads is not None:
             raise UserError("a model with heads has no likelihoods; vt-score reads its heads")
 
         def scores(sample: dict[str, Any]) -> list[tuple[float, ...]]:
-            shared = isinstance(candidates, PrefixTree)
-            trees = [candidates] if shared else [candidates[i] for i in sample["id"].tolist()]
-            encoded = encode(self.loaded, sample)
-            found = score_candidates(self.loaded.model, encoded, trees, self.max_nodes)
-            of_clip = trees * (len(found) // len(trees))
-            return [
-                tuple((row / tree.lengths if length_normalize else row).tolist())
-                for row, tree in zip(found, of_clip, strict=True)
-            ]
+            own = trees if len(trees) == 1 else [trees[i] for i in sample["id"].tolist()]
+            found = score_candidates(
+                self.loaded.model,
+                encode(self.loaded, sample),
+                own,
+                self.max_nodes,
+                length_normalize,
+            )
+            return [tuple(row.tolist()) for row in found]
 
         return self._each_clip(clips, action, scores)
 
@@ -351,14 +351,14 @@ class VideoTranslate:
         task = self.loaded.task
         loader = OwnLoader(task.clip_loader(None, train=False), clips.frames)
         dataset = task.build_dataset(clips.rows, loader, [action], train=False)
-        order = range(len(clips.rows))
+        count, step = len(clips.rows), self.batch_size
         return iter(
             WatchedDataLoader(
                 dataset,
-                batch_sampler=[order[i : i + self.batch_size] for i in order[:: self.batch_size]],
+                batch_sampler=[list(range(i, min(i + step, count))) for i in range(0, count, step)],
                 collate_fn=dataset.collater,
                 # A process costs more than it saves when there is nothing to read ahead.
-                num_workers=self.num_workers if len(order) > self.batch_size else 0,
+                num_workers=self.num_workers if count > step else 0,
                 pin_memory=self.loaded.device.type == "cuda",
             )
         )

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -53,8 +53,9 @@ def own_videos(
     times that go with frames.
     """
     single = not isinstance(videos, list | tuple)
-    listed = [videos] if single else list(videos)
-    rows, frames = [], {}
+    listed: list[Any] = [videos] if single else list(cast(Sequence, videos))
+    rows: list[ClipRow] = []
+    frames: dict[str, np.ndarray] = {}
     options = [
         each(value, len(listed), name)
         for name, value in (

@@ -1,7 +1,7 @@
 """What everything that asks a trained model has in common: opening its checkpoint, and encoding."""
 
 import logging
-from collections.abc import Mapping
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.utils import merge_with_parent
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import nn
 
 import vt_fairseq.models.architectures  # noqa: F401
 from vt_fairseq.data.tokenizer import Tokenizer
@@ -20,6 +19,7 @@ from vt_fairseq.devices import check_gpus, emulates
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.checkpoint_state import read_checkpoint, saved_tokenizer
 from vt_fairseq.models.pretrained.exported import read_exported
+from vt_fairseq.models.video_translate import VideoTranslateModel
 from vt_fairseq.task import VideoTranslateTask
 
 logger = logging.getLogger(__name__)
@@ -34,20 +34,20 @@ class Loaded:
         cfg: the task's options in the checkpoint, for ``task.load_dataset(split, task_cfg=cfg)``.
     """
 
-    model: nn.Module
+    model: VideoTranslateModel
     task: VideoTranslateTask
     device: torch.device
     cfg: FairseqDataclass
 
 
 def open_checkpoint(
-    path: str | Path,
+    path: str | os.PathLike[str],
     *,
-    data: str | Path | None = None,
-    vocabulary: str | Path | None = None,
+    data: str | os.PathLike[str] | None = None,
+    vocabulary: str | os.PathLike[str] | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
-    overrides: Mapping[str, Any] | None = None,
+    overrides: dict[str, Any] | None = None,
 ) -> Loaded:
     """Model and task of a checkpoint.
 
@@ -96,7 +96,7 @@ def usable_device(name: str | torch.device | None) -> torch.device:
         raise UserError(f"there is no device {name}: {str(error).splitlines()[0]}") from error
 
 
-def read_state(path: Path, vocabulary: str | Path | None) -> dict[str, Any]:
+def read_state(path: Path, vocabulary: str | os.PathLike[str] | None) -> dict[str, Any]:
     """``cfg``, ``model`` and ``task_state`` of a checkpoint or an exported folder.
 
     Tensors stay on disk until they are used. Raises UserError where it is missing, damaged, none of
@@ -117,7 +117,7 @@ def read_state(path: Path, vocabulary: str | Path | None) -> dict[str, Any]:
     return state
 
 
-def task_without_data(cfg: DictConfig, task_state: Mapping[str, Any]) -> VideoTranslateTask:
+def task_without_data(cfg: DictConfig, task_state: dict[str, Any]) -> VideoTranslateTask:
     """The task from what its checkpoint holds.
 
     Raises UserError when that has no vocabulary, or torch has no code for the GPU.

@@ -1,14 +1,14 @@
 """What a model says of one video: texts, scores and times.
 
 Scores are log-likelihoods: natural logarithm, <= 0, summed over the text's tokens and its eos.
-``start`` and ``end`` are the seconds that were asked for, None for the video's own.
+``start`` and ``end`` are the seconds that were asked for; None is the video's own start or end.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+from vt_fairseq.candidates.probabilities import softmax
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Choice:
 
     Attributes:
         texts: as they were given.
-        scores: of each the log-likelihood, or with ``length_normalize`` its mean per token.
+        scores: the log-likelihood of each, or with ``length_normalize`` its mean per token.
     """
 
     texts: tuple[str, ...]
@@ -54,7 +54,7 @@ class Choice:
 
     @property
     def index(self) -> int:
-        """Place of the likeliest text, the first of equals."""
+        """Index of the likeliest text, the first among equals."""
         return self.order[0]
 
     @property
@@ -69,13 +69,13 @@ class Choice:
 
     @property
     def order(self) -> list[int]:
-        """Places of the texts, likeliest first."""
+        """Indices of the texts, likeliest first."""
         return sorted(range(len(self.scores)), key=lambda k: -self.scores[k])
 
     @property
     def probabilities(self) -> tuple[float, ...]:
         """Softmax of the scores: how the texts compare with one another; sums to 1."""
-        return softmax(self.scores)
+        return tuple(softmax(self.scores))
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Ranked:
     """One video under a query.
 
     Attributes:
-        index: the video's place in the list that was ranked.
+        index: of the video in the list that was ranked.
         score: of the query under this video.
     """
 
@@ -99,8 +99,8 @@ class Encoding:
 
     Attributes:
         states: (S, C) fp32 on the CPU, without padding; the first is that of [CLS].
-        tokens: the S ids that they belong to.
-        video: places of the T video tokens among them.
+        tokens: their S ids.
+        video: which of them are the T video tokens.
     """
 
     states: torch.Tensor
@@ -113,10 +113,3 @@ class Encoding:
     def cls(self) -> torch.Tensor:
         """(C,), the state at [CLS]."""
         return self.states[0]
-
-
-def softmax(scores: Sequence[float]) -> tuple[float, ...]:
-    """exp(score) of each, divided by their sum."""
-    top = max(scores)
-    weights = [math.exp(score - top) for score in scores]
-    return tuple(weight / sum(weights) for weight in weights)

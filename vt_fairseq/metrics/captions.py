@@ -1,9 +1,10 @@
-"""Metrics of captions that need no Java: sacrebleu's BLEU-1 to 4, and exact match.
+"""Metrics of captions that need no Java: sacrebleu's BLEU-1 to 4, exact match, and word F1.
 
 BLEU has sacrebleu's defaults (corpus level, 13a, case-sensitive, exp smoothing), and comes from
 the counts of each row.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -110,6 +111,12 @@ def check_captions(predictions: Sequence[str], references: Sequence[Sequence[str
     for i, texts in enumerate(references):
         if isinstance(texts, str) or not texts:
             raise ValueError(f"clip {i}: expected a list of references, found {texts!r}")
+
+
+def word_f1(one: Sequence[str], other: Sequence[str]) -> float:
+    """F1 of the words in common, 0 to 1: twice their number by the words of both texts."""
+    common = sum((Counter(one) & Counter(other)).values())
+    return 2 * common / max(1, len(one) + len(other))
 
 
 def _bleus(rows: np.ndarray) -> dict[str, float]:

@@ -33,7 +33,7 @@ def target_ranks(scores: np.ndarray, targets: Sequence[int]) -> np.ndarray:
     return _pessimistic(rank_statistics(scores, targets))
 
 
-def rank_statistics(scores: np.ndarray, targets: Sequence[int]) -> np.ndarray:
+def rank_statistics(scores: np.ndarray, targets: Sequence[int] | np.ndarray) -> np.ndarray:
     """(Q, 3) int64: columns better than the target; those equal to it, itself included; and 1, or 0
     where the target's score is infinite.
 

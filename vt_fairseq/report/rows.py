@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from vt_fairseq.candidates.probabilities import softmax
+from vt_fairseq.metrics.captions import word_f1
+
 RIGHT, WRONG, MISSING, OPEN = "right", "wrong", "missing", "open"
 """``MISSING``: no prediction. ``OPEN``: nothing says what would be right."""
 FAILURES_FIRST = (MISSING, WRONG, OPEN, RIGHT)
@@ -107,16 +110,6 @@ def _four_digits(number: float | None) -> float | None:
     return float(f"{number:.4g}") if number is not None and math.isfinite(number) else None
 
 
-def softmax(scores: Sequence[float]) -> list[float]:
-    """Shares of the candidates; they sum to 1, and one that is minus infinity has none."""
-    top = max(scores, default=0.0)
-    if not math.isfinite(top):
-        return [0.0] * len(scores)
-    weights = [math.exp(score - top) for score in scores]
-    total = sum(weights)
-    return [weight / total for weight in weights]
-
-
 def bars_of(
     texts: Sequence[str], scores: Sequence[float], right: int | None, chosen: int | None
 ) -> list[Bar]:
@@ -137,14 +130,5 @@ def bars_of(
 def overlap(text: str, references: Sequence[str]) -> float:
     """F1 of the words in common with the best reference, 0 to 1; case does not matter."""
     return max(
-        (_f1(text.lower().split(), other.lower().split()) for other in references), default=0.0
+        (word_f1(text.lower().split(), other.lower().split()) for other in references), default=0.0
     )
-
-
-def _f1(one: list[str], other: list[str]) -> float:
-    left, common = list(other), 0
-    for word in one:
-        if word in left:
-            left.remove(word)
-            common += 1
-    return 2 * common / max(1, len(one) + len(other))

@@ -1,88 +1,155 @@
-"""From the options of ``vt-score`` to models, loaders and settings."""
+"""From the options of ``vt-score`` to all that scoring a split takes: the ``Job``.
+
+Nothing else in this folder knows the options.
+"""
 
 import hashlib
-from collections.abc import Callable, Sequence
+import logging
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
+from vt_fairseq.candidates.prefix_tree import PrefixTree
 from vt_fairseq.data.clips import ClipLoader
-from vt_fairseq.data.manifest import ClipRow, Manifest
+from vt_fairseq.data.head_targets import ANSWER
+from vt_fairseq.data.manifest import ClipRow, DataDirectory, Manifest
+from vt_fairseq.data.prompts import Prompt
+from vt_fairseq.devices import DTYPES
 from vt_fairseq.errors import UserError
-from vt_fairseq.inference.loading import Loaded, open_checkpoint
-from vt_fairseq.scoring.candidate_sets import (
-    Kind,
-    check_heads,
-    kind_and_questions,
-    scorer_in_use,
-    targets_in_use,
-)
-from vt_fairseq.scoring.options import DTYPES, Options
-from vt_fairseq.scoring.scorers import DecoderScorer, Found, HeadScorer, Ranking
+from vt_fairseq.inference.loading import Loaded, open_checkpoint, usable_device
+from vt_fairseq.scoring.answers import MultipleChoice
+from vt_fairseq.scoring.classification import LabelClassification, VerbNounClassification
+from vt_fairseq.scoring.options import ScoreOptions
+from vt_fairseq.scoring.records import ScoreRecord
+from vt_fairseq.scoring.retrieval import Retrieval
+from vt_fairseq.scoring.scorers import DecoderScorer, HeadScorer, Prediction, Question
+from vt_fairseq.scoring.verb_noun_pairs import VerbNounPairs
 from vt_fairseq.version import __version__
 from vt_fairseq.video.transforms import ClipTransform
 
+logger = logging.getLogger(__name__)
+
+TRAIN_SPLIT = "train"  # where --pairs seen looks
 # Options that do not change the scores, or not by more than rounding, or that are hashed instead.
 NOT_SETTINGS = frozenset(
     ("data", "path", "out", "labels", "fuse", "video_root", "restart", "batch_size", "max_nodes")
-) | {"num_workers", "cpu"}
+) | {"num_workers", "device"}
+
+
+class ScoringTask(Protocol):
+    """What becomes of the scores.
+
+    Attributes:
+        candidates: names that all rows share; empty where each row has its own.
+    """
+
+    candidates: Sequence[str]
+
+    def record(self, row: ClipRow, predictions: Sequence[Sequence[Prediction]]) -> ScoreRecord:
+        """Of one row; ``predictions`` has one list per model, with one prediction per window."""
+
+    def missing(self, row: ClipRow) -> ScoreRecord:
+        """Of a row whose clip could not be read."""
+
+    def finish(
+        self, folder: Path, rows: Sequence[ClipRow], records: Iterable[ScoreRecord]
+    ) -> dict[str, Any]:
+        """Write the results; return the metrics."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that is needed to score a split.
+    """All that scoring a split takes.
 
     Attributes:
-        rows: the split.
-        kind: records and metrics.
-        scorers: of each model.
-        loaders: decoders of clips, all different; ``loader_of`` says which is whose.
+        kind, split: as they were asked for.
+        rows: of the split.
+        task: records and metrics.
+        scorers: one per model.
+        loaders: decoders of clips, all different; ``loader_of`` has the index of each scorer's.
+        num_windows: uniformly spaced windows per row.
+        out: folder of the results; ``restart`` throws away the scores that it has.
+        batch_size: rows at once.
+        num_workers: processes that decode.
+        pin_memory: whether clips go to a GPU.
         settings: what the scores depend on, hashes of files among it.
         signatures: how the numbers are made, for metrics.json.
     """
 
+    kind: str
+    split: str
     rows: Manifest
-    kind: Kind
-    scorers: list[Callable[[Sequence[ClipRow], torch.Tensor], list[Found]]]
+    task: ScoringTask
+    scorers: list[DecoderScorer | HeadScorer]
     loaders: list[ClipLoader]
     loader_of: list[int]
+    num_windows: int
+    out: Path
+    restart: bool
+    batch_size: int
+    num_workers: int
+    pin_memory: bool
     settings: dict[str, Any]
     signatures: dict[str, str]
 
 
-def prepare(options: Options, device: torch.device) -> Job:
-    """Open the models and look up the candidates; raises UserError for what does not fit."""
+def prepare(options: ScoreOptions) -> Job:
+    """Open the models and look up the candidates; raise UserError for what does not fit.
+
+    Under torchrun each process takes the GPU of its local rank.
+    """
     options.check()
+    device = _device(options.device)
     models = [_open(options, path, device) for path in (options.path, options.fuse) if path]
-    use = scorer_in_use(options, models[0])
-    by_heads = models[1:] if use == "decoder" else models
-    rows = models[0].task.data.manifest(options.split)
+    rows = _data(models[0]).manifest(options.split)
     if not len(rows):
         raise UserError(f"the split {options.split} of {options.data} has no rows")
-    options = replace(options, use=use)
-    options = replace(options, targets=targets_in_use(options, by_heads))
-    for model in by_heads:
-        check_heads(options, model)
-    kind, questions = kind_and_questions(options, models[0], rows)
-    scorers = [HeadScorer(model) for model in by_heads]
-    if use == "decoder":
-        scorers = [DecoderScorer(models[0], questions, _ranking(options, models[0])), *scorers]
-    loaders = [_loader(model) for model in models]
+    options = replace(options, use=_scorer_in_use(options, models[0]))
+    head_models = models[1:] if options.use == "decoder" else models
+    options = replace(options, targets=_targets_in_use(options, head_models))
+    for model in head_models:
+        _check_heads(options, model)
+    task, questions = _task_and_questions(options, models[0], rows)
+    scorers: list[DecoderScorer | HeadScorer] = [HeadScorer(model) for model in head_models]
+    if options.use == "decoder":
+        scorers.insert(0, _decoder_scorer(options, models[0], questions))
+    loaders = [_clip_loader(model) for model in models]
     distinct = list(dict.fromkeys(loaders))
     return Job(
+        kind=options.kind,
+        split=options.split,
         rows=rows,
-        kind=kind,
+        task=task,
         scorers=scorers,
         loaders=distinct,
         loader_of=[distinct.index(loader) for loader in loaders],
-        settings=_settings(options, rows, kind),
+        num_windows=options.windows,
+        out=options.out,
+        restart=options.restart,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        pin_memory=device.type == "cuda",
+        settings=_settings(options, rows, task),
         signatures=_signatures(options),
     )
 
 
-def _open(options: Options, path: Path, device: torch.device) -> Loaded:
+# Models
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    return usable_device(name)
+
+
+def _open(options: ScoreOptions, path: Path, device: torch.device) -> Loaded:
     overrides: dict[str, Any] = {
         "video_root": options.video_root,
         "blank_video": options.blank_video,
@@ -92,36 +159,185 @@ def _open(options: Options, path: Path, device: torch.device) -> Loaded:
         overrides["no_context"] = True
     if options.test_window:
         overrides["test_window"] = options.test_window
-    dtype = getattr(torch, DTYPES[options.dtype])
-    return open_checkpoint(path, data=options.data, device=device, dtype=dtype, overrides=overrides)
+    return open_checkpoint(
+        path,
+        data=options.data,
+        device=device,
+        dtype=DTYPES[options.dtype],
+        overrides=overrides,
+    )
 
 
-def _loader(model: Loaded) -> ClipLoader:
-    loader = model.task.clip_loader(model.task.data.video_root, train=False)
+def _data(model: Loaded) -> DataDirectory:
+    data = model.task.data
+    if data is None:
+        raise ValueError("expected a model that was opened with a data directory")
+    return data
+
+
+def _clip_loader(model: Loaded) -> ClipLoader:
+    loader = model.task.clip_loader(_data(model).video_root, train=False)
     # What differs between two models in training alone must not make them decode twice.
     return replace(loader, transform=ClipTransform(loader.transform.size, train=False))
 
 
-def _ranking(options: Options, model: Loaded) -> Ranking:
-    caption = model.task.selected_prompts("caption")[0] if options.caption_first else None
-    return Ranking(
+def _decoder_scorer(
+    options: ScoreOptions, model: Loaded, questions: Sequence[Question]
+) -> DecoderScorer:
+    return DecoderScorer(
+        model,
+        questions,
         length_normalize=options.length_normalize,
         max_nodes=options.max_nodes,
         top_k=options.top_k,
         beam=options.beam,
-        caption=caption,
-        generate=options.decoding == "beam",
+        caption_prompt=_prompt_named(model, "caption") if options.caption_first else None,
+        generate_answer=options.decoding == "beam",
     )
 
 
-def _settings(options: Options, rows: Manifest, kind: Kind) -> dict[str, Any]:
+def _scorer_in_use(options: ScoreOptions, model: Loaded) -> str:
+    """``--use``; without it the heads of a model that has any, unless others' are fused."""
+    heads = model.task.heads
+    if options.use == "heads" and heads is None:
+        raise UserError(f"--use heads: {options.path} has none")
+    if options.use or options.fuse:
+        return options.use or "decoder"
+    return "decoder" if heads is None else "heads"
+
+
+def _targets_in_use(options: ScoreOptions, head_models: Sequence[Loaded]) -> str:
+    """``--targets``, by default what the heads are for."""
+    if options.kind != "classify":
+        return ""
+    if options.targets or not head_models:
+        return options.targets or "label"
+    names = _head_names(head_models[0])
+    if "label" in names or ANSWER in names:
+        return "label"
+    both = "action" if options.use == "decoder" else "verb,noun"
+    return both if len(names) == 2 else names[0]
+
+
+def _check_heads(options: ScoreOptions, model: Loaded) -> None:
+    """Raise UserError unless the model's heads are those that the scoring needs."""
+    if model.task.heads is None:
+        raise UserError(f"--fuse {options.fuse}: the checkpoint has no heads")
+    names = _head_names(model)
+    targets = options.targets or ""
+    wanted = {"verb", "noun"} if targets == "action" else set(targets.split(","))
+    if options.kind == "vqa":
+        wanted = {ANSWER}
+    if options.kind == "retrieval" or not wanted <= set(names):
+        raise UserError(
+            f"the heads of {options.fuse or options.path} are {', '.join(sorted(names))}, which "
+            f"does not do for {options.kind} {targets}".rstrip()
+            + ("" if options.fuse else "; --use decoder ranks texts instead")
+        )
+
+
+def _head_names(model: Loaded) -> list[str]:
+    return [] if model.task.heads is None else list(model.task.heads.names())
+
+
+# Candidates
+
+
+def _task_and_questions(
+    options: ScoreOptions, model: Loaded, rows: Manifest
+) -> tuple[ScoringTask, list[Question]]:
+    """Records and results, and what the decoder is asked, where one is."""
+
+    def question(key: str, field: str, texts: Sequence[str] | None) -> list[Question]:
+        if options.use != "decoder":
+            return []
+        prompt = _prompt_for(options, model, field)
+        return [Question(key, prompt, None if texts is None else _tree(model, prompt, texts))]
+
+    if options.kind == "vqa":
+        return MultipleChoice(), question("scores", "answer", None)
+    if options.kind == "retrieval":
+        return Retrieval(), question("scores", "caption", _first_captions(rows))
+    if options.targets == "label":
+        names = options.labels or model.task.classes.get("label", [])
+        if not names:
+            raise UserError(f"no class names in {options.data}: give them with --labels FILE")
+        labels = LabelClassification(names, options.top_k)
+        labels.check(rows)
+        return labels, question("scores", "label", names)
+    pairs = _pairs(options, model)
+    if options.targets == "action":
+        actions = VerbNounClassification(pairs, ("verb", "noun"), options.top_k)
+        return actions, question("action", "action", pairs.texts())
+    parts = (options.targets or "").split(",")
+    texts = {"verb": pairs.verbs, "noun": pairs.nouns}
+    return VerbNounClassification(pairs, parts), [
+        one for part in parts for one in question(part, part, texts[part])
+    ]
+
+
+def _prompt_named(model: Loaded, name: str) -> Prompt:
+    return model.task.selected_prompts(name)[0]
+
+
+def _prompt_for(options: ScoreOptions, model: Loaded, field: str) -> Prompt:
+    """``--action``, or the action whose target is ``field``, or the one to classify with."""
+    if options.action:
+        return _prompt_named(model, options.action)
+    table = model.task.prompt_table()
+    return next((one for one in table.values() if one.field == field), table["classify"])
+
+
+def _tree(model: Loaded, prompt: Prompt, texts: Sequence[str]) -> PrefixTree:
+    ids = [model.task.tokenizer.encode(text) for text in texts]
+    cut = sum(len(one) > prompt.max_target_tokens for one in ids)
+    if cut:
+        logger.warning(
+            "%d of %d candidates are cut to %d tokens, the longest that the model was trained on",
+            *(cut, len(ids), prompt.max_target_tokens),
+        )
+    return PrefixTree.build(one[: prompt.max_target_tokens] for one in ids)
+
+
+def _first_captions(rows: Manifest) -> list[str]:
+    captions = list(rows.column("captions"))
+    without = [row_id for row_id, own in zip(rows.column("id"), captions, strict=True) if not own]
+    if without:
+        raise UserError(f"retrieval needs a caption in every row; {without[0]} has none")
+    return [own[0] for own in captions]
+
+
+def _pairs(options: ScoreOptions, model: Loaded) -> VerbNounPairs:
+    targets = options.targets or ""
+    verbs, nouns = (model.task.classes.get(part, []) for part in ("verb", "noun"))
+    for part, names in (("verb", verbs), ("noun", nouns)):
+        if not names and part in targets.replace("action", "verb,noun"):
+            raise UserError(f"--targets {targets}: {options.data} has no {part} classes")
+    ranked = options.use == "decoder" and targets == "action"
+    if (options.pairs or ("seen" if ranked else "all")) == "all":
+        return VerbNounPairs.every(verbs, nouns)
+    train = _data(model).manifest(TRAIN_SPLIT)
+    seen = zip(train.column("verb"), train.column("noun"), strict=True)
+    pairs = VerbNounPairs.seen(verbs, nouns, seen)
+    if not len(pairs):
+        raise UserError(
+            f"no row of the split {TRAIN_SPLIT} of {options.data} has a verb and a noun; "
+            "--pairs all takes every pair of classes"
+        )
+    return pairs
+
+
+# What the results say of themselves
+
+
+def _settings(options: ScoreOptions, rows: Manifest, task: ScoringTask) -> dict[str, Any]:
     chosen = {k: v for k, v in asdict(options).items() if k not in NOT_SETTINGS}
-    hashes = {"path": options.path, "fuse": options.fuse, "rows": rows.path}
+    files = {"path": options.path, "fuse": options.fuse, "rows": rows.path}
     return {
         "version": __version__,
         **chosen,
-        **{name: None if path is None else _sha256(path) for name, path in hashes.items()},
-        "candidates": hashlib.sha256(repr(list(kind.candidates)).encode()).hexdigest(),
+        **{name: None if path is None else _sha256(path) for name, path in files.items()},
+        "candidates": hashlib.sha256(repr(list(task.candidates)).encode()).hexdigest(),
     }
 
 
@@ -134,13 +350,13 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _signatures(options: Options) -> dict[str, str]:
+def _signatures(options: ScoreOptions) -> dict[str, str]:
     per = "mean per token" if options.length_normalize else "sum over tokens"
     score = f"log-likelihood, {per}, eos included" if options.use == "decoder" else "heads"
     signatures = {"score": score}
-    if options.clips > 1:
+    if options.windows > 1:
         what = "likelihood" if options.kind == "retrieval" else "prediction"
-        signatures["clips"] = f"mean {what} of {options.clips} uniformly spaced windows"
+        signatures["windows"] = f"mean {what} of {options.windows} uniformly spaced windows"
     if options.decoding == "beam":
         signatures["decoding"] = f"beam {options.beam}, matched to a candidate"
     if options.fuse:

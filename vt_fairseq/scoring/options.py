@@ -1,5 +1,6 @@
-"""What ``vt-score`` is asked to do."""
+"""What ``vt-score`` is asked to do. Read by the command and ``job.py`` alone; imports no torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +11,11 @@ TARGETS = ("label", "verb", "noun", "verb,noun", "action")
 PAIRS = ("seen", "all")
 SCORERS = ("decoder", "heads")
 DECODINGS = ("rank", "beam")
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # their names in torch
 
 
 @dataclass(frozen=True)
-class Options:
-    """The options of the command; ``vt-score --help`` says what they mean.
-
-    ``check`` raises UserError for those that do not go together.
-    """
+class ScoreOptions:
+    """The options of the command; ``vt-score --help`` says what they mean."""
 
     kind: str
     data: Path
@@ -29,12 +26,12 @@ class Options:
     action: str | None = None
     targets: str | None = None
     pairs: str | None = None
-    labels: Path | None = None
+    labels: Sequence[str] | None = None
     top_k: int | None = None
     # How
     use: str | None = None
     fuse: Path | None = None
-    clips: int = 1
+    windows: int = 1
     caption_first: bool = False
     decoding: str = "rank"
     beam: int = 5
@@ -49,23 +46,22 @@ class Options:
     batch_size: int = 8
     max_nodes: int = 2048
     num_workers: int = 1
-    cpu: bool = False
+    device: str | None = None
     dtype: str = "fp32"
 
     def check(self) -> None:
         """Raise UserError for options that do not go together."""
-        for wrong, message in self._conflicts():
-            if wrong:
+        for conflict, message in self._conflicts():
+            if conflict:
                 raise UserError(message)
 
     def _conflicts(self) -> list[tuple[bool, str]]:
-        classify = self.kind == "classify"
         beam, heads = self.decoding == "beam", self.use == "heads"
-        averaged = self.clips > 1 or self.fuse is not None
+        averages = self.windows > 1 or self.fuse is not None
+        for_classify = (self.targets, self.pairs, self.labels, self.top_k, self.caption_first)
         return [
             (
-                not classify
-                and any((self.targets, self.pairs, self.labels, self.top_k, self.caption_first)),
+                self.kind != "classify" and any(for_classify),
                 "--targets, --pairs, --labels, --top-k and --caption-first are for classify",
             ),
             (
@@ -77,9 +73,13 @@ class Options:
                 f"--pairs is for --targets action or verb,noun, not {self.targets}",
             ),
             (
-                self.top_k is not None and (averaged or heads or self.targets == "verb,noun"),
-                "--top-k leaves most scores out: it does not go with --clips, --fuse, --use heads "
-                "or --targets verb,noun, which need them all",
+                self.top_k is not None and (averages or heads),
+                "--top-k leaves most scores out: it does not go with --windows, --fuse or "
+                "--use heads, which need them all",
+            ),
+            (
+                self.top_k is not None and self.targets not in (None, "label", "action"),
+                f"--top-k is for --targets label or action, not {self.targets}",
             ),
             (
                 self.fuse is not None and self.kind == "retrieval",
@@ -92,16 +92,16 @@ class Options:
             ),
             (beam and self.kind != "vqa", "--decoding beam answers questions: it is for vqa"),
             (
-                beam and (averaged or heads),
+                beam and (averages or heads),
                 "--decoding beam gives one answer and no distribution: it does not go with "
-                "--clips, --fuse or --use heads",
+                "--windows, --fuse or --use heads",
             ),
             (
                 self.caption_first and heads,
                 "--caption-first feeds the decoder a caption; it does not go with --use heads",
             ),
             (
-                self.clips > 1 and bool(self.test_window),
-                "--clips has windows of its own: leave --test-window out",
+                self.windows > 1 and bool(self.test_window),
+                "--windows chooses the windows itself: leave --test-window out",
             ),
         ]

@@ -13,7 +13,7 @@ scores, and is tried again when the command is run again.
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,29 +22,29 @@ from vt_fairseq.data.manifest import atomic_file, write_json
 from vt_fairseq.errors import UserError
 
 SETTINGS, SCORES = "settings.json", "scores.jsonl"
-Record = dict[str, Any]
+ScoreRecord = dict[str, Any]
 
 
-def claim(folder: Path, settings: Mapping[str, Any], restart: bool) -> None:
-    """Make ``folder`` that of these ``settings``; what it has of the same ones stays.
+def prepare_folder(folder: Path, settings: dict[str, Any], restart: bool) -> None:
+    """Make ``folder`` hold scores of these ``settings``; those that it has already stay.
 
     Raises UserError where it holds scores of other settings, unless ``restart`` throws them away.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if restart:
-        for path in (folder / SETTINGS, *_files(folder)):
-            path.unlink(missing_ok=True)
-    settings = json.loads(json.dumps(settings))  # as they will be read again
     path = folder / SETTINGS
+    if restart:
+        for old in (path, *_score_files(folder)):
+            old.unlink(missing_ok=True)
     if path.is_file():
-        found = _settings(path)
-        changed = sorted(k for k in settings | found if settings.get(k) != found.get(k))
+        saved = _read_settings(path)
+        settings = json.loads(json.dumps(settings))  # as they will be read again
+        changed = sorted(k for k in settings | saved if settings.get(k) != saved.get(k))
         if changed:
             raise UserError(
                 f"{folder} holds scores made with other settings ({', '.join(changed)}): give "
                 "another --out, or --restart to throw them away"
             )
-    elif _files(folder):
+    elif _score_files(folder):
         raise UserError(
             f"{folder} holds scores but no {SETTINGS}, which says how they were made: give another "
             "--out, or --restart to throw them away"
@@ -52,15 +52,15 @@ def claim(folder: Path, settings: Mapping[str, Any], restart: bool) -> None:
     write_json(path, settings)
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def _read_settings(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_bytes()))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): --restart begins anew") from error
 
 
-def _files(folder: Path) -> list[Path]:
-    """Everything that records may stand in."""
+def _score_files(folder: Path) -> list[Path]:
+    """All files that hold records."""
     return [*folder.glob(SCORES), *sorted(folder.glob("scores.part*.jsonl"))]
 
 
@@ -72,7 +72,7 @@ class PartWriter:
         self._file = open(path, "ab")  # noqa: SIM115
         self._file.truncate(_whole_lines(path))
 
-    def append(self, records: Iterable[Record]) -> None:
+    def append(self, records: Iterable[ScoreRecord]) -> None:
         """Write the records of a batch."""
         self._file.write(b"".join(map(as_line, records)))
         self._file.flush()
@@ -83,12 +83,12 @@ class PartWriter:
         self._file.close()
 
 
-def as_line(record: Record) -> bytes:
-    """One line of a jsonl file; raises ValueError for a number that is none."""
+def as_line(record: ScoreRecord) -> bytes:
+    """One line of a jsonl file; raises ValueError for NaN and infinity, which JSON lacks."""
     return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def write_lines(path: Path, records: Iterable[Record]) -> None:
+def write_lines(path: Path, records: Iterable[ScoreRecord]) -> None:
     """A jsonl file, whole or not at all; records are taken one by one."""
     with atomic_file(path) as file:
         for record in records:
@@ -97,22 +97,21 @@ def write_lines(path: Path, records: Iterable[Record]) -> None:
 
 def _whole_lines(path: Path) -> int:
     """Bytes of ``path`` up to its last line break: a kill may have cut what comes after."""
-    size = path.stat().st_size
+    end = path.stat().st_size
     with open(path, "rb") as file:
-        end = size
         while end:
             start = max(0, end - (1 << 16))
             file.seek(start)
-            found = file.read(end - start).rfind(b"\n")
-            if found >= 0:
-                return start + found + 1
+            last_break = file.read(end - start).rfind(b"\n")
+            if last_break >= 0:
+                return start + last_break + 1
             end = start
     return 0
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a record stands; ``scored`` is False where its clip could not be read."""
+class RecordLocation:
+    """Where a record is stored; ``scored`` is False where its clip could not be read."""
 
     path: Path
     offset: int
@@ -120,19 +119,20 @@ class Place:
     scored: bool
 
 
-def find(folder: Path) -> dict[str, Place]:
-    """Every row's latest record that has scores, or its latest one, by id."""
-    found: dict[str, Place] = {}
-    for path in _files(folder):
+def locate_records(folder: Path) -> dict[str, RecordLocation]:
+    """Every row's latest record that has scores, or else its latest record, by id."""
+    latest: dict[str, RecordLocation] = {}
+    for path in _score_files(folder):
         for offset, line in _lines(path):
             record = _parse(line, path)
-            place = Place(path, offset, len(line), None not in record.values())
-            if place.scored or not found.get(record["id"], place).scored:
-                found[record["id"]] = place
-    return found
+            location = RecordLocation(path, offset, len(line), None not in record.values())
+            if location.scored or not latest.get(record["id"], location).scored:
+                latest[record["id"]] = location
+    return latest
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Offset and bytes of each whole line."""
     offset = 0
     with open(path, "rb") as file:
         for line in file:
@@ -141,7 +141,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             offset += len(line)
 
 
-def _parse(line: bytes, path: Path) -> Record:
+def _parse(line: bytes, path: Path) -> ScoreRecord:
     try:
         record = json.loads(line)
     except ValueError as error:
@@ -151,24 +151,24 @@ def _parse(line: bytes, path: Path) -> Record:
     return record
 
 
-def merge(folder: Path, ids: Sequence[str]) -> None:
-    """Write the records of all rows to scores.jsonl in the order of ``ids``; the parts go.
+def merge_records(folder: Path, ids: Sequence[str]) -> None:
+    """Write the records of all rows to scores.jsonl in the order of ``ids``; delete the parts.
 
     Memory does not grow with the records.
     """
-    places = find(folder)
+    locations = locate_records(folder)
     with atomic_file(folder / SCORES) as merged:
         for row_id in ids:
-            place = places[row_id]
-            with open(place.path, "rb") as file:
-                file.seek(place.offset)
-                merged.write(file.read(place.length))
-    for path in _files(folder):
+            location = locations[row_id]
+            with open(location.path, "rb") as file:
+                file.seek(location.offset)
+                merged.write(file.read(location.length))
+    for path in _score_files(folder):
         if path.name != SCORES:
             path.unlink()
 
 
-def read(folder: Path) -> Iterator[Record]:
+def read_records(folder: Path) -> Iterator[ScoreRecord]:
     """The merged records, in the order of the rows."""
     for _, line in _lines(folder / SCORES):
         yield _parse(line, folder / SCORES)

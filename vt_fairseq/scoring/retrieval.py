@@ -1,23 +1,24 @@
 """Retrieval: the likelihood of every row's first caption under every row's clip.
 
-Shapes: N rows; the matrix (N, N) has a row a clip and a column a caption.
+Shapes: N rows; the matrix (N, N) has one row per clip and one column per caption.
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from vt_fairseq.data.manifest import ClipRow
+from vt_fairseq.candidates.probabilities import mean_likelihood
+from vt_fairseq.data.manifest import ClipRow, atomic_file
 from vt_fairseq.metrics.measure import numbers
 from vt_fairseq.metrics.retrieval import rank_statistics, recall_measure
-from vt_fairseq.scoring.distributions import mean_likelihood
-from vt_fairseq.scoring.records import Record, write_lines
-from vt_fairseq.scoring.scorers import Found
+from vt_fairseq.scoring.records import ScoreRecord, as_line
+from vt_fairseq.scoring.scorers import Prediction
 
 PREDICTIONS, V2T_PREDICTIONS = "predictions.jsonl", "v2t_predictions.jsonl"
-ENTRIES_AT_ONCE = 1 << 22  # of the matrix, in memory: 32 MiB
+BLOCK_ENTRIES = 1 << 22  # of the matrix, in memory: 32 MiB
 
 
 class Retrieval:
@@ -25,56 +26,50 @@ class Retrieval:
 
     candidates: Sequence[str] = ()
 
-    def record(self, row: ClipRow, predictions: Sequence[Sequence[Found]]) -> Record:
+    def record(self, row: ClipRow, predictions: Sequence[Sequence[Prediction]]) -> ScoreRecord:
         """``scores``: every caption's under this clip. Of several windows the likelihoods are
         averaged, not normalized over the captions: clips are compared with one another."""
-        windows = [found["scores"] for found in predictions[0]]
+        windows = [one.scores["scores"] for one in predictions[0]]
         scores = windows[0] if len(windows) == 1 else mean_likelihood(windows)
         return {"id": row.id, "scores": scores.tolist()}
 
-    def missing(self, row: ClipRow) -> Record:
+    def missing(self, row: ClipRow) -> ScoreRecord:
         """The record of a row whose clip could not be read."""
         return {"id": row.id, "scores": None}
 
-    def finish(self, folder: Path, rows: Sequence[ClipRow], records: Iterable[Record]) -> dict:
+    def finish(
+        self, folder: Path, rows: Sequence[ClipRow], records: Iterable[ScoreRecord]
+    ) -> dict[str, Any]:
         """Write the rankings of clips for each caption (predictions.jsonl) and of captions for each
         clip (v2t_predictions.jsonl); return recall both ways.
 
         The matrix lies in a temporary file; a clip that could not be read comes last.
         """
         ids = [row.id for row in rows]
+        missing = 0
         with tempfile.TemporaryFile(dir=folder) as file:
             matrix = np.memmap(file, dtype=np.float64, shape=(len(ids), len(ids)))
-            missing = 0
-            for number, record in enumerate(records):
+            for index, record in enumerate(records):
                 missing += record["scores"] is None
-                matrix[number] = -np.inf if record["scores"] is None else record["scores"]
-            metrics = _both_ways(matrix, ids, folder)
-        return metrics | {"missing": missing}
+                matrix[index] = -np.inf if record["scores"] is None else record["scores"]
+            metrics = _write_rankings(folder / PREDICTIONS, matrix.T, ids) | {"n": len(ids)}
+            v2t = _write_rankings(folder / V2T_PREDICTIONS, matrix, ids)
+        return metrics | {f"v2t_{k}": value for k, value in v2t.items()} | {"missing": missing}
 
 
-def _both_ways(matrix: np.ndarray, ids: Sequence[str], folder: Path) -> dict:
-    texts = _ranked(folder / PREDICTIONS, matrix.T, ids)
-    videos = _ranked(folder / V2T_PREDICTIONS, matrix, ids)
-    return texts | {"n": len(ids)} | {f"v2t_{key}": value for key, value in videos.items()}
-
-
-def _ranked(path: Path, scores: np.ndarray, ids: Sequence[str]) -> dict:
+def _write_rankings(path: Path, scores: np.ndarray, ids: Sequence[str]) -> dict[str, float]:
     """Write for each row of (N, N) ``scores`` the ids of its columns, best first; its recall.
 
-    The target of row q is column q and comes last of equals.
+    The target of row q is column q and comes last among equals.
     """
-    places = []
-
-    def rankings() -> Iterator[Record]:
-        step = max(1, ENTRIES_AT_ONCE // len(ids))
+    columns = np.arange(len(ids))
+    step = max(1, BLOCK_ENTRIES // len(ids))
+    blocks = []
+    with atomic_file(path) as file:
         for start in range(0, len(ids), step):
-            block = np.array(scores[start : start + step])
-            targets = np.arange(start, start + len(block))
-            places.append(rank_statistics(block, targets))
+            block, targets = np.array(scores[start : start + step]), columns[start : start + step]
+            blocks.append(rank_statistics(block, targets))
             for row, target in zip(block, targets, strict=True):
-                order = np.lexsort((np.arange(len(ids)) == target, -row))
-                yield {"id": ids[target], "ranking": [ids[k] for k in order]}
-
-    write_lines(path, rankings())
-    return numbers([recall_measure(np.concatenate(places))])
+                order = np.lexsort((columns == target, -row))
+                file.write(as_line({"id": ids[target], "ranking": [ids[k] for k in order]}))
+    return numbers([recall_measure(np.concatenate(blocks))])

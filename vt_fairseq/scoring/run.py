@@ -1,135 +1,174 @@
-"""``vt-score`` from its options to the files of its results, in one process or under torchrun."""
+"""A ``Job`` to the files of its results, in one process or under torchrun in several."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
 from typing import Any
 
 import numpy as np
-import torch
+import torch.distributed as dist
 from tqdm import tqdm
 
-from vt_fairseq.candidates.top_k import Top
 from vt_fairseq.data.manifest import ClipRow, write_json
 from vt_fairseq.errors import UserError
-from vt_fairseq.inference.loading import usable_device
-from vt_fairseq.scoring import records
-from vt_fairseq.scoring.job import Job, prepare
-from vt_fairseq.scoring.options import Options
-from vt_fairseq.scoring.processes import Processes, joined_processes
-from vt_fairseq.scoring.records import Record
-from vt_fairseq.scoring.scorers import Found
-from vt_fairseq.scoring.windows import Batch, WindowDataset, batches_of, read_windows
+from vt_fairseq.scoring.job import Job
+from vt_fairseq.scoring.records import (
+    PartWriter,
+    ScoreRecord,
+    locate_records,
+    merge_records,
+    prepare_folder,
+    read_records,
+)
+from vt_fairseq.scoring.scorers import Prediction
+from vt_fairseq.scoring.windows import WindowBatch, WindowDataset, decode_windows
 
 logger = logging.getLogger(__name__)
 
 METRICS = "metrics.json"
+# One process may have much more left to do than the others, who wait for it.
+LONGEST_WAIT = timedelta(days=7)
 
 
-def score(options: Options, say: Callable[[str], None] = logger.info) -> dict[str, Any] | None:
-    """Score a split and write the results into ``options.out``; goes on where a run was stopped.
+def score(job: Job, report: Callable[[str], None] = logger.info) -> dict[str, Any] | None:
+    """Score a split and write the results into ``job.out``; goes on where a run was stopped.
 
-    ``say`` is told what there is to do and what was done. Returns the metrics, or None in a process
-    that is not the first. Raises UserError for a mistake in the options or the data.
+    ``report`` gets lines about what there is to do. Returns the metrics, or None in a process that
+    is not the first. Raises UserError for scores of other settings in ``job.out``, and for a score
+    that is not a finite number.
     """
     with joined_processes() as processes:
-        job = prepare(options, _device(options, processes))
-        pending = processes.from_first(_pending(options, job, say) if processes.first else None)
-        _score_batches(options, job, processes, pending)
+        pending = processes.from_first(_pending(job, report) if processes.first else None)
+        _score_batches(job, processes, pending)
         processes.wait()
         if not processes.first:
             return None
-        return _finish(options, job)
+        merge_records(job.out, list(job.rows.column("id")))
+        metrics = job.task.finish(job.out, job.rows, read_records(job.out))
+        metrics["signatures"] = job.signatures
+        write_json(job.out / METRICS, metrics)
+        return metrics
 
 
-def _device(options: Options, processes: Processes) -> torch.device:
-    gpu = torch.cuda.is_available() and not options.cpu
-    return usable_device(f"cuda:{processes.local}" if gpu else "cpu")
-
-
-def _pending(options: Options, job: Job, say: Callable[[str], None]) -> list[list[int]]:
+def _pending(job: Job, report: Callable[[str], None]) -> list[list[int]]:
     """Batches of rows of which some are not scored yet.
 
     Batches are the same ones however many processes there are and wherever a run was stopped, so
     that rounding is, too.
     """
-    records.claim(options.out, job.settings, options.restart)
-    done = {row_id for row_id, place in records.find(options.out).items() if place.scored}
+    prepare_folder(job.out, job.settings, job.restart)
+    done = {row_id for row_id, location in locate_records(job.out).items() if location.scored}
     ids = list(job.rows.column("id"))
-    batches = batches_of(len(ids), options.batch_size)
+    starts = range(0, len(ids), job.batch_size)
+    batches = [list(range(start, min(start + job.batch_size, len(ids)))) for start in starts]
     pending = [rows for rows in batches if not all(ids[row] in done for row in rows)]
-    say(f"{len(ids):,} clips of {options.split}, {len(ids) - sum(map(len, pending)):,} done before")
+    left = sum(map(len, pending))
+    report(f"{len(ids):,} clips of {job.split}, {len(ids) - left:,} done before")
     for scorer in job.scorers:
-        for line in scorer.plan():
-            say(line)
+        for line in scorer.describe():
+            report(line)
     return pending
 
 
-def _score_batches(
-    options: Options, job: Job, processes: Processes, pending: Sequence[Sequence[int]]
-) -> None:
+def _score_batches(job: Job, processes: "Processes", pending: Sequence[Sequence[int]]) -> None:
     own = pending[processes.rank :: processes.count]
     if not own:
         return
-    dataset = WindowDataset(job.rows, job.loaders, options.clips)
-    on_gpu = torch.cuda.is_available() and not options.cpu
-    found = read_windows(dataset, own, options.num_workers, on_gpu)
+    dataset = WindowDataset(job.rows, job.loaders, job.num_windows)
+    steps = [dataset.steps(rows) for rows in own]
+    decoded = decode_windows(
+        dataset, [step for of_rows in steps for step in of_rows], job.num_workers, job.pin_memory
+    )
     progress = tqdm(
-        zip(own, found, strict=True),
+        zip(own, steps, strict=True),
         total=len(own),
-        desc=f"vt-score {options.kind}",
+        desc=f"vt-score {job.kind}",
         disable=None if processes.first else True,
     )
-    writer = records.PartWriter(options.out, processes.rank)
-    for rows, windows in progress:
-        writer.append(_records(job, rows, windows))
-    writer.close()
+    with contextlib.closing(PartWriter(job.out, processes.rank)) as writer:
+        for rows, of_rows in progress:
+            writer.append(_records(job, rows, islice(decoded, len(of_rows))))
 
 
-def _records(job: Job, rows: Sequence[int], windows: Iterator[Batch]) -> list[Record]:
+def _records(job: Job, rows: Sequence[int], windows: Iterable[WindowBatch]) -> list[ScoreRecord]:
     """Of a batch of rows, in their order."""
     known = {row: job.rows[row] for row in rows}
-    predictions: dict[int, list[list[Found]]] = {row: [[] for _ in job.scorers] for row in rows}
+    # For each row one list per model, with one prediction per window.
+    predictions: dict[int, list[list[Prediction]]] = {
+        row: [[] for _ in job.scorers] for row in rows
+    }
     unread: set[int] = set()
     for batch in windows:
         for row, reason in batch.unread:
             if row not in unread:
                 logger.warning("cannot read clip %s: %s", known[row].id, reason)
             unread.add(row)
-        for number, found in enumerate(_found(job, batch, known)):
-            for row, one in zip(batch.rows, found, strict=True):
-                predictions[row][number].append(_checked(one, known[row]))
+        if not batch.rows:
+            continue
+        read = [known[row] for row in batch.rows]
+        for index, scorer in enumerate(job.scorers):
+            found = scorer(read, batch.frames[job.loader_of[index]])
+            for row, prediction in zip(batch.rows, found, strict=True):
+                _check_finite(prediction, known[row])
+                predictions[row][index].append(prediction)
     return [
-        job.kind.missing(row) if number in unread else job.kind.record(row, predictions[number])
-        for number, row in known.items()
+        job.task.missing(row) if index in unread else job.task.record(row, predictions[index])
+        for index, row in known.items()
     ]
 
 
-def _found(job: Job, batch: Batch, known: dict[int, ClipRow]) -> Iterator[list[Found]]:
-    """Of each model."""
-    if not batch.rows:
+def _check_finite(prediction: Prediction, row: ClipRow) -> None:
+    """Raise UserError for a score that is not a finite number, as half precision may give."""
+    scores = [*prediction.scores.values()]
+    if prediction.top is not None:
+        scores.append(prediction.top.scores)
+    if not all(np.isfinite(values).all() for values in scores):
+        raise UserError(
+            f"a score of clip {row.id} is not a finite number: the model has diverged, or "
+            "its numbers pass fp16's range (--dtype bf16 or fp32)"
+        )
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's number ``rank`` among the ``count`` that share the rows."""
+
+    rank: int
+    count: int
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes the results."""
+        return self.rank == 0
+
+    def from_first(self, value: Any) -> Any:
+        """The first process's ``value`` (picklable); all wait for it."""
+        if self.count == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.count > 1:
+            dist.barrier()
+
+
+@contextlib.contextmanager
+def joined_processes() -> Iterator[Processes]:
+    """The processes that torchrun started, or this one alone."""
+    processes = Processes(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    if processes.count == 1:
+        yield processes
         return
-    rows = [known[row] for row in batch.rows]
-    for scorer, loader in zip(job.scorers, job.loader_of, strict=True):
-        yield scorer(rows, batch.frames[loader])
-
-
-def _checked(found: Found, row: ClipRow) -> Found:
-    """Raise UserError for a score that is no number, as half precision may give."""
-    for value in found.values():
-        numbers = value.scores if isinstance(value, Top) else value
-        if isinstance(numbers, np.ndarray) and not np.isfinite(numbers).all():
-            raise UserError(
-                f"a score of clip {row.id} is not a finite number: the model has diverged, or "
-                "its numbers pass fp16's range (--dtype bf16 or fp32)"
-            )
-    return found
-
-
-def _finish(options: Options, job: Job) -> dict[str, Any]:
-    folder: Path = options.out
-    records.merge(folder, list(job.rows.column("id")))
-    metrics = job.kind.finish(folder, job.rows, records.read(folder))
-    metrics["signatures"] = job.signatures
-    write_json(folder / METRICS, metrics)
-    return metrics
+    # Only small objects are exchanged, so this does for GPUs, too.
+    dist.init_process_group("gloo", timeout=LONGEST_WAIT)
+    try:
+        yield processes
+    finally:
+        dist.destroy_process_group()

@@ -1,11 +1,8 @@
 """Clips to scores: by the decoder's likelihood of candidates, or by linear heads.
 
-A scorer takes V rows with their frames and gives a dictionary a row: ``scores``, or ``verb``,
-``noun`` and ``action``, each (K,) float64, higher is better; and texts that it wrote. Shapes: V
-clips, F frames, H W pixels, K candidates.
+Shapes: V clips, F frames, H W pixels, T video tokens, C width, K candidates.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,18 +11,32 @@ import numpy as np
 import torch
 from fairseq.dataclass.configs import GenerationConfig
 
-from vt_fairseq.candidates.likelihood import EncoderOut, score_candidates
+from vt_fairseq.candidates.likelihood import DEFAULT_MAX_NODES, score_candidates
 from vt_fairseq.candidates.prefix_tree import PrefixTree
 from vt_fairseq.candidates.top_k import Bounds, Top, top_candidates
 from vt_fairseq.data.dataset import pad_right
 from vt_fairseq.data.head_targets import ANSWER, candidate_mask
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.data.prompts import Prompt
-from vt_fairseq.data.text import TextOptions
 from vt_fairseq.inference.loading import Loaded
 from vt_fairseq.models.heads import scores_by_question
 
-Found = dict[str, Any]
+
+@dataclass
+class Prediction:
+    """What one model says of one window of a row.
+
+    Attributes:
+        scores: (K,) float64, higher is better: ``scores`` of answers, labels or captions, or those
+            of ``verb``, ``noun`` and ``action``.
+        top: the likeliest candidates, where only these are searched for; ``scores`` is empty then.
+        caption, generated: texts that the model wrote: a caption as its own input, an answer.
+    """
+
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
+    top: Top | None = None
+    caption: str | None = None
+    generated: str | None = None
 
 
 @dataclass(frozen=True)
@@ -33,146 +44,135 @@ class Question:
     """What the decoder is asked of each clip.
 
     Attributes:
-        key: under which the scores are returned.
-        action: its prompt.
+        key: of its scores in ``Prediction.scores``.
+        prompt: the task.
         tree: the candidates of all rows; None: each row has its own.
     """
 
     key: str
-    action: Prompt
+    prompt: Prompt
     tree: PrefixTree | None = None
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """How the decoder ranks.
+class DecoderScorer:
+    """Candidates by their likelihood (paper, section 3.1, "Inference").
 
-    Attributes:
-        length_normalize: by the mean log-likelihood per token instead of the sum.
-        max_nodes: prefixes decoded at once.
-        top_k: only so many of the best (``Top``) instead of all scores.
+    Args:
+        loaded: the model.
+        questions: what it is asked.
+        length_normalize: rank by the mean log-likelihood per token instead of the sum.
+        max_nodes: prefixes decoded at once, over all clips.
+        top_k: find only so many of the best candidates; None: score all.
         beam: of the texts that are generated.
-        caption: generate a caption with this action and feed it as text.
-        generate: also generate an answer, ``generated``.
+        caption_prompt: generate a caption with this prompt and feed it as text.
+        generate_answer: also answer each question in free words.
     """
 
-    length_normalize: bool = False
-    max_nodes: int = 2048
-    top_k: int | None = None
-    beam: int = 5
-    caption: Prompt | None = None
-    generate: bool = False
-
-
-@dataclass
-class Source:
-    """The encoder's inputs of one model; counts how often which network runs, in clips."""
-
-    loaded: Loaded
-    text: TextOptions
-    counts: Counter = field(default_factory=Counter)
-
-    def video_tokens(self, frames: torch.Tensor) -> torch.Tensor:
-        """(V, F, H, W, 3) uint8 -> (V, T, C) on the device."""
-        self.counts["video network"] += len(frames)
-        return self.loaded.model.encoder.video(frames.to(self.loaded.device, non_blocking=True))
-
-    def inputs(self, sources: Sequence[Sequence[int]], tokens: torch.Tensor) -> dict[str, Any]:
-        """What the encoder takes: ids of each row, and its clips' tokens."""
-        src_tokens, src_lengths = (x.to(self.loaded.device) for x in pad_right(sources))
-        return {"src_tokens": src_tokens, "src_lengths": src_lengths, "video_tokens": tokens}
-
-    def encode(self, inputs: dict[str, Any]) -> EncoderOut:
-        """The encoder's output."""
-        self.counts["encoder"] += len(inputs["src_tokens"])
-        return self.loaded.model.encoder(**inputs)
-
-
-class DecoderScorer:
-    """Candidates by their likelihood (paper, section 3.1, "Inference")."""
-
-    def __init__(self, loaded: Loaded, questions: Sequence[Question], ranking: Ranking):
-        self.source = Source(loaded, loaded.task.text_options())
+    def __init__(
+        self,
+        loaded: Loaded,
+        questions: Sequence[Question],
+        *,
+        length_normalize: bool = False,
+        max_nodes: int = DEFAULT_MAX_NODES,
+        top_k: int | None = None,
+        beam: int = 5,
+        caption_prompt: Prompt | None = None,
+        generate_answer: bool = False,
+    ):
+        self.loaded = loaded
+        self.text = loaded.task.text_options()
         self.questions = list(questions)
-        self.ranking = ranking
+        self.length_normalize = length_normalize
+        self.max_nodes = max_nodes
+        self.top_k = top_k
+        self.beam = beam
+        self.caption_prompt = caption_prompt
+        self.generate_answer = generate_answer
         self.bounds = {
-            q.key: Bounds.of(q.tree, ranking.length_normalize)
-            for q in self.questions
-            if ranking.top_k and q.tree
+            q.key: Bounds.of(q.tree, length_normalize) for q in self.questions if top_k and q.tree
         }
 
-    def plan(self) -> list[str]:
+    def describe(self) -> list[str]:
         """What is to be computed for each clip, in words."""
         return [
-            f"{q.action.name}: {len(q.tree.leaves):,} candidates of {q.tree.lengths.sum():,} "
-            f"tokens have {q.tree.num_inner:,} prefixes; at most {self.ranking.max_nodes:,} are in "
+            f"{q.prompt.name}: {len(q.tree.leaves):,} candidates of {q.tree.lengths.sum():,} "
+            f"tokens have {q.tree.num_inner:,} prefixes; at most {self.max_nodes:,} are in "
             "memory at once, over all clips of a batch"
             for q in self.questions
             if q.tree is not None
         ]
 
     @torch.inference_mode()
-    def __call__(self, rows: Sequence[ClipRow], frames: torch.Tensor) -> list[Found]:
-        """V rows, their (V, F, H, W, 3) uint8 -> for each its scores by ``Question.key``.
-
-        With ``Ranking.caption`` also ``caption``, with ``Ranking.generate`` ``generated``, texts.
-        """
-        tokens = self.source.video_tokens(frames)
-        found: list[Found] = [{} for _ in rows]
-        texts: Sequence[str | None] = [None] * len(rows)
-        if self.ranking.caption is not None:
-            texts = self._generate(rows, tokens, self.ranking.caption)
-            _add(found, "caption", texts)
+    def __call__(self, rows: Sequence[ClipRow], frames: torch.Tensor) -> list[Prediction]:
+        """One prediction for each of V rows with their (V, F, H, W, 3) uint8 frames."""
+        tokens = video_tokens(self.loaded, frames)
+        predictions = [Prediction() for _ in rows]
+        if self.caption_prompt is not None:
+            inputs = self._inputs(rows, tokens, self.caption_prompt, predictions)
+            for one, text in zip(
+                predictions, self._generate(inputs, self.caption_prompt), strict=True
+            ):
+                one.caption = text
         for question in self.questions:
-            inputs = self._inputs(rows, tokens, question.action, texts)
-            encoded = self.source.encode(inputs)
-            _add(found, question.key, self._scores(question, rows, encoded))
-            if self.ranking.generate:
-                _add(found, "generated", self._write(inputs, question.action))
-        return found
+            inputs = self._inputs(rows, tokens, question.prompt, predictions)
+            self._score(question, rows, inputs, predictions)
+            if self.generate_answer:
+                for one, text in zip(
+                    predictions, self._generate(inputs, question.prompt), strict=True
+                ):
+                    one.generated = text
+        return predictions
 
     def _inputs(
         self,
         rows: Sequence[ClipRow],
         tokens: torch.Tensor,
-        action: Prompt,
-        texts: Sequence[str | None],
-    ) -> dict[str, Any]:
-        text = self.source.text
-        ids = [None if t is None else text.tokenizer.encode(t) for t in texts]
+        prompt: Prompt,
+        predictions: Sequence[Prediction],
+    ) -> dict[str, torch.Tensor]:
+        """The encoder's inputs; captions that were generated stand where training has its text."""
+        encode = self.loaded.task.tokenizer.encode
         sources = [
-            text.source(row, action, tokens.size(1), text=own)
-            for row, own in zip(rows, ids, strict=True)
-        ]
-        return self.source.inputs(sources, tokens)
-
-    def _scores(
-        self, question: Question, rows: Sequence[ClipRow], encoded: EncoderOut
-    ) -> Sequence[np.ndarray | Top]:
-        model, how = self.source.loaded.model, self.ranking
-        if question.key in self.bounds:
-            return top_candidates(
-                model, encoded, self.bounds[question.key], how.top_k, how.max_nodes
+            self.text.source(
+                row,
+                prompt,
+                tokens.size(1),
+                text=None if one.caption is None else encode(one.caption),
             )
-        trees = [question.tree]
-        if question.tree is None:
-            ids = self.source.text.tokenizer.encode
-            trees = [PrefixTree.build(map(ids, row.candidates)) for row in rows]
-        sums = score_candidates(model, encoded, trees, how.max_nodes)
-        trees = trees * (len(sums) // len(trees))
-        return [
-            s / t.lengths if how.length_normalize else s for s, t in zip(sums, trees, strict=True)
+            for row, one in zip(rows, predictions, strict=True)
         ]
+        return encoder_inputs(self.loaded, sources, tokens)
 
-    def _generate(self, rows: Sequence[ClipRow], tokens: torch.Tensor, action: Prompt) -> list[str]:
-        return self._write(self._inputs(rows, tokens, action, [None] * len(rows)), action)
+    def _score(
+        self,
+        question: Question,
+        rows: Sequence[ClipRow],
+        inputs: dict[str, torch.Tensor],
+        predictions: Sequence[Prediction],
+    ) -> None:
+        model = self.loaded.model
+        encoded = model.encoder(**inputs)
+        if self.top_k and question.key in self.bounds:
+            bounds = self.bounds[question.key]
+            best = top_candidates(model, encoded, bounds, self.top_k, self.max_nodes)
+            for one, top in zip(predictions, best, strict=True):
+                one.top = top
+            return
+        trees = [question.tree] if question.tree is not None else self._own_candidates(rows)
+        scores = score_candidates(model, encoded, trees, self.max_nodes, self.length_normalize)
+        for one, values in zip(predictions, scores, strict=True):
+            one.scores[question.key] = values
 
-    def _write(self, inputs: dict[str, Any], action: Prompt) -> list[str]:
-        """Beam search: the best text for each row."""
-        task, model = self.source.loaded.task, self.source.loaded.model
-        config = GenerationConfig(beam=self.ranking.beam, max_len_b=action.max_target_tokens)
-        generator = task.build_generator([model], config)
-        self.source.counts["encoder"] += len(inputs["src_tokens"])
+    def _own_candidates(self, rows: Sequence[ClipRow]) -> list[PrefixTree]:
+        encode = self.loaded.task.tokenizer.encode
+        return [PrefixTree.build(map(encode, row.candidates)) for row in rows]
+
+    def _generate(self, inputs: dict[str, torch.Tensor], prompt: Prompt) -> list[str]:
+        """The best text of beam search for each row."""
+        task = self.loaded.task
+        config = GenerationConfig(beam=self.beam, max_len_b=prompt.max_target_tokens)
+        generator = task.build_generator([self.loaded.model], config)
         missing = torch.zeros(len(inputs["src_tokens"]), dtype=torch.bool)
         hypotheses = task.generate(generator, {"net_input": inputs, "missing": missing})
         return [task.tokenizer.decode(best[0]["tokens"].tolist()) for best in hypotheses]
@@ -182,38 +182,50 @@ class HeadScorer:
     """Classes, or the candidates of a question, by linear layers at [CLS] (section 3.1)."""
 
     def __init__(self, loaded: Loaded):
-        self.source = Source(loaded, loaded.task.text_options())
+        if loaded.task.heads is None:
+            raise ValueError("expected a model with heads")
+        self.loaded = loaded
+        self.text = loaded.task.text_options()
         self.heads = loaded.task.heads
         self.prompt = loaded.task.selected_prompts()[0]
 
-    def plan(self) -> list[str]:
+    def describe(self) -> list[str]:
         """What is to be computed for each clip, in words."""
         return [f"heads: {', '.join(self.heads.names())}"]
 
     @torch.inference_mode()
-    def __call__(self, rows: Sequence[ClipRow], frames: torch.Tensor) -> list[Found]:
-        """V rows, their (V, F, H, W, 3) uint8 -> for each its logits: ``verb``, ``noun``, or
-        ``scores`` of the label or the candidates."""
-        tokens = self.source.video_tokens(frames)
+    def __call__(self, rows: Sequence[ClipRow], frames: torch.Tensor) -> list[Prediction]:
+        """The logits for each of V rows with their (V, F, H, W, 3) uint8 frames."""
+        tokens = video_tokens(self.loaded, frames)
         sources, counts, clip_of_row = self.heads.sources(
-            self.source.text, self.prompt, rows, [tokens.size(1)] * len(rows)
+            self.text, self.prompt, rows, [tokens.size(1)] * len(rows)
         )
         if not sources:
-            return [{"scores": np.zeros(0)} for _ in rows]
-        inputs = self.source.inputs(sources, tokens)
+            return [Prediction({"scores": np.zeros(0)}) for _ in rows]
+        inputs = encoder_inputs(self.loaded, sources, tokens)
         inputs["clip_of_row"] = clip_of_row.to(tokens.device)
-        logits = self.source.loaded.model.class_logits(self.source.encode(inputs))
+        logits = self.loaded.model.class_logits(self.loaded.model.encoder(**inputs))
         if ANSWER in logits:
             mask = candidate_mask(counts).to(tokens.device)
-            scores = scores_by_question(logits[ANSWER], mask).cpu().numpy()
-            return [{"scores": s[:n].astype(float)} for s, n in zip(scores, counts, strict=True)]
-        found: list[Found] = [{} for _ in rows]
-        for name, values in logits.items():
-            key = "scores" if name == "label" else name
-            _add(found, key, values.cpu().numpy().astype(float))
-        return found
+            scores = _as_float64(scores_by_question(logits[ANSWER], mask))
+            return [Prediction({"scores": s[:n]}) for s, n in zip(scores, counts, strict=True)]
+        by_key = {"scores" if k == "label" else k: _as_float64(v) for k, v in logits.items()}
+        return [Prediction({k: v[i] for k, v in by_key.items()}) for i in range(len(rows))]
 
 
-def _add(found: list[Found], key: str, values: Sequence[Any]) -> None:
-    for row, value in zip(found, values, strict=True):
-        row[key] = value
+def video_tokens(loaded: Loaded, frames: torch.Tensor) -> torch.Tensor:
+    """(V, F, H, W, 3) uint8 -> (V, T, C) on the model's device."""
+    model: Any = loaded.model
+    return model.encoder.video(frames.to(loaded.device, non_blocking=True))
+
+
+def encoder_inputs(
+    loaded: Loaded, sources: Sequence[Sequence[int]], tokens: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """What the encoder takes: the ids of each row, and the video ``tokens`` of its clips."""
+    src_tokens, src_lengths = (x.to(loaded.device) for x in pad_right(sources))
+    return {"src_tokens": src_tokens, "src_lengths": src_lengths, "video_tokens": tokens}
+
+
+def _as_float64(values: torch.Tensor) -> np.ndarray:
+    return values.cpu().numpy().astype(np.float64)

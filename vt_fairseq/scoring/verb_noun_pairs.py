@@ -1,7 +1,6 @@
-"""What is done with scores once there are any: softmax, averages, verbs and nouns of pairs.
+"""Verb-noun pairs: their texts, and how scores of pairs, verbs and nouns follow from one another.
 
-Scores and results are natural logarithms. Plain numpy. Shapes: K candidates, V verbs, N nouns,
-P verb-noun pairs.
+Scores are natural logarithms. Plain numpy. Shapes: V verbs, N nouns, P pairs.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,35 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-
-def log_softmax(scores: np.ndarray) -> np.ndarray:
-    """Logarithms of the probabilities that are proportional to exp(scores), over the last axis."""
-    scores = np.asarray(scores, dtype=np.float64)
-    return scores - np.logaddexp.reduce(scores, axis=-1, keepdims=True)
-
-
-def mean_likelihood(scores: Sequence[np.ndarray]) -> np.ndarray:
-    """log of the mean of exp(scores): likelihoods averaged, not normalized."""
-    return np.logaddexp.reduce(np.stack(scores), axis=0) - np.log(len(scores))
-
-
-def mean_prediction(scores: Sequence[np.ndarray]) -> np.ndarray:
-    """log of the mean of softmax(scores): predictions averaged."""
-    return mean_likelihood([log_softmax(one) for one in scores])
-
-
-def averaged(scores: Sequence[np.ndarray]) -> np.ndarray:
-    """One prediction as it is; several as ``mean_prediction``."""
-    return scores[0] if len(scores) == 1 else mean_prediction(scores)
+from vt_fairseq.candidates.probabilities import log_softmax
 
 
 @dataclass(frozen=True)
-class Pairs:
+class VerbNounPairs:
     """Verb-noun pairs that can be an action.
 
     Attributes:
         verbs, nouns: (V,) and (N,) names of the classes.
-        verb_of, noun_of: (P,) int64 numbers of the classes of each pair, all pairs different.
+        verb_of, noun_of: (P,) int64 class indices of each pair; all pairs are different.
     """
 
     verbs: Sequence[str]
@@ -46,19 +26,22 @@ class Pairs:
     noun_of: np.ndarray
 
     @classmethod
-    def every(cls, verbs: Sequence[str], nouns: Sequence[str]) -> "Pairs":
+    def every(cls, verbs: Sequence[str], nouns: Sequence[str]) -> "VerbNounPairs":
         """All V * N."""
         verb_of, noun_of = np.divmod(np.arange(len(verbs) * len(nouns)), max(1, len(nouns)))
         return cls(verbs, nouns, verb_of, noun_of)
 
     @classmethod
     def seen(
-        cls, verbs: Sequence[str], nouns: Sequence[str], seen: Iterable[tuple[str, str]]
-    ) -> "Pairs":
+        cls,
+        verbs: Sequence[str],
+        nouns: Sequence[str],
+        seen: Iterable[tuple[str | None, str | None]],
+    ) -> "VerbNounPairs":
         """Those among ``seen``, pairs of names, in the order of the classes."""
         verb, noun = ({name: k for k, name in enumerate(names)} for names in (verbs, nouns))
-        found = sorted({(verb[v], noun[n]) for v, n in seen if v in verb and n in noun})
-        verb_of, noun_of = np.array(found, dtype=np.int64).reshape(-1, 2).T
+        pairs = sorted({(verb[v], noun[n]) for v, n in seen if v in verb and n in noun})
+        verb_of, noun_of = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
         return cls(verbs, nouns, verb_of, noun_of)
 
     def __len__(self) -> int:
@@ -69,16 +52,16 @@ class Pairs:
         return self.verbs[self.verb_of[pair]], self.nouns[self.noun_of[pair]]
 
     def texts(self) -> list[str]:
-        """What a pair is called: the verb, then the noun."""
+        """Each pair as a candidate: the verb, then the noun."""
         return [" ".join(self.names(pair)) for pair in range(len(self))]
 
     def verb_scores(self, scores: np.ndarray) -> np.ndarray:
         """(P,) -> (V,): log of the sum of exp over each verb's pairs; -inf where it has none."""
-        return _sums(scores, self.verb_of, len(self.verbs))
+        return _grouped_sums(scores, self.verb_of, len(self.verbs))
 
     def noun_scores(self, scores: np.ndarray) -> np.ndarray:
         """(P,) -> (N,), as ``verb_scores``."""
-        return _sums(scores, self.noun_of, len(self.nouns))
+        return _grouped_sums(scores, self.noun_of, len(self.nouns))
 
     def product(self, verb_scores: np.ndarray, noun_scores: np.ndarray) -> np.ndarray:
         """(V,), (N,) -> (P,): log of p(verb) p(noun), normalized over these pairs."""
@@ -86,7 +69,7 @@ class Pairs:
         return log_softmax(verbs[self.verb_of] + nouns[self.noun_of])
 
 
-def _sums(scores: np.ndarray, group: np.ndarray, count: int) -> np.ndarray:
+def _grouped_sums(scores: np.ndarray, group: np.ndarray, count: int) -> np.ndarray:
     sums = np.full(count, -np.inf)
     np.logaddexp.at(sums, group, scores)
     return sums
