@@ -51,8 +51,9 @@ def outline(text: str) -> tuple[str, str, int]:
     return words[0], words[-1], len(words)
 
 
-def write_jsonl(path: Path, *records: dict) -> Path:
-    """One object a line."""
+def write_jsonl(path: Path, *records: dict | str) -> Path:
+    """One object per line; a text is a line as it stands."""
+    lines = [r if isinstance(r, str) else json.dumps(r, ensure_ascii=False) for r in records]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return path

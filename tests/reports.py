@@ -2,10 +2,11 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.corpora import write_jsonl
 from tests.media import write_numbered
 from vt_fairseq.data.manifest import ClipRow, write_manifest
 from vt_fairseq.report.content import read_content
@@ -16,13 +17,6 @@ HOSTILE = (
     '<img src=x onerror="window.hacked = 1; alert(2)"><!--<script> {{ 7 * 7 }} \' " & \u2028 \u202e'
 )
 HOSTILE_PATH = "javascript:alert(3)//<iframe src=javascript:alert(4)>.mp4"
-
-
-def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """A jsonl file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def write_data(folder: Path, videos: Path, splits: Mapping[str, list[ClipRow]]) -> None:
@@ -48,20 +42,20 @@ def write_hostile(folder: Path) -> Path:
     split = "test"
     write_data(folder / "data", folder / "videos", {split: rows})
     rejected = dict.fromkeys(("id", "video", "split", "reason", "where"), HOSTILE)
-    write_lines(folder / "data" / "rejected.jsonl", [rejected])
+    write_jsonl(folder / "data" / "rejected.jsonl", rejected)
     data = json.loads((folder / "data" / "data.json").read_text())
     (folder / "data" / "data.json").write_text(json.dumps(data | {"reasons": {HOSTILE: 1}}))
 
     captions = [{"id": name, "prediction": HOSTILE} for name in ids]
-    write_lines(folder / "captions" / "predictions.jsonl", captions)
-    for kind, said in (
+    write_jsonl(folder / "captions" / "predictions.jsonl", *captions)
+    for kind, prediction in (
         ("vqa", {"prediction": 0, "scores": [-1.0, -2.0]}),
         ("classify", {"prediction": f"{HOSTILE}!", "ranking": [f"{HOSTILE}!", HOSTILE]}),
         ("retrieval", {"ranking": ids}),
     ):
-        given = [{"id": name} | said for name in ids[:-1]]
-        last = {key: None for key in said if key != "scores"}
-        write_lines(folder / kind / "predictions.jsonl", [*given, {"id": ids[-1]} | last])
+        given = [{"id": name} | prediction for name in ids[:-1]]
+        last = {key: None for key in prediction if key != "scores"}
+        write_jsonl(folder / kind / "predictions.jsonl", *given, {"id": ids[-1]} | last)
         settings = {"kind": kind, "split": split}
         (folder / kind / "settings.json").write_text(json.dumps(settings))
     metrics = {"accuracy": 50.0, HOSTILE: 1.0, "signatures": {HOSTILE: HOSTILE}}

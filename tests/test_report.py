@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.corpora import write_jsonl
 from tests.media import write_numbered
 from tests.reports import (
     HOSTILE,
@@ -15,7 +16,6 @@ from tests.reports import (
     rows_of,
     write_data,
     write_hostile,
-    write_lines,
 )
 from vt_fairseq.cli import report
 from vt_fairseq.data.manifest import ClipRow
@@ -60,9 +60,9 @@ def test_captions_are_exact_or_not_and_the_worst_come_first(folder):
         {"id": "b", "prediction": "a red ring", "score": -2.0},
         {"id": "c", "prediction": "", "missing": True},
     ]
-    write_lines(folder / "captions" / "predictions.jsonl", said)
+    write_jsonl(folder / "captions" / "predictions.jsonl", *said)
     right = [{"id": row.id, "references": list(row.captions)} for row in ROWS]
-    write_lines(folder / "captions" / "references.jsonl", right)
+    write_jsonl(folder / "captions" / "references.jsonl", *right)
     page = page_of(folder)
     missing, wrong, exact = rows_of(page)
     assert [row["outcome"] for row in (missing, wrong, exact)] == ["missing", "wrong", "right"]
@@ -79,9 +79,9 @@ def test_captions_are_exact_or_not_and_the_worst_come_first(folder):
 def scored(folder: Path, kind: str, predictions: list[dict], records: list[dict] = ()) -> Path:
     """The folder of a vt-score."""
     out = folder / kind
-    write_lines(out / "predictions.jsonl", predictions)
+    write_jsonl(out / "predictions.jsonl", *predictions)
     if records:
-        write_lines(out / "scores.jsonl", records)
+        write_jsonl(out / "scores.jsonl", *records)
     (out / "settings.json").write_text(json.dumps({"kind": kind, "split": "test"}))
     return out
 
@@ -140,8 +140,8 @@ def test_verbs_and_nouns_are_one_action(tmp_path):
         {"id": "1", "verb": "cut", "noun": "bread"},
         {"id": "2", "verb": "open", "noun": "door"},
     ]
-    write_lines(tmp_path / "out" / "predictions.jsonl", said)
-    write_lines(tmp_path / "out" / "references.jsonl", right)
+    write_jsonl(tmp_path / "out" / "predictions.jsonl", *said)
+    write_jsonl(tmp_path / "out" / "references.jsonl", *right)
     page = page_of(tmp_path)
     wrong, right = rows_of(page)
     assert (wrong["prediction"], wrong["references"]) == ("cut cheese", ["cut bread"])
@@ -162,7 +162,7 @@ def test_long_rankings_are_searched_as_they_would_be_parsed(tmp_path, strange):
     ids = [f"{strange}clip-{k}" for k in range(2500)]
     rankings = {ids[7]: ids[::-1], ids[9]: ids[10:], ids[0]: ids}
     path = tmp_path / "predictions.jsonl"
-    write_lines(path, [{"id": name, "ranking": ranking} for name, ranking in rankings.items()])
+    write_jsonl(path, *({"id": name, "ranking": ranking} for name, ranking in rankings.items()))
     assert min(map(len, path.read_bytes().splitlines())) > LONG_LINE
     found = {ranking.id: ranking for ranking in read_rankings(path, {ids[0]: ids[3]})}
     assert found[ids[7]].rank == 2493 and found[ids[7]].top == ids[:-6:-1]
@@ -171,7 +171,7 @@ def test_long_rankings_are_searched_as_they_would_be_parsed(tmp_path, strange):
 
 
 def test_without_references_the_page_says_that_it_cannot_judge(tmp_path):
-    write_lines(tmp_path / "predictions.jsonl", [{"id": "a", "prediction": "a ring"}])
+    write_jsonl(tmp_path / "predictions.jsonl", {"id": "a", "prediction": "a ring"})
     page = page_of(tmp_path)
     assert rows_of(page)[0]["outcome"] == "open"
     assert "neither references.jsonl nor a data directory" in page
@@ -216,7 +216,7 @@ def test_a_clip_that_leads_out_of_the_video_root_has_a_reason_and_no_picture(run
 
 
 def test_the_limit_of_pictures_is_kept_and_said(folder):
-    write_lines(folder / "predictions.jsonl", [{"id": n, "prediction": "x"} for n in "abc"])
+    write_jsonl(folder / "predictions.jsonl", *({"id": n, "prediction": "x"} for n in "abc"))
     page = page_of(folder, clips=1)
     assert len(block(page, "pictures")) == 1
     assert "Pictures of 1 clips; the limit was --clips 1." in page
@@ -389,7 +389,7 @@ def test_damaged_results_are_named_and_the_others_shown(folder, run):
 )
 def test_a_row_that_is_none_is_named_by_its_line(folder, kind, row, message, run):
     scored(folder, "classify", [{"id": "a", "prediction": "red"}])
-    write_lines(folder / "bad" / "predictions.jsonl", [{"id": "a"} | row])
+    write_jsonl(folder / "bad" / "predictions.jsonl", {"id": "a"} | row)
     if kind != "captions":
         (folder / "bad" / "settings.json").write_text(json.dumps({"kind": kind}))
     code, out, _ = run(folder)
@@ -399,10 +399,10 @@ def test_a_row_that_is_none_is_named_by_its_line(folder, kind, row, message, run
 
 def test_scores_of_minus_infinity_and_references_without_predictions_are_shown(tmp_path):
     rows = [{"id": "a", "prediction": 0, "scores": [-float("inf")] * 2}]
-    write_lines(tmp_path / "vqa" / "predictions.jsonl", rows)
-    write_lines(tmp_path / "vqa" / "references.jsonl", [{"id": n, "answer": 1} for n in "ab"])
-    write_lines(tmp_path / "x" / "predictions.jsonl", [{"id": "a", "prediction": "red"}])
-    write_lines(tmp_path / "x" / "references.jsonl", [{"id": n, "label": "red"} for n in "ab"])
+    write_jsonl(tmp_path / "vqa" / "predictions.jsonl", *rows)
+    write_jsonl(tmp_path / "vqa" / "references.jsonl", *({"id": n, "answer": 1} for n in "ab"))
+    write_jsonl(tmp_path / "x" / "predictions.jsonl", {"id": "a", "prediction": "red"})
+    write_jsonl(tmp_path / "x" / "references.jsonl", *({"id": n, "label": "red"} for n in "ab"))
     page = page_of(tmp_path)
     missing, wrong = rows_of(page)
     assert (missing["id"], wrong["id"]) == ("b", "a")

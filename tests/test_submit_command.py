@@ -1,44 +1,35 @@
 """vt-submit: the archives are what the servers' own descriptions ask for."""
 
 import json
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.corpora import write_jsonl
 from vt_fairseq.cli import submit
 from vt_fairseq.corpora.epic_kitchens import read_classes
 from vt_fairseq.evaluation.submissions.archive import TVQA_META
 
 
-def write(path: Path, rows: list[dict]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-    return path
-
-
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(tmp_path, call_main):
     """Run the command; return exit code, {member: text} (None without archive), stdout, stderr."""
 
     def call(server: str, annotations: Path, predictions: dict[str, list], *more):
-        out = tmp_path / "out" / "submission.zip"
-        files = [f"{s}={write(tmp_path / f'{s}.jsonl', rows)}" for s, rows in predictions.items()]
-        arguments = ["--annotations", annotations, "--out", out, "--predictions", *files, *more]
-        monkeypatch.setattr(sys, "argv", ["vt-submit", server, *map(str, arguments)])
-        code = 0
-        try:
-            submit.main()
-        except SystemExit as error:
-            code = error.code
-        found = None
-        if out.exists():
-            with zipfile.ZipFile(out) as archive:
-                found = {name: archive.read(name).decode() for name in archive.namelist()}
-        printed = capsys.readouterr()
-        return code, found, printed.out, printed.err
+        archive = tmp_path / "out" / "submission.zip"
+        files = [
+            f"{split}={write_jsonl(tmp_path / f'{split}.jsonl', *rows)}"
+            for split, rows in predictions.items()
+        ]
+        arguments = ["--annotations", annotations, "--out", archive, "--predictions", *files, *more]
+        code, out, err = call_main(submit.main, server, *arguments)
+        if not archive.exists():
+            return code, None, out, err
+        with zipfile.ZipFile(archive) as members:
+            texts = {name: members.read(name).decode() for name in members.namelist()}
+        return code, texts, out, err
 
     return call
 
@@ -49,14 +40,16 @@ def run(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def tvqa(tmp_path) -> Path:
     folder = tmp_path / "tvqa"
-    write(folder / "tvqa_val.jsonl", [{"qid": q, "answer_idx": 0} for q in (122039, 122040)])
-    write(folder / "tvqa_test_public.jsonl", [{"qid": q} for q in (137292, 137294, 137295)])
+    write_jsonl(folder / "tvqa_val.jsonl", *({"qid": q, "answer_idx": 0} for q in (122039, 122040)))
+    write_jsonl(folder / "tvqa_test_public.jsonl", *({"qid": q} for q in (137292, 137294, 137295)))
     return folder
 
 
 @pytest.fixture
 def meta(tmp_path) -> Path:
-    return write(tmp_path / "meta.json", [dict.fromkeys(TVQA_META, "x") | {"is_ensemble": False}])
+    return write_jsonl(
+        tmp_path / "meta.json", dict.fromkeys(TVQA_META, "x") | {"is_ensemble": False}
+    )
 
 
 def test_tvqa_takes_an_index_a_question_and_a_description(run, tvqa, meta):
@@ -78,7 +71,7 @@ def test_tvqa_takes_an_index_a_question_and_a_description(run, tvqa, meta):
 def test_tvqas_real_test_questions_are_all_answered(run, test_data, tmp_path, meta):
     questions = test_data / "annotations" / "tvqa" / "tvqa_test_public.jsonl"
     folder = tmp_path / "annotations"
-    write(folder / "tvqa_val.jsonl", [{"qid": 1}])
+    write_jsonl(folder / "tvqa_val.jsonl", {"qid": 1})
     (folder / questions.name).symlink_to(questions)
     rows = [json.loads(line) for line in questions.read_text("utf-8").splitlines()]
     test = [{"id": str(row["qid"]), "prediction": row["qid"] % 5} for row in rows]
@@ -102,9 +95,9 @@ def test_the_same_predictions_make_the_same_archive(run, tvqa, meta, tmp_path):
 def test_tvc_takes_the_moment_with_one_description(run, tmp_path):
     folder = tmp_path / "tvc"
     moment = {"vid_name": "friends_s01e03_seg02_clip_19", "ts": [16.48, 33.87], "duration": 61.46}
-    write(folder / "tvc_val_release.jsonl", [moment | {"clip_id": 86603, "descs": []}])
+    write_jsonl(folder / "tvc_val_release.jsonl", moment | {"clip_id": 86603, "descs": []})
     clips = [moment | {"clip_id": clip, "ts": [0, 2.29]} for clip in (102866, 102867, 102868)]
-    write(folder / "tvc_test_public_release.jsonl", clips)
+    write_jsonl(folder / "tvc_test_public_release.jsonl", *clips)
     test = [
         {"id": "102867", "prediction": "a man\nopens  a “door” ."},
         {"id": "102866", "prediction": ""},
@@ -133,7 +126,7 @@ def test_tvcs_sample_file_is_made_again_from_its_captions(run, test_data, tmp_pa
     folder, own = test_data / "annotations" / "tvc", tmp_path / "annotations"
     sample = (folder / "sample_val_predictions.jsonl").read_text("utf-8").splitlines()
     sample = [json.loads(line) for line in sample]
-    write(own / "tvc_val_release.jsonl", [row | {"descs": []} for row in sample])
+    write_jsonl(own / "tvc_val_release.jsonl", *(row | {"descs": []} for row in sample))
     (own / "tvc_test_public_release.jsonl").symlink_to(folder / "tvc_test_public_release.jsonl")
     valid = [{"id": str(row["clip_id"]), "prediction": row["descs"][0]["desc"]} for row in sample]
     _, found, out, _ = run("tvc", own, {"valid": valid, "test": []})
@@ -274,7 +267,7 @@ def test_a_mistake_in_epics_scores_ends_in_one_line_and_no_archive(run, epic, ro
         ({"valid": [], "test": [], "train": []}, [], "found valid and test and train"),
         ({"valid": [], "test": []}, [], "wants --meta FILE: JSON with model_name, is_ensemble"),
         ({"valid": [], "test": []}, ["--meta", "gone.json"], "no file gone.json"),
-        ({"valid": [], "test": []}, ["--predictions", "valid"], "expected SPLIT=FILE once a split"),
+        ({"valid": [], "test": []}, ["--predictions", "valid"], "SPLIT=FILE once per split"),
         (
             {"valid": [], "test": [{"id": "137292", "prediction": 5}]},
             ["--meta", "META"],

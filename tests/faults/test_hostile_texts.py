@@ -11,7 +11,8 @@ from hydra.errors import InstantiationException
 
 from tests import warm
 from tests.commands import ROOT, environment
-from tests.reports import page_of, write_lines
+from tests.corpora import write_jsonl
+from tests.reports import page_of
 
 PAYLOADS = (
     "<script>alert(1)</script>",
@@ -61,10 +62,10 @@ class Structure(HTMLParser):
 def report_of(folder: Path, texts: list[str]) -> str:
     """A report of captions and answers in which each text stands wherever a file can put one."""
     names = [f"{number} {text}" for number, text in enumerate(texts)]
-    said = [{"id": n, "prediction": t, "score": -1.0} for n, t in zip(names, texts, strict=True)]
+    given = [{"id": n, "prediction": t, "score": -1.0} for n, t in zip(names, texts, strict=True)]
     right = [{"id": n, "references": [t, t]} for n, t in zip(names, texts, strict=True)]
-    write_lines(folder / "captions" / "predictions.jsonl", said)
-    write_lines(folder / "captions" / "references.jsonl", right)
+    write_jsonl(folder / "captions" / "predictions.jsonl", *given)
+    write_jsonl(folder / "captions" / "references.jsonl", *right)
     return page_of(folder)
 
 

@@ -25,22 +25,26 @@ def build_parser() -> argparse.ArgumentParser:
         help="; ".join(f"{name}: {what}" for name, what in WANTED.items()))  # fmt: skip
     made.add_argument("--annotations", type=Path, required=True, metavar="DIR",
         help="the official annotation files, which say what clips there are")  # fmt: skip
-    made.add_argument("--predictions", required=True, nargs="+", metavar="SPLIT=FILE")
+    made.add_argument("--predictions", required=True, nargs="+", metavar="SPLIT=FILE",
+        help="the predictions of each split that the server takes")  # fmt: skip
     made.add_argument(
         "--meta", type=Path, metavar="FILE", help="tvqa: JSON that describes the model"
     )
-    made.add_argument("--out", type=Path, required=True, metavar="FILE.zip")
+    made.add_argument("--out", type=Path, required=True, metavar="FILE.zip",
+        help="the archive to write")  # fmt: skip
     return made
 
 
 def _by_split(arguments: list[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for argument in arguments:
         split, equals, path = argument.partition("=")
-        if not equals or split in found:
-            raise UserError(f"--predictions: expected SPLIT=FILE once a split, found {argument!r}")
-        found[split] = Path(path)
-    return found
+        if not equals or split in files:
+            raise UserError(
+                f"--predictions: expected SPLIT=FILE once per split, found {argument!r}"
+            )
+        files[split] = Path(path)
+    return files
 
 
 def _main() -> None:

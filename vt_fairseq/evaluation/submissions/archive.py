@@ -13,9 +13,12 @@ from pathlib import Path
 
 from vt_fairseq.data.manifest import atomic_file
 from vt_fairseq.errors import UserError
-from vt_fairseq.evaluation.submissions.content import Content
 from vt_fairseq.evaluation.submissions.epic_kitchens import epic_scores
-from vt_fairseq.evaluation.submissions.shows import tvc_descriptions, tvqa_answers
+from vt_fairseq.evaluation.submissions.files import (
+    SubmissionFile,
+    tvc_descriptions,
+    tvqa_answers,
+)
 
 TVQA_META = (
     "model_name", "is_ensemble", "with_ts", "show_on_leaderboard", "author", "institution",
@@ -29,12 +32,12 @@ class Server:
 
     Attributes:
         members: split -> name of its file in the archive; all of them are wanted.
-        content: (folder of annotations, split, file of predictions) to the file.
+        file: makes one from (folder of annotations, split, file of predictions).
         wants_meta: the archive has a meta.json, which its author writes.
     """
 
     members: Mapping[str, str]
-    content: Callable[[Path, str, Path], Content]
+    file: Callable[[Path, str, Path], SubmissionFile]
     wants_meta: bool = False
 
 
@@ -53,7 +56,7 @@ SERVERS = {
 
 
 @dataclass(frozen=True)
-class Member:
+class ArchiveMember:
     """One file of the archive: clips of the split, and those of them without a prediction."""
 
     name: str
@@ -63,7 +66,7 @@ class Member:
 
 def write(
     server: str, annotations: Path, predictions: Mapping[str, Path], out: Path, meta: Path | None
-) -> list[Member]:
+) -> list[ArchiveMember]:
     """Write the archive ``out``, whole or not at all.
 
     Args:
@@ -87,11 +90,11 @@ def write(
         raise UserError(f"{server}: the server takes no --meta")
     description = _meta(meta) if wanted.wants_meta else None
     members = []
-    with atomic_file(out) as file, zipfile.ZipFile(file, "w") as archive:
+    with atomic_file(out) as stream, zipfile.ZipFile(stream, "w") as archive:
         for split, name in wanted.members.items():
-            content = wanted.content(annotations, split, predictions[split])
-            _add(archive, name, content.pieces)
-            members.append(Member(name, len(content.ids), content.missing))
+            made = wanted.file(annotations, split, predictions[split])
+            _add(archive, name, made.pieces)
+            members.append(ArchiveMember(name, len(made.ids), made.missing))
         if description is not None:
             _add(archive, "meta.json", [description])
     return members
@@ -109,8 +112,8 @@ def _add(archive: zipfile.ZipFile, name: str, pieces: Iterable[str]) -> None:
 def _meta(path: Path | None) -> str:
     keys = ", ".join(TVQA_META)
     if path is None or not path.is_file():
-        found = "found none" if path is None else f"no file {path}"
-        raise UserError(f"TVQA's server wants --meta FILE: JSON with {keys}; {found}")
+        missing = "found none" if path is None else f"no file {path}"
+        raise UserError(f"TVQA's server wants --meta FILE: JSON with {keys}; {missing}")
     try:
         value = json.loads(path.read_bytes())
     except ValueError as error:

@@ -11,15 +11,15 @@ import numpy as np
 from vt_fairseq.corpora import epic_kitchens
 from vt_fairseq.corpora.files import csv_records, require_file
 from vt_fairseq.errors import UserError
-from vt_fairseq.evaluation.submissions.content import Content, known
+from vt_fairseq.evaluation.submissions.files import SubmissionFile, known
 from vt_fairseq.result_files import JsonRow, by_id, field, is_numbers, is_texts, objects
 
-TOP_ACTIONS = 100  # the server takes exactly so many action scores a clip
+TOP_ACTIONS = 100  # the server takes exactly so many action scores per clip
 Classes = dict[str, dict[str, int]]  # "verb" and "noun": {readable name: class id}
-Actions = list[tuple[int, int, float]]  # verb id, noun id, score; best first
+ScoredActions = list[tuple[int, int, float]]  # verb id, noun id, score; best first
 
 
-def epic_scores(annotations: Path, split: str, path: Path) -> Content:
+def epic_scores(annotations: Path, split: str, path: Path) -> SubmissionFile:
     """Scores of all verbs and nouns and of 100 actions for each segment; 0 for an unscored one.
 
     Actions are the row's own, or the pairs with the highest p(verb) p(noun).
@@ -34,7 +34,7 @@ def epic_scores(annotations: Path, split: str, path: Path) -> Content:
     # Scores become arrays line by line: as Python numbers those of a split take 400 MB.
     rows = known(by_id(_scored(row, classes) for row in objects(path)), ids, split)
     missing = sum(uid not in rows or rows[uid]["unscored"] for uid in ids)
-    return Content(ids, missing, _pieces(ids, rows, classes))
+    return SubmissionFile(ids, missing, _pieces(ids, rows, classes))
 
 
 def _pieces(ids: list[str], rows: dict[str, JsonRow], classes: Classes) -> Iterator[str]:
@@ -55,7 +55,7 @@ def _rounded(score: float) -> float:
     return round(float(score), 6)
 
 
-def _top_actions(verbs: np.ndarray, nouns: np.ndarray) -> Actions:
+def _top_actions(verbs: np.ndarray, nouns: np.ndarray) -> ScoredActions:
     """The likeliest pairs with log p(verb) + log p(noun), as the server itself would rank them."""
     scores = (_log_softmax(verbs)[:, None] + _log_softmax(nouns)).ravel()
     best = np.argpartition(-scores, min(TOP_ACTIONS, len(scores)) - 1)[:TOP_ACTIONS]
@@ -74,12 +74,12 @@ def _log_softmax(scores: np.ndarray) -> np.ndarray:
 def _scored(row: JsonRow, classes: Classes) -> JsonRow:
     """``row`` with arrays of scores in the order of the class ids, and actions by class ids."""
     unscored = any(kind in row and row[kind] is None for kind in classes)
-    found = {key: row[key] for key in ("id", "_where") if key in row} | {"unscored": unscored}
+    scored = {key: row[key] for key in ("id", "_where") if key in row} | {"unscored": unscored}
     for kind, names in classes.items():
-        found[kind] = np.zeros(len(names)) if unscored else _scores(row, kind, names)
+        scored[kind] = np.zeros(len(names)) if unscored else _scores(row, kind, names)
     if row.get("action") is not None:
-        found["action"] = _actions(row, classes)
-    return found
+        scored["action"] = _actions(row, classes)
+    return scored
 
 
 def _scores(row: JsonRow, kind: str, names: dict[str, int]) -> np.ndarray:
@@ -93,7 +93,7 @@ def _scores(row: JsonRow, kind: str, names: dict[str, int]) -> np.ndarray:
     return np.array(scores, dtype=np.float64)
 
 
-def _actions(row: JsonRow, classes: Classes) -> Actions:
+def _actions(row: JsonRow, classes: Classes) -> ScoredActions:
     verbs, nouns = classes["verb"], classes["noun"]
     least = min(TOP_ACTIONS, len(verbs) * len(nouns))
 
