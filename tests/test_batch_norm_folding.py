@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from vt_fairseq.inference.loading import open_checkpoint
+from vt_fairseq.models.batch_norm import BatchNorm
 from vt_fairseq.models.batch_norm_folding import fold_batch_norms
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D, normalize
 
@@ -74,7 +75,7 @@ def test_every_batchnorm_of_the_ig65m_network_is_folded():
 @torch.no_grad()
 def test_a_convolution_that_has_a_bias_keeps_it():
     torch.manual_seed(1)
-    plain = nn.Sequential(nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3))
+    plain = nn.Sequential(nn.Conv3d(2, 3, 1), BatchNorm(3))
     plain(torch.randn(4, 2, 3, 3, 3))
     folded = deepcopy(plain.eval())
     assert fold_batch_norms(folded) == 1

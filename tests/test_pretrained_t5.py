@@ -1,5 +1,6 @@
 """T5 weights in Hugging Face's layouts: sizes, names, values, and everything accounted for."""
 
+import hashlib
 import json
 import shutil
 
@@ -20,7 +21,6 @@ from vt_fairseq.models.pretrained.t5_weights import (
     read_t5,
 )
 from vt_fairseq.models.pretrained.vocabulary_rows import (
-    GOOGLES_VOCABULARY,
     check_vocabulary,
     input_rows,
     output_rows,
@@ -264,10 +264,8 @@ def test_rows_that_a_shorter_table_lacks_start_as_the_mean_of_the_pieces(tokeniz
 
 @pytest.mark.data
 def test_t5s_own_vocabulary_has_its_sentinels_where_t5_has_them(test_data):
-    import hashlib
-
     tokenizer = Tokenizer.from_file(test_data / "t5" / "spiece.model")
-    assert hashlib.sha256(tokenizer.model_proto).hexdigest() == GOOGLES_VOCABULARY
+    assert hashlib.sha256(tokenizer.model_proto).hexdigest().startswith("d60acb128cf7b7f2")
     assert [sentinel_id(tokenizer, n) for n in (0, 1, 99)] == [32099, 32098, 32000]
     check_vocabulary(32128, tokenizer, "t5")
     with pytest.raises(UserError, match=r"has 32000 pieces.* has one of 32"):

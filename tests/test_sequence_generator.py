@@ -19,7 +19,7 @@ from tests.test_t5 import (
     load_hf,
     random_ids,
 )
-from vt_fairseq.models.half_precision_linear import wide_linear
+from vt_fairseq.models.half_precision_linear import vocabulary_linear
 from vt_fairseq.models.kv_cache import POSITIONS
 from vt_fairseq.models.sequence_generator import BLOCK, SharedSourceGenerator, top_by_blocks
 from vt_fairseq.task import VideoTranslateTask
@@ -203,4 +203,4 @@ def test_the_highest_by_blocks_are_the_highest(shape):
 @pytest.mark.parametrize("outputs", [96, 3 * BLOCK])
 def test_a_wide_linear_map_in_blocks_is_the_linear_map(outputs):
     x, weight = torch.randn(5, 1, 64), torch.randn(outputs, 64)
-    torch.testing.assert_close(wide_linear(x, weight), x @ weight.T, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(vocabulary_linear(x, weight), x @ weight.T, rtol=1e-5, atol=1e-4)

@@ -14,7 +14,7 @@ from fairseq.models import FairseqEncoderDecoderModel
 from torch import nn
 
 from tests.test_t5 import NARROW, NARROW_V1_1, PAD, build, random_ids, shift_right
-from vt_fairseq.models.half_precision_linear import SATURATION, Fp32OutputLinear, SaturatingLinear
+from vt_fairseq.models.half_precision_linear import CLAMP, ClampedLinear, Fp32OutputLinear
 from vt_fairseq.models.t5 import Attention, FeedForward, GatedFeedForward, T5Dims, apply_mask
 
 SOURCE = random_ids(NARROW.vocab_size, 3, 10, 4, seed=31)
@@ -136,16 +136,16 @@ def test_incremental_decoding_in_fp16_survives_too(overflow):
 
 def test_inner_values_beyond_the_range_saturate_and_dropout_does_not_push_them_over():
     torch.manual_seed(1)
-    layer = SaturatingLinear(4, 64).half()
+    layer = ClampedLinear(4, 64).half()
     with torch.no_grad():
         layer.weight.mul_(1e4)
     x = (torch.randn(32, 4) * 100).half().requires_grad_()
     assert F.linear(x, layer.weight).isinf().any()
     out = F.dropout(layer(x), 0.5)
-    assert out.isfinite().all() and out.abs().max() == 2 * SATURATION
+    assert out.isfinite().all() and out.abs().max() == 2 * CLAMP
     out.float().mean().backward()
     assert x.grad.isfinite().all() and x.grad.abs().sum() > 0
-    assert layer.bfloat16()(x.bfloat16()).abs().max() > SATURATION
+    assert layer.bfloat16()(x.bfloat16()).abs().max() > CLAMP
 
 
 @pytest.mark.parametrize("dims", [NARROW, NARROW_V1_1], ids=["v1_0", "v1_1"])
@@ -155,7 +155,7 @@ def test_inner_overflow_leaves_training_finite(dims):
     with torch.no_grad():
         layer = model.encoder.transformer.layers[0].feed_forward
         inner = layer.wi_0(STATES) * layer.wi_1(STATES) if dims.gated_gelu else layer.wi(STATES)
-    assert inner.abs().max() >= SATURATION
+    assert inner.abs().max() >= CLAMP
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.3

@@ -4,7 +4,7 @@ import argparse
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vt_fairseq.cli import command
 from vt_fairseq.errors import UserError
@@ -78,17 +78,25 @@ def _main() -> None:
     _check(args)
     command.import_user_dir(args.user_dir)
     with command.quiet_imports():
+        from vt_fairseq.inference.loading import read_state
         from vt_fairseq.models.pretrained.exported import check_new, new_folder, write_exported
         from vt_fairseq.models.pretrained.t5_export import write_t5
+        from vt_fairseq.untrusted_files import read_trusted
 
     if args.trust_checkpoint:
-        _convert(args.from_checkpoint, args.out)
+        _write(read_trusted(args.from_checkpoint), args.out)
+        print(f"wrote {args.out}, which runs nothing")
         return
     if args.export:
         check_new(args.export)
-    state = _opened(args) if args.from_checkpoint else _joined(args)
+    state = (
+        read_state(args.from_checkpoint, args.vocabulary) if args.from_checkpoint else _joined(args)
+    )
     if args.out:
-        _save(state, args.out)
+        _write(state, args.out)
+        options = " ".join(_training_options(state["cfg"]["model"]))
+        print(f"wrote {args.out}; train it with")
+        print(f"  fairseq-train DATA --finetune-from-model {args.out} {options} ...")
     if args.export:
         with new_folder(args.export) as partial:
             write_exported(state, partial)
@@ -121,12 +129,18 @@ def _check(args: argparse.Namespace) -> None:
 
 def _joined(args: argparse.Namespace) -> dict[str, Any]:
     """The checkpoint to start from."""
-    from vt_fairseq.models.pretrained.initial import Sources, initial_checkpoint
+    from vt_fairseq.models.pretrained.initial import Sources, initial_checkpoint, size_differences
     from vt_fairseq.models.pretrained.t5_weights import read_t5
     from vt_fairseq.models.pretrained.video_weights import read_video
 
     t5 = read_t5(args.t5)
     config = _architecture(args, t5)
+    if differing := size_differences(t5, config):
+        kind = "T5 1.1 or flan-t5 (gated gelu)" if t5.dims.gated_gelu else "T5 1.0 (relu)"
+        raise UserError(
+            f"{args.t5} is a {kind} of other sizes than the architecture: {differing}; "
+            "take the --arch and --t5-variant that fit, or --arch from-t5"
+        )
     sources = Sources(
         t5=t5,
         video=None if args.video == RANDOM else read_video(Path(args.video)),
@@ -192,39 +206,16 @@ def _whole_configuration(config: "VideoTranslateConfig") -> dict[str, Any]:
         cfg.model = OmegaConf.structured(config)
         cfg.task = OmegaConf.structured(VideoTranslateTaskConfig())
         cfg.task._name = "video_translate"
-    return OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
 
 
-def _opened(args: argparse.Namespace) -> dict[str, Any]:
-    """A checkpoint of ``fairseq-train``, with its vocabulary."""
-    from vt_fairseq.inference.loading import read_state
-
-    return read_state(args.from_checkpoint, args.vocabulary)
-
-
-def _convert(source: Path, out: Path) -> None:
-    """Write what a trusted file holds so that it need not be trusted any more."""
-    import torch
-
-    from vt_fairseq.data.manifest import atomic_file
-    from vt_fairseq.untrusted_files import read_trusted
-
-    content = read_trusted(source)
-    with atomic_file(out) as file:
-        torch.save(content, file)
-    print(f"wrote {out}, which runs nothing")
-
-
-def _save(state: dict[str, Any], path: Path) -> None:
+def _write(content: Any, path: Path) -> None:
     import torch
 
     from vt_fairseq.data.manifest import atomic_file
 
     with atomic_file(path) as file:
-        torch.save(state, file)
-    options = " ".join(_training_options(state["cfg"]["model"]))
-    print(f"wrote {path}; train it with")
-    print(f"  fairseq-train DATA --finetune-from-model {path} {options} ...")
+        torch.save(content, file)
 
 
 def _training_options(model: dict[str, Any]) -> list[str]:

@@ -4,9 +4,8 @@ The other modules of this room know sizes and values, no options.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,21 +25,18 @@ logger = logging.getLogger(__name__)
 # The options that decide which tensors a model has.
 ARCHITECTURE_OPTIONS = ("t5_size", "t5_variant", "t5_dims", "video_network")
 HEADS = "heads."  # what the names of their parameters start with
-# Sizes that --t5-dims may name, with what reads their values. The vocabulary's size comes from the
-# tokenizer, and the dropout has an option of its own.
-DIMS_IN_TEXT = MappingProxyType(
-    {f.name: f.type for f in fields(T5Dims) if f.name not in ("vocab_size", "dropout")}
-)
-_READERS: dict[Any, Callable[[str], Any]] = {
-    int: int,
-    float: float,
-    bool: {"true": True, "false": False}.__getitem__,
-}
+# Sizes that --t5-dims may name. The vocabulary's comes from the tokenizer, and the dropout has an
+# option of its own.
+DIMS_IN_TEXT = [f.name for f in fields(T5Dims) if f.name not in ("vocab_size", "dropout")]
 
-if TYPE_CHECKING:  # a type checker sees the values; fairseq reads the choices
-    T5Size = T5Variant = VideoPooling = FreezeVideo = str
-else:
-    T5Size, T5Variant = ChoiceEnum(tuple(T5_DIMS)), ChoiceEnum(tuple(T5_VARIANTS))
+if TYPE_CHECKING:
+    T5Size = str
+    T5Variant = str
+    VideoPooling = str
+    FreezeVideo = str
+else:  # fairseq reads the choices off the type
+    T5Size = ChoiceEnum(tuple(T5_DIMS))
+    T5Variant = ChoiceEnum(tuple(T5_VARIANTS))
     VideoPooling = ChoiceEnum(("none", "temporal"))
     FreezeVideo = ChoiceEnum(("all", "all-but-last", "none"))
 
@@ -239,16 +235,16 @@ def dims_from_text(dims: T5Dims, text: str) -> T5Dims:
     changes: dict[str, Any] = {}
     for item in filter(None, text.replace(" ", "").split(",")):
         name, _, value = item.partition("=")
-        kind: Any = DIMS_IN_TEXT.get(name)
-        if kind is None:
+        if name not in DIMS_IN_TEXT:
             raise UserError(f"unknown T5 size {item!r}: expected {', '.join(DIMS_IN_TEXT)}")
+        kind = type(getattr(dims, name))
+        expected = "true or false" if kind is bool else f"a positive {kind.__name__}"
         try:
-            changes[name] = _READERS[kind](value)
-            if kind is not bool and not changes[name] > 0:
-                raise ValueError
+            changes[name] = {"true": True, "false": False}[value] if kind is bool else kind(value)
         except (KeyError, ValueError):
-            expected = "true or false" if kind is bool else f"a positive {kind.__name__}"
             raise UserError(f"T5 size {item!r}: expected {name}= and {expected}") from None
+        if kind is not bool and not changes[name] > 0:
+            raise UserError(f"T5 size {item!r}: expected {name}= and {expected}")
     return replace(dims, **changes)
 
 
@@ -258,14 +254,19 @@ def dims_as_text(dims: T5Dims) -> str:
 
 
 def make_video_network(cfg: VideoTranslateConfig) -> Any:
-    """The video network as the options say; raises UserError for one that it does not support."""
+    """The ``VideoNetwork`` of the options; raises UserError for one that it does not support."""
     name, freeze, stages = cfg.video_network, str(cfg.freeze_video), cfg.checkpoint_video_stages
     if name not in VIDEO_NETWORKS:
         raise UserError(
             f"--video-network {name}: expected one of {', '.join(VIDEO_NETWORKS)}; those of your "
             "own are known where --user-dir names the folder that registers them"
         )
-    network = VIDEO_NETWORKS[name]()
+    if not 0 <= stages <= VIDEO_STAGES:
+        raise UserError(
+            f"--checkpoint-video-stages {stages}: expected a number of stages from 0 to "
+            f"{VIDEO_STAGES}"
+        )
+    network: Any = VIDEO_NETWORKS[name]()
     for option, attribute in (
         (f"--freeze-video {freeze}" if freeze != "none" else "", "freeze"),
         (f"--checkpoint-video-stages {stages}" if stages else "", "checkpoint_video_stages"),
@@ -295,20 +296,16 @@ def build_model(
     Raises:
         UserError: an option is out of its range.
     """
-    if not 0 <= cfg.checkpoint_video_stages <= VIDEO_STAGES:
-        raise UserError(
-            f"--checkpoint-video-stages {cfg.checkpoint_video_stages}: expected a number of "
-            f"stages from 0 to {VIDEO_STAGES}"
-        )
     t5 = transformer_dims(cfg, vocab_size)
     embed_tokens = nn.Embedding(t5.vocab_size, t5.d_model)
-    video = VideoTokens(make_video_network(cfg), t5.d_model, str(cfg.video_pooling))
+    network = make_video_network(cfg)
+    video = VideoTokens(network, t5.d_model, str(cfg.video_pooling))
     encoder = MultimodalEncoder(embed_tokens, video, t5, video_id)
     decoder = T5Decoder(t5, embed_tokens)
     init_t5_parameters(embed_tokens, encoder.transformer, decoder, t5)
     encoder.transformer.checkpoint_activations = cfg.checkpoint_activations
     decoder.checkpoint_activations = cfg.checkpoint_activations
-    scale_learning_rate(video.network, cfg.video_lr_scale)
+    scale_learning_rate(network, cfg.video_lr_scale)
     if not head_sizes:
         return VideoTranslateArchitecture(encoder, decoder)
     heads = ClassHeads(head_sizes, t5.d_model)

@@ -2,17 +2,17 @@
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
+
+from vt_fairseq.models.batch_norm import BatchNorm
 
 
 def fold_batch_norms(network: nn.Module) -> int:
     """Fold every BatchNorm that follows a convolution in an nn.Sequential; returns how many.
 
-    In evaluation a BatchNorm is a factor and a summand a channel, which the convolution's weight
-    and a bias can hold. ``network`` is changed: it has fewer parameters then, can no longer be
-    trained, and its weights are no longer those of a checkpoint. Computed in fp64, kept in the
-    dtype of the weight. Raises ValueError for a network in training mode.
+    In evaluation a BatchNorm multiplies each channel by one number and adds another, which the
+    convolution's weight and bias can do. ``network`` is changed in place: it has fewer parameters
+    then, can no longer be trained, and its weights are no longer those of a checkpoint. They are
+    computed in fp64 and kept in their dtype. Raises ValueError for a network in training mode.
     """
     if network.training:
         raise ValueError("expected a network in evaluation mode to fold, found training mode")
@@ -22,7 +22,7 @@ def fold_batch_norms(network: nn.Module) -> int:
             continue
         for index in range(1, len(sequence)):
             convolution, norm = _last(sequence[index - 1]), sequence[index]
-            if isinstance(convolution, _ConvNd) and isinstance(norm, _BatchNorm):
+            if isinstance(convolution, nn.Conv3d) and isinstance(norm, BatchNorm):
                 _fold(convolution, norm)
                 sequence[index] = nn.Identity()
                 folded += 1
@@ -35,7 +35,7 @@ def _last(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _fold(convolution: _ConvNd, norm: _BatchNorm) -> None:
+def _fold(convolution: nn.Conv3d, norm: BatchNorm) -> None:
     weight = convolution.weight
     factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     mean = norm.running_mean.double()

@@ -1,38 +1,38 @@
-"""Linear maps without biases whose results cannot leave the range of half precision.
+"""Linear maps without biases whose outputs stay in the range of half precision.
 
-With fp32 weights both are nn.Linear.
+With fp32 weights they are plain nn.Linear.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-# Largest magnitude of a saturated fp16 result: half of the range, because dropout with
-# probability p multiplies by 1 / (1 - p) and must not reach infinity after all (p <= 0.5).
-SATURATION = torch.finfo(torch.float16).max / 2
+# Largest magnitude of a clamped fp16 output: half of the range, because dropout with
+# probability p <= 0.5 multiplies it by 1 / (1 - p).
+CLAMP = torch.finfo(torch.float16).max / 2
 
 
-class SaturatingLinear(nn.Linear):
-    """Computed in the weights' type; fp16 results stop at +-``SATURATION`` instead of infinity.
+class ClampedLinear(nn.Linear):
+    """nn.Linear without a bias; fp16 outputs are clamped to +-``CLAMP`` instead of overflowing.
 
-    The gradient passes as if nothing had been cut off, so nothing is kept for it.
+    The gradient ignores the clamping, so nothing is kept for it.
     """
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__(inputs, outputs, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., in) -> (..., out) in the weights' type."""
-        return saturated(super().forward(x))
+        """(..., in) -> (..., out) in the weights' dtype."""
+        return clamped(super().forward(x))
 
 
-def saturated(x: torch.Tensor) -> torch.Tensor:
-    """``x`` stopped at +-``SATURATION``, in place, where it is fp16; anything else as it is."""
-    return _Saturate.apply(x) if x.dtype == torch.float16 else x
+def clamped(x: torch.Tensor) -> torch.Tensor:
+    """``x`` clamped to +-``CLAMP`` in place if it is fp16, else unchanged."""
+    return _Clamp.apply(x) if x.dtype == torch.float16 else x
 
 
 class Fp32OutputLinear(nn.Linear):
-    """Computed and returned in fp32 whatever type its weight is kept in."""
+    """nn.Linear without a bias, computed and returned in fp32 whatever its weight's dtype."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__(inputs, outputs, bias=False)
@@ -43,25 +43,25 @@ class Fp32OutputLinear(nn.Linear):
 
 
 def fp32_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """(..., in), (out, in) of any types -> (..., out) fp32.
+    """(..., in), (out, in) of any dtypes -> (..., out) fp32.
 
-    ``F.linear(x.float(), weight.float())``, except that autograd would keep those copies: 1 GiB of
-    fp32 weights in t5-large.
+    It is ``F.linear(x.float(), weight.float())`` without the fp32 copies that autograd would keep,
+    for t5-large 1 GiB of weights.
     """
     if weight.dtype == torch.float32:
         return F.linear(x.float(), weight)
     return _Fp32Linear.apply(x, weight)
 
 
-# Outputs of one block: its weights stay in the processor's cache while all rows meet them.
+# Outputs in one block, whose weights stay in the processor's cache while all rows use them.
 BLOCK = 128
 FEW_ROWS = 256
 
 
-def wide_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """``fp32_linear`` for a vocabulary of outputs, on most CPUs faster for few rows.
+def vocabulary_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """``fp32_linear`` to the vocabulary, in blocks where it has few rows on a CPU.
 
-    A generation step has few rows, for which one product often reads the weights badly.
+    A step of generation has few rows; most CPUs are faster with several products of blocks then.
     """
     rows = x.shape[:-1].numel()
     fp32_cpu = weight.dtype == torch.float32 and weight.device.type == "cpu"
@@ -72,11 +72,11 @@ def wide_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return products.transpose(0, 1).reshape(*x.shape[:-1], -1)
 
 
-class _Saturate(torch.autograd.Function):
+class _Clamp(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: torch.Tensor) -> torch.Tensor:
         ctx.mark_dirty(x)
-        return x.clamp_(-SATURATION, SATURATION)
+        return x.clamp_(-CLAMP, CLAMP)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
@@ -86,8 +86,8 @@ class _Saturate(torch.autograd.Function):
 def fp32_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """(m, k), (k, n) in half precision or fp32 -> (m, n) fp32.
 
-    A GPU's tensor cores multiply half precision exactly and add up in fp32, as the product of fp32
-    copies would, many times faster.
+    A GPU's tensor cores multiply half precision exactly and add up in fp32: the same as a product
+    of fp32 copies, but many times faster.
     """
     if a.is_cuda and a.dtype == b.dtype != torch.float32:
         return torch.mm(a, b, out_dtype=torch.float32)

@@ -1,7 +1,7 @@
 """Linear heads on the encoder's state at [CLS]: discriminative fine-tuning (paper, section 3.1).
 
-Shapes: R rows of the source, C width, N classes of a head, B questions, K candidates of the
-question that has most.
+Shapes: R rows of the source, C width, N classes of a head, B questions, K most candidates of a
+question.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from torch import nn
 
 
 class LinearHead(nn.Linear):
-    """Computed and returned in fp32 whatever type the weights are kept in."""
+    """nn.Linear, computed and returned in fp32 whatever the dtype of its weights."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(R, C) -> (R, N) fp32."""
@@ -21,11 +21,11 @@ class LinearHead(nn.Linear):
 
 
 class ClassHeads(nn.ModuleDict):
-    """One linear layer a head.
+    """One linear layer per head.
 
     Args:
-        sizes: N of each head by its name. A head with one output scores candidates against each
-            other, where a bias would make no difference; it has none.
+        sizes: N of each head by its name. A head with one output has no bias: it scores candidates
+            against each other, where a bias would make no difference.
         width: C.
     """
 
@@ -38,10 +38,10 @@ class ClassHeads(nn.ModuleDict):
 
 
 def scores_by_question(scores: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-    """Scores (R, 1) of all candidates one after the other -> (B, K).
+    """Scores (R, 1) of all candidates, question after question -> (B, K).
 
-    ``candidates`` (B, K) bool is True at the R candidates that there are; the other places get
-    the lowest finite number, which a softmax over K makes 0.
+    ``candidates`` (B, K) bool is True at the R candidates that exist; elsewhere the score is the
+    lowest finite number, which a softmax over K makes 0.
     """
     lowest = torch.full(
         candidates.shape, torch.finfo(scores.dtype).min, dtype=scores.dtype, device=scores.device

@@ -1,4 +1,4 @@
-"""What a decoder keeps between the steps of generation.
+"""What a decoder keeps between the steps of generation: keys and values.
 
 Shapes: B sources, R targets (the beams of B sources, R = B * beams), H heads, D width of a head,
 S source, P positions decoded, N positions of this call, layers.
@@ -8,14 +8,14 @@ import torch
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
 
-POSITIONS = 32  # that there is room for at first; doubled when they are used up
+POSITIONS = 32  # room at first; doubled when it is used up
 
 
 class KeyValueCache:
     """Keys and values of R targets, and of B sources, which the targets of a source share.
 
     Args:
-        sources: for every layer two of (B, H, S, D).
+        sources: for every layer keys and values (B, H, S, D).
         source_bias: (B, 1, 1, S) fp32.
 
     Attributes:
@@ -26,20 +26,19 @@ class KeyValueCache:
         self.sources = sources
         self.source_bias = source_bias
         self.length = 0
-        self._targets: torch.Tensor | None = None  # (room, layers, 2, R, H, D)
-        self._spare: torch.Tensor | None = None  # as large: the other order is written to it
+        _, heads, _, width = sources[0][0].shape
+        # (room, layers, 2, R, H, D); R is known when the first keys come.
+        self._targets = sources[0][0].new_empty(0, len(sources), 2, 0, heads, width)
+        self._spare = self._targets  # where it is as large, another order is written to it
 
     def extended(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> KeysValues:
-        """Keep two of (R, H, N, D) of a layer; return all so far, two of (R, H, P + N, D)."""
+        """Keep a layer's (R, H, N, D) keys and values; return all so far, (R, H, P + N, D) each."""
         end = self.length + keys.size(2)
-        if self._targets is None:
-            rows, heads, _, width = keys.shape
-            self._targets = keys.new_empty(0, len(self.sources), 2, rows, heads, width)
         if end > len(self._targets):
-            self._grow(max(POSITIONS, 2 * len(self._targets), end))
+            self._grow(max(POSITIONS, 2 * len(self._targets), end), rows=len(keys))
         kept = self._targets[:end, layer]
-        for place, new in enumerate((keys, values)):
-            kept[self.length :, place] = new.detach().permute(2, 0, 1, 3)
+        for index, new in enumerate((keys, values)):
+            kept[self.length :, index] = new.detach().permute(2, 0, 1, 3)
         if layer == len(self.sources) - 1:
             self.length = end
         return kept[:, 0].permute(1, 2, 0, 3), kept[:, 1].permute(1, 2, 0, 3)
@@ -55,9 +54,8 @@ class KeyValueCache:
         beams = rows // self.source_bias.size(0)
         if len(new_order) != rows:
             self._targets = self._targets.index_select(3, new_order)
-            self._spare = None
         else:
-            if self._spare is None:
+            if self._spare.shape != self._targets.shape:
                 self._spare = torch.empty_like(self._targets)
             used, spare = self._targets[: self.length], self._spare[: self.length]
             torch.index_select(used, 3, new_order, out=spare)
@@ -67,10 +65,12 @@ class KeyValueCache:
             self.sources = [(k[order], v[order]) for k, v in self.sources]
             self.source_bias = self.source_bias[order]
 
-    def _grow(self, room: int) -> None:
-        grown = self._targets.new_empty(room, *self._targets.shape[1:])
-        grown[: self.length] = self._targets[: self.length]
-        self._targets, self._spare = grown, None
+    def _grow(self, room: int, rows: int) -> None:
+        _, layers, two, _, heads, width = self._targets.shape
+        grown = self._targets.new_empty(room, layers, two, rows, heads, width)
+        if self.length:
+            grown[: self.length] = self._targets[: self.length]
+        self._targets, self._spare = grown, grown[:0]
 
 
 def _is_order_of(rows: int, order: torch.Tensor) -> bool:

@@ -24,7 +24,7 @@ STD = (0.22803, 0.22145, 0.216989)
 
 SPATIAL_STRIDES = (1, 2, 2, 2)  # of layer1 ... layer4; the stem halves height and width before
 VIDEO_STAGES = len(SPATIAL_STRIDES)
-TENSOR_CORE = 8  # channels in half precision that tensor cores take at once
+TENSOR_CORE = 8  # tensor cores multiply blocks of so many channels in half precision
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,17 @@ class R2Plus1DDims:
 
     Attributes:
         blocks: residual blocks.
-        per_conv_midplanes: the channels between a spatial and its temporal convolution follow
-            from that pair's own inputs (Caffe2, IG65M), not from the block's (torchvision).
-            The two differ in the second pair of a layer's first block.
+        per_conv_midplanes: whether the channels between a spatial and its temporal convolution
+            follow from that pair's own inputs (Caffe2, IG65M) or from the block's (torchvision).
+            These differ in the second pair of a layer's first block.
         bn_eps: Caffe2's (1e-3) or PyTorch's (1e-5).
         widths: output channels.
         stem_width: channels between the stem's two convolutions.
         temporal_strides: their product is the number of frames a video token stands for.
         bn_momentum: share of the new batch in the running statistics (PyTorch's convention).
-        normalize_features: BatchNorm on the pooled features. At first, clips differ little in
-            them beside what all have in common; trained from scratch, the transformer learns
-            sooner when the differences have unit variance.
+        normalize_features: BatchNorm on the pooled features. At first, features of all clips are
+            nearly alike; trained from scratch, the transformer learns sooner when their
+            differences have unit variance.
     """
 
     blocks: tuple[int, int, int, int]
@@ -96,15 +96,23 @@ def midplanes(inputs: int, outputs: int) -> int:
 
 
 class Conv3d(nn.Conv3d):
-    """nn.Conv3d, made without a bias; channels are filled up with zeros where that is faster.
+    """nn.Conv3d without a bias; channels are padded with zeros where that is faster.
 
     Tensor cores multiply blocks of 8 channels, and few of the paper's mid planes (45, 230, 460,
-    921) are multiples of it. With ``fill`` the output has zeros as its last channels then, up to
-    such a multiple; an input that has been filled up is taken as it is. Weights keep their shapes.
+    921) are multiples of 8. With ``fill`` the output on tensor cores gets zeros as its last
+    channels, up to such a multiple; a padded input is taken as it is. Weights keep their shapes.
     """
 
-    def __init__(self, *args, fill: bool = False, **kwargs):
-        super().__init__(*args, bias=False, **kwargs)
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel_size: tuple[int, int, int] = (1, 1, 1),
+        stride: tuple[int, int, int] = (1, 1, 1),
+        padding: tuple[int, int, int] = (0, 0, 0),
+        fill: bool = False,
+    ):
+        super().__init__(inputs, outputs, kernel_size, stride, padding, bias=False)
         self.fill = fill
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -112,7 +120,7 @@ class Conv3d(nn.Conv3d):
         filled = x.size(1) - self.in_channels
         more_inputs = filled if 0 < filled < TENSOR_CORE else 0
         more_outputs = -self.out_channels % TENSOR_CORE if self.fill and on_tensor_cores(x) else 0
-        weight, bias = self.weight, self.bias  # a bias where a BatchNorm has been folded in
+        weight, bias = self.weight, self.bias  # it has a bias once a BatchNorm is folded in
         if more_inputs or more_outputs:
             weight = F.pad(weight, (*(0, 0) * 3, 0, more_inputs, 0, more_outputs))
             bias = None if bias is None else F.pad(bias, (0, more_outputs))
@@ -130,22 +138,11 @@ class Conv2Plus1D(nn.Sequential):
     def __init__(self, inputs: int, middle: int, outputs: int, stride: Stride, dims: R2Plus1DDims):
         super().__init__(
             Conv3d(
-                inputs,
-                middle,
-                kernel_size=(1, 3, 3),
-                stride=(1, stride.space, stride.space),
-                padding=(0, 1, 1),
-                fill=True,
+                inputs, middle, (1, 3, 3), (1, stride.space, stride.space), (0, 1, 1), fill=True
             ),
             batch_norm(middle, dims),
             nn.ReLU(inplace=True),
-            Conv3d(
-                middle,
-                outputs,
-                kernel_size=(3, 1, 1),
-                stride=(stride.time, 1, 1),
-                padding=(1, 0, 0),
-            ),
+            Conv3d(middle, outputs, (3, 1, 1), (stride.time, 1, 1), (1, 0, 0)),
         )
 
 
@@ -168,12 +165,7 @@ class BasicBlock(nn.Module):
         self.downsample = None
         if inputs != outputs or stride != (1, 1):
             self.downsample = nn.Sequential(
-                Conv3d(
-                    inputs,
-                    outputs,
-                    kernel_size=1,
-                    stride=(stride.time, stride.space, stride.space),
-                ),
+                Conv3d(inputs, outputs, stride=(stride.time, stride.space, stride.space)),
                 batch_norm(outputs, dims),
             )
 
@@ -184,35 +176,23 @@ class BasicBlock(nn.Module):
 
 
 class R2Plus1D(nn.Module):
-    """The network up to its features, with a classifier when ``num_classes`` is given.
+    """The network up to its features; it also has a classifier when ``num_classes`` is given.
 
     ``width``: channels of the features, C below. ``checkpoint_video_stages`` (0 ... 4, set from
     outside): the backward pass computes the residual blocks of that many stages, from layer1 on,
     again, one at a time. The early stages hold most of the memory.
 
-    With the same seed its weights are torchvision's: modules are made, then initialized, in the
+    With the same seed it draws torchvision's weights: modules are made and then initialized in the
     same order.
     """
 
     def __init__(self, dims: R2Plus1DDims, num_classes: int | None = None):
         super().__init__()
         self.stem = nn.Sequential(
-            Conv3d(
-                3,
-                dims.stem_width,
-                kernel_size=(1, 7, 7),
-                stride=(1, 2, 2),
-                padding=(0, 3, 3),
-                fill=True,
-            ),
+            Conv3d(3, dims.stem_width, (1, 7, 7), (1, 2, 2), (0, 3, 3), fill=True),
             batch_norm(dims.stem_width, dims),
             nn.ReLU(inplace=True),
-            Conv3d(
-                dims.stem_width,
-                dims.widths[0],
-                kernel_size=(3, 1, 1),
-                padding=(1, 0, 0),
-            ),
+            Conv3d(dims.stem_width, dims.widths[0], (3, 1, 1), padding=(1, 0, 0)),
             batch_norm(dims.widths[0], dims),
             nn.ReLU(inplace=True),
         )
@@ -220,19 +200,16 @@ class R2Plus1D(nn.Module):
         inputs = (dims.widths[0], *dims.widths[:-1])
         layers = [
             nn.Sequential(
-                BasicBlock(inputs[i], dims.widths[i], strides[i], dims),
-                *(
-                    BasicBlock(dims.widths[i], dims.widths[i], Stride(1, 1), dims)
-                    for _ in range(dims.blocks[i] - 1)
-                ),
+                BasicBlock(inputs[i], width, strides[i], dims),
+                *(BasicBlock(width, width, Stride(1, 1), dims) for _ in range(dims.blocks[i] - 1)),
             )
-            for i in range(VIDEO_STAGES)
+            for i, width in enumerate(dims.widths)
         ]
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
         self.feature_norm = (
             batch_norm(dims.widths[-1], dims) if dims.normalize_features else nn.Identity()
         )
-        self.fc = None if num_classes is None else nn.Linear(dims.widths[-1], num_classes)
+        self.fc = nn.Linear(dims.widths[-1], num_classes) if num_classes else nn.Identity()
         self.width = dims.widths[-1]
         self.temporal_strides = dims.temporal_strides
         self.checkpoint_video_stages = 0
@@ -248,7 +225,7 @@ class R2Plus1D(nn.Module):
         return self.feature_norm(x.mean(dim=(3, 4))).transpose(1, 2)
 
     def classify(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, 3, F, H, W) -> logits (B, num_classes)."""
+        """(B, 3, F, H, W) -> logits (B, num_classes), where the network has a classifier."""
         return self.fc(self(video).mean(dim=1))
 
     def num_tokens(self, frames: int) -> int:
@@ -258,10 +235,10 @@ class R2Plus1D(nn.Module):
         return frames
 
     def freeze(self, mode: str) -> None:
-        """Stop training "all" of the network, "all-but-last" stage (layer4) or "none" (Table 7e).
+        """Freeze "all" stages, "all-but-last" (layer4) or "none" (Table 7e).
 
-        A frozen stage gets no gradient and its BatchNorm no longer moves: it stays in evaluation
-        mode when the network is put in training mode.
+        A frozen stage gets no gradient and stays in evaluation mode when the network is put in
+        training mode, so its BatchNorm's statistics do not move. Raises KeyError for another mode.
         """
         early = (self.stem, self.layer1, self.layer2, self.layer3)
         stages = (*early, self.layer4, self.feature_norm)
@@ -275,7 +252,7 @@ class R2Plus1D(nn.Module):
         fold_batch_norms(self)
 
     def train(self, mode: bool = True) -> "R2Plus1D":
-        """Set training mode for what is not frozen."""
+        """Set the mode of the stages that are not frozen."""
         super().train(mode)
         for stage in self._frozen:
             stage.eval()

@@ -1,26 +1,26 @@
 """fairseq's generator without its copies: the beams of a clip share the encoder's output.
 
 fairseq repeats the encoder's output for every beam before the first step and reorders it at every
-other. Our decoder takes several targets a source, and its cache follows fairseq's order of them.
+later one. Our decoder takes several targets per source, and its cache follows their order.
 """
 
 from typing import Any
 
 import torch
-from fairseq.search import BeamSearch
+from fairseq.search import BeamSearch, Search
 from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 
-# Continuations whose best one is found before any of them is compared with the others.
+# Tokens in one block of the vocabulary.
 BLOCK = 128
 
 
 class SharedSources(EnsembleModel):
-    """Models whose decoders keep all that they need of the encoder's output in their caches."""
+    """Models whose decoders' caches hold all that they need of the encoder's output."""
 
     def reorder_encoder_out(
         self, encoder_outs: list[dict[str, list[torch.Tensor]]], new_order: torch.Tensor
     ) -> list[dict[str, list[torch.Tensor]]]:
-        """As it is, one row a source: the caches are reordered, and nothing else is read."""
+        """The outputs unchanged, one row per source: only the caches are read, and reordered."""
         return encoder_outs
 
 
@@ -31,13 +31,13 @@ class BlockwiseBeamSearch(BeamSearch):
         self,
         step: int,
         lprobs: torch.Tensor,
-        scores: torch.Tensor | None,
+        scores: torch.Tensor,
         prev_output_tokens: torch.Tensor | None = None,
         original_batch_idxs: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(B, beams, V) log-likelihoods -> the 2 * beams best of each row, as BeamSearch has them.
+        """(B, beams, V) log-likelihoods -> what BeamSearch returns: the 2 * beams best of each row.
 
-        Scores, tokens and beams, (B, 2 * beams) each.
+        These are scores, tokens and beams, (B, 2 * beams) each.
         """
         beams, vocabulary = lprobs.shape[1:]
         if step == 0:  # all beams are alike
@@ -46,16 +46,16 @@ class BlockwiseBeamSearch(BeamSearch):
         best, tokens = top_by_blocks(lprobs, wanted)
         if step > 0:
             best = best + scores[:, :, step - 1].unsqueeze(-1)
-        best, places = best.flatten(1).topk(min(2 * beams, best[0].numel()))
-        tokens = tokens.flatten(1).gather(1, places)
-        return best, tokens, places.div(wanted, rounding_mode="floor")
+        best, indices = best.flatten(1).topk(min(2 * beams, best[0].numel()))
+        tokens = tokens.flatten(1).gather(1, indices)
+        return best, tokens, indices.div(wanted, rounding_mode="floor")
 
 
 def top_by_blocks(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(..., V) -> the k highest values and their places, (..., k) each, highest first.
+    """(..., V) -> the k highest values and their indices, (..., k) each, as ``topk`` gives them.
 
-    The k highest are in the k blocks whose highest are the highest, so one pass that only
-    compares, which is all that most values meet, takes the place of a selection.
+    They lie in the k blocks with the highest maxima. Most values are only compared within their
+    block, which is faster than a selection among all.
     """
     width = values.size(-1)
     if width % BLOCK or width // BLOCK <= k:
@@ -63,13 +63,15 @@ def top_by_blocks(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Ten
     blocks = values.unflatten(-1, (-1, BLOCK))
     chosen = blocks.amax(-1).topk(k).indices
     among = blocks.gather(-2, chosen.unsqueeze(-1).expand(*chosen.shape, BLOCK))
-    best, places = among.flatten(-2).topk(k)
-    block = chosen.gather(-1, places.div(BLOCK, rounding_mode="floor"))
-    return best, block * BLOCK + places % BLOCK
+    best, indices = among.flatten(-2).topk(k)
+    block = chosen.gather(-1, indices.div(BLOCK, rounding_mode="floor"))
+    return best, block * BLOCK + indices % BLOCK
 
 
 class SharedSourceGenerator(SequenceGenerator):
     """fairseq's generator for models of this project; takes and gives what fairseq's does."""
+
+    search: Search
 
     def __init__(self, models: list[torch.nn.Module], *args: Any, **kwargs: Any):
         super().__init__(SharedSources(models), *args, **kwargs)

@@ -12,7 +12,7 @@ from torch import nn
 from vt_fairseq.data.tokenizer import PAD
 from vt_fairseq.models.heads import ClassHeads
 from vt_fairseq.models.r2plus1d import normalize
-from vt_fairseq.models.t5 import T5Decoder, T5Dims, T5Encoder
+from vt_fairseq.models.t5 import EncoderOut, T5Decoder, T5Dims, T5Encoder
 from vt_fairseq.models.video_backbones import VideoNetwork
 
 # New video tokens are several times as large as new word embeddings, as T5's pretrained embeddings
@@ -82,10 +82,9 @@ class MultimodalEncoder(FairseqEncoder):
         video: torch.Tensor | None = None,
         clip_of_row: torch.Tensor | None = None,
         video_tokens: torch.Tensor | None = None,
-    ) -> dict[str, list[torch.Tensor]]:
+    ) -> EncoderOut:
         """(B, S) ids and (V, F, H, W, 3) uint8 -> fairseq's encoder output.
 
-        ``encoder_out`` [(S, B, C)], ``encoder_padding_mask`` [(B, S) bool, True at padding].
         The r-th row that has [VIDEO] tokens takes the r-th clip, or clip ``clip_of_row[r]`` where
         rows share clips. Rows without them, and batches without ``video``, are text only.
         ``video_tokens`` (V, T, C) replaces ``video`` where the video network has run before.
@@ -110,9 +109,7 @@ class MultimodalEncoder(FairseqEncoder):
             "src_lengths": [],
         }
 
-    def reorder_encoder_out(
-        self, encoder_out: dict[str, list[torch.Tensor]], new_order: torch.Tensor
-    ) -> dict[str, list[torch.Tensor]]:
+    def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: torch.Tensor) -> EncoderOut:
         """Rows in ``new_order`` (which may repeat or leave out rows)."""
         return {
             **encoder_out,
@@ -155,11 +152,13 @@ class VideoTranslateModel(FairseqEncoderDecoderModel):
             return self.class_logits(encoder_out)
         return self.decoder(prev_output_tokens, encoder_out=encoder_out)
 
-    def class_logits(self, encoder_out: dict[str, list[torch.Tensor]]) -> dict[str, torch.Tensor]:
+    def class_logits(self, encoder_out: EncoderOut) -> dict[str, torch.Tensor]:
         """The encoder's output for B rows -> logits (B, classes) fp32 of each head.
 
         ``answer`` has (B, 1): the score of each row's question with its one candidate.
         """
+        if self.heads is None:
+            raise ValueError("expected a model with heads")
         return self.heads(encoder_out["encoder_out"][0][0])
 
     def prepare_for_inference_(self, cfg: Any) -> None:

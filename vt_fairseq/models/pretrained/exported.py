@@ -5,7 +5,6 @@ of the machine it was made on.
 """
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from vt_fairseq.data.manifest import write_json
 from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.checkpoint_state import saved_tokenizer, vocabulary_state
@@ -48,7 +48,7 @@ def write_exported(state: dict[str, Any], folder: Path) -> None:
     with new_folder(folder) as partial:
         write_tensors(_without_copies(state["model"]), partial / WEIGHTS)
         (partial / VOCABULARY).write_bytes(tokenizer.model_proto)
-        write_json(config, partial / CONFIG)
+        write_json(partial / CONFIG, config)
 
 
 def read_exported(folder: Path) -> dict[str, Any]:
@@ -86,11 +86,6 @@ def _without_copies(tensors: Tensors) -> Tensors:
 def write_tensors(tensors: Tensors, path: Path) -> None:
     """A safetensors file that also Hugging Face's libraries read."""
     save_file({n: t.contiguous() for n, t in tensors.items()}, path, metadata={"format": "pt"})
-
-
-def write_json(content: dict[str, Any], path: Path) -> None:
-    """A JSON file that people can read."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def check_new(folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy._core import multiarray, numeric
 from safetensors.torch import load_file
 
 from vt_fairseq import untrusted_files
@@ -24,20 +25,18 @@ Tensors = dict[str, torch.Tensor]
 ZIP = b"PK\x03\x04"
 TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 PICKLES = (b"\x80", b"(d", b"}")  # a dict in protocols 2 and newer, 0 and 1
+FROM_BUFFER = numeric._frombuffer  # type: ignore[attr-defined]  # private, yet pickles name it
 # Everything a pickle of numpy arrays names; all of it only makes arrays. numpy 1 and 2 spell it
 # differently, and Python 2's strings arrive as text that is encoded again.
 ARRAY_GLOBALS: dict[tuple[str, str], Callable] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     **{
-        (f"numpy.{core}.multiarray", name): getattr(np._core.multiarray, name)
+        (f"numpy.{core}.multiarray", name): getattr(multiarray, name)
         for core in ("core", "_core")
         for name in ("_reconstruct", "scalar")
     },
-    **{
-        (f"numpy.{core}.numeric", "_frombuffer"): np._core.numeric._frombuffer
-        for core in ("core", "_core")
-    },
+    **{(f"numpy.{core}.numeric", "_frombuffer"): FROM_BUFFER for core in ("core", "_core")},
 }
 
 
@@ -62,7 +61,7 @@ def _encode_latin1(text: str, encoding: str) -> bytes:
 
 
 def read_tensors(path: Path) -> Any:
-    """What the file holds: tensors by name as a rule, but nothing is promised for torch's files.
+    """What the file holds: tensors by name, but of torch's files anything in plain types.
 
     Tensors of safetensors and torch's zip files stay on disk until they are used.
     Raises UserError for a file that is missing, truncated, of no known kind, or hostile.
@@ -121,12 +120,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"no file {path}")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(found).__name__}")
-    return found
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
 
 
 def sha256(path: Path) -> str:

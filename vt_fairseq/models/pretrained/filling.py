@@ -19,7 +19,7 @@ def fill(
     dropped: re.Pattern[str],
     origin: Path,
 ) -> tuple[Tensors, list[str]]:
-    """Tensors of the model, fp32 where they are numbers with fractions, and what was dropped.
+    """Tensors of the model, fp32 where they are floating point, and the names that were dropped.
 
     Args:
         wanted: the model's tensors that the file has to fill, on any device, for their shapes.
@@ -29,8 +29,8 @@ def fill(
         origin: the file, for messages.
 
     Raises:
-        UserError: a tensor of either side has no counterpart or another shape, or holds something
-            else than finite numbers.
+        UserError: a tensor of either side has no counterpart or another shape, or holds numbers
+            that are not finite.
     """
     left_over = source.keys() - set(names.values())
     unknown = {name for name in left_over if not dropped.fullmatch(name)}
@@ -40,18 +40,18 @@ def fill(
         parts += [f"has {_some(unknown)} that the model has no place for"] * bool(unknown)
         raise UserError(f"{origin} {' and '.join(parts)}")
     filled = {}
-    for name, place in wanted.items():
+    for name, own in wanted.items():
         tensor = source[names[name]]
-        _check(tensor, place, names[name], origin)
+        _check(tensor, own, names[name], origin)
         filled[name] = tensor.float() if tensor.is_floating_point() else tensor
     return filled, sorted(left_over)
 
 
-def _check(tensor: torch.Tensor, place: torch.Tensor, name: str, origin: Path) -> None:
-    if tensor.shape != place.shape or tensor.is_floating_point() != place.is_floating_point():
+def _check(tensor: torch.Tensor, own: torch.Tensor, name: str, origin: Path) -> None:
+    if tensor.shape != own.shape or tensor.is_floating_point() != own.is_floating_point():
         raise UserError(
             f"{origin}: {name} is {tuple(tensor.shape)} {tensor.dtype}, "
-            f"the model's {tuple(place.shape)} {place.dtype}"
+            f"the model's {tuple(own.shape)} {own.dtype}"
         )
     extremes = torch.stack(tensor.aminmax())  # NaN where there is one; needs no memory
     if not extremes.isfinite().all():

@@ -47,7 +47,7 @@ class Sources:
         t5: the transformer's weights.
         video: the video network's, or None for one that starts from random weights.
         tokenizer: the vocabulary.
-        seed: of everything random.
+        seed: what random weights follow from.
     """
 
     t5: T5Weights
@@ -56,22 +56,28 @@ class Sources:
     seed: int
 
 
+def size_differences(t5: T5Weights, config: VideoTranslateConfig) -> str:
+    """One line of the sizes in which a T5 is not the architecture's; empty where there are none."""
+    unknown = ("dropout",) if t5.has_config else ONLY_IN_CONFIG
+    return differences(t5.dims, transformer_dims(config, t5.dims.vocab_size), but=unknown)
+
+
 def initial_checkpoint(
     config: VideoTranslateConfig, sources: Sources, cfg: dict[str, Any]
 ) -> dict[str, Any]:
-    """A checkpoint as ``fairseq-train`` writes it, before the first update; ``pretrained`` says
-    where its tensors come from.
+    """A checkpoint as ``fairseq-train`` writes it, before the first update.
+
+    Its entry ``pretrained`` says where its tensors come from.
 
     Args:
-        config: the architecture.
+        config: the architecture, without ``size_differences`` from the T5.
         sources: the weights.
         cfg: fairseq's whole configuration, in plain values; ``config`` is its part ``model``.
 
     Raises:
-        UserError: the weights are not this architecture's, or not the vocabulary's.
+        UserError: tensors are not this architecture's, or not the vocabulary's.
     """
     check_vocabulary(sources.t5.dims.vocab_size, sources.tokenizer, sources.t5.path)
-    _check_dims(sources.t5, config)
     tokenizer = sources.tokenizer
     with torch.device("meta"):
         model = build_model(config, tokenizer.table_size, tokenizer.video)
@@ -112,18 +118,6 @@ def initial_checkpoint(
     }
 
 
-def _check_dims(t5: T5Weights, config: VideoTranslateConfig) -> None:
-    expected = transformer_dims(config, t5.dims.vocab_size)
-    unknown = ("dropout",) if t5.has_config else ONLY_IN_CONFIG
-    differing = differences(t5.dims, expected, but=unknown)
-    if differing:
-        kind = "T5 1.1 or flan-t5 (gated gelu)" if t5.dims.gated_gelu else "T5 1.0 (relu)"
-        raise UserError(
-            f"{t5.path} is a {kind} of other sizes than the architecture: {differing}; "
-            "take the --arch and --t5-variant that fit, or --arch from-t5"
-        )
-
-
 def _fill_t5(wanted: Tensors, sources: Sources) -> tuple[Tensors, list[str], dict[str, str]]:
     wanted = {name: tensor for name, tensor in wanted.items() if in_transformer(name)}
     tensors = dict(sources.t5.tensors)
@@ -143,7 +137,7 @@ def _fill_network(
     if config.video_network not in R2PLUS1D_DIMS:
         raise UserError(
             f"{video.path} is for an R(2+1)D, found the video network {config.video_network}: "
-            "take --video random, and let your network load its weights where it is made"
+            "start it from random weights, and let it load its own where it is made"
         )
     own = {
         name.removeprefix(NETWORK): tensor

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from vt_fairseq.data.manifest import write_json
 from vt_fairseq.data.tokenizer import NUM_SENTINELS, SPECIAL_TOKENS
 from vt_fairseq.models.architectures import saved_config, transformer_dims
 from vt_fairseq.models.checkpoint_state import saved_tokenizer
@@ -11,7 +12,6 @@ from vt_fairseq.models.pretrained.exported import (
     VOCABULARY,
     WEIGHTS,
     new_folder,
-    write_json,
     write_tensors,
 )
 from vt_fairseq.models.pretrained.t5_weights import config_of_dims, hf_key, in_transformer
@@ -29,8 +29,8 @@ def write_t5(state: dict[str, Any], folder: Path) -> None:
     max_length = int(state["cfg"]["task"]["max_source_tokens"])
     with new_folder(folder) as partial:
         write_tensors(tensors, partial / WEIGHTS)
-        write_json(config_of_dims(dims), partial / CONFIG)
-        write_json(tokenizer_config(max_length), partial / "tokenizer_config.json")
+        write_json(partial / CONFIG, config_of_dims(dims))
+        write_json(partial / "tokenizer_config.json", tokenizer_config(max_length))
         (partial / VOCABULARY).write_bytes(tokenizer.model_proto)
 
 

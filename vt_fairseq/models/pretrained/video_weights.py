@@ -7,6 +7,7 @@
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,13 +65,14 @@ class VideoWeights:
 
 def read_video(path: Path) -> VideoWeights:
     """Read a file of weights; raises UserError where it is no R(2+1)D or is damaged."""
-    found = read_tensors(path)
-    if isinstance(found, dict) and isinstance(found.get("blobs"), dict):
-        blobs = {name: _tensor(name, blob, path) for name, blob in found["blobs"].items()}
+    content = read_tensors(path)
+    is_dict = isinstance(content, dict)
+    if is_dict and isinstance(content.get("blobs"), dict):
+        blobs = {name: _tensor(name, blob, path) for name, blob in content["blobs"].items()}
         return VideoWeights(path, "caffe2", only_tensors(blobs, path))
-    if isinstance(found, dict) and "stem.0.weight" in found:
-        return VideoWeights(path, "torch", only_tensors(found, path))
-    keys = ", ".join(map(str, list(found)[:3])) if isinstance(found, dict) else type(found).__name__
+    if is_dict and "stem.0.weight" in content:
+        return VideoWeights(path, "torch", only_tensors(content, path))
+    keys = ", ".join(map(str, list(content)[:3])) if is_dict else type(content).__name__
     raise UserError(
         f"{path} holds no R(2+1)D: expected stem.0.weight and so on, or Caffe2's blobs, "
         f"found {keys or 'nothing'}"
@@ -90,8 +92,8 @@ def fill_video(
     """The network's tensors by our names, and the names in the file that were left out.
 
     ``wanted`` are the network's own tensors, for their names and shapes. Counters of BatchNorm's
-    batches, which nothing reads, are filled where the file has them. Raises UserError where the
-    file is another network's.
+    batches, which nothing reads, may be missing in the file. Raises UserError where the file is
+    another network's.
     """
     if weights.layout == "caffe2" and dims.bn_eps != CAFFE2_EPS:
         raise UserError(
@@ -120,15 +122,12 @@ def _caffe2_name(name: str, blocks: tuple[int, ...]) -> str:
 
 def blocks_of(names: Iterable[str]) -> tuple[int, ...]:
     """Residual blocks of each stage, from tensors' names in torchvision's layout."""
-    found = {m[0] for name in names if (m := re.match(r"layer(\d)\.(\d+)\.", name))}
-    stages = sorted({prefix.split(".")[0] for prefix in found})
-    return tuple(sum(prefix.startswith(f"{stage}.") for prefix in found) for stage in stages)
+    blocks = {m[0] for name in names if (m := re.match(r"layer(\d)\.(\d+)\.", name))}
+    stages = Counter(block.split(".")[0] for block in blocks)
+    return tuple(stages[stage] for stage in sorted(stages))
 
 
 def _check_depth(weights: VideoWeights, dims: R2Plus1DDims) -> None:
     blocks = blocks_of(weights.tensors) if weights.layout == "torch" else dims.blocks
     if blocks != dims.blocks:
-        raise UserError(
-            f"{weights.path} is an R(2+1)D of {blocks} blocks, expected {dims.blocks}: "
-            "see --video-network"
-        )
+        raise UserError(f"{weights.path} is an R(2+1)D of {blocks} blocks, expected {dims.blocks}")

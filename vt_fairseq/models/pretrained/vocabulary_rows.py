@@ -7,16 +7,14 @@ import torch
 from vt_fairseq.data.tokenizer import NUM_SENTINELS, Tokenizer
 from vt_fairseq.errors import UserError
 
-# sha256 of the sentencepiece model that every T5 1.0, 1.1 and flan-t5 of Google's comes with.
-GOOGLES_VOCABULARY = "d60acb128cf7b7f2536e8f38a5b18a05535c9e14c7a355904270e15b0945ea86"
 # Each new token starts as the sentinel <extra_id_N>: T5 knows sentinels as marks in its input that
-# are no words, and no target of ours has them, so they take no probability from any word. [MASK]
-# starts as the one that stood for the first text taken out in T5's pretraining.
+# are not words, and no target of ours has them, so they take no probability from any word. [MASK]
+# starts as the sentinel that replaced the first removed text in T5's pretraining.
 SENTINELS = {"[MASK]": 0, "[SEP]": 1, "[CLS]": 2}
 
 
 def check_vocabulary(rows: int, tokenizer: Tokenizer, weights: Path) -> None:
-    """Raise UserError where a table of so many rows cannot be that of the tokenizer's T5."""
+    """Raise UserError where a table of ``rows`` rows cannot be that of the tokenizer's T5."""
     if not tokenizer.num_pieces <= rows <= tokenizer.table_size:
         raise UserError(
             f"{tokenizer.origin} has {tokenizer.num_pieces} pieces, which make a table of "
@@ -31,7 +29,7 @@ def sentinel_id(tokenizer: Tokenizer, number: int) -> int:
 
 
 def output_rows(table: torch.Tensor, tokenizer: Tokenizer) -> torch.Tensor:
-    """T5's rows (V', C) -> (V, C) fp32; rows that T5 does not have start as the mean of its words'.
+    """T5's rows (V', C) -> (V, C) fp32; rows that T5 lacks start as the mean of its pieces' rows.
 
     A row at the mean has an average logit, so it does not stand out in the output.
     """
@@ -44,15 +42,15 @@ def output_rows(table: torch.Tensor, tokenizer: Tokenizer) -> torch.Tensor:
 
 
 def input_rows(table: torch.Tensor, tokenizer: Tokenizer) -> tuple[torch.Tensor, dict[str, str]]:
-    """``output_rows`` with the new tokens' rows, and in words what each started from."""
+    """``output_rows`` with the new tokens' rows, and in words what each of these starts from."""
     rows = output_rows(table, tokenizer).clone()
     origins = {}
-    places = {"[MASK]": tokenizer.mask, "[SEP]": tokenizer.sep, "[CLS]": tokenizer.cls}
+    ids = {"[MASK]": tokenizer.mask, "[SEP]": tokenizer.sep, "[CLS]": tokenizer.cls}
     for token, number in SENTINELS.items():
         sentinel = sentinel_id(tokenizer, number)
         known = sentinel < len(table)
         if known:
-            rows[places[token]] = rows[sentinel]
+            rows[ids[token]] = rows[sentinel]
         origins[token] = f"the row of <extra_id_{number}>" if known else "the mean of all pieces"
     own = tokenizer.video < len(table)
     origins["[VIDEO]"] = "T5's unused row" if own else "the mean of all pieces"
