@@ -31,7 +31,7 @@ def train_once(model: VideoTranslateModel) -> tuple[torch.Tensor, dict[str, torc
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("freeze", ["none", "all-but-last", "all"])
 @pytest.mark.parametrize(
-    "recomputation",
+    "checkpointing",
     [
         ALL,
         {"checkpoint_activations": True},
@@ -39,9 +39,9 @@ def train_once(model: VideoTranslateModel) -> tuple[torch.Tensor, dict[str, torc
         {"checkpoint_video_stages": 3},
     ],
 )
-def test_values_gradients_and_statistics_do_not_change(recomputation, freeze, dropout):
+def test_values_gradients_and_statistics_do_not_change(checkpointing, freeze, dropout):
     plain = build(dropout=dropout, freeze_video=freeze)
-    frugal = build(dropout=dropout, freeze_video=freeze, **recomputation)
+    frugal = build(dropout=dropout, freeze_video=freeze, **checkpointing)
     logits, gradients = train_once(plain)
     same_logits, same_gradients = train_once(frugal)
     assert torch.equal(logits, same_logits)
@@ -49,7 +49,7 @@ def test_values_gradients_and_statistics_do_not_change(recomputation, freeze, dr
         found = same_gradients[name]
         if expected is None:
             assert found is None, name
-        elif name.startswith("decoder.layers") or not recomputation.get("checkpoint_activations"):
+        elif name.startswith("decoder.layers") or not checkpointing.get("checkpoint_activations"):
             assert torch.equal(found, expected), name
         else:
             # The source's gradients (two from each decoder layer) are summed in another order.
@@ -59,7 +59,7 @@ def test_values_gradients_and_statistics_do_not_change(recomputation, freeze, dr
         assert torch.equal(buffers[name], expected), name
 
 
-def test_recomputing_the_encoders_layers_gives_the_same_gradients_to_the_bit():
+def test_checkpointing_the_encoders_layers_gives_the_same_gradients_to_the_bit():
     plain, frugal = build(dropout=0.3), build(dropout=0.3)
     frugal.encoder.transformer.checkpoint_activations = True
     expected = train_once(plain)[1]
@@ -137,14 +137,30 @@ def test_weights_may_be_away_between_the_passes_as_under_zero_3(dtype):
         assert torch.equal(a.grad, b.grad) and a.grad.abs().sum() > 0
 
 
-def test_a_failed_recomputation_does_not_leave_its_mark():
-    def fail(x):
-        raise RuntimeError("inside")
+def test_a_second_pass_that_fails_leaves_no_mark():
+    class FailsInSecondPass(torch.nn.Module):
+        def forward(self, x):
+            if activation_checkpointing.is_second_pass():
+                raise RuntimeError("inside")
+            return 2 * x
 
-    x = torch.ones(1, requires_grad=True)
+    out = activation_checkpointing.checkpointed(
+        FailsInSecondPass(), torch.ones(1, requires_grad=True)
+    )
     with pytest.raises(RuntimeError, match="inside"):
-        activation_checkpointing._run(fail, x)
+        out.backward()
     assert not activation_checkpointing.is_second_pass()
+
+
+@torch.no_grad()
+def test_keys_and_values_of_the_source_may_stand_in_for_it_as_in_scoring():
+    plain, frugal = build().eval(), build(**ALL).eval()
+    encoder_out = plain.encoder(source(*ROWS), video=clips(2))
+    cache = plain.decoder.source_cache(encoder_out)
+    visible = torch.ones(1, 4, 4).tril().bool()
+    inputs = PREVIOUS, torch.arange(4).unsqueeze(0), visible, encoder_out, cache
+    found, expected = (model.decoder.packed_features(*inputs) for model in (frugal, plain))
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("stages", [-1, 5])

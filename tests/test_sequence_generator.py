@@ -11,17 +11,17 @@ from tests.test_t5 import (
     EOS,
     NARROW,
     PAD,
-    EosAtTheEnd,
     Ids,
-    TextEncoder,
     build,
     build_hf,
+    generate_hf,
     load_hf,
     random_ids,
 )
 from vt_fairseq.models.half_precision_linear import vocabulary_linear
-from vt_fairseq.models.kv_cache import POSITIONS
+from vt_fairseq.models.kv_cache import POSITIONS, KeyValueCache
 from vt_fairseq.models.sequence_generator import BLOCK, SharedSourceGenerator, top_by_blocks
+from vt_fairseq.models.video_translate import MultimodalEncoder
 from vt_fairseq.task import VideoTranslateTask
 
 # More blocks of outputs than a beam wants continuations.
@@ -102,26 +102,12 @@ def test_prefix_tokens_lead_to_what_fairseqs_own_writes(models, source, beam):
 @pytest.mark.parametrize("beam", [1, 4])
 def test_texts_and_scores_are_hugging_faces(models, source, beam):
     model, hf = models
-    options = {"early_stopping": True, "length_penalty": 1.0} if beam > 1 else {}
-    expected = hf.generate(
-        source,
-        attention_mask=source.ne(PAD).long(),
-        do_sample=False,
-        num_beams=beam,
-        max_new_tokens=MAX_LEN + 1,
-        min_new_tokens=1,
-        suppress_tokens=[PAD],
-        logits_processor=[EosAtTheEnd(MAX_LEN)],
-        return_dict_in_generate=True,
-        output_scores=True,
-        **options,
-    )
+    texts, scores = generate_hf(hf, source, beam, MAX_LEN)
     found = written(model, source, {"beam": beam})
-    rows = [row[1 : row.index(EOS) + 1] for row in expected.sequences.tolist()]
-    assert [row[0]["tokens"].tolist() for row in found] == rows
+    assert [row[0]["tokens"].tolist() for row in found] == texts
     if beam > 1:
-        scores = torch.stack([row[0]["score"] for row in found])
-        torch.testing.assert_close(scores, expected.sequences_scores, rtol=1e-4, atol=1e-4)
+        found_scores = torch.stack([row[0]["score"] for row in found])
+        torch.testing.assert_close(found_scores, scores, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("beam", [1, 4])
@@ -156,9 +142,9 @@ def test_sources_are_projected_once_and_nothing_of_the_encoder_is_repeated(
         for layer in model.decoder.layers
         for projection in (layer.cross_attention.k, layer.cross_attention.v)
     ]
-    theirs = TextEncoder.reorder_encoder_out
+    theirs = MultimodalEncoder.reorder_encoder_out
     monkeypatch.setattr(
-        TextEncoder,
+        MultimodalEncoder,
         "reorder_encoder_out",
         lambda *args: reordered.append(1) or theirs(*args),
     )
@@ -174,20 +160,23 @@ def test_sources_are_projected_once_and_nothing_of_the_encoder_is_repeated(
     assert counts[True][0] == [beam * len(source)] * times and counts[True][1] > 1
 
 
-@torch.no_grad()
-def test_caches_are_allocated_once_and_copied_only_when_the_order_changes(models, source):
-    decoder = models[0].decoder
-    encoder_out, state = models[0].encoder(source), {}
-    tokens = random_ids(NARROW.vocab_size, 14, 6, 6, seed=22)
-    same, swapped = torch.arange(14), torch.arange(14).view(7, 2).flip(1).flatten()
-    places = []
-    for end in range(1, 7):
-        decoder(tokens[:, :end], encoder_out=encoder_out, incremental_state=state)
-        decoder.reorder_incremental_state_scripting(state, swapped if end == 4 else same)
-        (cache,) = state.values()
-        places.append(cache._targets.data_ptr())
-    assert len(set(places[:3])) == len(set(places[3:])) == 1 and places[2] != places[3]
-    assert cache.sources[0][0].size(0) == len(source)
+def test_a_cache_is_allocated_once_and_copied_only_when_the_order_changes():
+    source = [torch.randn(3, 4, 5, 8) for _ in range(2)]
+    cache = KeyValueCache([tuple(source)], torch.zeros(3, 1, 1, 5))
+    same, swapped = torch.arange(6), torch.arange(6).view(3, 2).flip(1).flatten()
+    addresses, expected = [], torch.empty(6, 4, 0, 8)
+    for step in range(1, 7):
+        new = torch.randn(6, 4, 1, 8)
+        keys, values = cache.extended(0, new, -new)
+        expected = torch.cat((expected, new), dim=2)
+        assert torch.equal(keys, expected) and torch.equal(values, -expected)
+        addresses.append(keys.data_ptr())
+        order = swapped if step == 3 else same
+        cache.reorder(order)
+        expected = expected[order]
+    assert len(set(addresses[:3])) == len(set(addresses[3:])) == 1
+    assert addresses[2] != addresses[3]
+    assert cache.sources[0][0] is source[0]
 
 
 @pytest.mark.parametrize("shape", [(3, 5 * BLOCK), (2, 4, 8 * BLOCK), (3, 96), (2, 2 * BLOCK)])
