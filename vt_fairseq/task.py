@@ -269,7 +269,6 @@ class VideoTranslateTask(FairseqTask):
         dataset: VideoTextDataset,
         max_tokens: int | None = None,
         max_sentences: int | None = None,
-        required_batch_size_multiple: int = 1,
         seed: int = 1,
         num_shards: int = 1,
         shard_id: int = 0,
@@ -290,7 +289,6 @@ class VideoTranslateTask(FairseqTask):
             dataset.ordered_indices(),
             max_tokens=max_tokens,
             max_sentences=max_sentences,
-            required_batch_size_multiple=required_batch_size_multiple,
         )
         uses = len(dataset.prompts) if dataset.reuse_batch else 1
         return ReusedBatchIterator(

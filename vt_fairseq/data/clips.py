@@ -40,9 +40,10 @@ class ClipLoader:
     blank: bool = False
 
     def __call__(self, row: ClipRow, rng: np.random.Generator | None) -> np.ndarray:
-        """Frames of ``row``; raise VideoError when they cannot be had."""
+        """Frames of ``row``; raise VideoError where the root has none that can be read."""
+        root = self.video_root
         frames = read_clip(
-            self._path(row),
+            Path(row.video) if root is None else inside(root, row.video),
             self.sampling,
             start=row.start,
             end=row.end,
@@ -61,12 +62,6 @@ class ClipLoader:
     def short_side(self) -> int:
         """Pixels of the short side before the crop."""
         return round(self.transform.size * WORKING_TO_FRAME)
-
-    def _path(self, row: ClipRow) -> Path:
-        """The file of ``row``; raise VideoError where a manifest names one outside of the root."""
-        if self.video_root is None:
-            return Path(row.video)
-        return inside(self.video_root, row.video)
 
     def _shown(self, frames: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         frames = self.transform(frames, rng)

@@ -44,14 +44,17 @@ class Clip:
         row: the manifest row whose video and text these are.
         frames: (F, H, W, 3) uint8, or None for a row without video.
         unreadable: (clip id, reason) of every clip that could not be read on the way.
-        missing: the row asked for could not be read and was not replaced (evaluation).
     """
 
     index: int
     row: ClipRow
     frames: np.ndarray | None
     unreadable: list[tuple[str, str]] = field(default_factory=list)
-    missing: bool = False
+
+    @property
+    def missing(self) -> bool:
+        """Whether the row could not be read and was not replaced (evaluation)."""
+        return self.frames is None and bool(self.unreadable)
 
 
 class VideoTextDataset(FairseqDataset):
@@ -125,7 +128,7 @@ class VideoTextDataset(FairseqDataset):
             except VideoError as error:
                 unreadable.append((row.id, str(error)))
             if not self.train:
-                return Clip(index, row, None, unreadable, missing=True)
+                return Clip(index, row, None, unreadable)
             replacement = self._rng(index, STREAM_REPLACE, len(unreadable))
             row_index = int(replacement.integers(len(self.rows)))
         raise UserError(
@@ -238,13 +241,10 @@ class VideoTextDataset(FairseqDataset):
         indices: Sequence[int],
         max_tokens: int | None = None,
         max_sentences: int | None = None,
-        required_batch_size_multiple: int = 1,
     ) -> Batches:
         """``indices`` in order: ``max_sentences`` rows or ``max_tokens`` target tokens per batch.
 
-        Every row counts as the longest target that the prompts allow. fairseq's own loses rows
-        when the last batch is no multiple of ``required_batch_size_multiple`` (8 by default);
-        here every row is kept and it is ignored.
+        Every row is kept, and counts as the longest target that the prompts allow.
         """
         sizes = [] if max_sentences is None else [max_sentences]
         if max_tokens is not None:

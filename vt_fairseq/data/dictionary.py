@@ -9,7 +9,7 @@ from vt_fairseq.data.tokenizer import EOS, PAD, UNK, Tokenizer
 
 
 class T5Dictionary(Dictionary):
-    """One symbol a row of the embedding table; pad 0, eos 1, unk 2, and decoding starts from pad.
+    """One symbol per row of the embedding table; pad 0, eos 1, unk 2, and decoding starts from pad.
 
     ``string`` gives readable text, so that everything fairseq prints is readable.
     """
@@ -27,20 +27,13 @@ class T5Dictionary(Dictionary):
         self.nspecial = 3
 
     def string(
-        self,
-        tensor: torch.Tensor | Iterable[int],
-        bpe_symbol: str | None = None,
-        escape_unk: bool = False,
-        extra_symbols_to_ignore: set[int] | None = None,
-        unk_string: str | None = None,
-        include_eos: bool = False,
-        separator: str = " ",
+        self, tensor: torch.Tensor | Iterable[int], *unused: object, **unused_too: object
     ) -> str:
-        """Text of ids (L,), or of (B, L) a line a row; added tokens appear by name, pad does not.
+        """Text of ids (L,), or of (B, L) with one line per row; added tokens appear by name.
 
-        The other arguments are fairseq's and have nothing to do here: the text is whole already.
+        fairseq's other arguments have nothing to do here: the text is whole already.
         """
-        if torch.is_tensor(tensor) and tensor.dim() == 2:
+        if isinstance(tensor, torch.Tensor) and tensor.dim() == 2:
             return "\n".join(self.string(row) for row in tensor)
         parts: list[str] = []
         pieces: list[int] = []

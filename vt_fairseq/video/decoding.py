@@ -6,7 +6,7 @@ its first timestamp is; intervals are half-open.
 Which frame is shown at time t: the last one whose presentation timestamp (pts) is <= t, as a
 player does. Never ``index * fps``, which is wrong for variable frame rates.
 
-Files are untrusted; ``opening`` says what is opened at all.
+Files are untrusted; ``containers`` says what is opened at all.
 """
 
 import math
@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,10 @@ def read_clip(
         VideoError: the clip cannot be read; one line, without the path.
         UserError: ``window`` is none of the above.
     """
-    plan = Plan(sampling, start, end, window_position(window, rng), whole=window == "whole")
+    position = window_position(window, rng)
+    if window == "whole":
+        sampling = replace(sampling, max_seconds=None)
+    plan = Plan(sampling, start, end, position)
     read = _read_folder if os.path.isdir(path) else _read_file
     with _video_errors():
         return np.stack(within(MAX_CALL_SECONDS, read, os.fspath(path), plan, short_side))
@@ -130,9 +134,8 @@ def frames_of(path: str | os.PathLike[str], counted: bool = False) -> FrameSourc
         UnorderedError: timestamps are missing or go backwards; ``counted`` is the way out.
     """
     with _video_errors(), opened(os.fspath(path)) as (container, stream):
-        frames = _decoded(container, stream)
         counted = counted or _lacks_times(container, stream)
-        yield from (_counted if counted else _timed)(frames, stream)
+        yield from (_counted if counted else _timed)(_decoded(container, stream), stream)
 
 
 # --- files -----------------------------------------------------------------------------------
@@ -200,9 +203,7 @@ def _take_from_start(
     path: str, times: np.ndarray, short_side: int | None, counted: bool
 ) -> list[np.ndarray]:
     with opened(path) as (container, stream):
-        frames = _timed(_decoded(container, stream), stream)
-        if counted:
-            frames = _counted(_decoded(container, stream), stream)
+        frames = (_counted if counted else _timed)(_decoded(container, stream), stream)
         return _pick(frames, times, Scaler(short_side), from_start=True)
 
 

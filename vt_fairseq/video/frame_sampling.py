@@ -11,6 +11,7 @@ import numpy as np
 
 from vt_fairseq.errors import UserError, VideoError
 
+CONSECUTIVE_FPS = 16.0
 TIME_EPSILON = 1e-4  # seconds; annotations are rounded, frames of one video are further apart
 
 
@@ -25,32 +26,30 @@ class FrameSampling:
     Attributes:
         num_frames: F.
         mode: "uniform": the centers of F equal parts of the window (better in section B);
-            "consecutive": F frames at ``consecutive_fps``, so the window is F / fps long.
+            "consecutive": F frames at CONSECUTIVE_FPS, so the window is F / 16 s long.
         max_seconds: uniform only: length of the window that a longer segment is cut to; None: the
             whole segment is the window.
         resample_fps: times are rounded down to this grid, so that the frames are those that the
             file re-encoded at this rate would show (EPIC-Kitchens: 24); None: no grid.
-        consecutive_fps: frames a second of "consecutive".
     """
 
     num_frames: int = 32
     mode: str = "uniform"
     max_seconds: float | None = 6.0
     resample_fps: float | None = None
-    consecutive_fps: float = 16.0
 
     def __post_init__(self) -> None:
         if self.mode not in ("uniform", "consecutive"):
             raise UserError(f"frame sampling is uniform or consecutive, found {self.mode!r}")
-        numbers = (self.num_frames, self.max_seconds, self.resample_fps, self.consecutive_fps)
-        if not all(number is None or 0 < number < math.inf for number in numbers):
+        values = (self.num_frames, self.max_seconds, self.resample_fps)
+        if not all(value is None or 0 < value < math.inf for value in values):
             raise UserError(f"numbers of frames, seconds and rates must be positive: {self}")
 
     @property
     def window_seconds(self) -> float:
-        """Longest segment that a window spans whole; infinite where windows are never shorter."""
+        """The longest segment that is not cut; infinite where none is."""
         if self.mode == "consecutive":
-            return self.num_frames / self.consecutive_fps
+            return self.num_frames / CONSECUTIVE_FPS
         return math.inf if self.max_seconds is None else self.max_seconds
 
 
@@ -61,15 +60,13 @@ class Plan:
     Attributes:
         sampling: how the window is sampled.
         start, end: seconds of the segment; None: the start and the end of the video.
-        position: in [0, 1], where in the room that it has a shorter window lies: 0 earliest.
-        whole: the segment is not cut, whatever ``sampling.max_seconds``.
+        position: in [0, 1], where a window that is shorter than the segment lies: 0 is earliest.
     """
 
     sampling: FrameSampling
     start: float | None
     end: float | None
     position: float
-    whole: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("start", self.start), ("end", self.end)):
@@ -92,7 +89,9 @@ class Plan:
                 f"starts after the end: start {start} s, the video has {duration:.3f} s"
             )
         end = duration if self.end is None else min(self.end, duration)
-        sampling, span = self.sampling, self._span(end - start)
+        sampling, span = self.sampling, self.sampling.window_seconds
+        if sampling.mode == "uniform":
+            span = min(span, end - start)
         first = start + max(0.0, end - start - span) * self.position
         times = first + (np.arange(sampling.num_frames) + 0.5) * (span / sampling.num_frames)
         if sampling.resample_fps is not None:
@@ -100,19 +99,12 @@ class Plan:
         # Consecutive frames may run past the end of a short segment: its last frame repeats.
         return np.minimum(times, max(start, end - 2 * TIME_EPSILON))
 
-    def _span(self, length: float) -> float:
-        """Seconds of the window in a segment of ``length`` seconds."""
-        if self.sampling.mode == "consecutive":
-            return self.sampling.window_seconds
-        return length if self.whole else min(length, self.sampling.window_seconds)
-
 
 def pick_frames(sampling: FrameSampling, count: int) -> np.ndarray:
-    """Which of ``count`` frames, that are the whole clip and tell no times, the model sees.
+    """(F,) int64, ascending: which of a clip's ``count`` frames, which have no times, are seen.
 
-    (F,) int64, ascending. "uniform": the middles of F equal parts, which are the frames that a file
-    of constant rate gives. "consecutive": F of them from the middle; the last repeats if they are
-    fewer.
+    "uniform": the centers of F equal parts, as in a file of constant rate. "consecutive": F frames
+    from the middle; the last one repeats where there are fewer.
     """
     steps = np.arange(sampling.num_frames)
     if sampling.mode == "uniform":

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-Result = TypeVar("Result")
+Value = TypeVar("Value")
 _own = threading.local()
 
 
@@ -43,7 +43,7 @@ class _Thread:
         self.calls.put(None)
 
 
-def within(seconds: float, function: Callable[..., Result], *args: Any) -> Result:
+def within(seconds: float, function: Callable[..., Value], *args: Any) -> Value:
     """What ``function(*args)`` returns or raises; Unfinished after so many seconds."""
     thread: _Thread | None = getattr(_own, "thread", None)
     if thread is None or thread.process != os.getpid():
