@@ -95,9 +95,9 @@ def main() -> int:
     faster = measuring.ratio(clock["1 workers"], clock["2 workers"])
     measured = {
         "copies against 720p": measuring.judged(cheaper, at_least=CHEAPER)
-        | {f"CPU ms a clip, {what}": round(1e3 * min(s), 1) for what, s in spent.items()},
+        | {f"CPU ms per clip, {what}": round(1e3 * min(s), 1) for what, s in spent.items()},
         "two workers against one": measuring.judged(faster, at_least=TWO_WORKERS)
-        | {f"clips a second, {what}": round(CLIPS / min(s)) for what, s in clock.items()},
+        | {f"clips per second, {what}": round(CLIPS / min(s)) for what, s in clock.items()},
     }
     if load > BUSY:
         del measured["two workers against one"]["reached"]

@@ -43,7 +43,7 @@ def measure(data: str, stage: int) -> dict[str, float]:
         )
         lines = [float(line) for line in file.read_text().splitlines()]
     pairs = zip(lines[WARM_UP:], lines[WARM_UP + 1 :], strict=False)
-    return {"to_first_update": lines[0], "an_update": statistics.median(b - a for a, b in pairs)}
+    return {"to_first_update": lines[0], "per_update": statistics.median(b - a for a, b in pairs)}
 
 
 def record(path: str) -> None:
@@ -77,8 +77,8 @@ def main() -> None:
     measured = {}
     for stage, found in runs.items():
         row = {key: round(statistics.median(run[key] for run in found), 4) for key in found[0]}
-        row["an_update_to_fairseqs"] = measuring.ratio(
-            *([run["an_update"] for run in of] for of in (found, runs[0]))
+        row["per_update_to_fairseqs"] = measuring.ratio(
+            *([run["per_update"] for run in of] for of in (found, runs[0]))
         )["ratio"]
         measured["fairseq" if stage == 0 else f"zero_{stage}"] = row
     measuring.write_result("deepspeed_step", measuring.machine("deepspeed"), measured)

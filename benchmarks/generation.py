@@ -168,7 +168,7 @@ def main() -> int:
         for name, bar in bars.items():
             found = measuring.ratio(spent[name], spent["ours"])
             measured[f"{search}: {NAMES[name]}"] = measuring.judged(found, at_least=bar)
-        measured[f"{search}: CPU ms a step"] = {
+        measured[f"{search}: CPU ms per step"] = {
             name: round(1e3 * min(seconds) / (TARGET + 1), 2) for name, seconds in spent.items()
         } | {"different texts": len({tuple(row) for row in texts["ours"].tolist()})}
         measured[f"{search}: percent of the time in matrix products"] = {

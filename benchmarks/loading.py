@@ -5,7 +5,7 @@
 Peers that are not installed are left out, saying so (``pip install decord torchcodec``). Makes
 its videos in a temporary folder: FILE (default: a moving pattern) played back and forth, encoded
 with libx264 (B-frames) at 1280x720 with keyframes every 30 and every 250 frames, and a few others.
-All ways load the same random segments, one a round, in turn; that they show the same pictures is
+All ways load the same random segments, one per round, in turn; that they show the same pictures is
 checked first. Writes results/loading.json.
 """
 
@@ -85,7 +85,7 @@ def make(folder: Path, name: str, video: str | None) -> str:
 
 
 def compare(path: str, seconds: float, rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each way, a random segment a round; ends the run where pictures differ."""
+    """CPU seconds of each way, one random segment per round; ends the run where pictures differ."""
     rng = np.random.default_rng(1)
     # In the second half: a decode from zero has something to do.
     starts = rng.uniform(seconds / 2, seconds - SEGMENT - 0.5, rounds + 1).round(2)
@@ -122,7 +122,7 @@ def judge(name: str, spent: dict[str, list[float]]) -> Iterator[tuple[str, dict]
         limit = measuring.judged(limit, at_most=LIMITS[name])
     yield f"{name}: ours to pure decode", limit
     milliseconds = {way: round(1e3 * min(seconds), 1) for way, seconds in spent.items()}
-    yield f"{name}: CPU ms a clip", milliseconds
+    yield f"{name}: CPU ms per clip", milliseconds
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 import measuring
 
 HOWTO100M = {"clips": 136_000_000, "videos": 1_220_000, "tasks": 23_611}
-CLIPS_A_VIDEO = HOWTO100M["clips"] // HOWTO100M["videos"]
+CLIPS_PER_VIDEO = HOWTO100M["clips"] // HOWTO100M["videos"]
 SHARDS = 2
 BATCHES, BATCH_SIZE, PROCESSES = 4000, 8, 128
 SPEECH = (
@@ -49,10 +49,10 @@ def write_annotations(folder: Path, rows: int) -> None:
         file.write("video_id,category_1,category_2,rank,task_id\n")
         for i, name in enumerate(video_names(HOWTO100M["videos"])):
             file.write(f"{name},Food and Entertaining,Drinks,{i % 200},{i % HOWTO100M['tasks']}\n")
-    videos = -(-rows // CLIPS_A_VIDEO)
+    videos = -(-rows // CLIPS_PER_VIDEO)
     with open(folder / "raw_caption.json", "w") as file:
         for i, name in enumerate(video_names(videos)):
-            clips = min(CLIPS_A_VIDEO, rows - i * CLIPS_A_VIDEO)
+            clips = min(CLIPS_PER_VIDEO, rows - i * CLIPS_PER_VIDEO)
             start = [round(k * 3.3 + rng.random(), 2) for k in range(clips)]
             narration = {
                 "text": [" ".join(rng.choices(WORDS, k=rng.randint(4, 10))) for _ in start],
@@ -150,7 +150,7 @@ def train(data: Path) -> dict[str, float]:
         "batches": count,
         "first_batch_seconds": round(started, 3),
         "resume_seconds": round(time.monotonic() - began, 3),
-        "ms_a_batch": round(1000 * seconds / count, 2),
+        "ms_per_batch": round(1000 * seconds / count, 2),
         "own_mb_before": before["own_mb"],
         "own_mb_added": most["own_mb"] - before["own_mb"],
         "mapped_mb_added": most["mapped_mb"] - before["mapped_mb"],
@@ -179,11 +179,11 @@ def main() -> int:
         (part / "spiece.model").write_bytes((data / "spiece.model").read_bytes())
         measured["shard"] = trained(part / "train.arrow")
         measured["whole"] = trained(data / "train.arrow")
-        bytes_a_row = (data / "train.arrow").stat().st_size / rows
+        bytes_per_row = (data / "train.arrow").stat().st_size / rows
     measured["probing"] = {"adds_mb": probing_memory()}
     measured["howto100m"] = {
-        "bytes_a_row": round(bytes_a_row, 1),
-        "manifest_gb": round(bytes_a_row * HOWTO100M["clips"] / 1e9, 1),
+        "bytes_per_row": round(bytes_per_row, 1),
+        "manifest_gb": round(bytes_per_row * HOWTO100M["clips"] / 1e9, 1),
         "preparation_cpu_hours": round(cpu * HOWTO100M["clips"] / rows / 3600, 2),
     }
     return measuring.write_result("manifest_memory", measuring.machine(), measured)

@@ -50,7 +50,7 @@ def process(*command: str | Path) -> dict[str, float]:
 def in_turn(
     ways: dict[str, Callable[[], object]], rounds: int, clock: Clock = time.process_time
 ) -> dict[str, list[float]]:
-    """Seconds of every way, once a round, after one round that is not counted."""
+    """Seconds of every way, once per round, after one round that is not counted."""
     for function in ways.values():
         function()
     spent: dict[str, list[float]] = {name: [] for name in ways}

@@ -41,9 +41,9 @@ def prepare(corpus: str, annotations: Path, vocabulary: Path) -> dict[str, float
     return {
         "rows": rows,
         "rejected": sum(counts["rejected"] for counts in splits),
-        "rows_a_cpu_second": round(rows / found["cpu_seconds"]),
+        "rows_per_cpu_second": round(rows / found["cpu_seconds"]),
         "peak_mb": found["peak_mb"],
-        "bytes_a_row": round(size / rows),
+        "bytes_per_row": round(size / rows),
     }
 
 

@@ -31,7 +31,7 @@ from vt_fairseq.training.memory.prediction import (
     prediction,
 )
 
-PEAK = 125e12  # operations a second of a V100's tensor cores in fp16
+PEAK = 125e12  # operations per second of a V100's tensor cores in fp16
 UTILIZATION = 1 / 3
 ARCHITECTURE = "video_translate_t5_large"
 CLIPS = 8  # a GPU and update, as in the paper
@@ -84,7 +84,7 @@ def model_of(training: Training) -> VideoTranslateModel:
 
 
 def loss_of(model: VideoTranslateModel, training: Training) -> Callable[[], torch.Tensor]:
-    """Makes a batch and computes something to go back from."""
+    """Returns a function that makes a batch and computes a scalar to differentiate."""
     if not training.heads:
         shape = BatchShape(rows=CLIPS, source=training.source, target=training.target)
         return lambda: batch_loss(model, shape)

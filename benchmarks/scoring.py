@@ -134,7 +134,7 @@ def compare(
         "tokens": sum(len(ids) + 1 for ids in candidates),
         "ratio of operations": round(ratio_of_operations(candidates, clips), 2),
         "largest difference": difference,
-        **{f"pairs a second, {way}": round(pairs / min(spent[way]), 1) for way in ways},
+        **{f"pairs per second, {way}": round(pairs / min(spent[way]), 1) for way in ways},
     }
 
 

@@ -51,7 +51,7 @@ class StockLayer(nn.Module):
 
 
 class StockDecoder(FairseqIncrementalDecoder):
-    """``ours`` with the same weights, for one token a step."""
+    """``ours`` with the same weights, for one token per step."""
 
     def __init__(self, ours: T5Decoder, dims):
         super().__init__(None)

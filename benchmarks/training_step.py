@@ -139,7 +139,7 @@ def compare(trainer: Trainer, batch: dict[str, Any], steps: int, rounds: int) ->
     count = steps * rounds
     for name, seconds in spent.items():
         rest = sum(seconds) - sum(passes[name].seconds[-count:])
-        found[f"{name}: CPU ms a step"] = round(1e3 * sum(seconds) / count, 1)
+        found[f"{name}: CPU ms per step"] = round(1e3 * sum(seconds) / count, 1)
         found[f"{name}: of them outside forward and backward"] = round(1e3 * rest / count, 1)
     return found
 

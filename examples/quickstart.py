@@ -1,7 +1,7 @@
 """Runs the whole of vt_fairseq on MiniWorld with the public commands and prints one table.
 
-Called by quickstart.sh. Every step that is already done is left out, so an interrupted run goes
-on: training resumes from its last checkpoint.
+Called by quickstart.sh. Steps that are already done are skipped, so an interrupted run goes on:
+training resumes from its last checkpoint.
 """
 
 import json
@@ -39,14 +39,8 @@ TRAIN = [
     *[*ADAM, "--adam-betas", "(0.9,0.98)", "--clip-norm", "1.0", "--lr", "1e-3"],
     *f"--lr-scheduler polynomial_decay --warmup-updates 100 --total-num-update {UPDATES}".split(),
     *f"--batch-size 32 --max-update {UPDATES} --num-workers 1 --seed 1 --cpu".split(),
-    *[
-        "--validate-interval",
-        "1000",
-        "--save-interval-updates",
-        "300",
-        "--keep-interval-updates",
-        "1",
-    ],
+    *["--validate-interval", "1000"],
+    *["--save-interval-updates", "300", "--keep-interval-updates", "1"],
     *["--no-epoch-checkpoints", "--log-format", "simple", "--log-interval", "30"],
     *["--save-dir", str(CHECKPOINTS)],
 ]

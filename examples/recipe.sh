@@ -1,15 +1,15 @@
 # shellcheck shell=bash disable=SC2034,SC2086
-# Sourced by every recipe's run.sh, which sets RECIPE (its folder) and CORPUS before; gives it OUT,
-# DATA, the options at the end and `stages`. Variables that users set:
+# Sourced by every recipe's run.sh, which sets RECIPE (its folder) and CORPUS first. It provides OUT,
+# DATA, the options below and `stages`. Variables that users set:
 #
 #   ANNOTATIONS  folder of the corpus's annotation files
 #   VIDEOS       folder of its videos, or of its folders of frames
 #   VOCABULARY   T5's spiece.model
 #   PRETRAINED   checkpoint that fine-tuning starts from: the recipe pretrain_howto100m makes it
-#   RUNS         where the results go, a folder a recipe        (runs)
+#   RUNS         where the results go, one folder per recipe    (runs)
 #   TRAINER      optimizer and precision          (--optimizer deepspeed_adam --zero-stage 1 --fp16)
 #   EXTRA        more options of fairseq-train; they come last, so they count
-#   LAUNCHER     starts one process a GPU, for instance "torchrun --nproc-per-node 8 --no-python";
+#   LAUNCHER     starts one process per GPU, for instance "torchrun --nproc-per-node 8 --no-python";
 #                without one fairseq-train takes all GPUs of the machine and vt-score the first
 #   SMOKE=1      the same commands, tiny, on a CPU, on MiniWorld laid out as CORPUS: do they run?
 #                The options that make them small come last. The numbers mean nothing.

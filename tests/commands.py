@@ -39,7 +39,7 @@ def command_line(command: str, *arguments: str | Path) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """This process's, with one thread a process: two of them share two cores."""
+    """This process's, with one thread per process: two of them share two cores."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 

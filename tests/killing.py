@@ -60,7 +60,7 @@ class OneLayer(torch.nn.Module):
         self.norm = torch.nn.BatchNorm3d(self.width)
 
     def num_tokens(self, frames: int) -> int:
-        """One token a frame."""
+        """One token per frame."""
         return frames
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:

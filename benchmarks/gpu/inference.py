@@ -2,9 +2,9 @@
 
     python benchmarks/gpu/inference.py DATA [--arch ARCH] [--device cuda]
 
-DATA gives the vocabulary. Prints one JSON object: clips a second of the video network, texts and
-tokens a second of greedy and beam search, and candidates a second for captions of many clips and
-for EPIC-Kitchens' 44,000 verb-noun labels of one clip.
+DATA gives the vocabulary. Prints one JSON object: how many clips per second the video network
+reads, how many texts and tokens per second greedy and beam search write, and how many candidates
+per second are scored: captions of many clips, and EPIC-Kitchens' 44,000 labels of one clip.
 """
 
 import argparse
@@ -82,7 +82,7 @@ class Bench:
         taken = seconds(
             lambda: [self.model.encoder.video(part) for part in self.frames.split(8)], self.device
         )
-        return {"video_network_clips_a_second": round(CLIPS / taken, 1)}
+        return {"video_network_clips_per_second": round(CLIPS / taken, 1)}
 
     def generation(self, beam: int) -> dict[str, float]:
         """Texts of exactly 20 tokens for 32 clips, the video network left out."""
@@ -93,13 +93,13 @@ class Bench:
         taken = seconds(lambda: self.task.generate(generator, sample), self.device)
         name = "greedy" if beam == 1 else f"beam_{beam}"
         return {
-            f"{name}_texts_a_second": round(CLIPS / taken, 1),
-            f"{name}_tokens_a_second": round(CLIPS * TARGET / taken),
-            f"{name}_ms_a_token": round(1e3 * taken / TARGET, 2),
+            f"{name}_texts_per_second": round(CLIPS / taken, 1),
+            f"{name}_tokens_per_second": round(CLIPS * TARGET / taken),
+            f"{name}_ms_per_token": round(1e3 * taken / TARGET, 2),
         }
 
     def scoring(self) -> dict[str, float]:
-        """Candidates a second: 1,000 captions of 8 clips, and all verb-noun pairs of one."""
+        """Candidates per second: 1,000 captions of 8 clips, and all verb-noun pairs of one."""
         rng = random.Random(0)
         captions = [ids(rng, rng.randrange(6, 16)) for _ in range(CAPTIONS)]
         verbs = [ids(rng, rng.randrange(1, 4)) for _ in range(VERBS)]
@@ -114,7 +114,7 @@ class Bench:
                 score_candidates(self.model, encoded, [tree], 8192)
 
             taken = seconds(call, self.device)
-            found[f"{name}_pairs_a_second"] = round(len(texts) * clips / taken)
+            found[f"{name}_pairs_per_second"] = round(len(texts) * clips / taken)
         return found
 
 

@@ -227,7 +227,7 @@ def main() -> None:
     if cuda:
         result["peak_allocated_gb"] = round(peak.allocated() / 1e9, 2)
         result["peak_reserved_gb"] = round(torch.cuda.memory_reserved() / 1e9, 2)
-    result["clips_a_second"] = round(1e3 * trainer.cfg.dataset.batch_size / result["clock"], 1)
+    result["clips_per_second"] = round(1e3 * trainer.cfg.dataset.batch_size / result["clock"], 1)
     result["loss_scale"] = getattr(getattr(trainer.optimizer, "scaler", None), "loss_scale", None)
     print("RESULT " + json.dumps(result))
 

@@ -23,7 +23,7 @@ from vt_fairseq.models.batch_norm import BatchNorm
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D, normalize
 
 FRAMES, SIZE = 32, 112
-FORWARD = 304.7e9  # operations of one clip (two a multiply-add), stem to features
+FORWARD = 304.7e9  # operations of one clip (two per multiply-add), stem to features
 TRAINING = 912.8e9
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

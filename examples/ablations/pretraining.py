@@ -28,7 +28,7 @@ NOUNS = ("--define-action", "noun=noun:noun :", "--actions", "noun")
 
 
 def variant(name: str, *options: str, start: str = "") -> Model:
-    """The baseline with some options otherwise."""
+    """The baseline with some options changed."""
     return Model(name, (*BASELINE, *options), start)
 
 

@@ -121,7 +121,7 @@ def machine() -> str:
 
 
 def write(file: Path, result: dict) -> None:
-    """Replace the file as a whole; a line a row and a step."""
+    """Replace the file as a whole; one line per row and per step."""
     lines = []
     for key, value in result.items():
         text = json.dumps(value)

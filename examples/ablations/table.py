@@ -46,7 +46,7 @@ def cell(seeds: Seeds | None) -> str:
 
 
 def table(part: Part, numbers: dict[str, dict[str, Seeds]]) -> list[str]:
-    """Markdown: a line a row, ours left of the paper's."""
+    """Markdown: one line per row, ours left of the paper's."""
     headings = [heading for heading, _ in part.columns] + [f"paper: {p}" for p in part.paper]
     lines = ["| | " + " | ".join(headings) + " |", "|---" * (len(headings) + 1) + "|"]
     for row in part.rows:

@@ -7,7 +7,7 @@ RECIPE=tvc CORPUS=tvc
 . "$(dirname "$0")/../recipe.sh"
 MODEL=${MODEL:-$OUT/subtitles_${SUBTITLES:=yes}/checkpoint_best.pt}
 RESULTS=$OUT/results_$SUBTITLES
-# The moment's whole length: 32 of its frames at 3 a second.
+# The moment's whole length: 32 of its frames at 3 per second.
 TVC="--max-seconds 0"
 [ "$SUBTITLES" != no ] || TVC="$TVC --no-context"
 

@@ -8,7 +8,7 @@ RECIPE=tvqa CORPUS=tvqa
 . "$(dirname "$0")/../recipe.sh"
 MODELS=$OUT/subtitles_${SUBTITLES:=yes}
 RESULTS=$OUT/results_$SUBTITLES
-# The whole span that the question is about: 32 of its frames at 3 a second. The question takes the
+# The whole span that the question is about: 32 of its frames at 3 per second. The question takes the
 # place of the text: no noisy answer beside it.
 TVQA="--max-seconds 0"
 [ "$SUBTITLES" != no ] || TVQA="$TVQA --no-context"

@@ -20,7 +20,7 @@ from vt_fairseq.video.decoding import read_clip
 from vt_fairseq.video.frame_sampling import FrameSampling
 
 WARM = 100
-KEYS = ("KiB an open", "threads more", "descriptors more")
+KEYS = ("KiB per open", "threads more", "descriptors more")
 COUNTS = ("threads", "descriptors")
 SAMPLING = FrameSampling(num_frames=4, max_seconds=None)
 

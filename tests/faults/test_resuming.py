@@ -62,7 +62,7 @@ def test_another_size_of_the_data_is_named_and_an_older_checkpoint_does_not_know
 def test_resumed_three_times_at_epoch_boundaries_and_inside_with_other_workers_nothing_differs(
     data_directory, tmp_path
 ):
-    """Three batches an epoch: stops after 3 (a boundary), 5 (inside) and 6 (a boundary)."""
+    """Three batches per epoch: stops after 3 (a boundary), 5 (inside) and 6 (a boundary)."""
     common = [data_directory, *PLUGIN, *TINY, "--disable-validation", "--clip-norm", "1"]
     whole = train_losses(
         run(
@@ -104,7 +104,7 @@ def difference(one: Path, other: Path) -> float:
 def test_resumed_at_an_epochs_end_and_inside_one_no_weight_differs(
     way, processes, data_directory, tmp_path, record
 ):
-    """Eight updates of three an epoch, stopped after the third and the fifth."""
+    """Eight updates, three per epoch, stopped after the third and the fifth."""
     if way == "deepspeed":
         pytest.importorskip("deepspeed")
 
