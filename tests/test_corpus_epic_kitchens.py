@@ -1,13 +1,11 @@
 """EPIC-Kitchens-55: the official CSVs, their counts, and rows looked up in them by hand."""
 
-from pathlib import Path
-
 import pytest
 
-from tests.corpora import by_id, prepare_real, rejected, rows
-from vt_fairseq.corpora import epic_kitchens
+from tests.corpora import by_id, prepare_real, rows
 from vt_fairseq.corpora.epic_kitchens import open_corpus, readable
-from vt_fairseq.errors import UserError
+from vt_fairseq.miniworld.official_layouts import annotation_files
+from vt_fairseq.miniworld.world import SIZES
 
 
 @pytest.fixture(scope="module")
@@ -87,52 +85,22 @@ def test_twenty_rows_are_as_they_stand_in_the_files(real):
 
 # --- synthetic files -----------------------------------------------------------------------------
 
-LABELS = (
-    "uid,participant_id,video_id,narration,start_timestamp,stop_timestamp,start_frame,stop_frame,"
-    "verb,verb_class,noun,noun_class,all_nouns,all_noun_classes"
-)
-ROW = "7,P01,P01_01,open pan,00:00:01.50,01:00:02.25,8,9,open,1,pan,1,\"['pan', 'lid']\",\"[1, 0]\""
-
-
-def write(folder: Path, *labels: str, header: str = LABELS) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "EPIC_verb_classes.csv").write_text("verb_id,class_key,verbs\n0,take,['take']\n"
-                                                  "1,turn-on,['turn-on']\n")  # fmt: skip
-    (folder / "EPIC_noun_classes.csv").write_text("noun_id,class_key,nouns\n0,Nothing,['x']\n"
-                                                  "1,pan:dust,['pan:dust']\n")  # fmt: skip
-    text = "\n".join((header, *labels)) + "\n"
-    (folder / "EPIC_train_action_labels.csv").write_text(text)
-    return folder
-
 
 def test_columns_are_read_by_name_whatever_their_order(tmp_path):
-    header = "noun_class,verb_class,stop_timestamp,start_timestamp,narration,video_id,uid"
-    folder = write(
-        tmp_path,
-        "1,0,00:00:02.00,00:00:01.00,take it,P26_01,3,P26",
-        header=f"{header},participant_id",
-    )
-    [row] = rows(open_corpus(folder, tmp_path))["valid"]
-    assert (row.id, row.label, row.start, row.end) == ("3", "take dust pan", 1.0, 2.0)
-
-
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [
-        ("P01/P01_01.MP4", "P01/P01_01.MP4"),
-        ("P01_01.MP4", "P01_01.MP4"),
-        ("P01/P01_01.mp4", "P01/P01_01.mp4"),
-        ("train/P01/P01_01.MP4", "train/P01/P01_01.MP4"),
-        (None, "P01/P01_01.MP4"),
-    ],
-)
-def test_videos_lie_in_the_official_folders_or_flat(tmp_path, path, expected):
-    if path:
-        (tmp_path / "v" / path).parent.mkdir(parents=True)
-        (tmp_path / "v" / path).touch()
-    [row] = rows(open_corpus(write(tmp_path / "a", ROW), tmp_path / "v"))["train"]
-    assert row.video == expected
-    assert (row.start, row.end) == (1.5, 3602.25)
+    files = annotation_files("epic-kitchens", SIZES["tiny"]) | {
+        "EPIC_train_action_labels.csv": "noun_class,verb_class,stop_timestamp,start_timestamp,"
+        "narration,video_id,uid,participant_id\n"
+        "1,0,01:00:02.25,00:00:01.50,take it,P26_01,3,P26\n"
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    source = open_corpus(tmp_path, tmp_path)
+    row = rows(source)["valid"][0]
+    assert (row.id, row.label, row.start, row.end) == ("3", "rise red square", 1.5, 3602.25)
+    assert source.notes == [  # the tables are MiniWorld's
+        "verbs: 6 classes, the published table has 125",
+        "nouns: 25 classes, the published table has 352",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -146,52 +114,3 @@ def test_videos_lie_in_the_official_folders_or_flat(tmp_path, path, expected):
 )
 def test_class_keys_become_readable(key, text):
     assert readable(key) == text
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        (ROW.replace("00:00:01.50", "1.5 s"), r"labels.csv line 3: expected HH:MM:SS.ss as start"),
-        (ROW.replace("00:00:01.50", ""), r"labels.csv line 3: expected HH:MM:SS.ss as start"),
-        (ROW.replace("00:00:01.50", "00:61:01.50"), r"line 3: expected HH:MM:SS.ss"),
-        (ROW.replace("pan,1,", "pan,9,"), r"line 3: noun_class 9 is not in EPIC_noun_classes.csv"),
-        (ROW.replace("open,1,", "open,,"), r"line 3: expected a whole number as verb_class"),
-        (ROW.rsplit(",", 1)[0].rsplit(",", 1)[0], r"line 3: expected 14 fields, found 13"),
-        (ROW.replace("P01_01", " "), r"line 3: video_id is empty"),
-        (ROW.replace("P01,", "P,"), r"line 3: expected a whole number as the number of part"),
-    ],
-)
-def test_a_wrong_row_is_refused_with_its_file_and_line(tmp_path, line, message):
-    folder = write(tmp_path, ROW.replace("7,", "6,", 1), line)
-    with pytest.raises(UserError, match=message):
-        list(open_corpus(folder, tmp_path).rows)
-
-
-def test_a_missing_column_and_another_file_under_the_name_are_refused(tmp_path):
-    folder = write(tmp_path, ROW, header=LABELS.replace("verb_class", "verbclass"))
-    with pytest.raises(UserError, match=r"labels.csv: no column verb_class; expected .* found uid"):
-        list(open_corpus(folder, tmp_path).rows)
-    (folder / "EPIC_train_action_labels.csv").write_bytes(b"\x80\x04\x95pickle")
-    with pytest.raises(UserError, match=r"labels.csv is not csv as published"):
-        list(open_corpus(folder, tmp_path).rows)
-
-
-@pytest.mark.parametrize("name", ["EPIC_train_action_labels.csv", "EPIC_noun_classes.csv"])
-def test_a_missing_file_is_named_with_where_it_is_published(tmp_path, name):
-    (write(tmp_path, ROW) / name).unlink()
-    with pytest.raises(UserError, match=rf"no {name} in .*; it is published at github.com/epic-k"):
-        open_corpus(tmp_path, tmp_path)
-
-
-def test_a_repeated_uid_is_rejected_and_names_the_first(tmp_path):
-    [found] = rejected(open_corpus(write(tmp_path, ROW, ROW), tmp_path))
-    assert found.reason == "duplicate id: '7' is also in EPIC_train_action_labels.csv line 2"
-
-
-def test_class_tables_that_are_not_the_published_ones_are_noted(tmp_path):
-    source = open_corpus(write(tmp_path, ROW), tmp_path)
-    assert source.notes == [
-        "verbs: 2 classes, the published table has 125",
-        "nouns: 2 classes, the published table has 352",
-    ]
-    assert sum(epic_kitchens.PUBLISHED.values()) == 28_472 + 8_047 + 2_929

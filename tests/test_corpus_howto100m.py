@@ -203,28 +203,6 @@ def test_a_wrong_task_list_is_refused(tmp_path, content, message):
         read_tasks(path)
 
 
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        (TABLE.replace("task_id", "task"), r"HowTo100M_v1.csv: no column task_id"),
-        (TABLE.replace("25938", "1"), r"v1.csv line 3: task_id 1 is not in task_ids.csv"),
-        (TABLE.replace("25938", "tea"), r"v1.csv line 3: expected a whole number as task_id"),
-    ],
-)
-def test_a_wrong_table_of_videos_is_refused(tmp_path, table, message):
-    folder = write(tmp_path)
-    (folder / "HowTo100M_v1.csv").write_text(table)
-    with pytest.raises(UserError, match=message):
-        open_corpus(folder, tmp_path)
-
-
-@pytest.mark.parametrize("name", ["raw_caption.json", "HowTo100M_v1.csv", "task_ids.csv"])
-def test_a_missing_file_is_named_with_where_it_is_published(tmp_path, name):
-    (write(tmp_path) / name).unlink()
-    with pytest.raises(UserError, match=rf"no {name}.* it is published at di.ens.fr"):
-        open_corpus(tmp_path, tmp_path)
-
-
 # --- streaming -----------------------------------------------------------------------------------
 
 

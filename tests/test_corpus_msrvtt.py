@@ -8,7 +8,6 @@ import pytest
 
 from tests.corpora import by_id, outline, prepare_real, rejected, rows, vt_prepare
 from vt_fairseq.corpora.msrvtt import TRAIN_LISTS, open_corpus, read_list
-from vt_fairseq.errors import UserError
 
 OVERLAP = (
     "train_9k: 1,990 of its videos are in the official test set; a model that is trained on it "
@@ -173,43 +172,3 @@ def test_a_listed_video_without_captions_is_rejected(tmp_path):
     [found] = rejected(open_corpus(tmp_path, tmp_path))
     assert (found.id, found.where) == ("video77", "MSRVTT_train.7k.csv line 3")
     assert found.reason.startswith("no caption")
-
-
-@pytest.mark.parametrize("path", ["video0.mp4", "TrainValVideo/video0.mp4", "all/video0.avi"])
-def test_videos_lie_flat_or_in_the_official_folders(tmp_path, path):
-    (tmp_path / "v" / path).parent.mkdir(parents=True)
-    (tmp_path / "v" / path).touch()
-    write(tmp_path / "a", "videodatainfo_2017.json", [video(0, "train")], SENTENCES)
-    [row] = rows(open_corpus(tmp_path / "a", tmp_path / "v"))["train"]
-    assert row.video == path
-
-
-@pytest.mark.parametrize(
-    ("videos", "sentences", "message"),
-    [
-        ([video(0, "dev")], [], r"2017.json videos\[0\]: expected split train, .* found 'dev'"),
-        ([{"video_id": "video0"}], [], r"videos\[0\]: no key 'split'; found video_id"),
-        ([video(0, "train")], [{"caption": "x"}], r"sentences\[0\]: no key 'video_id'"),
-        ([video(0, "train")], [sentence(0, 5)], r"sentences\[0\]: expected caption to be str"),
-        ({}, [], r"2017.json: expected videos to be list"),
-    ],
-)
-def test_a_wrong_info_file_is_refused_with_its_place(tmp_path, videos, sentences, message):
-    write(tmp_path, "videodatainfo_2017.json", videos, sentences)
-    with pytest.raises(UserError, match=message):
-        open_corpus(tmp_path, tmp_path)
-
-
-def test_an_altered_retrieval_list_is_refused(tmp_path):
-    """A copy with semicolons is in circulation."""
-    write(tmp_path, "videodatainfo_2017.json", [video(0, "train")], SENTENCES)
-    (tmp_path / "MSRVTT_JSFUSION_test.csv").write_text(
-        "key;vid_key;video_id;sentence\nret0;m;v;s\n"
-    )
-    with pytest.raises(UserError, match=r"JSFUSION_test.csv: no column key, vid_key, video_id"):
-        list(open_corpus(tmp_path, tmp_path).rows)
-
-
-def test_a_directory_without_captions_names_the_files_and_where_they_are(tmp_path):
-    with pytest.raises(UserError, match=r"none of videodatainfo_2017.json, .* published at"):
-        open_corpus(tmp_path, tmp_path)

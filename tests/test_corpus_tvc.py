@@ -104,22 +104,6 @@ def test_a_row_whose_descriptions_are_empty_is_rejected_and_test_rows_have_none(
     assert found.where == "tvc_train_release.jsonl line 1"
 
 
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        ({"ts": [1.0]}, r"tvc_train_release.jsonl line 1: expected ts as .* found \[1.0\]"),
-        ({"ts": ["a", 2]}, r"line 1: expected a number as ts, found 'a'"),
-        ({"descs": None}, r"line 1: expected descs to be list, found None"),
-        ({"descs": ["text"]}, r"line 1: expected a desc to be dict"),
-        ({"clip_id": None}, r"line 1: expected a whole number as clip_id"),
-    ],
-)
-def test_a_wrong_row_is_refused_with_its_file_and_line(tmp_path, bad, message):
-    write_jsonl(tmp_path / "tvc_train_release.jsonl", record("x") | bad)
-    with pytest.raises(UserError, match=message):
-        list(open_corpus(tmp_path, tmp_path, "none").rows)
-
-
 @pytest.mark.data
 def test_a_file_of_the_sister_corpus_is_refused(test_data, tmp_path):
     """TVR's release has the same clips and one description a line, under another key."""

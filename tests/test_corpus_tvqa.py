@@ -1,11 +1,10 @@
 """TVQA: the official files, rows looked up in them by hand, subtitles, and odd times."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from tests.corpora import by_id, outline, prepare_real, rejected, rows, write_jsonl
+from tests.corpora import by_id, outline, prepare_real, rows, write_jsonl
 from vt_fairseq.corpora.subtitles import Subtitles, parse_srt
 from vt_fairseq.corpora.tvqa import open_corpus
 from vt_fairseq.errors import UserError
@@ -206,74 +205,3 @@ def test_damaged_subtitles_are_refused_with_their_clip(tmp_path):
     )
     with pytest.raises(UserError, match=r"s.jsonl, x: expected a number as start, found 'soon'"):
         Subtitles(path).of("x")
-
-
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [
-        (f"met_frames/{CLIP}/1.jpg", f"met_frames/{CLIP}"),
-        (f"{CLIP}/1.jpg", CLIP),
-        (f"frames_hq/met_frames/{CLIP}/1.jpg", f"frames_hq/met_frames/{CLIP}"),
-        (f"{CLIP}.mp4", f"{CLIP}.mp4"),
-        (f"met_frames/{CLIP}.mkv", f"met_frames/{CLIP}.mkv"),
-        ("other.mp4", f"met_frames/{CLIP}"),
-    ],
-)
-def test_clips_are_folders_of_frames_or_video_files(tmp_path, path, expected):
-    (tmp_path / "v" / path).parent.mkdir(parents=True)
-    (tmp_path / "v" / path).touch()
-    [row] = rows(opened(tmp_path, record()))["train"]
-    assert row.video == expected
-
-
-def test_a_clip_of_the_big_bang_theory_has_no_show_in_its_name(tmp_path):
-    [row] = rows(opened(tmp_path, record(vid_name="s03e21_seg02_clip_08")))["train"]
-    assert row.video == "bbt_frames/s03e21_seg02_clip_08"
-
-
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        ({"ts": "1.21"}, r"tvqa_train.jsonl line 2: expected ts as START-END or \[START, END\]"),
-        ({"ts": "one-two"}, r"line 2: expected a number as ts, found 'one'"),
-        ({"ts": None}, r"line 2: expected ts as"),
-        ({"answer_idx": None}, r"line 2: expected a whole number as answer_idx, found None"),
-        ({"answer_idx": -1}, r"line 2: expected a whole number as answer_idx"),
-        ({"q": 5}, r"line 2: expected q to be str, found 5"),
-        ({"qid": "x"}, r"line 2: expected a whole number as qid"),
-        ({"vid_name": "../../etc"}, r"line 2: '../../etc' is no clip of TVQA's six shows"),
-    ],
-)
-def test_a_wrong_row_is_refused_with_its_file_and_line(tmp_path, bad, message):
-    with pytest.raises(UserError, match=message):
-        list(opened(tmp_path, record(), record(qid=8) | bad).rows)
-
-
-def test_a_missing_key_another_file_and_a_cut_off_one_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"tvqa_train.jsonl line 1: no key 'q'; found "):
-        list(opened(tmp_path, {"qid": 1, "answer_idx": 0}).rows)
-    path = tmp_path / "a" / "tvqa_train.jsonl"
-    path.write_text(json.dumps(record()) + "\n" + json.dumps(record(qid=8))[:50])
-    with pytest.raises(UserError, match=r"tvqa_train.jsonl line 2: expected a JSON object"):
-        list(open_corpus(tmp_path / "a", tmp_path, "none").rows)
-    path.write_bytes(b"PK\x03\x04\xff")
-    with pytest.raises(UserError, match=r"tvqa_train.jsonl line 1: expected a JSON object"):
-        list(open_corpus(tmp_path / "a", tmp_path, "none").rows)
-
-
-def test_a_directory_without_any_of_the_files_names_them_and_where_they_are(tmp_path):
-    with pytest.raises(UserError, match=r"none of tvqa_train.jsonl, .* published at github.com/j"):
-        open_corpus(tmp_path, tmp_path)
-
-
-def test_an_answer_beyond_the_candidates_is_rejected_by_the_common_checks(tmp_path):
-    from vt_fairseq.corpora.rows import Rejected, check_row
-
-    [entry] = opened(tmp_path, record(answer_idx=5)).rows
-    found = check_row(entry, tmp_path)
-    assert isinstance(found, Rejected) and found.reason.startswith("bad answer: index 5 of 5")
-
-
-def test_a_repeated_question_is_rejected(tmp_path):
-    [found] = rejected(opened(tmp_path, record(), record()))
-    assert found.reason == "duplicate id: '7' is also in tvqa_train.jsonl line 1"

@@ -1,21 +1,13 @@
 """YouCook2: captioning split and HowTo100M's retrieval protocol, with rows looked up by hand."""
 
-import json
-from pathlib import Path
-
 import pytest
 
-from tests.corpora import by_id, outline, prepare_real, rows
-from vt_fairseq.corpora.youcook2 import open_corpus
-from vt_fairseq.errors import UserError
+from tests.corpora import by_id, outline, prepare_real
 
 
 @pytest.fixture(scope="module")
 def real(test_data, tmp_path_factory):
     return prepare_real("youcook2", "youcook2", test_data, tmp_path_factory.mktemp("youcook2"))
-
-
-# --- the real files ------------------------------------------------------------------------------
 
 
 @pytest.mark.data
@@ -86,88 +78,3 @@ def test_twenty_rows_are_as_they_stand_in_the_files(real):
             assert (row.start, row.end) == (start, end)
             [caption] = row.captions
             assert outline(caption) == sentence
-
-
-# --- synthetic files -----------------------------------------------------------------------------
-
-
-def write(folder: Path, retrieval: str | None = None, **video) -> Path:
-    folder.mkdir(exist_ok=True)
-    annotation = {"segment": [90, 102], "id": 0, "sentence": "spread it"}
-    entry = {"duration": 200, "subset": "training", "recipe_type": "113"}
-    entry |= {"annotations": [annotation]} | video
-    content = json.dumps({"database": {"-Ld3aX16zBg": entry}})
-    (folder / "youcookii_annotations_trainval.json").write_text(content)
-    if retrieval is not None:
-        (folder / "validation_youcook.csv").write_text(retrieval)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [
-        ("-Ld3aX16zBg.webm", "-Ld3aX16zBg.webm"),
-        ("training/113/-Ld3aX16zBg.mkv", "training/113/-Ld3aX16zBg.mkv"),
-        (None, "-Ld3aX16zBg.mp4"),
-    ],
-)
-def test_videos_lie_flat_or_in_the_official_folders(tmp_path, path, expected):
-    if path:
-        (tmp_path / "v" / path).parent.mkdir(parents=True)
-        (tmp_path / "v" / path).touch()
-    [row] = rows(open_corpus(write(tmp_path / "a"), tmp_path / "v"))["train"]
-    assert row.video == expected
-
-
-def test_without_the_retrieval_file_there_is_no_retrieval_split(tmp_path):
-    assert set(rows(open_corpus(write(tmp_path), tmp_path))) == {"train"}
-
-
-@pytest.mark.parametrize(
-    ("video", "message"),
-    [
-        ({"subset": "test"}, r"trainval.json video -Ld3aX16zBg: expected subset training or val"),
-        ({"annotations": [{"id": 3, "segment": [1], "sentence": "x"}]},
-         r"trainval.json video -Ld3aX16zBg annotation 3: expected segment to be \[start, end\]"),
-        ({"annotations": [{"id": 3, "segment": ["soon", 2], "sentence": "x"}]},
-         r"annotation 3: expected a number as segment, found 'soon'"),
-        ({"annotations": [{"id": 3, "segment": [1, 2], "sentence": " "}]},
-         r"annotation 3: sentence is empty"),
-        ({"annotations": [{"id": 3, "segment": [1, 2]}]}, r"annotation 3: no key 'sentence'"),
-        ({"annotations": {}}, r"video -Ld3aX16zBg: expected annotations to be list"),
-    ],
-)  # fmt: skip
-def test_a_wrong_video_is_refused_with_its_file_and_place(tmp_path, video, message):
-    with pytest.raises(UserError, match=message):
-        list(open_corpus(write(tmp_path, **video), tmp_path).rows)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("start,task,text,video_id\n", r"validation_youcook.csv: no column end; expected end, st"),
-        ("end,start,task,text,video_id\n9,x,1,t,v\n", r"youcook.csv line 2: expected a number as"),
-        ("end,start,task,text,video_id\n9,1,1,t\n", r"line 2: expected 5 fields, found 4"),
-        ("", r"validation_youcook.csv: no column end, start"),
-    ],
-)
-def test_a_wrong_retrieval_file_is_refused(tmp_path, content, message):
-    with pytest.raises(UserError, match=message):
-        list(open_corpus(write(tmp_path, retrieval=content), tmp_path).rows)
-
-
-def test_another_file_and_a_cut_off_one_are_refused(tmp_path):
-    folder = write(tmp_path)
-    path = folder / "youcookii_annotations_trainval.json"
-    whole = path.read_text()
-    for content, message in (
-        (whole[:40], r"trainval.json is not json as published"),
-        ("[]", r"trainval.json: expected the file to be dict"),
-        ('{"videos": {}}', r"trainval.json: no key 'database'; found videos"),
-    ):
-        path.write_text(content)
-        with pytest.raises(UserError, match=message):
-            list(open_corpus(folder, tmp_path).rows)
-    path.unlink()
-    with pytest.raises(UserError, match=r"no youcookii_.* it is published at youcook2"):
-        open_corpus(folder, tmp_path)
