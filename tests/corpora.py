@@ -51,9 +51,19 @@ def outline(text: str) -> tuple[str, str, int]:
     return words[0], words[-1], len(words)
 
 
-def write_jsonl(path: Path, *records: dict | str) -> Path:
-    """One object per line; a text is a line as it stands."""
-    lines = [r if isinstance(r, str) else json.dumps(r, ensure_ascii=False) for r in records]
+def write_jsonl(path: Path, *records: dict | str | bytes) -> Path:
+    """One object per line; a text or bytes stand as they are."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    lines = (
+        json.dumps(record, ensure_ascii=False) if isinstance(record, dict) else record
+        for record in records
+    )
+    path.write_bytes(
+        b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in lines)
+    )
     return path
+
+
+def clip(**more) -> dict:
+    """A row of a jsonl manifest."""
+    return {"id": "x", "video": "a.mp4", "caption": "a red circle"} | more

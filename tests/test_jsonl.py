@@ -5,27 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.corpora import clip, write_jsonl
 from vt_fairseq.corpora import jsonl
 from vt_fairseq.corpora.rows import Entry, Rejected, local_video
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
 
 
-def row(**more) -> dict:
-    return {"id": "x", "video": "a.mp4", "caption": "a red circle"} | more
-
-
-def write(path: Path, *rows: dict | str | bytes) -> Path:
-    lines = [
-        r if isinstance(r, bytes) else (r if isinstance(r, str) else json.dumps(r)).encode()
-        for r in rows
-    ]
-    path.write_bytes(b"\n".join(lines) + b"\n")
-    return path
-
-
 def read(tmp_path: Path, *rows) -> list[Entry | Rejected]:
-    return list(jsonl.read(write(tmp_path / "clips.jsonl", *rows)))
+    return list(jsonl.read(write_jsonl(tmp_path / "clips.jsonl", *rows)))
 
 
 # --- the jsonl manifest --------------------------------------------------------------------------
@@ -34,7 +22,7 @@ def read(tmp_path: Path, *rows) -> list[Entry | Rejected]:
 def test_every_key_of_a_row_is_read(tmp_path):
     [entry] = read(
         tmp_path,
-        row(
+        clip(
             start=1, end=2.5, caption=["one", "two"], label="l", verb="v", noun="n", question="q ?",
             candidates=["x", "y"], answer=1, context="c", group="g", split="val",
         ),
@@ -53,13 +41,13 @@ def test_a_row_may_have_nothing_but_its_video(tmp_path):
 
 @pytest.mark.parametrize("text", ["two\u2028lines", "next\x85line", "😀", "naïve 日本語", 'a"b\\c'])
 def test_unicode_stays_in_its_row(tmp_path, text):
-    line = json.dumps(row(caption=text), ensure_ascii=False)
-    entries = read(tmp_path, line, row(id="y"))
+    line = json.dumps(clip(caption=text), ensure_ascii=False)
+    entries = read(tmp_path, line, clip(id="y"))
     assert [e.row.captions for e in entries] == [(text,), ("a red circle",)]
 
 
 def test_a_byte_order_mark_blank_lines_and_carriage_returns_are_no_mistakes(tmp_path):
-    entries = read(tmp_path, b"\xef\xbb\xbf" + json.dumps(row()).encode() + b"\r", "", "  ")
+    entries = read(tmp_path, b"\xef\xbb\xbf" + json.dumps(clip()).encode() + b"\r", "", "  ")
     assert [e.row.id for e in entries] == ["x"]
 
 
@@ -68,7 +56,7 @@ def test_a_misspelled_key_stops_with_file_line_key_and_the_known_ones(tmp_path):
         UserError,
         match=r"clips.jsonl line 2: unknown key 'captoin' \(did you mean 'caption'\?\); known .*id",
     ):
-        read(tmp_path, row(), row(id="y", captoin="typo"))
+        read(tmp_path, clip(), clip(id="y", captoin="typo"))
 
 
 @pytest.mark.parametrize(
@@ -83,21 +71,21 @@ def test_a_misspelled_key_stops_with_file_line_key_and_the_known_ones(tmp_path):
         ('{"id": "y", "video": "a.mp4", "end": 1%s}' % ("0" * 400), "bad times"),
         ({"video": "a.mp4"}, "missing id"),
         ({"id": "y"}, "missing video"),
-        (row(id=7), "wrong type: id must be text, found 7 (int)"),
-        (row(id=""), "empty text: id"),
-        (row(id="y", caption=" "), "empty text: caption"),
-        (row(id="y", caption=["a", 1]), "wrong type: caption"),
-        (row(id="y", caption={"a": 1}), "wrong type: caption must be a list"),
-        (row(id="y", start="1"), "wrong type: start must be a number"),
-        (row(id="y", start=True), "wrong type: start"),
-        (row(id="y", answer=True, candidates=["a", "b"]), "wrong type: answer"),
-        (row(id="y", answer=1.0, candidates=["a", "b"]), "wrong type: answer"),
-        (row(id="y", split=3), "wrong type: split"),
-        (row(), "duplicate id: 'x' is also in clips.jsonl line 1"),
+        (clip(id=7), "wrong type: id must be text, found 7 (int)"),
+        (clip(id=""), "empty text: id"),
+        (clip(id="y", caption=" "), "empty text: caption"),
+        (clip(id="y", caption=["a", 1]), "wrong type: caption"),
+        (clip(id="y", caption={"a": 1}), "wrong type: caption must be a list"),
+        (clip(id="y", start="1"), "wrong type: start must be a number"),
+        (clip(id="y", start=True), "wrong type: start"),
+        (clip(id="y", answer=True, candidates=["a", "b"]), "wrong type: answer"),
+        (clip(id="y", answer=1.0, candidates=["a", "b"]), "wrong type: answer"),
+        (clip(id="y", split=3), "wrong type: split"),
+        (clip(), "duplicate id: 'x' is also in clips.jsonl line 1"),
     ],
 )
 def test_a_mistake_in_one_row_is_rejected_with_its_reason(tmp_path, bad, reason):
-    good, found, after = read(tmp_path, row(), bad, row(id="z"))
+    good, found, after = read(tmp_path, clip(), bad, clip(id="z"))
     assert isinstance(good, Entry)
     assert isinstance(after, Entry)
     assert isinstance(found, Rejected)
@@ -112,7 +100,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_a_long_manifest_is_read_line_by_line(tmp_path):
     path = tmp_path / "clips.jsonl"
-    write(path, *(row(id=str(i)) for i in range(1000)))
+    write_jsonl(path, *(clip(id=str(i)) for i in range(1000)))
     rows = jsonl.read(path)
     assert next(rows).row.id == "0"
     rows.close()

@@ -229,11 +229,3 @@ def test_the_command_says_what_comes_next(tmp_path, capsys):
         *["--out", str(tmp_path / "yc")],
     )
     assert f"vt-prepare youcook2 --annotations {tmp_path}/yc/annotations" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("arguments", [["miniworld", "--as", "ucf101"], ["jsonl", "--as", "tvqa"]])
-def test_an_unknown_layout_is_refused(tmp_path, capsys, arguments):
-    with pytest.raises(SystemExit, match="2"):
-        run_main("vt_fairseq.cli.prepare", *arguments, "--out", str(tmp_path / "x"))
-    assert "expected miniworld as one of howto100m, epic-kitchens" in capsys.readouterr().err
-    assert not (tmp_path / "x").exists()

@@ -5,10 +5,10 @@ import os
 import resource
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 
+from tests import media
+from tests.corpora import clip, write_jsonl
 from vt_fairseq.corpora import jsonl
 from vt_fairseq.corpora.prepare import Probing, Vocabulary, prepare
 from vt_fairseq.corpora.rows import FirstSeen, Source
@@ -25,14 +25,7 @@ def videos(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("videos")
     (folder / "deep").mkdir()
     for name in ("a.mp4", "deep/b.mp4"):
-        with av.open(str(folder / name), "w") as container:
-            stream = container.add_stream("libx264", rate=10)
-            stream.width = stream.height = 32
-            stream.pix_fmt = "yuv420p"
-            for i in range(10 * SECONDS):
-                image = np.full((32, 32, 3), 10 * i, np.uint8)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-            container.mux(stream.encode())
+        media.write_numbered(folder / name, 10 * SECONDS, rate=10)
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "noise.mp4").write_bytes(b"this is no video" * 100)
     (folder.parent / "outside.mp4").write_bytes((folder / "a.mp4").read_bytes())
@@ -40,23 +33,10 @@ def videos(tmp_path_factory) -> Path:
     return folder
 
 
-def row(**more) -> dict:
-    return {"id": "x", "video": "a.mp4", "caption": "a red circle"} | more
-
-
-def write(path: Path, *rows: dict | str | bytes) -> Path:
-    lines = [
-        r if isinstance(r, bytes) else (r if isinstance(r, str) else json.dumps(r)).encode()
-        for r in rows
-    ]
-    path.write_bytes(b"\n".join(lines) + b"\n")
-    return path
-
-
 def made(tmp_path: Path, videos: Path, *rows, **options) -> tuple[dict, DataDirectory]:
     probing = Probing(options.pop("probe", True), options.pop("workers", 2))
     vocabulary = options.pop("vocabulary", Vocabulary(pieces=60))
-    entries = jsonl.read(write(tmp_path / "clips.jsonl", *rows))
+    entries = jsonl.read(write_jsonl(tmp_path / "clips.jsonl", *rows))
     out = tmp_path / "data"
     found = prepare("jsonl", Source(entries, videos, {"a": 1}), out, vocabulary, probing)
     return found, DataDirectory.open(out)
@@ -73,9 +53,9 @@ def rejected(tmp_path: Path) -> list[dict]:
 def test_a_prepared_directory_has_its_rows_classes_and_vocabulary(tmp_path, videos):
     summary, data = made(
         tmp_path, videos,
-        row(id="1", label="b", verb="open", noun="door"),
-        row(id="2", label="a", video="deep/b.mp4"),
-        row(id="3", label="unseen", split="test"),
+        clip(id="1", label="b", verb="open", noun="door"),
+        clip(id="2", label="a", video="deep/b.mp4"),
+        clip(id="3", label="unseen", split="test"),
     )  # fmt: skip
     assert summary["splits"] == {
         "train": {"rows": 2, "rejected": 0},
@@ -94,15 +74,15 @@ def test_a_prepared_directory_has_its_rows_classes_and_vocabulary(tmp_path, vide
 def test_broken_and_missing_videos_are_rejected_with_reasons(tmp_path, videos):
     summary, data = made(
         tmp_path, videos,
-        row(id="good"),
-        row(id="gone", video="gone.mp4"),
-        row(id="empty", video="empty.mp4", split="test"),
-        row(id="noise", video="noise.mp4"),
-        row(id="link", video="link.mp4"),
-        row(id="late", start=SECONDS + 0.5),
-        row(id="long", start=1, end=SECONDS + 100),
-        row(id="deep", video="deep/b.mp4", split="test"),
-        row(id="name", video="n" * 5000),
+        clip(id="good"),
+        clip(id="gone", video="gone.mp4"),
+        clip(id="empty", video="empty.mp4", split="test"),
+        clip(id="noise", video="noise.mp4"),
+        clip(id="link", video="link.mp4"),
+        clip(id="late", start=SECONDS + 0.5),
+        clip(id="long", start=1, end=SECONDS + 100),
+        clip(id="deep", video="deep/b.mp4", split="test"),
+        clip(id="name", video="n" * 5000),
         "{",
     )  # fmt: skip
     assert summary["splits"] == {
@@ -147,7 +127,8 @@ def test_broken_and_missing_videos_are_rejected_with_reasons(tmp_path, videos):
 def test_a_row_that_contradicts_itself_is_rejected_probed_or_not(
     tmp_path, videos, bad, reason, probe
 ):
-    summary, _ = made(tmp_path, videos, row(), row(id="y", **bad), probe=probe)
+    rows = (clip(), json.dumps(clip(id="y", **bad)))
+    summary, _ = made(tmp_path, videos, *rows, probe=probe)
     assert summary["splits"] == {"train": {"rows": 1, "rejected": 1}}
     [found] = rejected(tmp_path)
     assert found["id"] == "y"
@@ -155,7 +136,7 @@ def test_a_row_that_contradicts_itself_is_rejected_probed_or_not(
 
 
 def test_without_probing_every_sound_row_is_kept(tmp_path, videos):
-    summary, _ = made(tmp_path, videos, row(video="gone.mp4", start=99), probe=False)
+    summary, _ = made(tmp_path, videos, clip(video="gone.mp4", start=99), probe=False)
     assert summary["splits"] == {"train": {"rows": 1, "rejected": 0}}
 
 
@@ -164,13 +145,13 @@ def test_each_video_is_opened_once(tmp_path, videos, monkeypatch):
 
     opened, real = [], video.probe
     monkeypatch.setattr(video, "probe", lambda path: opened.append(path.name) or real(path))
-    made(tmp_path, videos, *(row(id=str(i), start=i / 10000) for i in range(5000)))
+    made(tmp_path, videos, *(clip(id=str(i), start=i / 10000) for i in range(5000)))
     assert opened == ["a.mp4"]
 
 
 def test_when_every_row_is_rejected_the_first_reason_is_the_error(tmp_path, videos):
     with pytest.raises(UserError, match=r"every one of 2 rows was rejected.*line 1: missing video"):
-        made(tmp_path, videos, row(video="gone.mp4"), "{")
+        made(tmp_path, videos, clip(video="gone.mp4"), "{")
     assert os.listdir(tmp_path / "data") == []
 
 
@@ -180,7 +161,7 @@ def test_an_empty_manifest_is_an_error(tmp_path, videos):
 
 
 def test_a_second_run_gives_the_same_bytes(tmp_path, videos):
-    rows = [row(id=str(i), caption=f"a circle {i}", label=f"l{i % 3}") for i in range(20)]
+    rows = [clip(id=str(i), caption=f"a circle {i}", label=f"l{i % 3}") for i in range(20)]
     made(tmp_path, videos, *rows)
     first = {p.name: p.read_bytes() for p in (tmp_path / "data").iterdir()}
     made(tmp_path, videos, *rows, workers=7)
@@ -188,10 +169,10 @@ def test_a_second_run_gives_the_same_bytes(tmp_path, videos):
 
 
 def test_a_failing_run_leaves_the_directory_as_it_was(tmp_path, videos):
-    made(tmp_path, videos, row())
+    made(tmp_path, videos, clip())
     first = {p.name: p.read_bytes() for p in (tmp_path / "data").iterdir()}
     with pytest.raises(UserError, match="unknown key"):
-        made(tmp_path, videos, row(id="other"), row(id="y", typo=1))
+        made(tmp_path, videos, clip(id="other"), clip(id="y", typo=1))
     assert {p.name: p.read_bytes() for p in (tmp_path / "data").iterdir()} == first
 
 
@@ -199,7 +180,7 @@ def test_a_failing_run_leaves_the_directory_as_it_was(tmp_path, videos):
 
 
 def described(tmp_path, videos, *rows, **source) -> dict:
-    entries = jsonl.read(write(tmp_path / "clips.jsonl", *rows))
+    entries = jsonl.read(write_jsonl(tmp_path / "clips.jsonl", *rows))
     source = Source(entries, videos, {}, **source)
     return prepare("x", source, tmp_path / "data", Vocabulary(pieces=60), Probing())
 
@@ -207,7 +188,7 @@ def described(tmp_path, videos, *rows, **source) -> dict:
 def test_rows_that_differ_from_the_published_ones_are_explained(tmp_path, videos):
     found = described(
         tmp_path, videos,
-        row(id="1"), row(id="2", video="gone.mp4"), row(id="3", split="valid"),
+        clip(id="1"), clip(id="2", video="gone.mp4"), clip(id="3", split="valid"),
         published={"train": 2, "valid": 9, "test": 5}, published_at="example.org",
     )  # fmt: skip
     assert found["notes"] == [
@@ -221,7 +202,7 @@ def test_rows_that_differ_from_the_published_ones_are_explained(tmp_path, videos
 
 
 def test_rounded_published_numbers_have_a_tolerance(tmp_path, videos):
-    rows = [row(id=str(i)) for i in range(99)]
+    rows = [clip(id=str(i)) for i in range(99)]
     assert not described(tmp_path, videos, *rows, published={"train": 100}, tolerance=0.01)["notes"]
     [note] = described(tmp_path, videos, *rows, published={"train": 102}, tolerance=0.01)["notes"]
     assert note.startswith("train: the annotations have 99 rows, fewer than the 102")
@@ -239,7 +220,7 @@ def test_rounded_published_numbers_have_a_tolerance(tmp_path, videos):
     ],
 )
 def test_a_context_that_most_rows_lack_is_an_alarm(tmp_path, videos, contexts, wanted, warned):
-    rows = [row(id=str(i), context=context) for i, context in enumerate(contexts)]
+    rows = [clip(id=str(i), context=context) for i, context in enumerate(contexts)]
     warnings = described(tmp_path, videos, *rows, context=wanted)["warnings"]
     assert bool(warnings) == warned
     if warned:
@@ -250,7 +231,7 @@ def test_a_context_that_most_rows_lack_is_an_alarm(tmp_path, videos, contexts, w
 
 
 def test_a_corpus_keeps_its_own_classes_and_their_order(tmp_path, videos):
-    rows = [row(id="1", verb="open"), row(id="2", verb="close")]
+    rows = [clip(id="1", verb="open"), clip(id="2", verb="close")]
     described(tmp_path, videos, *rows, classes={"verb": ["take", "open", "close"]})
     data = DataDirectory.open(tmp_path / "data")
     assert data.classes("verb") == ["take", "open", "close"]
@@ -260,7 +241,7 @@ def test_free_text_where_a_class_belongs_is_refused_before_memory_is_full(
     tmp_path, videos, monkeypatch
 ):
     monkeypatch.setattr("vt_fairseq.corpora.prepare.MAX_CLASSES", 2)
-    rows = [row(id=str(i), label=f"said {i}") for i in range(3)]
+    rows = [clip(id=str(i), label=f"said {i}") for i in range(3)]
     with pytest.raises(UserError, match=r"clips.jsonl line 3: more than 2 different values of 'l"):
         described(tmp_path, videos, *rows)
 
@@ -272,7 +253,7 @@ def test_a_vocabulary_is_trained_on_a_bounded_sample(tmp_path, videos, monkeypat
         "vt_fairseq.corpora.prepare.train_vocabulary",
         lambda texts, pieces: seen.extend(texts) or b"model",
     )
-    described(tmp_path, videos, *(row(id=str(i), caption=f"text {i}") for i in range(95)))
+    described(tmp_path, videos, *(clip(id=str(i), caption=f"text {i}") for i in range(95)))
     assert [text for text in seen if text.startswith("text")] == [
         f"text {i}" for i in range(0, 95, 10)
     ]
@@ -297,10 +278,10 @@ def test_the_vocabulary_is_given_exactly_once(tmp_path):
 
 
 def test_a_given_vocabulary_is_copied(tmp_path, videos):
-    _, data = made(tmp_path, videos, row())
+    _, data = made(tmp_path, videos, clip())
     spiece = tmp_path / "spiece.model"
     os.rename(data.tokenizer_path, spiece)
-    _, data = made(tmp_path, videos, row(), vocabulary=Vocabulary(spiece))
+    _, data = made(tmp_path, videos, clip(), vocabulary=Vocabulary(spiece))
     assert data.tokenizer_path.read_bytes() == spiece.read_bytes()
 
 
@@ -313,13 +294,13 @@ def test_a_file_that_is_no_vocabulary_is_refused(tmp_path):
 
 def test_a_vocabulary_needs_training_rows(tmp_path, videos):
     with pytest.raises(UserError, match="--train-vocabulary needs rows in the split 'train'"):
-        made(tmp_path, videos, row(split="test"))
+        made(tmp_path, videos, clip(split="test"))
     assert not (tmp_path / "data" / "data.json").exists()
 
 
 def test_every_character_of_the_training_texts_can_be_spelled(tmp_path, videos):
     # One line longer than the trainer's longest, 4192 bytes, the only one with a "ž" in it.
-    rows = [row(context="žluť " * 1000, question="which ?")]
+    rows = [clip(context="žluť " * 1000, question="which ?")]
     _, data = made(tmp_path, videos, *rows, vocabulary=Vocabulary(pieces=200))
     tokenizer = Tokenizer.from_file(data.tokenizer_path)
     for text in ("žluť", "which"):
@@ -327,29 +308,23 @@ def test_every_character_of_the_training_texts_can_be_spelled(tmp_path, videos):
 
 
 @pytest.mark.data
-def test_the_captioned_youtube_clips_are_prepared_whole(tmp_path):
-    if "VT_TEST_DATA" not in os.environ:
-        pytest.skip("VT_TEST_DATA is not set")
-    root = Path(os.environ["VT_TEST_DATA"])
-    folder = root / "video" / "clips" / "panda70m"
+def test_the_captioned_youtube_clips_are_prepared_whole(tmp_path, test_data):
+    folder = test_data / "video" / "clips" / "panda70m"
     captions = json.loads((folder / "captions.json").read_text())
     rows = [{"id": c["file"], "video": c["file"], "caption": c["caption"]} for c in captions]
-    summary, data = made(
-        tmp_path, folder, *rows, vocabulary=Vocabulary(root / "t5" / "spiece.model")
-    )
+    vocabulary = Vocabulary(test_data / "t5" / "spiece.model")
+    summary, data = made(tmp_path, folder, *rows, vocabulary=vocabulary)
     assert summary["splits"] == {"train": {"rows": 48, "rejected": 0}}
     assert Tokenizer.from_file(data.tokenizer_path).num_pieces == 32_000
 
 
 @pytest.mark.data
-def test_the_odd_videos_are_sorted_into_readable_and_rejected(tmp_path):
-    if "VT_TEST_DATA" not in os.environ:
-        pytest.skip("VT_TEST_DATA is not set")
-    folder = Path(os.environ["VT_TEST_DATA"]) / "video" / "odd"
+def test_the_odd_videos_are_sorted_into_readable_and_rejected(tmp_path, test_data):
     names = (
         "decord/video_90.mov", "moviepy/fire2.mp4", "moviepy/result.webm", "moviepy/crunching.mp3",
         "mp4parse/chunk_out_of_range.mp4",
     )  # fmt: skip
-    _, data = made(tmp_path, folder, *(row(id=name, video=name) for name in names))
+    rows = (clip(id=name, video=name) for name in names)
+    _, data = made(tmp_path, test_data / "video" / "odd", *rows)
     assert [r.id for r in data.manifest("train")] == list(names[:2])
     assert [r["id"] for r in rejected(tmp_path)] == list(names[2:])

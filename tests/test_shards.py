@@ -137,21 +137,3 @@ def test_the_commands_prepare_shards_and_join_them(corpus, capsys):
     run_main(prepare_command, "join", *out, "--train-vocabulary", "60")
     assert "train       4,498           3" in capsys.readouterr().out
     assert len(DataDirectory.open(corpus / "data").manifest("train")) == 4498
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["jsonl", "--shard", "3/2"], "expected K/N, K from 1 to N, found '3/2'"),
-        (["jsonl", "--shard", "0/2"], "expected K/N"),
-        (["jsonl", "--shard", "1/2", "--train-vocabulary", "9"], "give it to vt-prepare join"),
-        (["miniworld", "--shard", "1/2"], "--shard is not for miniworld"),
-        (["join"], "expected exactly one of --vocabulary"),
-        (["jsonl", "--subtitles", "span"], "--subtitles is for tvqa, tvc, not for jsonl"),
-    ],
-)
-def test_a_mistake_in_the_command_ends_in_exit_2_and_says_so(tmp_path, capsys, arguments, message):
-    with pytest.raises(SystemExit) as stopped:
-        run_main("vt_fairseq.cli.prepare", *arguments, "--out", str(tmp_path / "data"))
-    assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
