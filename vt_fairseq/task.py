@@ -25,7 +25,7 @@ from vt_fairseq.data.tokenizer import EOS, PAD, Tokenizer
 from vt_fairseq.data.unreadable_clips import UnreadableClips
 from vt_fairseq.devices import check_gpus
 from vt_fairseq.errors import UserError, naming
-from vt_fairseq.metrics.captions import BLEU_KEYS, BleuStatistics
+from vt_fairseq.metrics.captions import BLEU_KEYS, bleu_counts, bleu_score
 from vt_fairseq.models.checkpoint_state import vocabulary_state
 from vt_fairseq.models.sequence_generator import SharedSourceGenerator
 from vt_fairseq.result_files import PredictionFiles
@@ -344,7 +344,7 @@ class VideoTranslateTask(FairseqTask):
                 for hypos in self.generate(self._validation_generator, sample)
             ]
             references = sample["references"]
-            logging_output.update(BleuStatistics.of(hypotheses, references).as_dict())
+            logging_output.update(bleu_counts(hypotheses, references))
             logging_output["exact"] = sum(
                 h in refs for h, refs in zip(hypotheses, references, strict=True)
             )
@@ -361,9 +361,7 @@ class VideoTranslateTask(FairseqTask):
             metrics.log_scalar_sum(f"_{key}", total)
         metrics.log_derived(
             "bleu",
-            lambda meters: BleuStatistics.from_dict(
-                {key: int(meters[f"_{key}"].sum) for key in BLEU_KEYS}
-            ).score(),
+            lambda meters: round(bleu_score([meters[f"_{key}"].sum for key in BLEU_KEYS]), 2),
         )
         metrics.log_derived(
             "exact_match",

@@ -6,7 +6,6 @@ the counts of each row.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from sacrebleu.metrics import BLEU
@@ -15,7 +14,7 @@ from vt_fairseq.metrics.measure import Measure, check_lengths, mean_measure
 
 BLEU_ORDER = 4
 BLEU_NAMES = tuple(f"bleu{n}" for n in range(1, BLEU_ORDER + 1))
-# Names of BleuStatistics' counts as a flat dictionary.
+# Matched and all n-grams for n = 1...4; tokens of the predictions, and of the closest references.
 BLEU_KEYS = (
     *(f"bleu_{kind}{n}" for kind in ("correct", "total") for n in range(1, BLEU_ORDER + 1)),
     "bleu_sys_len",
@@ -23,60 +22,23 @@ BLEU_KEYS = (
 )
 
 
-@dataclass(frozen=True)
-class BleuStatistics:
-    """What corpus BLEU is made of; adding the counts of parts gives those of the whole.
+def bleu_counts(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, int]:
+    """What corpus BLEU is made of, by BLEU_KEYS; rows without references are left out.
 
-    Attributes:
-        correct, total: matched and all n-grams for n = 1...4.
-        sys_len, ref_len: length of the hypotheses, and of the closest references, in tokens.
+    Adding the counts of parts gives those of the whole: fairseq can sum them over processes.
     """
+    kept = [(p, r) for p, r in zip(predictions, references, strict=True) if r]
+    rows = _counts([prediction for prediction, _ in kept], [texts for _, texts in kept])
+    return dict(zip(BLEU_KEYS, rows.sum(axis=0).astype(int).tolist(), strict=True))
 
-    correct: tuple[int, ...]
-    total: tuple[int, ...]
-    sys_len: int
-    ref_len: int
 
-    @classmethod
-    def of(
-        cls, predictions: Sequence[str], references: Sequence[Sequence[str]]
-    ) -> "BleuStatistics":
-        """Counts with sacrebleu's defaults; rows without references are left out."""
-        kept = [(p, r) for p, r in zip(predictions, references, strict=True) if r]
-        rows = _counts([prediction for prediction, _ in kept], [texts for _, texts in kept])
-        return cls.from_row(rows.sum(axis=0))
-
-    @classmethod
-    def from_row(cls, counts: Sequence[float] | np.ndarray) -> "BleuStatistics":
-        """From numbers in the order of BLEU_KEYS."""
-        values = [int(value) for value in counts]
-        correct, total = values[:BLEU_ORDER], values[BLEU_ORDER : 2 * BLEU_ORDER]
-        return cls(tuple(correct), tuple(total), *values[2 * BLEU_ORDER :])
-
-    @classmethod
-    def from_dict(cls, counts: dict[str, int]) -> "BleuStatistics":
-        """The inverse of ``as_dict``."""
-        return cls.from_row([counts[key] for key in BLEU_KEYS])
-
-    def as_dict(self) -> dict[str, int]:
-        """Flat counts, which fairseq can sum over processes."""
-        values = [*self.correct, *self.total, self.sys_len, self.ref_len]
-        return dict(zip(BLEU_KEYS, values, strict=True))
-
-    def bleu(self, order: int = BLEU_ORDER) -> float:
-        """Corpus BLEU of n-grams up to ``order``, 0 to 100."""
-        return BLEU.compute_bleu(
-            list(self.correct[:order]),
-            list(self.total[:order]),
-            self.sys_len,
-            self.ref_len,
-            smooth_method="exp",
-            max_ngram_order=order,
-        ).score
-
-    def score(self) -> float:
-        """Corpus BLEU in per cent, two decimals."""
-        return round(self.bleu(), 2)
+def bleu_score(counts: Sequence[float] | np.ndarray, order: int = BLEU_ORDER) -> float:
+    """Corpus BLEU of n-grams up to ``order``, 0 to 100, of counts in the order of BLEU_KEYS."""
+    *ngrams, sys_len, ref_len = (int(value) for value in counts)
+    correct, total = ngrams[:order], ngrams[BLEU_ORDER : BLEU_ORDER + order]
+    return BLEU.compute_bleu(
+        correct, total, sys_len, ref_len, smooth_method="exp", max_ngram_order=order
+    ).score
 
 
 def caption_measures(
@@ -120,19 +82,19 @@ def word_f1(one: Sequence[str], other: Sequence[str]) -> float:
 
 
 def _bleus(rows: np.ndarray) -> dict[str, float]:
-    counts = BleuStatistics.from_row(rows.sum(axis=0))
-    return {name: counts.bleu(n) for n, name in enumerate(BLEU_NAMES, 1)}
+    counts = rows.sum(axis=0)
+    return {name: bleu_score(counts, n) for n, name in enumerate(BLEU_NAMES, 1)}
 
 
 def _counts(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
     """(N, 10) float64: each row's counts in the order of BLEU_KEYS."""
     # effective_order only silences a warning: it changes the score, which is not used here.
     bleu = BLEU(effective_order=True)
-    found = [
+    scores = [
         bleu.sentence_score(prediction, list(texts))
         for prediction, texts in zip(predictions, references, strict=True)
     ]
-    rows = [[*score.counts, *score.totals, score.sys_len, score.ref_len] for score in found]
+    rows = [[*score.counts, *score.totals, score.sys_len, score.ref_len] for score in scores]
     return np.array(rows, dtype=np.float64).reshape(-1, len(BLEU_KEYS))
 
 

@@ -23,7 +23,6 @@ from markupsafe import Markup
 from vt_fairseq.report import charts
 from vt_fairseq.report.confusion import confusions
 from vt_fairseq.report.content import ReportContent
-from vt_fairseq.report.logs import TrainingLog
 from vt_fairseq.report.pictures import Picture, Pictures, locate
 from vt_fairseq.report.results import ResultFolder
 from vt_fairseq.report.rows import MISSING
@@ -64,12 +63,8 @@ def render(content: ReportContent) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    results = [_summary(result, base) for result in content.results]
-    confused = [
-        (summary, tables)
-        for summary, result in zip(results, content.results, strict=True)
-        if (tables := confusions(result.rows))
-    ]
+    environment.globals |= {"name": lambda path: _name(path, base), "TASKS": TASKS}
+    environment.filters |= {"numbers": _numbers, "signatures": _signatures}
     text = environment.get_template("report.html.jinja").render(
         title=" + ".join(dict.fromkeys(_name(path, path.parent) for path in content.folders)),
         made=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
@@ -77,13 +72,11 @@ def render(content: ReportContent) -> bytes:
         policy=_policy(style, script),
         style=style,
         script=script,
-        results=results,
-        trainings=[_training(log, base) for log in content.trainings],
-        confused=confused,
-        rejected=content.rejected,
-        missing=list(_missing(content, base)),
-        notes=content.notes,
-        limit=content.pictures.says,
+        content=content,
+        drawings=[[charts.draw(c) for c in charts.charts_of(log)] for log in content.trainings],
+        confused=[(r, tables) for r in content.results if (tables := confusions(r.rows))],
+        missing=list(_missing(content)),
+        most_missing=MOST_MISSING,
         blocks=list(_blocks(content)) if content.results else [],
         width=charts.WIDTH,
         height=charts.HEIGHT,
@@ -122,63 +115,31 @@ def _name(path: Path, base: Path) -> str:
     return str(path.relative_to(base)) if path != base and path.is_relative_to(base) else path.name
 
 
-def _summary(result: ResultFolder, base: Path) -> dict[str, Any]:
-    by_signature: dict[str, list[str]] = {}
-    for key, signature in result.signatures.items():
-        by_signature.setdefault(signature, []).append(LABELS.get(key, key))
-    return {
-        "name": _name(result.path, base),
-        "task": TASKS[result.kind],
-        "split": result.clips.split,
-        "rows": f"{len(result.rows):,}",
-        "missing": f"{result.counts.get(MISSING, 0):,}",
-        "main": _numbers({k: result.numbers[k] for k in MAIN_NUMBERS if k in result.numbers}),
-        "numbers": _numbers(result.numbers),
-        "signatures": [(", ".join(keys), text) for text, keys in by_signature.items()],
-    }
+def _signatures(signatures: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(labels of numbers, how they are computed)."""
+    labels: dict[str, list[str]] = {}
+    for key, signature in signatures.items():
+        labels.setdefault(signature, []).append(LABELS.get(key, key))
+    return [(", ".join(names), signature) for signature, names in labels.items()]
 
 
-def _numbers(numbers: Mapping[str, float]) -> list[tuple[str, str]]:
+def _numbers(numbers: Mapping[str, float], main: bool = False) -> list[tuple[str, str]]:
+    """(label, number) of all, or of those that stand in the summary."""
+    keys = [key for key in MAIN_NUMBERS if key in numbers] if main else numbers
     return [
-        (LABELS.get(key, key), f"{value:,}" if isinstance(value, int) else f"{value:,.1f}")
-        for key, value in numbers.items()
+        (LABELS.get(k, k), f"{n:,}" if isinstance(n := numbers[k], int) else f"{n:,.1f}")
+        for k in keys
     ]
 
 
-def _training(log: TrainingLog, base: Path) -> dict[str, Any]:
-    return {
-        "name": _name(log.path, base),
-        "updates": f"{log.updates:,}",
-        "ended": log.ended,
-        "not_finite": log.not_finite,
-        "unread": len(log.unread),
-        "fp16": any("loss_scale" in found for found in log.inner.values()),
-        "drawings": [charts.draw(chart) for chart in charts.charts_of(log)],
-    }
-
-
-def _missing(content: ReportContent, base: Path) -> Iterator[dict[str, Any]]:
-    lists = [
-        (
-            "Without a prediction",
-            result.path,
-            [(r.id, r.reason) for r in result.rows if r.outcome == MISSING],
-        )
-        for result in content.results
-    ]
-    lists += [
-        ("Not read in training", log.path, [*log.unread.items()]) for log in content.trainings
-    ]
-    for what, path, rows in lists:
-        if rows:
-            shown = rows[:MOST_MISSING]
-            yield {
-                "what": what,
-                "name": _name(path, base),
-                "count": len(rows),
-                "rows": shown,
-                "more": len(shown) < len(rows),
-            }
+def _missing(content: ReportContent) -> Iterator[tuple[str, Path, list[tuple[str, str]]]]:
+    """(what, of which results or log, [(id, reason)]) where there are any."""
+    for result in content.results:
+        if rows := [(row.id, row.reason) for row in result.rows if row.outcome == MISSING]:
+            yield "Without a prediction", result.path, rows
+    for log in content.trainings:
+        if log.unread:
+            yield "Not read in training", log.path, [*log.unread.items()]
 
 
 # --- data of the script --------------------------------------------------------------------------

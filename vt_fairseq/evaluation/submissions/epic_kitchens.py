@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vt_fairseq.candidates.probabilities import log_softmax
 from vt_fairseq.corpora import epic_kitchens
 from vt_fairseq.corpora.files import csv_records, require_file
 from vt_fairseq.errors import UserError
@@ -57,15 +58,10 @@ def _rounded(score: float) -> float:
 
 def _top_actions(verbs: np.ndarray, nouns: np.ndarray) -> ScoredActions:
     """The likeliest pairs with log p(verb) + log p(noun), as the server itself would rank them."""
-    scores = (_log_softmax(verbs)[:, None] + _log_softmax(nouns)).ravel()
+    scores = (log_softmax(verbs)[:, None] + log_softmax(nouns)).ravel()
     best = np.argpartition(-scores, min(TOP_ACTIONS, len(scores)) - 1)[:TOP_ACTIONS]
     best = best[np.argsort(-scores[best], kind="stable")]
     return [(int(k) // len(nouns), int(k) % len(nouns), scores[k]) for k in best]
-
-
-def _log_softmax(scores: np.ndarray) -> np.ndarray:
-    shifted = scores - scores.max()
-    return shifted - np.log(np.exp(shifted).sum())
 
 
 # --- reading -------------------------------------------------------------------------------------
