@@ -6,6 +6,7 @@ import torch
 
 from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.data.dataset import MAX_REPLACEMENTS, VideoTextDataset
+from vt_fairseq.data.head_targets import CLASS_HEADS, NO_CLASS, HeadTargets, parse_heads
 from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.data.prompts import BUILT_IN
 from vt_fairseq.data.text import TextOptions
@@ -24,28 +25,31 @@ def tokenizer(data_directory) -> Tokenizer:
 @pytest.fixture
 def build(data_directory, tokenizer):
     data = DataDirectory.open(data_directory)
+    lists = {name: data.classes(name) for name in CLASS_HEADS}
 
     def make(
-        train=True, prompts=("caption",), reuse=False, loader=None, context=True, **text
+        train=True, prompts=("caption",), reuse=False, loader=None, context=True, heads=(), **text
     ) -> VideoTextDataset:
         noise = {"mode": "shuffled-masked", "mask_amount": "batch", "dropout": 0.0, **text}
+        window, transform = "random" if train else "center", ClipTransform(size=24, train=train)
+        files = ClipLoader(data.video_root, FrameSampling(num_frames=4), transform, window)
+        targets = HeadTargets.of(heads, lists, "DATA") if heads else None
+        prompts = prompts if targets is None else [targets.prompt_name]
         return VideoTextDataset(
             rows=data.manifest("train"),
-            load_frames=loader
-            or ClipLoader(
-                data.video_root,
-                FrameSampling(num_frames=4),
-                ClipTransform(size=24, train=train),
-                window="random" if train else "center",
-            ),
+            load_frames=loader or files,
             num_video_tokens=1,
             prompts=[BUILT_IN[name] for name in prompts],
             reuse_batch=reuse,
             text=TextOptions(
-                tokenizer, TextNoise(mask_id=tokenizer.mask, **noise), context=context
+                tokenizer,
+                TextNoise(mask_id=tokenizer.mask, **noise),
+                test_mask_tokens=8 if heads else 0,
+                context=context,
             ),
             seed=3,
             train=train,
+            heads=targets,
         )
 
     return make
@@ -206,3 +210,97 @@ def test_the_context_can_be_left_out_of_the_source(build, tokenizer):
     )
     context = tokenizer.encode(with_context.rows[0].context)
     assert long.tolist() == [*short.tolist(), *context] and short.tolist()[-1] == tokenizer.sep
+
+
+# --- linear heads ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_classes_are_numbered_in_the_order_of_the_class_lists(data_directory, build, train):
+    data = DataDirectory.open(data_directory)
+    made = build(heads=("verb", "noun", "label"), train=train)
+    sample = made.collater([made[i] for i in range(6)])
+    for i in range(6):
+        row = made.rows[i]
+        for name in ("verb", "noun", "label"):
+            number = int(sample["classes"][name][i])
+            assert data.classes(name)[number] == getattr(row, name)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_for_heads_the_source_has_nothing_of_the_target(build, tokenizer, train):
+    made = build(heads=("verb", "noun"), train=train)
+    sample = made.collater([made[0]])
+    assert sample["target"] is None and "prev_output_tokens" not in sample["net_input"]
+    t = tokenizer
+    head = [t.cls, *t.encode("classify :"), t.video, t.sep]
+    expected = [*head, *t.encode(made.rows[0].context)]
+    assert sample["net_input"]["src_tokens"][0].tolist() == expected
+    without = build(heads=("verb",), context=False)
+    tokens = without.collater([without[0]])["net_input"]["src_tokens"][0]
+    assert tokens.tolist() == head
+
+
+def test_each_candidate_has_a_source_with_question_candidate_and_subtitles(build, tokenizer):
+    made = build(heads=("answer",))
+    sample = made.collater([made[0], made[1]])
+    inputs = sample["net_input"]
+    assert sample["candidates"].tolist() == [[True] * 5] * 2
+    assert inputs["src_tokens"].shape[0] == 10 and len(inputs["video"]) == 2
+    assert inputs["clip_of_row"].tolist() == [0] * 5 + [1] * 5
+    assert sample["classes"]["answer"].tolist() == [made.rows[i].answer for i in range(2)]
+    row, t = made.rows[1], tokenizer
+    expected = [
+        *[t.cls, *t.encode(f"answer : {row.question}"), t.video],
+        *[t.sep, *t.encode(row.candidates[2]), t.sep, *t.encode(row.context)],
+    ]
+    assert inputs["src_tokens"][7][: len(expected)].tolist() == expected
+
+
+def test_unreadable_clips_and_rows_without_a_question_keep_the_places_of_the_others(build):
+    broken = build().rows[0].id
+    made = build(heads=("answer",), train=False, loader=fails_for({broken}))
+    batch = [made[i] for i in range(4)]
+    batch[1].row = replace(batch[1].row, question=None, candidates=(), answer=None)
+    batch[2].row = replace(batch[2].row, candidates=batch[2].row.candidates[:2], answer=None)
+    sample = made.collater(batch)
+    assert sample["candidates"].sum(1).tolist() == [5, 0, 2, 5]
+    # Three clips were read, and the unreadable one's five sources hold no video.
+    assert len(sample["net_input"]["video"]) == 3
+    assert sample["net_input"]["clip_of_row"].tolist() == [1] * 2 + [2] * 5
+    targets = sample["classes"]["answer"].tolist()
+    assert targets[1:3] == [NO_CLASS] * 2 and sample["missing"].tolist() == [True] + [False] * 3
+
+
+def test_a_batch_without_any_question_is_a_sample_without_sources(build):
+    made = build(heads=("answer",))
+    batch = [made[0], made[1]]
+    for clip in batch:
+        clip.row = replace(clip.row, candidates=(), answer=None)
+    sample = made.collater(batch)
+    assert len(sample["net_input"]["src_tokens"]) == 0
+    assert sample["candidates"].shape == (2, 0)
+    assert sample["classes"]["answer"].tolist() == [NO_CLASS] * 2
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("verbs", "some of verb, noun, label, answer"),
+        ("verb,verb", "each once"),
+        ("answer,verb", "train them apart"),
+    ],
+)
+def test_a_wrong_option_is_one_line_that_says_what_was_expected(option, message):
+    with pytest.raises(UserError, match=message):
+        parse_heads(option)
+
+
+def test_heads_without_classes_and_classes_that_the_lists_lack_are_refused(build):
+    with pytest.raises(UserError, match="no row of DATA has a verb"):
+        HeadTargets.of(["verb"], {"verb": []}, "DATA")
+    made = build(heads=("verb",))
+    clip = made[0]
+    clip.row = replace(clip.row, verb="fly")
+    with pytest.raises(UserError, match=f"clip {clip.row.id}: verb 'fly' is none of the"):
+        made.collater([clip])
