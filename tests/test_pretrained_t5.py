@@ -121,16 +121,13 @@ def test_sizes_go_to_a_config_and_back(changes):
     assert dims.gated_gelu == bool(changes) and dims.tie_word_embeddings == (not changes)
     assert dims_of_config(config_of_dims(dims), "config.json") == dims
     again = T5Config(**config_of_dims(dims)).to_dict()
-    same = (
-        "d_model",
-        "d_kv",
-        "d_ff",
-        "num_heads",
-        "num_layers",
-        "num_decoder_layers",
-        "vocab_size",
-    )
-    same += ("is_gated_act", "dense_act_fn", "scale_decoder_outputs", "layer_norm_epsilon")
+    same = {
+        *SMALL_T5,
+        "is_gated_act",
+        "dense_act_fn",
+        "scale_decoder_outputs",
+        "layer_norm_epsilon",
+    }
     assert {name: again[name] for name in same} == {name: config[name] for name in same}
 
 

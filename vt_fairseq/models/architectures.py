@@ -13,7 +13,7 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import MODEL_DATACLASS_REGISTRY, register_model
 from torch import nn
 
-from vt_fairseq.errors import UserError
+from vt_fairseq.errors import UserError, naming
 from vt_fairseq.models.heads import ClassHeads
 from vt_fairseq.models.r2plus1d import VIDEO_STAGES
 from vt_fairseq.models.t5 import T5_DIMS, T5_VARIANTS, T5Decoder, T5Dims, init_t5_parameters
@@ -223,7 +223,8 @@ def refuse_other_model(filename: str, saved: Mapping[str, Any], wanted: Mapping[
 def transformer_dims(cfg: VideoTranslateConfig, vocab_size: int) -> T5Dims:
     """Sizes of the transformer; raises UserError where ``--t5-dims`` is not well formed."""
     named = T5_VARIANTS[str(cfg.t5_variant)][str(cfg.t5_size)]
-    dims = dims_from_text(named, cfg.t5_dims)
+    with naming("--t5-dims"):
+        dims = dims_from_text(named, cfg.t5_dims)
     return replace(dims, vocab_size=vocab_size, dropout=cfg.dropout)
 
 

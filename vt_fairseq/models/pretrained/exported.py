@@ -1,7 +1,7 @@
 """A model as a folder that can be shared: ``model.safetensors``, ``config.json``, ``spiece.model``.
 
-It holds what a checkpoint of fairseq holds, without optimizer, without pickles and without paths
-of the machine it was made on.
+It holds what a checkpoint of fairseq holds, but for the optimizer, pickles, and paths of the
+machine that it was made on.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ FORMAT = 1
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "spiece.model"
 # Encoder and decoder share one embedding table, which a file holds once.
 SHARED = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
-# Options of the task that mean something on one machine only, and what stands in their place.
+# Options of the task that have a meaning on one machine only, and what replaces them.
 LOCAL_OPTIONS = {"data": "", "video_root": "", "results_path": None}
 
 
 def write_exported(state: dict[str, Any], folder: Path) -> None:
     """Write a checkpoint's ``state`` (``cfg``, ``model``, ``task_state``) as a new ``folder``.
 
-    It appears whole or not at all. Raises UserError where it exists and holds something, or where
-    the checkpoint has no vocabulary.
+    It appears whole or not at all. Raises UserError where it exists and is not empty, or where the
+    checkpoint has no vocabulary.
     """
     tokenizer = saved_tokenizer(state["task_state"])
     cfg = {part: state["cfg"][part] for part in ("model", "task")}
@@ -52,10 +52,10 @@ def write_exported(state: dict[str, Any], folder: Path) -> None:
 
 
 def read_exported(folder: Path) -> dict[str, Any]:
-    """What ``write_exported`` wrote, as a checkpoint has it: ``cfg``, ``model``, ``task_state``.
+    """What ``write_exported`` wrote, as in a checkpoint: ``cfg``, ``model``, ``task_state``.
 
-    Tensors stay on disk until they are used. Raises UserError where something is missing, damaged
-    or does not belong together.
+    Tensors stay on disk until they are used. Raises UserError where something is missing or
+    damaged, or files do not belong together.
     """
     config = read_json(folder / CONFIG)
     if config.get("format") != FORMAT or "cfg" not in config:
@@ -79,7 +79,7 @@ def read_exported(folder: Path) -> dict[str, Any]:
 def _without_copies(tensors: Tensors) -> Tensors:
     for copy, original in SHARED.items():
         if copy in tensors and not torch.equal(tensors[copy], tensors[original]):
-            raise UserError(f"{copy} differs from {original}, whose copy it should be")
+            raise UserError(f"{copy} differs from {original}, expected a copy of it")
     return {name: tensor for name, tensor in tensors.items() if name not in SHARED}
 
 
@@ -89,7 +89,7 @@ def write_tensors(tensors: Tensors, path: Path) -> None:
 
 
 def check_new(folder: Path) -> None:
-    """Raise UserError where something would be overwritten."""
+    """Raise UserError where ``folder`` exists, unless it is an empty folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder: remove it or take another")
 

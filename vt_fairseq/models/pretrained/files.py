@@ -1,7 +1,7 @@
-"""Files of named tensors, told apart by their first bytes and read without running what they hold.
+"""Files of named tensors, told apart by their first bytes and read without running their code.
 
-safetensors (whole or sharded), torch's zip and legacy files, and pickles of numpy arrays (Caffe2).
-Every failure is a UserError of one line that names the file.
+These are safetensors, torch's zip and legacy files, and pickles of numpy arrays (Caffe2). Every
+failure is a UserError of one line that names the file.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ from vt_fairseq.errors import UserError
 
 Tensors = dict[str, torch.Tensor]
 
-# What a zip file starts with, and a file of torch before 1.6: a pickled number of ten bytes.
+# The first bytes of a zip file; the pickled number of ten bytes in a file of torch before 1.6.
 ZIP = b"PK\x03\x04"
 TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 PICKLES = (b"\x80", b"(d", b"}")  # a dict in protocols 2 and newer, 0 and 1
 FROM_BUFFER = numeric._frombuffer  # type: ignore[attr-defined]  # private, yet pickles name it
-# Everything a pickle of numpy arrays names; all of it only makes arrays. numpy 1 and 2 spell it
-# differently, and Python 2's strings arrive as text that is encoded again.
+# All that a pickle of numpy arrays names, none of which does more than make arrays. The names of
+# numpy 1 and 2 differ, and Python 2's strings arrive as text that is encoded again.
 ARRAY_GLOBALS: dict[tuple[str, str], Callable] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
@@ -80,14 +80,14 @@ def read_tensors(path: Path) -> Any:
         with torch.serialization.safe_globals(untrusted_files.checkpoint_types()):
             return read(path)
     except Exception as error:
-        # Damaged files fail in as many ways as there are bytes: zip, pickle, struct, memory ...
+        # Damaged files fail in many ways: zip, pickle, struct, memory ...
         raise UserError(
             f"{path} is damaged or not what it seems: {untrusted_files.reason(path, error)}"
         ) from error
 
 
 def only_tensors(content: Any, path: Path) -> Tensors:
-    """``content`` of a file, where it is nothing but plain tensors by name; else UserError."""
+    """``content`` of a file; raises UserError where it is not plain tensors by name alone."""
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected tensors by name, found {type(content).__name__}")
     for name, tensor in content.items():
@@ -116,7 +116,7 @@ def _read_pickle(path: Path) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; raises UserError where there is none."""
+    """The object in a JSON file; raises UserError for a missing file or another content."""
     if not path.is_file():
         raise UserError(f"no file {path}")
     try:
@@ -129,6 +129,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file, in hexadecimal."""
+    """Hash of a file's content, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

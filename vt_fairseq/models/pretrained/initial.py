@@ -171,6 +171,6 @@ def _described_sources(sources: Sources) -> list[dict[str, Any]]:
 
 
 def _sizes(tensors: Tensors) -> dict[str, int]:
-    """Tensors and numbers, the embedding table and its copy counted once."""
+    """How many tensors and numbers; the embedding table, which has two names, counts once."""
     once = {id(tensor): tensor for tensor in tensors.values()}
     return {"tensors": len(once), "numbers": sum(t.numel() for t in once.values())}

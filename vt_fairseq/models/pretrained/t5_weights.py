@@ -1,4 +1,4 @@
-"""T5 as Hugging Face keeps it: a folder with ``config.json`` and weights, or the weights alone.
+"""T5 as Hugging Face stores it: a folder with ``config.json`` and weights, or the weights alone.
 
 Weights are ``model.safetensors``, ``pytorch_model.bin``, or either in parts that an ``.index.json``
 lists.
@@ -40,9 +40,9 @@ _NAMES = (
     (r"^decoder\.layers\.(\d+)\.feed_forward_norm\.", r"decoder.block.\1.layer.2.layer_norm."),
 )
 TABLE, OUTPUT = "shared.weight", "lm_head.weight"
-# Names under which files keep the embedding table, some of them several times.
+# Other names of the embedding table in files, some of which hold it several times.
 COPIES_OF_TABLE = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-# The first checkpoints have a bias that T5 never uses; Hugging Face ignores it, too.
+# The first checkpoints have a bias that T5 never uses and that transformers ignores.
 UNUSED = re.compile(
     r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
 )
@@ -62,10 +62,10 @@ class T5Weights:
 
     Attributes:
         path: what the user named.
-        files: the files that the tensors come from.
-        tensors: by Hugging Face's names; the embedding table stands under ``shared.weight`` only.
+        files: those that the tensors come from.
+        tensors: by Hugging Face's names; the embedding table only as ``shared.weight``.
         dims: sizes, from ``config.json`` where there is one and else from the tensors.
-        has_config: whether ``dims`` also has what tensors do not show.
+        has_config: whether ``dims`` has what tensors do not show, too.
         vocabulary: ``spiece.model`` beside the weights, or None.
     """
 
@@ -78,7 +78,7 @@ class T5Weights:
 
 
 def in_transformer(name: str) -> bool:
-    """Whether a tensor of our model is the transformer's: T5 has nothing else."""
+    """Whether a tensor of our model belongs to the transformer, hence has one of T5's names."""
     return name.startswith(("encoder.", "decoder.")) and not name.startswith("encoder.video.")
 
 
@@ -90,7 +90,7 @@ def hf_key(name: str) -> str:
 
 
 def read_t5(path: Path) -> T5Weights:
-    """Read a folder or a file of weights; raises UserError where it is no T5 or is damaged."""
+    """Read a folder or a file of weights; raises UserError if it is damaged or not a T5."""
     folder = path if path.is_dir() else path.parent
     weights = _weights_in(path) if path.is_dir() else path
     files, tensors = _read_parts(weights)
@@ -99,7 +99,7 @@ def read_t5(path: Path) -> T5Weights:
     if config.is_file():
         dims = dims_of_config(read_json(config), config)
         if not dims.tie_word_embeddings and TABLE in tensors:
-            # transformers then takes the embedding table, too, but does not scale the output.
+            # transformers takes the embedding table then, too, but does not scale the output.
             tensors.setdefault(OUTPUT, tensors[TABLE])
         _compare(_dims_of_tensors(tensors, weights), dims, weights, config)
     elif path.is_dir():
@@ -146,7 +146,7 @@ def _read_parts(weights: Path) -> tuple[tuple[Path, ...], Tensors]:
 
 
 def _merge_copies(tensors: Tensors, origin: Path) -> None:
-    """Leave the embedding table under one name; refuse copies that differ."""
+    """Keep the embedding table under one name; raise UserError for copies that differ."""
     for name in COPIES_OF_TABLE:
         if name not in tensors:
             continue
@@ -196,7 +196,7 @@ def dims_of_config(config: dict[str, Any], origin: Path) -> T5Dims:
         raise UserError(
             f"{origin}: feed_forward_proj {activation!r}, expected one of {list(_ACTIVATIONS)}"
         )
-    # Newer versions of transformers always write true there, and the truth under the other name.
+    # Newer versions of transformers always write true for the first; only the second says it.
     untied = False in (config.get("tie_word_embeddings"), config.get("scale_decoder_outputs"))
     names = {field.name: _CONFIG_NAMES.get(field.name, field.name) for field in fields(T5Dims)}
     sizes = {ours: config[name] for ours, name in names.items() if config.get(name) is not None}
@@ -233,7 +233,7 @@ ONLY_IN_CONFIG = ("max_distance", "layer_norm_eps", "dropout")
 
 
 def differences(found: T5Dims, expected: T5Dims, but: Iterable[str]) -> str:
-    """One line of the sizes that differ, those named by ``but`` left out; empty where none does."""
+    """One line of the sizes that differ, without those in ``but``; empty where there are none."""
     pairs = [(name, value, getattr(expected, name)) for name, value in asdict(found).items()]
     return ", ".join(
         f"{name} {str(value).lower()} and not {str(other).lower()}"

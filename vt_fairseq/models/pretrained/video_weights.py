@@ -24,7 +24,7 @@ from vt_fairseq.models.r2plus1d import R2Plus1DDims
 # The classifier of the pretraining task, in either layout.
 CLASSIFIER = re.compile(r"fc\.(weight|bias)|last_out_L\d+_[wb]")
 CAFFE2_EPS = 1e-3
-# Layers by their place in the network, and within the i-th block of all.
+# Our names of layers to Caffe2's: of the stem, and of the i-th block of all.
 _CAFFE2_STEM = {
     "stem.0": "conv1_middle",
     "stem.1": "conv1_middle_spatbn_relu",
@@ -54,8 +54,8 @@ class VideoWeights:
 
     Attributes:
         path: the file.
-        layout: "torch" or "caffe2", whose names the tensors have.
-        tensors: by those names.
+        layout: "torch" or "caffe2".
+        tensors: by the names of that layout.
     """
 
     path: Path
@@ -64,7 +64,7 @@ class VideoWeights:
 
 
 def read_video(path: Path) -> VideoWeights:
-    """Read a file of weights; raises UserError where it is no R(2+1)D or is damaged."""
+    """Read a file of weights; raises UserError if it is damaged or not an R(2+1)D."""
     content = read_tensors(path)
     is_dict = isinstance(content, dict)
     if is_dict and isinstance(content.get("blobs"), dict):
@@ -121,7 +121,7 @@ def _caffe2_name(name: str, blocks: tuple[int, ...]) -> str:
 
 
 def blocks_of(names: Iterable[str]) -> tuple[int, ...]:
-    """Residual blocks of each stage, from tensors' names in torchvision's layout."""
+    """Number of residual blocks of each stage, from tensors' names in torchvision's layout."""
     blocks = {m[0] for name in names if (m := re.match(r"layer(\d)\.(\d+)\.", name))}
     stages = Counter(block.split(".")[0] for block in blocks)
     return tuple(stages[stage] for stage in sorted(stages))
