@@ -184,8 +184,6 @@ def measure(trainer: Trainer, batches: Iterator[dict[str, Any]], steps: int) -> 
     return {key: round(statistics.median(f[key] for f in found), 2) for key in found[0]} | {
         "clock_min": round(min(f["clock"] for f in found), 2),
         "clock_max": round(max(f["clock"] for f in found), 2),
-        "wait_mean": round(statistics.mean(f["wait"] for f in found), 2),
-        "clock_mean": round(statistics.mean(f["clock"] for f in found), 2),
     }
 
 
