@@ -173,7 +173,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--subtitles",
         choices=("none", "span", "whole"),
-        help=f"{' and '.join(SUBTITLED)}: context of a row are the subtitles of its span "
+        help=f"{' and '.join(SUBTITLED)}: which subtitles are a row's context, those of its span "
         "(default), of the whole clip, or none",
     )
     add("--seed", type=int, default=0, help="miniworld: seed of the world (default: %(default)s)")

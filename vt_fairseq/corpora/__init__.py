@@ -1,1 +1,1 @@
-"""One reader a corpus: annotation files in, manifest rows out."""
+"""One reader per corpus: annotation files in, manifest rows out."""

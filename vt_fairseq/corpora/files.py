@@ -31,21 +31,21 @@ def find_file(folder: Path, *names: str) -> Path | None:
 
 
 def require_file(folder: Path, *names: str, source: str) -> Path:
-    """``find_file``; raise UserError saying where it is published when there is none."""
-    found = find_file(folder, *names)
-    if found is None:
+    """``find_file``; raise UserError that says where the file is published when there is none."""
+    path = find_file(folder, *names)
+    if path is None:
         others = f" (or {', '.join(names[1:])})" if names[1:] else ""
         raise UserError(f"no {names[0]}{others} in {folder}; it is published at {source}")
-    return found
+    return path
 
 
-def splits_found(folder: Path, files: Mapping[str, str], source: str) -> dict[str, Path]:
+def find_splits(folder: Path, files: Mapping[str, str], source: str) -> dict[str, Path]:
     """Split -> path of those of ``files`` (split -> name) that are there; at least one must be."""
-    found = {split: folder / name for split, name in files.items() if (folder / name).is_file()}
-    if not found:
+    paths = {split: folder / name for split, name in files.items() if (folder / name).is_file()}
+    if not paths:
         names = ", ".join(files.values())
         raise UserError(f"none of {names} in {folder}; they are published at {source}")
-    return found
+    return paths
 
 
 # --- formats -------------------------------------------------------------------------------------
@@ -100,10 +100,9 @@ def json_items(path: Path) -> Iterator[tuple[str, Any]]:
             except (ValueError, IndexError) as error:  # not whole yet, or damaged
                 added = file.read(CHUNK)
                 if not added or len(buffer) - at > MAX_VALUE:
-                    place = f"near character {before + at:,}"
                     raise UserError(
-                        f"{path} is damaged or cut off {place}, expected one JSON object of "
-                        "key: value pairs"
+                        f"{path} is damaged or cut off near character {before + at:,}, expected "
+                        "one JSON object of key: value pairs"
                     ) from error
                 buffer, at, before = buffer[at:] + added, 0, before + at
                 continue
@@ -232,7 +231,7 @@ class VideoFinder:
     def _exists(self, path: str) -> bool:
         folder, _, name = path.rpartition("/")
         if folder not in self._listed:
-            place = self._root / folder
+            below = self._root / folder
             # os.path: False, no error, for a name that is too long or has a NUL in it.
-            self._listed[folder] = frozenset(os.listdir(place) if os.path.isdir(place) else ())
+            self._listed[folder] = frozenset(os.listdir(below) if os.path.isdir(below) else ())
         return name in self._listed[folder]

@@ -8,7 +8,6 @@ Keys: ``id`` and ``video``; any of ``start``, ``end`` (seconds), ``caption`` (st
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
-from types import UnionType
 from typing import Any
 
 from vt_fairseq.corpora.rows import DEFAULT_SPLIT, Entry, Rejected, Source, unique
@@ -17,10 +16,15 @@ from vt_fairseq.errors import UserError
 from vt_fairseq.result_files import JsonRow, jsonl_lines, parse_object
 
 MAX_SECONDS = 1e9  # no video is 30 years long
-_TEXTS = ("label", "verb", "noun", "question", "group")
-KEYS = (
-    "id", "video", "start", "end", "caption", *_TEXTS, "candidates", "answer", "context", "split",
-)  # fmt: skip
+_TEXT = (str, "text")
+_TEXTS = (list, "a list of texts")
+_SECONDS = (int | float, "a number of seconds")
+KEYS: dict[str, tuple[Any, str]] = {
+    **{"id": _TEXT, "video": _TEXT, "start": _SECONDS, "end": _SECONDS, "caption": _TEXTS},
+    **dict.fromkeys(("label", "verb", "noun", "question", "group"), _TEXT),
+    **{"candidates": _TEXTS, "answer": (int, "an index from 0"), "context": _TEXT, "split": _TEXT},
+}
+"""Key -> type of its value, and what that is called."""
 
 
 def open_corpus(annotations: Path, videos: Path) -> Source:
@@ -45,9 +49,9 @@ def _entry(path: Path, number: int, line: bytes) -> Entry | Rejected:
         record = {key: value for key, value in parse_object(line).items() if value is not None}
     except ValueError as error:
         return Rejected(None, None, DEFAULT_SPLIT, f"bad JSON: {error}", where)
-    _check_keys(record, f"{path} line {number}")
+    _refuse_unknown_keys(record, f"{path} line {number}")
     try:
-        return Entry(_text(record, "split") or DEFAULT_SPLIT, _row(record), where)
+        return Entry(record.get("split", DEFAULT_SPLIT), _row(record), where)
     except _BadRow as error:
         texts = {key: value for key, value in record.items() if isinstance(value, str)}
         split = texts.get("split") or DEFAULT_SPLIT
@@ -58,7 +62,7 @@ class _BadRow(Exception):
     """One row's mistake, as ``kind: detail``."""
 
 
-def _check_keys(record: JsonRow, where: str) -> None:
+def _refuse_unknown_keys(record: JsonRow, where: str) -> None:
     for key in record:
         if key not in KEYS:
             near = difflib.get_close_matches(key, KEYS, n=1)
@@ -70,56 +74,33 @@ def _row(record: JsonRow) -> ClipRow:
     for key in ("id", "video"):
         if key not in record:
             raise _BadRow(f"missing {key}: every row needs id and video")
-    captions = record.get("caption", [])
-    return ClipRow(
-        id=_checked_text("id", record["id"]),
-        video=_checked_text("video", record["video"]),
-        start=_seconds(record, "start"),
-        end=_seconds(record, "end"),
-        captions=_texts("caption", [captions] if isinstance(captions, str) else captions),
-        candidates=_texts("candidates", record.get("candidates", [])),
-        answer=_number(record, "answer", int, "an index from 0"),
-        # A clip nobody speaks in has empty subtitles; that is no mistake.
-        context=None if record.get("context") == "" else _text(record, "context"),
-        **{key: _text(record, key) for key in _TEXTS},
-    )
+    fields = dict(record)
+    if isinstance(fields.get("caption"), str):
+        fields["caption"] = [fields["caption"]]
+    if fields.get("context") == "":  # nobody speaks in the clip; that is no mistake
+        del fields["context"]
+    for key, value in fields.items():
+        _check_value(key, value)
+    fields.pop("split", None)
+    fields |= {time: float(fields[time]) for time in ("start", "end") if time in fields}
+    captions, candidates = (tuple(fields.pop(key, ())) for key in ("caption", "candidates"))
+    return ClipRow(captions=captions, candidates=candidates, **fields)
 
 
-def _text(record: JsonRow, key: str) -> str | None:
-    return _checked_text(key, record[key]) if key in record else None
-
-
-def _texts(key: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise _wrong_type(key, "a list of texts", value)
-    return tuple(_checked_text(key, text) for text in value)
-
-
-def _checked_text(key: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise _wrong_type(key, "text", value)
-    if not value.strip():
-        raise _BadRow(f"empty text: {key} is {value!r}")
-    return value
-
-
-def _seconds(record: JsonRow, key: str) -> float | None:
-    value = _number(record, key, int | float, "a number of seconds")
-    # Refuses infinity, NaN and integers that no float can hold.
-    if value is not None and not abs(value) <= MAX_SECONDS:
-        raise _BadRow(f"bad times: {key} is {value!s:.20}")
-    return None if value is None else float(value)
-
-
-def _number(record: JsonRow, key: str, kind: type | UnionType, what: str) -> Any:
-    value = record.get(key)
+def _check_value(key: str, value: Any) -> None:
+    kind, what = KEYS[key]
     # bool is an int in Python; JSON's true is no number.
-    if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
-        raise _wrong_type(key, what, value)
-    return value
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise _BadRow(f"wrong type: {key} must be {what}, found {_shown(value)}")
+    for text in value if kind is list else (value,):
+        if kind is list and not isinstance(text, str):
+            raise _BadRow(f"wrong type: {key} must be {what}, found {_shown(text)} in it")
+        if isinstance(text, str) and not text.strip():
+            raise _BadRow(f"empty text: {key} is {text!r}")
+    # Refuses infinity, NaN and integers that no float can hold.
+    if key in ("start", "end") and not abs(value) <= MAX_SECONDS:
+        raise _BadRow(f"bad times: {key} is {value!s:.20}")
 
 
-def _wrong_type(key: str, what: str, value: Any) -> _BadRow:
-    return _BadRow(
-        f"wrong type: {key} must be {what}, found {value!r:.40} ({type(value).__name__})"
-    )
+def _shown(value: Any) -> str:
+    return f"{value!r:.40} ({type(value).__name__})"

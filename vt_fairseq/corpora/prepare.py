@@ -54,7 +54,7 @@ TEXT_CHUNK = 1000  # characters; the sentencepiece trainer drops lines over 4192
 
 @dataclass(frozen=True)
 class Probing:
-    """How the rows' videos are looked at.
+    """How the rows' videos are checked and copied.
 
     Attributes:
         probe: open each distinct video once and reject the rows whose video cannot be read.
@@ -79,7 +79,7 @@ class Vocabulary:
 
     Attributes:
         file: a T5 ``spiece.model`` to copy.
-        pieces: of one to train on the texts of the training split.
+        pieces: at most so many has one that is trained on the texts of the training split.
     """
 
     file: Path | None = None
@@ -100,11 +100,11 @@ def prepare(
 ) -> dict[str, Any]:
     """Write the data directory ``out`` from the rows of ``source``.
 
-    Memory holds one duration a video and a chunk of rows. ``data.json`` is written last and an old
-    one removed first, so an interrupted run never looks complete.
+    Memory holds one duration per video and a chunk of rows. ``data.json`` is written last and an
+    old one removed first, so an interrupted run never looks complete.
 
-    Returns the content of ``data.json``. Raises UserError when the vocabulary is not given exactly
-    once, when there is no directory of videos, or when no row is left; and what the rows raise.
+    Returns the content of ``data.json``. Raises UserError when there is no directory of videos or
+    when no row is left, and what the rows raise.
     """
     return finish(out, write_rows(corpus, source, out, probing), vocabulary)
 

@@ -47,9 +47,9 @@ class Source:
         settings: how it was read, besides the annotations' path; goes into data.json.
         published: split -> rows in the corpus's official files.
         published_at: where these files are published.
-        tolerance: relative difference from ``published`` that is none (its sources round).
+        tolerance: relative difference from ``published`` that is no difference: sources round.
         classes: kind -> all class names in the corpus's own order, which training may not all show.
-        context: the rows should have a context, because subtitles were asked for.
+        context: whether the rows should have a context, because subtitles were asked for.
         notes: what the user should know, one line each; ``rows`` may add to it while it is read.
         warnings: what the user should think about, likewise.
     """
@@ -82,14 +82,14 @@ class FirstSeen:
         self._db.execute("CREATE TABLE seen (key BLOB PRIMARY KEY, place BLOB) WITHOUT ROWID")
         self._db.execute("BEGIN")
 
-    def earlier(self, key: str, place: str) -> str | None:
-        """The place of the first ``key``; None when this is the first, which it notes."""
+    def earlier(self, key: str, where: str) -> str | None:
+        """Where the first ``key`` was; None when this is the first, which is noted."""
         # Bytes: a damaged key need not be text that SQLite takes.
-        pair = tuple(text.encode(errors="surrogatepass") for text in (key, place))
+        pair = tuple(text.encode(errors="surrogatepass") for text in (key, where))
         if self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", pair).rowcount:
             return None
-        found = self._db.execute("SELECT place FROM seen WHERE key = ?", pair[:1]).fetchone()
-        return found[0].decode(errors="surrogatepass")
+        first = self._db.execute("SELECT place FROM seen WHERE key = ?", pair[:1]).fetchone()
+        return first[0].decode(errors="surrogatepass")
 
 
 def unique(entries: Iterable[Entry | Rejected]) -> Iterator[Entry | Rejected]:

@@ -74,16 +74,16 @@ def prepare_shard(
     """
     folder = out / FOLDER / shard.name
     if (folder / "data.json").is_file():
-        found = _data_json(folder)
+        data = _data_json(folder)
         wanted = {"corpus": corpus, "settings": dict(source.settings)}
         wanted["video_root"] = str(source.videos.absolute())
-        different = [key for key, value in wanted.items() if found[key] != value]
+        different = [key for key, value in wanted.items() if data[key] != value]
         if different:
             raise UserError(
-                f"{folder} was made with another {different[0]}: {found[different[0]]}, now "
+                f"{folder} was made with another {different[0]}: {data[different[0]]}, now "
                 f"{wanted[different[0]]}; remove {out / FOLDER} or choose another --out"
             )
-        return found
+        return data
     source = replace(source, rows=shard.rows(source.rows))
     data = write_rows(corpus, source, folder, probing, may_be_empty=True)
     write_json(folder / "data.json", data)
@@ -114,24 +114,24 @@ def join(out: Path, vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def _folders(out: Path) -> list[Path]:
-    found = {
+    folders = {
         (int(match[1]), int(match[2])): path
         for path in sorted((out / FOLDER).glob("*"))
         if (match := _NAME.fullmatch(path.name)) and (path / "data.json").is_file()
     }
-    counts = sorted({count for _, count in found})
+    counts = sorted({count for _, count in folders})
     if len(counts) != 1:
         what = f"shards of {counts}" if counts else "none"
         raise UserError(
             f"expected all shards of one --shard K/N in {out / FOLDER}, found {what}"
             + (": remove those of the other" if counts else "")
         )
-    missing = [k for k in range(1, counts[0] + 1) if (k, counts[0]) not in found]
+    missing = [k for k in range(1, counts[0] + 1) if (k, counts[0]) not in folders]
     if missing:
         names = ", ".join(f"{k}/{counts[0]}" for k in missing[:8])
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         raise UserError(f"{out / FOLDER} is not whole: make --shard {names}{more} first")
-    return [found[key] for key in sorted(found)]
+    return [folders[key] for key in sorted(folders)]
 
 
 def _data_json(folder: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Subtitles:
     """The subtitles of all clips, parsed when they are asked for."""
 
     def __init__(self, path: Path):
-        """``path``: a .jsonl with one clip a line, or a folder with one .srt a clip."""
+        """``path``: a .jsonl with a clip per line, or a folder with a .srt per clip."""
         self.path = path
         self._lines: dict[str, bytes] = {}
         if not path.is_dir():
@@ -57,12 +57,12 @@ class Subtitles:
 
     def text(self, clip: str, start: float | None, end: float | None) -> str | None:
         """What is said in a clip, or in [start, end) of it; None when nothing is."""
-        said = (
+        texts = (
             subtitle.text
             for subtitle in self.of(clip)
             if (end is None or subtitle.start < end) and (start is None or subtitle.end > start)
         )
-        return " ".join(" ".join(said).split()) or None
+        return " ".join(" ".join(texts).split()) or None
 
 
 def _from_json(subtitles: list, where: str) -> list[Subtitle]:
@@ -87,13 +87,13 @@ def parse_srt(path: Path) -> list[Subtitle]:
     except UnicodeDecodeError:
         text = content.decode("iso-8859-1")
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    found = [
+    subtitles = [
         Subtitle(match[9], _seconds(match.groups()[:4]), _seconds(match.groups()[4:8]))
         for match in _BLOCK.finditer(text)
     ]
-    if text.strip() and not found:
+    if text.strip() and not subtitles:
         raise UserError(f"{path}: expected subtitles with HH:MM:SS,mmm --> HH:MM:SS,mmm lines")
-    return found
+    return subtitles
 
 
 def _seconds(parts: tuple[str, ...]) -> float:

@@ -24,7 +24,7 @@ from vt_fairseq.video.images import Scaler, decode_image, encode_jpeg, image_fil
 
 GOP_SECONDS = 1.0
 JPEG_QUALITY = 2  # FFmpeg's best
-CLOCK = 90_000  # ticks a second of the copies, as in MPEG: exact for every usual frame rate
+CLOCK = 90_000  # ticks per second of the copies, as in MPEG: exact for every usual frame rate
 # To be read often: without CABAC and deblocking (fastdecode) they are cheaper to decode.
 # No B-frames: the file's duration is then exact at any frame rate. One thread, since many videos
 # are copied at a time.

@@ -1,6 +1,6 @@
 """What TVQA and TVC share: the clips of six television shows, their frames and their times.
 
-Videos are distributed as frames at 3 a second, one folder per clip:
+Videos are distributed as frames at 3 per second, one folder per clip:
 ``{bbt,friends,grey,met,castle,house}_frames/<vid_name>/*.jpg``. Names of clips from The Big Bang
 Theory have no show in front (``s03e21_seg02_clip_08``). Video files of those names will do, too.
 """
@@ -16,8 +16,8 @@ from typing import Any
 from vt_fairseq.corpora.files import (
     STEM_SUFFIXES,
     VideoFinder,
+    find_splits,
     number,
-    splits_found,
     text,
 )
 from vt_fairseq.corpora.rows import Entry, Rejected, Source, unique
@@ -102,7 +102,7 @@ def open_shows(
         read: (split, file, clips) -> its rows.
         subtitles: none, span or whole.
     """
-    files = splits_found(annotations, release.files, release.published_at)
+    files = find_splits(annotations, release.files, release.published_at)
     finder = VideoFinder(videos, ("", *STEM_SUFFIXES))
     clips = ShowClips(finder, Subtitles.find(annotations, subtitles), subtitles == "whole")
     notes: list[str] = []

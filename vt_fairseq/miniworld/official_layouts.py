@@ -5,11 +5,11 @@ quirks of the files that the corpus's own authors distribute, so that a reader a
 run from end to end by somebody who has none of them. What a corpus has no place for is left out.
 
 =============  ====================================================================================
-howto100m      one activity a video, the noisy narrations as subtitles
+howto100m      one activity per video, the noisy narrations as subtitles
 epic-kitchens  valid: kitchens P26 to P31; test: S1; the combinations never seen together: S2
-tvqa, tvc      also ``out/frames``: 3 frames a second as jpg
+tvqa, tvc      also ``out/frames``: 3 frames per second as jpg
 youcook2       the retrieval split is the validation set, and HowTo100M's list of clips
-msrvtt         one clip a video; the retrieval split is the 1k-A list, a part of the test set
+msrvtt         one clip per video; the retrieval split is the 1k-A list, a part of the test set
 =============  ====================================================================================
 """
 
@@ -58,7 +58,7 @@ class Layout:
         name: its name of a video, from the video and its number over all splits.
         files: the annotation files' texts by name.
         cut: one of MiniWorld's videos as the videos that the corpus would have.
-        place: where a video lies, from itself and its name: as the official scripts do it.
+        path: where a video lies, from itself and its name, as the official scripts lay it out.
         frames: where the folder of a video's frames lies, where there are frames.
     """
 
@@ -66,7 +66,7 @@ class Layout:
     name: Callable[[PlannedVideo, int], str]
     files: Callable[[World], dict[str, str]]
     cut: Callable[[PlannedVideo], list[PlannedVideo]] = lambda video: [video]
-    place: Callable[[PlannedVideo, str], str] = lambda _video, name: f"{name}.mp4"
+    path: Callable[[PlannedVideo, str], str] = lambda _video, name: f"{name}.mp4"
     frames: Callable[[str], str] | None = None
 
 
@@ -83,7 +83,7 @@ def write(corpus: str, out: Path, size: Size, seed: int = 0, workers: int = 1) -
     files = [
         VideoFiles(
             video,
-            out / "videos" / layout.place(video, name),
+            out / "videos" / layout.path(video, name),
             out / "frames" / layout.frames(name) if layout.frames else None,
         )
         for name, video in videos.items()
@@ -146,7 +146,7 @@ def _youtube_id(video: PlannedVideo, _number: int) -> str:
 
 
 def _kitchen(video: PlannedVideo, _number: int) -> str:
-    """P01_01 and so on: another kitchen for every next video of a split."""
+    """P01_01 and so on: another kitchen for each further video of a split."""
     kitchens, first = {
         "train": (_SEEN_KITCHENS, 1),
         "test": (_SEEN_KITCHENS, 51),
@@ -183,16 +183,16 @@ def _frames_folder(clip: str) -> str:
 LAYOUTS = {
     "howto100m": Layout(("train", "pretrain"), _youtube_id, howto100m, cut=_one_activity),
     "epic-kitchens": Layout(
-        ("train", "valid", "test", "novel"), _kitchen, epic_kitchens, place=_kitchen_file
+        ("train", "valid", "test", "novel"), _kitchen, epic_kitchens, path=_kitchen_file
     ),
     "tvqa": Layout(SHOW_SPLITS, _show_clip, tvqa, frames=_frames_folder),
     "tvc": Layout(SHOW_SPLITS, _show_clip, tvc, frames=_frames_folder),
-    "youcook2": Layout(("train", "retrieval"), _youtube_id, youcook2, place=_recipe_file),
+    "youcook2": Layout(("train", "retrieval"), _youtube_id, youcook2, path=_recipe_file),
     "msrvtt": Layout(
         ("train", "valid", "test", "retrieval"),
         lambda _video, number: f"video{number}",
         msrvtt,
         cut=_one_clip_each,
-        place=_msrvtt_file,
+        path=_msrvtt_file,
     ),
 }

@@ -28,7 +28,7 @@ POSE_LOW = np.array([0.32, 0.30, 0.18])
 POSE_HIGH = np.array([0.68, 0.70, 0.33])
 # The number that an action moves and in which direction; 0: either.
 MOVES = {"rise": (Y, -1), "fall": (Y, 1), "slide": (X, 0), "grow": (SIZE, 1), "shrink": (SIZE, -1)}
-CYCLES = (1.0, 1.4)  # sawtooth periods a clip, uniform
+CYCLES = (1.0, 1.4)  # sawtooth periods per clip, uniform
 
 _ROWS, _COLUMNS = np.mgrid[0:SIDE, 0:SIDE] + 0.5  # pixel centers
 
@@ -100,7 +100,7 @@ def _with_dot(gray: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.5:
         return gray
     time = np.arange(len(gray))[:, None, None]
-    step_x, step_y = rng.uniform(-2, 2, size=2)  # pixels a frame
+    step_x, step_y = rng.uniform(-2, 2, size=2)  # pixels per frame
     x, y = ((rng.uniform(0, SIDE) + step * time) % SIDE for step in (step_x, step_y))
     cover = np.clip(3.5 - np.hypot(_COLUMNS - x, _ROWS - y), 0, 1)  # radius 3 pixels
     return gray * (1 - cover) + rng.uniform(20, 230) * cover

@@ -81,10 +81,10 @@ def label(combination: Combination) -> str:
 
 
 def question(combination: Combination, kind: int) -> tuple[str, str, list[str]]:
-    """Question, right answer and all wrong answers that make a combination of ``SEEN``.
+    """Question, correct answer and all wrong answers that make a combination of ``SEEN``.
 
     A wrong answer that training never shows could be ruled out without the video. Of the questions
-    about ``HELD_OUT`` only the right answer is new: there guessing scores below one in five.
+    about ``HELD_OUT`` only the correct answer is new: there guessing scores below one in five.
     """
     color, shape, action = combination
     others = [c for c in SEEN if c != combination]

@@ -47,7 +47,7 @@ from vt_fairseq.video.images import encode_jpeg
 VERSION = 1  # raise it when the same seed gives other files
 FPS = 10
 FOLDER_FPS = 3  # frames per second of a folder of frames
-SEGMENTS = 5  # clips a video
+SEGMENTS = 5  # clips per video
 CLIP_FRAMES = (16, 21)  # [low, high): 1.6 to 2 seconds
 LEAD_FRAMES = (2, 5)  # [low, high): frames of background alone before each clip
 KEYFRAME_INTERVAL = 12  # frames: most clips start between two keyframes, as in real files
@@ -194,10 +194,10 @@ def _row(video: PlannedVideo, index: int) -> dict[str, Any]:
 def _question_fields(
     combination: Combination, answer: int, kind: int, rng: np.random.Generator
 ) -> dict[str, Any]:
-    text, right, wrong = question(combination, kind)
+    text, correct, wrong = question(combination, kind)
     chosen = rng.choice(len(wrong), size=CANDIDATES - 1, replace=False)
     candidates = [wrong[i] for i in chosen]
-    candidates.insert(answer, right)
+    candidates.insert(answer, correct)
     context = subtitles(rng)
     return {"question": text, "candidates": candidates, "answer": answer, "context": context}
 
@@ -206,14 +206,14 @@ def _pretrain_row(video: PlannedVideo, index: int, seed: int) -> dict[str, Any]:
     rng = _rng(seed, "narration", video.split, video.index, index)
     row = _row(video, index)
     # One narrator in five is still, or already, busy with another clip of the video.
-    told = (index + 1) % len(video.clips) if rng.random() < 0.2 else index
+    narrated = (index + 1) % len(video.clips) if rng.random() < 0.2 else index
     early, late = rng.integers(-2, 3, size=2)  # speech starts and ends some frames off
     first, last = round(row["start"] * FPS) + int(early), round(row["end"] * FPS) + int(late)
     return row | {
         "id": f"pretrain-{row['id']}",
         "start": max(first, 0) / FPS,
         "end": min(last, video.frames) / FPS,
-        "caption": [narration(video.clips[told].combination, rng)],
+        "caption": [narration(video.clips[narrated].combination, rng)],
         "split": "pretrain",
     }
 
