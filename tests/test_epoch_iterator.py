@@ -1,8 +1,14 @@
+import tracemalloc
+
 import pytest
 import torch
 from fairseq.data.iterators import CountingIterator, GroupedIterator
 
 from vt_fairseq.data.epoch_iterator import ReusedBatchIterator, in_action_order
+from vt_fairseq.data.permutation import Batches, Permutation
+
+HOWTO100M = 136_000_000
+BATCHES = [[i, i + 1] for i in range(0, 14, 2)]
 
 
 class Rows(torch.utils.data.Dataset):
@@ -26,16 +32,10 @@ class Rows(torch.utils.data.Dataset):
         return [{"rows": rows, "action": a, "epoch": self.epoch} for a in "AB"] if rows else {}
 
 
-def iterator(group: int = 1, **options) -> ReusedBatchIterator:
+def iterator(group: int = 1, batches=BATCHES, **options) -> ReusedBatchIterator:
     rows = Rows()
-    batches = [[i, i + 1] for i in range(0, 14, 2)]
     return ReusedBatchIterator(
-        dataset=rows,
-        collate_fn=rows.collater,
-        batches=batches,
-        uses=2,
-        group=group,
-        **options,
+        dataset=rows, collate_fn=rows.collater, batches=batches, uses=2, group=group, **options
     )
 
 
@@ -87,3 +87,25 @@ def test_processes_with_fewer_batches_get_empty_samples_for_every_action():
 def test_an_unfinished_group_at_the_end_is_not_lost():
     batches = CountingIterator([[f"{i}A", f"{i}B"] for i in range(3)])
     assert list(in_action_order(batches, 2, 2)) == ["0A", "1A", "0B", "1B", "2A", "2B"]
+
+
+def test_an_epoch_of_all_clips_of_howto100m_begins_and_resumes_in_no_time_and_memory():
+    batches = Batches(Permutation(HOWTO100M, 1, 1), 8)
+    share = {"batches": batches, "num_shards": 128}
+    whole = iterator(**share, shard_id=5)
+    tracemalloc.start()
+    running = whole.next_epoch_itr(shuffle=True)
+    assert len(running) == 2 * -(-HOWTO100M // (8 * 128))
+    first = [next(running) for _ in range(7)]
+    state = whole.state_dict()
+    resumed = iterator(**share, shard_id=5)
+    resumed.load_state_dict(state)
+    assert next(resumed.next_epoch_itr(shuffle=True)) == next(running)
+    late = iterator(**share, shard_id=5)
+    late.load_state_dict(state | {"iterations_in_epoch": len(running) - 1})
+    [last] = list(late.next_epoch_itr(shuffle=True))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10e6  # bytes; a list of the rows takes 5e9
+    others = next(iterator(**share, shard_id=6).next_epoch_itr(shuffle=True))["rows"]
+    assert not set(others) & {row for sample in [*first, last] for row in sample["rows"]}

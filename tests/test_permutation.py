@@ -1,17 +1,12 @@
 """Orders that are computed: one to one, random, and without memory, however many rows there are."""
 
 import itertools
-import tracemalloc
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from tests.test_epoch_iterator import Rows
-from vt_fairseq.data.epoch_iterator import ReusedBatchIterator
 from vt_fairseq.data.permutation import Batches, Grouped, Permutation, Share
-
-HOWTO100M = 136_000_000
 
 
 @pytest.mark.parametrize("n", [*range(20), 63, 64, 65, 100, 255, 256, 257, 1000, 4097, 9000])
@@ -84,36 +79,3 @@ def test_grouped_batches_of_one_update_are_neighbors():
     assert sorted(order) == list(range(12))
     for group in (order[i : i + 3] for i in range(0, 12, 3)):
         assert group[0] % 3 == 0 and group == list(range(group[0], group[0] + 3))
-
-
-def epoch_iterator(shard: int) -> ReusedBatchIterator:
-    rows = Rows()
-    return ReusedBatchIterator(
-        dataset=rows,
-        collate_fn=rows.collater,
-        batches=Batches(Permutation(HOWTO100M, 1, 1), 8),
-        uses=2,
-        group=1,
-        num_shards=128,
-        shard_id=shard,
-    )
-
-
-def test_an_epoch_of_all_clips_of_howto100m_begins_and_resumes_in_no_time_and_memory():
-    whole = epoch_iterator(5)
-    tracemalloc.start()
-    running = whole.next_epoch_itr(shuffle=True)
-    assert len(running) == 2 * -(-HOWTO100M // (8 * 128))
-    first = [next(running) for _ in range(7)]
-    state = whole.state_dict()
-    resumed = epoch_iterator(5)
-    resumed.load_state_dict(state)
-    assert next(resumed.next_epoch_itr(shuffle=True)) == next(running)
-    late = epoch_iterator(5)
-    late.load_state_dict(state | {"iterations_in_epoch": len(running) - 1})
-    [last] = list(late.next_epoch_itr(shuffle=True))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 10e6  # bytes; a list of the rows takes 5e9
-    others = next(epoch_iterator(6).next_epoch_itr(shuffle=True))["rows"]
-    assert not set(others) & {row for sample in [*first, last] for row in sample["rows"]}

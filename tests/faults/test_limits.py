@@ -26,20 +26,15 @@ MOST_MB = 100
 
 
 def peak_mb() -> float:
-    """This process's most memory since ``forget_peak``."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-
-
-def forget_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
+    """This process's most memory since its "clear_refs" was written."""
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
 def refusal(call, path: Path) -> tuple[str, float]:
     """Reason why ``path`` is refused, and by how many MB memory rose; in a process of its own."""
 
     def measured() -> tuple[str, float]:
-        forget_peak()
+        Path("/proc/self/clear_refs").write_text("5")
         before = peak_mb()
         with pytest.raises(VideoError) as caught:
             call(path)
@@ -160,26 +155,13 @@ def test_a_call_of_the_decoder_that_hangs_is_skipped_and_counted(hanging, train)
         assert clips[0].missing and clips[0].frames is None
 
 
-class Reading:
-    """A data set of one file's first frames."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return read_clip(self.path, WHOLE)
-
-
 def test_a_container_open_in_the_trainer_does_not_disturb_its_workers(tmp_path):
     path = media.write_numbered(tmp_path / "a.mp4", 40)
     expected = read_clip(path, WHOLE)  # this process's thread for reading does not survive a fork
     opened = frames_of(path)
     seen = [next(opened)[0] for _ in range(5)]
-    found = DataLoader(Reading(path), num_workers=2, multiprocessing_context="fork", timeout=60)
-    for clip in found:
-        np.testing.assert_array_equal(clip[0].numpy(), expected)
+    workers = {"num_workers": 2, "multiprocessing_context": "fork", "timeout": 60}
+    for clip in DataLoader([path] * 4, collate_fn=lambda p: read_clip(p[0], WHOLE), **workers):
+        np.testing.assert_array_equal(clip, expected)
     seen += [seconds for seconds, _, _ in opened]
     np.testing.assert_allclose(seen, np.arange(40) / 25)

@@ -54,11 +54,7 @@ def test_dropout_leaves_out_the_text_in_that_share_of_examples():
 
 
 @pytest.mark.parametrize("mode", TEXT_INPUTS)
-def test_noise_depends_on_the_generator_alone(mode):
+def test_noise_depends_on_the_generator_alone_and_leaves_empty_text_empty(mode):
     first = noise(mode)(TOKENS, 0.5, random_generator(1, 2, 3))
     assert first == noise(mode)(TOKENS, 0.5, random_generator(1, 2, 3))
-
-
-@pytest.mark.parametrize("mode", TEXT_INPUTS)
-def test_empty_text_stays_empty(mode):
     assert noise(mode, "example")([], 0.5, random_generator(1)) == []
