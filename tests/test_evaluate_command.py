@@ -270,36 +270,32 @@ def test_msr_vtts_test_captions_have_twenty_references(run, tmp_path, test_data)
     assert "nrefs:20" in found["signatures"]["bleu4"]
 
 
-def test_cocos_json_scores_as_the_same_captions_in_jsonl(run, tmp_path):
-    results = tmp_path / "results.json"
-    results.write_text(json.dumps([{"image_id": 7, "caption": "a dog runs in a park"}]))
-    annotations = tmp_path / "annotations.json"
-    right = ["a dog runs in the park", "dogs run"]
-    entries = [{"image_id": i, "id": 0, "caption": t} for i in (7, 9) for t in right]
-    annotations.write_text(json.dumps({"images": [], "annotations": entries}))
-    _, found, _, _ = run("captions", results, annotations)
-    rows = [{"id": "7", "prediction": "a dog runs in a park"}]
-    _, expected, _, _ = run("captions", rows, [{"id": i, "references": right} for i in ("7", "9")])
-    assert found == expected
-    assert found["missing"] == 1
+COCO = [{"image_id": i, "id": 0, "caption": t} for i in (1, 2, 3) for t in ("a dog runs", f"{i} x")]
+FORMATS = {
+    "hyp.json": [json.dumps([{"image_id": 1, "caption": "a dog runs"}])],
+    "ref.json": [json.dumps({"images": [], "annotations": COCO})],
+    "hyp.jsonl": [json.dumps({"clip_id": 1, "descs": [{"desc": "a dog runs"}, {"desc": "x"}]})],
+    "ref.jsonl": [
+        json.dumps({"clip_id": i, "descs": [{"desc": "a dog runs"}, {"desc": f"{i} x"}]})
+        for i in (1, 2, 3)
+    ],
+    "hyp.txt": ["a dog runs ", "", ""],
+    "ref.txt": ["a dog runs"] * 3,
+    "ref2.txt": ["1 x", "2 x", "3 x"],
+}
 
 
-def test_lines_of_text_score_as_the_same_captions_in_jsonl(run, tmp_path):
-    given = write_jsonl(tmp_path / "hyp.txt", "a dog runs in a park ", "", "x")
-    right = [
-        write_jsonl(tmp_path / "ref1.txt", "a dog runs in the park", "a cat", "x"),
-        write_jsonl(tmp_path / "ref2.txt", "dogs run", "cats", "y"),
-    ]
-    _, found, _, _ = run("captions", given, [], "--references", *right)
-    rows = [
-        {"id": "1", "prediction": "a dog runs in a park"},
-        {"id": "2", "prediction": ""},
-        {"id": "3", "prediction": "x"},
-    ]
-    references = [["a dog runs in the park", "dogs run"], ["a cat", "cats"], ["x", "y"]]
-    references = [{"id": str(i), "references": r} for i, r in enumerate(references, 1)]
-    _, expected, _, _ = run("captions", rows, references)
-    assert found == expected
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".txt"])
+def test_other_formats_score_as_the_same_captions_in_our_jsonl(run, tmp_path, suffix):
+    files = {name: write_jsonl(tmp_path / name, *lines) for name, lines in FORMATS.items()}
+    right = [path for name, path in files.items() if name[:3] == "ref" and path.suffix == suffix]
+    _, found, _, _ = run("captions", files[f"hyp{suffix}"], [], "--references", *right)
+    _, expected, _, _ = run(
+        "captions",
+        [{"id": "1", "prediction": "a dog runs"}],
+        [{"id": str(i), "references": ["a dog runs", f"{i} x"]} for i in (1, 2, 3)],
+    )
+    assert found | {"missing": 2} == expected  # a line of text is a caption, though an empty one
 
 
 @pytest.mark.parametrize(

@@ -268,38 +268,26 @@ def test_a_mistake_in_epics_scores_ends_in_one_line_and_no_archive(run, epic, ro
         ({"valid": [], "test": []}, [], "wants --meta FILE: JSON with model_name, is_ensemble"),
         ({"valid": [], "test": []}, ["--meta", "gone.json"], "no file gone.json"),
         ({"valid": [], "test": []}, ["--predictions", "valid"], "SPLIT=FILE once per split"),
-        (
-            {"valid": [], "test": [{"id": "137292", "prediction": 5}]},
-            ["--meta", "META"],
-            "'prediction': the index of a candidate, 0 to 4, found 5",
-        ),
-        (
-            {"valid": [], "test": [{"id": "137292"}]},
-            ["--meta", "META"],
-            "the index of a candidate, 0 to 4, found None",
-        ),
+        ({"valid": [], "test": [{"prediction": 5}]}, None, "a candidate, 0 to 4, found 5"),
+        ({"valid": [], "test": [{}]}, None, "the index of a candidate, 0 to 4, found None"),
     ],
 )
 def test_a_mistake_in_the_command_ends_in_one_line_and_no_archive(
     run, tvqa, meta, predictions, more, message
 ):
-    more = [meta if option == "META" else option for option in more]
+    more = ["--meta", meta] if more is None else more
+    predictions = {k: [{"id": "137292"} | row for row in rows] for k, rows in predictions.items()}
     code, found, _, err = run("tvqa", tvqa, predictions, *more)
     assert (code, found, len(err.splitlines())) == (2, None, 1)
     assert message in err
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"model_name": "x"}'])
-def test_a_description_that_the_server_does_not_take_is_refused(run, tvqa, tmp_path, text):
-    (tmp_path / "meta.json").write_text(text)
+def test_descriptions_and_annotations_that_do_not_fit_are_named(run, tvqa, tmp_path, meta):
     predictions = {"valid": [], "test": []}
-    code, found, _, err = run("tvqa", tvqa, predictions, "--meta", tmp_path / "meta.json")
-    assert (code, found) == (2, None)
-    assert "meta.json: expected" in err
-
-
-def test_missing_annotations_and_a_needless_description_are_named(run, tmp_path, meta):
-    predictions = {"valid": [], "test": []}
+    for text in ("{", "[]", '{"model_name": "x"}'):
+        bad = write_jsonl(tmp_path / "bad.json", text)
+        code, found, _, err = run("tvqa", tvqa, predictions, "--meta", bad)
+        assert (code, found) == (2, None) and "bad.json: expected" in err
     _, _, _, err = run("tvc", tmp_path, predictions)
     assert "no tvc_val_release.jsonl in" in err and "it is published at" in err
     _, _, _, err = run("tvc", tmp_path, predictions, "--meta", meta)
