@@ -14,7 +14,7 @@ import pytest
 from tests.commands import command_line, environment
 from tests.conftest import run_main
 from tests.media import write_folder, write_numbered
-from vt_fairseq import VideoTranslate
+from vt_fairseq import Decoding, VideoTranslate
 from vt_fairseq.cli.caption_formats import SegmentResult, as_srt, as_text, as_vtt, clock
 from vt_fairseq.cli.inputs import find_videos
 from vt_fairseq.errors import UserError
@@ -22,14 +22,8 @@ from vt_fairseq.inference.outputs import Caption, Choice, Text
 from vt_fairseq.video.decoding import probe
 from vt_fairseq.video.frame_sampling import equal_segments, regular_segments
 
-SAMPLED = [
-    "--decoding",
-    "topk",
-    "--sampling-topk",
-    "50",
-    "--max-tokens",
-    "5",
-]  # texts that are not empty
+# Texts that are not empty.
+SAMPLED = ["--decoding", "topk", "--sampling-topk", "50", "--max-tokens", "5"]
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +74,6 @@ def subtitles(path: Path) -> list[tuple[float, float, str]]:
 
 def test_every_video_gets_a_line_of_text_as_the_api_has_it(caption, vt, videos):
     code, out, err = caption(*videos, *SAMPLED)
-    from vt_fairseq import Decoding
-
     decoding = Decoding("topk", topk=50, max_tokens=5)
     expected = [" ".join(one.text.split()) for one in vt.caption(videos, decoding=decoding)]
     assert any(expected)

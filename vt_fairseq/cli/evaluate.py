@@ -141,15 +141,15 @@ def _shown(value: float) -> str:
 def _main() -> None:
     args = build_parser().parse_args()
     _check(args)
-    from vt_fairseq.data.manifest import write_json
-    from vt_fairseq.scoring.records import write_lines
+    from vt_fairseq.data.manifest import write_file, write_json
+    from vt_fairseq.scoring.records import as_line
 
     result = evaluate(args, args.predictions)
     numbers = metrics(args, result)
     if args.out:
         write_json(args.out, numbers)
     if args.per_class:
-        write_lines(args.per_class, result.per_class())
+        write_file(args.per_class, b"".join(map(as_line, result.per_class())))
     print("\n".join(_table(numbers)))
     if result.unscored:
         what = f"{result.unscored:,} of {result.unscored + result.n:,} rows have no references"

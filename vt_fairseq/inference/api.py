@@ -38,7 +38,7 @@ class Decoding:
         beam: beams of "beam" (paper: 5 for TVQA).
         topk: k of "topk" (paper: 5).
         seed: of "topk". What is drawn depends on the batch as well.
-        num_candidates: texts a clip, best first.
+        num_candidates: texts per clip, best first.
         max_tokens: longest text; None: as long as the action's targets were in training.
     """
 
@@ -58,14 +58,14 @@ class Decoding:
         if self.method == "greedy" and self.num_candidates > 1:
             raise UserError("greedy decoding gives one candidate; take beam or topk for more")
 
-    def config(self, action: Prompt) -> GenerationConfig:
+    def config(self, prompt: Prompt) -> GenerationConfig:
         """The options of ``fairseq-generate`` that mean the same."""
         sampling = self.method == "topk"
         beam = max(self.beam, self.num_candidates) if self.method == "beam" else self.num_candidates
         return GenerationConfig(
             beam=beam,
             nbest=self.num_candidates,
-            max_len_b=self.max_tokens or action.max_target_tokens,
+            max_len_b=self.max_tokens or prompt.max_target_tokens,
             sampling=sampling,
             sampling_topk=self.topk if sampling else -1,
         )
@@ -78,8 +78,8 @@ class VideoTranslate:
     png frames) or a whole clip's frames, numpy or torch, (F, H, W, 3) uint8 RGB. For paths,
     ``start`` and ``end`` name a segment in seconds; of one that is longer than what the model was
     trained on (``--max-seconds``) it sees the middle. ``start``, ``end``, ``question`` and
-    ``context`` are one for all videos or a list of one for each. One video gives one result, a list
-    gives a list in the same order.
+    ``context`` are one value for all videos or a list with one for each. One video gives one
+    result, a list gives a list in the same order.
 
     Raises VideoError where a video cannot be read, unless ``on_error`` is set; UserError for
     arguments that are not as described.
@@ -87,8 +87,8 @@ class VideoTranslate:
     Attributes:
         batch_size: clips at once.
         max_nodes: beginnings of texts that are scored at once, over all clips of a batch.
-        num_workers: processes that decode; with 0, and for a single batch, this one does it.
-        on_error: called with (place in the list, reason) for a video that cannot be read, whose
+        num_workers: processes that decode; with 0, and for a single batch, this process does.
+        on_error: called with (index in the list, reason) for a video that cannot be read, whose
             result is None then.
     """
 
@@ -140,9 +140,10 @@ class VideoTranslate:
         context: Texts = None,
         decoding: Decoding | str = "beam",
     ) -> Caption | list[Caption | None]:
-        """What is to be seen; ``context`` is text that goes with the video (subtitles)."""
-        clips = own_videos(videos, start, end, context=context)
-        return self._generate(clips, "caption", decoding)
+        """Captions; ``context`` is text that goes with the video (subtitles)."""
+        return self.generate(
+            videos, "caption", start=start, end=end, context=context, decoding=decoding
+        )
 
     def generate(
         self,
@@ -160,7 +161,18 @@ class VideoTranslate:
         ``"answer"`` answers the question in free words; ``--define-action`` adds actions.
         """
         clips = own_videos(videos, start, end, question, context)
-        return self._generate(clips, action, decoding)
+        if isinstance(decoding, str):
+            decoding = Decoding(decoding)
+        task, prompt, wanted = self.loaded.task, self._prompt(action), decoding.num_candidates
+        generator = task.build_generator([self.loaded.model], decoding.config(prompt))
+
+        def texts(sample: dict[str, Any]) -> list[tuple]:
+            hypotheses = task.generate(generator, to_device(sample, self.loaded.device))
+            return [(tuple(map(self._text, (row or [])[:wanted])),) for row in hypotheses]
+
+        with seeded(decoding.seed, self.loaded.device):
+            found = self._each_clip(clips, prompt, texts)
+        return clips.shaped(timed(Caption, clips, found))
 
     def answer(
         self,
@@ -176,11 +188,10 @@ class VideoTranslate:
         """Candidate answers by likelihood; ``candidates`` for all videos or a list for each."""
         clips = own_videos(videos, start, end, question, context)
         shared = bool(candidates) and isinstance(candidates[0], str)
-        texts: Any = [candidates] * len(clips.rows) if shared else candidates
-        if len(texts) != len(clips.rows):
+        texts: Any = [candidates] if shared else candidates
+        if not shared and len(texts) != len(clips.rows):
             raise UserError(f"{len(texts)} lists of candidates for {len(clips.rows)} videos")
-        trees = [self._tree(row, None) for row in texts]
-        return self._choose(clips, self._action("answer"), texts, trees, length_normalize)
+        return self._choose(clips, self._prompt("answer"), texts, None, length_normalize)
 
     def classify(
         self,
@@ -195,12 +206,11 @@ class VideoTranslate:
     ) -> Choice | list[Choice | None]:
         """Class names by likelihood; None: those of the training data, where it had any."""
         clips = own_videos(videos, start, end, context=context)
-        chosen = self._action(action)
-        labels = labels or self.loaded.task.classes.get(chosen.field)
+        prompt = self._prompt(action)
+        labels = labels or self.loaded.task.classes.get(prompt.field)
         if not labels:
             raise UserError("the model knows no class names of its own: name the labels")
-        tree = self._tree(labels, chosen.max_target_tokens)
-        return self._choose(clips, chosen, [labels] * len(clips.rows), [tree], length_normalize)
+        return self._choose(clips, prompt, [labels], prompt.max_target_tokens, length_normalize)
 
     def score(
         self,
@@ -218,10 +228,10 @@ class VideoTranslate:
         Texts are cut to the tokens that the action's targets had in training.
         """
         clips = own_videos(videos, start, end, context=context)
-        chosen = self._action(action)
-        tree = self._tree(texts, chosen.max_target_tokens)
-        found = self._scores(clips, chosen, [tree], length_normalize)
-        return clips.shaped([None if row is None else list(row) for row in found])
+        prompt = self._prompt(action)
+        longest = prompt.max_target_tokens
+        scores = self._scores(clips, prompt, [texts], longest, length_normalize)
+        return clips.shaped([None if row is None else list(row) for row in scores])
 
     def rank(
         self,
@@ -236,12 +246,12 @@ class VideoTranslate:
     ) -> list[Ranked]:
         """Videos by the likelihood of the query, best first; those not read are left out."""
         clips = own_videos(videos, start, end, context=context)
-        chosen = self._action(action)
-        tree = self._tree([query], chosen.max_target_tokens)
-        found = self._scores(clips, chosen, [tree], length_normalize)
+        prompt = self._prompt(action)
+        longest = prompt.max_target_tokens
+        scores = self._scores(clips, prompt, [[query]], longest, length_normalize)
         ranked = [
             Ranked(i, row[0], clips.rows[i].start, clips.rows[i].end)
-            for i, row in enumerate(found)
+            for i, row in enumerate(scores)
             if row is not None
         ]
         return sorted(ranked, key=lambda one: -one.score)
@@ -256,38 +266,21 @@ class VideoTranslate:
         end: Seconds = None,
         context: Texts = None,
     ) -> Encoding | list[Encoding | None]:
-        """The encoder's states, for uses of one's own."""
+        """The encoder's states."""
         clips = own_videos(videos, start, end, question, context)
 
         def states(sample: dict[str, Any]) -> list[tuple]:
             out = encode(self.loaded, sample)["encoder_out"][0].transpose(0, 1).float().cpu()
             tokens = sample["net_input"]["src_tokens"]
             return [
-                (row[ids.ne(PAD)], tuple(ids[ids.ne(PAD)].tolist()), self._video_places(ids))
+                (row[ids.ne(PAD)], tuple(ids[ids.ne(PAD)].tolist()), self._video_slice(ids))
                 for row, ids in zip(out, tokens, strict=True)
             ]
 
-        found = self._each_clip(clips, self._action(action), states)
+        found = self._each_clip(clips, self._prompt(action), states)
         return clips.shaped(timed(Encoding, clips, found))
 
     # How
-
-    def _generate(self, clips: OwnVideos, action: str, decoding: Decoding | str) -> Any:
-        if isinstance(decoding, str):
-            decoding = Decoding(decoding)
-        task, chosen = self.loaded.task, self._action(action)
-        generator = task.build_generator([self.loaded.model], decoding.config(chosen))
-
-        def texts(sample: dict[str, Any]) -> list[tuple]:
-            hypotheses = task.generate(generator, to_device(sample, self.loaded.device))
-            return [
-                (tuple(self._text(h) for h in (row or [])[: decoding.num_candidates]),)
-                for row in hypotheses
-            ]
-
-        with seeded(decoding.seed, self.loaded.device):
-            found = self._each_clip(clips, chosen, texts)
-        return clips.shaped(timed(Caption, clips, found))
 
     def _text(self, hypothesis: dict[str, Any]) -> Text:
         text = self.loaded.task.tokenizer.decode(hypothesis["tokens"].tolist())
@@ -296,91 +289,81 @@ class VideoTranslate:
     def _choose(
         self,
         clips: OwnVideos,
-        action: Prompt,
-        texts: Sequence[Sequence[str]],
-        trees: Sequence[PrefixTree],
+        prompt: Prompt,
+        candidates: Sequence[Sequence[str]],
+        max_tokens: int | None,
         length_normalize: bool,
     ) -> Any:
-        if not all(texts):
+        if not all(candidates):
             raise UserError("there are no texts to choose from")
-        found = self._scores(clips, action, trees, length_normalize)
+        scores = self._scores(clips, prompt, candidates, max_tokens, length_normalize)
+        texts = [tuple(own) for own in candidates] * (len(clips.rows) // max(1, len(candidates)))
         choices = [
-            None if row is None else (tuple(given), row)
-            for given, row in zip(texts, found, strict=True)
+            None if row is None else (given, row) for given, row in zip(texts, scores, strict=True)
         ]
         return clips.shaped(timed(Choice, clips, choices))
 
     def _scores(
         self,
         clips: OwnVideos,
-        action: Prompt,
-        trees: Sequence[PrefixTree],
+        prompt: Prompt,
+        candidates: Sequence[Sequence[str]],
+        max_tokens: int | None,
         length_normalize: bool,
     ) -> list[tuple[float, ...] | None]:
-        """Of each clip's candidates; a single tree is every clip's."""
+        """Of each clip's ``candidates``, cut to ``max_tokens``; a single list is every clip's."""
         if self.loaded.task.heads is not None:
             raise UserError("a model with heads has no likelihoods; vt-score reads its heads")
+        trees = []
+        for texts in candidates:
+            if isinstance(texts, str):
+                raise UserError(f"expected a list of texts, found the text {texts[:60]!r}")
+            ids = [self.loaded.task.tokenizer.encode(text, max_tokens) for text in texts]
+            trees.append(PrefixTree.build(ids))
 
         def scores(sample: dict[str, Any]) -> list[tuple[float, ...]]:
             own = trees if len(trees) == 1 else [trees[i] for i in sample["id"].tolist()]
-            found = score_candidates(
-                self.loaded.model,
-                encode(self.loaded, sample),
-                own,
-                self.max_nodes,
-                length_normalize,
+            encoded = encode(self.loaded, sample)
+            rows = score_candidates(
+                self.loaded.model, encoded, own, self.max_nodes, length_normalize
             )
-            return [tuple(row.tolist()) for row in found]
+            return [tuple(row.tolist()) for row in rows]
 
-        return self._each_clip(clips, action, scores)
+        return self._each_clip(clips, prompt, scores)
 
     def _each_clip(
-        self, clips: OwnVideos, action: Prompt, compute: Callable[[dict[str, Any]], list]
+        self, clips: OwnVideos, prompt: Prompt, compute: Callable[[dict[str, Any]], list]
     ) -> list:
-        """``compute`` of every batch, a value a clip in their order; None where it was not read."""
+        """``compute`` of every batch, one value per clip in order; None where it was not read."""
+        if not clips.rows:
+            return []
+        task, count, step = self.loaded.task, len(clips.rows), self.batch_size
+        frames = OwnLoader(task.clip_loader(None, train=False), clips.frames)
+        dataset = task.build_dataset(clips.rows, frames, [prompt], train=False)
+        loader = WatchedDataLoader(
+            dataset,
+            batch_sampler=[list(range(i, min(i + step, count))) for i in range(0, count, step)],
+            collate_fn=dataset.collater,
+            # A process costs more than it saves when there is nothing to read ahead.
+            num_workers=self.num_workers if count > step else 0,
+            pin_memory=self.loaded.device.type == "cuda",
+        )
         results = []
-        for sample in self._samples(clips, action):
-            self._report(clips, sample["unreadable"])
+        for sample in loader:
+            for row_id, reason in sample["unreadable"]:
+                if self.on_error is None:
+                    raise VideoError(f"{clips.name(row_id)}: {reason}")
+                self.on_error(int(row_id), reason)
             values = zip(compute(sample), sample["missing"].tolist(), strict=True)
             results += [None if missing else value for value, missing in values]
         return results
 
-    def _samples(self, clips: OwnVideos, action: Prompt) -> Iterator[dict[str, Any]]:
-        if not clips.rows:
-            return iter(())
-        task = self.loaded.task
-        loader = OwnLoader(task.clip_loader(None, train=False), clips.frames)
-        dataset = task.build_dataset(clips.rows, loader, [action], train=False)
-        count, step = len(clips.rows), self.batch_size
-        return iter(
-            WatchedDataLoader(
-                dataset,
-                batch_sampler=[list(range(i, min(i + step, count))) for i in range(0, count, step)],
-                collate_fn=dataset.collater,
-                # A process costs more than it saves when there is nothing to read ahead.
-                num_workers=self.num_workers if count > step else 0,
-                pin_memory=self.loaded.device.type == "cuda",
-            )
-        )
-
-    def _report(self, clips: OwnVideos, bad: list[tuple[str, str]]) -> None:
-        for row_id, reason in bad:
-            if self.on_error is None:
-                raise VideoError(f"{clips.name(row_id)}: {reason}")
-            self.on_error(int(row_id), reason)
-
-    def _action(self, name: str) -> Prompt:
+    def _prompt(self, name: str) -> Prompt:
         return self.loaded.task.selected_prompts(name)[0]
 
-    def _tree(self, texts: Sequence[str], max_tokens: int | None) -> PrefixTree:
-        if isinstance(texts, str):
-            raise UserError(f"expected a list of texts, found the text {texts[:60]!r}")
-        ids = self.loaded.task.tokenizer.encode
-        return PrefixTree.build([ids(text, max_tokens) for text in texts])
-
-    def _video_places(self, ids: torch.Tensor) -> slice:
-        places = ids.eq(self.loaded.task.tokenizer.video).nonzero().flatten().tolist()
-        return slice(places[0], places[-1] + 1) if places else slice(0)
+    def _video_slice(self, ids: torch.Tensor) -> slice:
+        at = ids.eq(self.loaded.task.tokenizer.video).nonzero().flatten().tolist()
+        return slice(at[0], at[-1] + 1) if at else slice(0)
 
 
 def timed(kind: type, clips: OwnVideos, found: list[tuple | None]) -> list:

@@ -5,7 +5,7 @@ probability is the sum over its pairs; where verbs and nouns are ranked apart, a
 product, normalized over the pairs that can be an action.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from vt_fairseq.data.manifest import ClipRow, atomic_file
 from vt_fairseq.errors import UserError
 from vt_fairseq.metrics.classification import per_class_accuracy, rank_accuracy
 from vt_fairseq.metrics.retrieval import target_ranks
-from vt_fairseq.scoring.records import ScoreRecord, as_line, write_lines
+from vt_fairseq.scoring.records import ScoreRecord, as_line
 from vt_fairseq.scoring.scorers import Prediction
 from vt_fairseq.scoring.verb_noun_pairs import VerbNounPairs
 
@@ -224,41 +224,37 @@ class RankStatistics:
     """
 
     def __init__(self, prefixes: Mapping[str, str], top_k: int | None = None):
-        self.prefixes = dict(prefixes)
+        self.prefixes = prefixes
         self.top_k = top_k
-        self.ranks: dict[str, list[int]] = {head: [] for head in prefixes}
-        self.classes: dict[str, list[str]] = {head: [] for head in prefixes}
-        self.unread = dict.fromkeys(prefixes, 0)
-        self.no_candidates = dict.fromkeys(prefixes, 0)
+        # Of each head: the right class, its rank, and whether the clip could not be read.
+        self.ranked: dict[str, list[tuple[Target, int | None, bool]]] = {h: [] for h in prefixes}
 
     def add(self, targets: Mapping[str, Target], record: ScoreRecord) -> None:
         """Take in one row; heads whose right class is not known have no rank in ``record``."""
         for head, rank in record["ranks"].items():
-            self.ranks[head].append(NO_RANK if rank is None else rank)
-            self.classes[head].append(str(targets[head].name))
-            self.unread[head] += None in record.values()
-            self.no_candidates[head] += targets[head].index is None
+            self.ranked[head].append((targets[head], rank, None in record.values()))
 
     def finish(self, folder: Path) -> dict[str, Any]:
         """Write classes.jsonl, the accuracy of each class; return all metrics."""
-        known = [head for head, ranks in self.ranks.items() if ranks]
-        write_lines(folder / CLASSES, (line for head in known for line in self._by_class(head)))
         metrics: dict[str, Any] = {}
-        for head in known:
-            accuracies = rank_accuracy(np.array(self.ranks[head]), self.classes[head])
-            if self.top_k is not None and self.top_k < 5:
-                del accuracies["top5"]
-            metrics |= {self.prefixes[head] + key: value for key, value in accuracies.items()}
-            if self.no_candidates[head]:
-                metrics[f"{self.prefixes[head]}not_a_candidate"] = self.no_candidates[head]
-        if known:
-            metrics |= {"n": len(self.ranks[known[-1]]), "missing": self.unread[known[-1]]}
-        return metrics
-
-    def _by_class(self, head: str) -> Iterator[dict[str, Any]]:
-        hits = [rank == 1 for rank in self.ranks[head]]
-        for name, (accuracy, n) in per_class_accuracy(hits, self.classes[head]).items():
-            yield {"of": head, "class": name, "accuracy": accuracy, "n": n}
+        totals: dict[str, int] = {}
+        with atomic_file(folder / CLASSES) as file:
+            for head, ranked in self.ranked.items():
+                if not ranked:
+                    continue
+                classes = [str(target.name) for target, _, _ in ranked]
+                ranks = np.array([NO_RANK if rank is None else rank for _, rank, _ in ranked])
+                for name, (accuracy, n) in per_class_accuracy(ranks == 1, classes).items():
+                    line = {"of": head, "class": name, "accuracy": accuracy, "n": n}
+                    file.write(as_line(line))
+                prefix, accuracies = self.prefixes[head], rank_accuracy(ranks, classes)
+                if self.top_k is not None and self.top_k < 5:
+                    del accuracies["top5"]
+                metrics |= {prefix + key: value for key, value in accuracies.items()}
+                if unknown := sum(target.index is None for target, _, _ in ranked):
+                    metrics[f"{prefix}not_a_candidate"] = unknown
+                totals = {"n": len(ranked), "missing": sum(unread for _, _, unread in ranked)}
+        return metrics | totals
 
 
 def _known_ranks(targets: Mapping[str, Target], ranks: Mapping[str, int | None]) -> ScoreRecord:

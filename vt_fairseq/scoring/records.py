@@ -70,7 +70,8 @@ class PartWriter:
     def __init__(self, folder: Path, rank: int):
         path = folder / f"scores.part{rank}.jsonl"
         self._file = open(path, "ab")  # noqa: SIM115
-        self._file.truncate(_whole_lines(path))
+        # A kill may have cut off the last line.
+        self._file.truncate(sum(len(line) for _, line in _lines(path)))
 
     def append(self, records: Iterable[ScoreRecord]) -> None:
         """Write the records of a batch."""
@@ -86,27 +87,6 @@ class PartWriter:
 def as_line(record: ScoreRecord) -> bytes:
     """One line of a jsonl file; raises ValueError for NaN and infinity, which JSON lacks."""
     return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-
-
-def write_lines(path: Path, records: Iterable[ScoreRecord]) -> None:
-    """A jsonl file, whole or not at all; records are taken one by one."""
-    with atomic_file(path) as file:
-        for record in records:
-            file.write(as_line(record))
-
-
-def _whole_lines(path: Path) -> int:
-    """Bytes of ``path`` up to its last line break: a kill may have cut what comes after."""
-    end = path.stat().st_size
-    with open(path, "rb") as file:
-        while end:
-            start = max(0, end - (1 << 16))
-            file.seek(start)
-            last_break = file.read(end - start).rfind(b"\n")
-            if last_break >= 0:
-                return start + last_break + 1
-            end = start
-    return 0
 
 
 @dataclass(frozen=True)
