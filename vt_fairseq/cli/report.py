@@ -40,7 +40,7 @@ def _main() -> None:
     content = read_content(args.folders, args.data, args.clips)
     page = render(content)
     write_file(args.out, page)
-    for note in filter(None, [*content.notes, content.pictures.says]):
+    for note in filter(None, [*content.notes, content.pictures.limit_note]):
         print(note)
     rows = sum(len(result.rows) for result in content.results)
     counts = {

@@ -1,12 +1,12 @@
 """Logs of ``fairseq-train`` (``--log-format simple`` or ``json``) to numbers at each update."""
 
-import json
 import math
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from vt_fairseq.result_files import parse_object
 
 Points = dict[int, dict[str, float]]  # number of updates -> {name: value}
 
@@ -24,18 +24,18 @@ _JSON = '{"'  # the configuration, which is printed too, is a Python dictionary
 
 @dataclass
 class TrainingLog:
-    """One file.
+    """What one file tells of a training.
 
     Attributes:
         path: of the file.
         inner: what each ``--log-interval`` prints.
-        valid: the same of every validation, by its split.
+        valid: what every validation prints, by its split.
         paused: updates before which a validation or a saved checkpoint took time.
         scales: ``video_lr_scale`` and ``head_lr_scale``, where they are not 1.
         heads: whether the model has heads.
         unread: clips that could not be read, with reasons.
-        not_finite: numbers that were left out since they are none (NaN, infinity).
-        ended: whether the training says that it is done.
+        not_finite: how many numbers were left out because they are NaN or infinite.
+        ended: whether the log says that the training is done.
     """
 
     path: Path
@@ -55,14 +55,14 @@ class TrainingLog:
 
 
 def read_log(path: Path) -> TrainingLog:
-    """What ``path`` tells; nothing where it is no log of a training.
+    """The numbers in ``path``; none where it is no log of a training.
 
-    A run that was continued in the same file overwrites what it did again.
+    A run that went on in the same file overwrites the updates that it repeats.
     """
     log = TrainingLog(path)
     pause = False
     with open(path, encoding="utf-8", errors="replace") as lines:
-        for tag, message in _messages(lines):
+        for tag, message in (match.groups() for match in map(_LINE.search, lines) if match):
             if tag == "train_inner":
                 pause = _inner(log, message, pause)
             elif _EPOCH.match(message) or message.startswith(_JSON):
@@ -73,21 +73,16 @@ def read_log(path: Path) -> TrainingLog:
     return log
 
 
-def _messages(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    for line in lines:
-        if match := _LINE.search(line):
-            yield match[1], match[2]
-
-
 def _inner(log: TrainingLog, message: str, pause: bool) -> bool:
+    """Take in the line of a ``--log-interval``; is there still a pause to note with the next?"""
     values = _json(message) if message.startswith(_JSON) else dict(_INNER.findall(message))
-    found = _numbers(log, values)
-    if "num_updates" not in found:
+    numbers = _finite_numbers(log, values)
+    if "num_updates" not in numbers:
         return pause
-    update = int(found["num_updates"])
+    update = int(numbers["num_updates"])
     log.ended = False
     log.inner.pop(update, None)  # so that the order is that of the log
-    log.inner[update] = found
+    log.inner[update] = numbers
     log.paused.discard(update)
     if pause:
         log.paused.add(update)
@@ -104,9 +99,9 @@ def _valid(log: TrainingLog, tag: str, message: str) -> bool:
         values = dict(_END.findall(message))
     else:
         return False
-    found = _numbers(log, values)
-    if "num_updates" in found:
-        log.valid.setdefault(tag, {})[int(found["num_updates"])] = found
+    numbers = _finite_numbers(log, values)
+    if "num_updates" in numbers:
+        log.valid.setdefault(tag, {})[int(numbers["num_updates"])] = numbers
     return True
 
 
@@ -123,21 +118,18 @@ def _remark(log: TrainingLog, message: str) -> None:
 
 def _json(message: str) -> dict[str, Any]:
     try:
-        found = json.loads(message)
+        return parse_object(message.encode())
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
-def _numbers(log: TrainingLog, values: dict[str, Any]) -> dict[str, float]:
-    found = {}
+def _finite_numbers(log: TrainingLog, values: dict[str, Any]) -> dict[str, float]:
+    numbers = {}
     for name, value in values.items():
         try:
-            number = float(value)
+            numbers[name] = float(value)
         except (TypeError, ValueError):
             continue
-        if math.isfinite(number):
-            found[name] = number
-        else:
-            log.not_finite += 1
-    return found
+    finite = {name: number for name, number in numbers.items() if math.isfinite(number)}
+    log.not_finite += len(numbers) - len(finite)
+    return finite

@@ -54,8 +54,8 @@ class Pictures:
     limit: str = ""
 
     @property
-    def says(self) -> str:
-        """The limit in words."""
+    def limit_note(self) -> str:
+        """The limit in words, "" without one."""
         count = f"{len(self.of):,}"
         return f"Pictures of {count} clips; the limit was {self.limit}." if self.limit else ""
 

@@ -1,6 +1,5 @@
 """Files of results to rows: one reader for each kind of thing that a model is asked."""
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -307,9 +306,9 @@ def _searched(line: bytes, head: re.Match[bytes], targets: Mapping[str, str]) ->
 
 def _parsed(line: bytes, targets: Mapping[str, str], where: str) -> QueryRanking:
     try:
-        row = json.loads(line)
+        row = result_files.parse_object(line)
         name, ranking = row["id"], row["ranking"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError) as error:
         raise UserError(f"{where}: expected an object with id and ranking: {error!r}") from error
     if ranking is not None and not is_ranking(ranking):
         raise UserError(f"{where}: expected 'ranking': distinct ids, best first")

@@ -1,6 +1,5 @@
 """A folder of results, read: its numbers and every row behind them."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ from vt_fairseq.data.manifest import ClipRow, DataDirectory
 from vt_fairseq.errors import UserError
 from vt_fairseq.report.readers import PREDICTIONS, READERS, kind_of, read_references
 from vt_fairseq.report.rows import MISSING, OPEN, ReportRow, failures_first
-from vt_fairseq.result_files import is_numbers, objects
+from vt_fairseq.result_files import is_numbers, objects, parse_object
 
 
 @dataclass(frozen=True)
@@ -134,9 +133,6 @@ def read_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected an object, found {value!r:.60}")
-    return value
+        return parse_object(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: expected a JSON object: {error}") from error
