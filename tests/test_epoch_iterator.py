@@ -4,7 +4,7 @@ import pytest
 import torch
 from fairseq.data.iterators import CountingIterator, GroupedIterator
 
-from vt_fairseq.data.epoch_iterator import ReusedBatchIterator, in_action_order
+from vt_fairseq.data.epoch_iterator import ReusedBatchIterator, in_prompt_order
 from vt_fairseq.data.permutation import Batches, Permutation
 
 HOWTO100M = 136_000_000
@@ -86,7 +86,7 @@ def test_processes_with_fewer_batches_get_empty_samples_for_every_action():
 
 def test_an_unfinished_group_at_the_end_is_not_lost():
     batches = CountingIterator([[f"{i}A", f"{i}B"] for i in range(3)])
-    assert list(in_action_order(batches, 2, 2)) == ["0A", "1A", "0B", "1B", "2A", "2B"]
+    assert list(in_prompt_order(batches, 2, 2)) == ["0A", "1A", "0B", "1B", "2A", "2B"]
 
 
 def test_an_epoch_of_all_clips_of_howto100m_begins_and_resumes_in_no_time_and_memory():

@@ -30,7 +30,7 @@ class ClipLoader:
         sampling: which frames of the segment.
         transform: crop and flip.
         window: how a segment longer than ``sampling.max_seconds`` is cut.
-        blank: decode, then show a uniform gray instead: what the model knows without looking.
+        blank: decode, then give uniform gray instead: what the model knows without the video.
     """
 
     video_root: Path | None
@@ -54,7 +54,7 @@ class ClipLoader:
         return self._shown(frames, rng)
 
     def from_array(self, frames: np.ndarray) -> np.ndarray:
-        """Frames of a clip that is decoded already: (N, H, W, 3) uint8 RGB, N >= 1, all of it."""
+        """Frames of a clip from all its (N, H, W, 3) uint8 RGB frames, N >= 1."""
         picked = frames[pick_frames(self.sampling, len(frames))]
         return self._shown(scale_short_side(picked, self.short_side), None)
 

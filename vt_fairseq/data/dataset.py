@@ -3,9 +3,9 @@
 Shapes: B clips, F frames, H W pixels, S source tokens, L target tokens.
 
 Every random choice depends on (seed, epoch, row) alone, so it is the same for any number of
-workers and after a restart. A clip that cannot be read is replaced in training by another row,
-and kept without video in evaluation, where it counts as missing; either way the batch
-names it and the reason.
+workers and after a restart. A clip that cannot be read is replaced by another row in training. In
+evaluation its row stays without video and counts as missing. Either way the batch names the clip
+and the reason.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ from vt_fairseq.data.text_noise import random_generator
 from vt_fairseq.data.tokenizer import EOS, PAD
 from vt_fairseq.errors import UserError, VideoError
 
-# A training row that cannot be read is replaced by another; this many in a row mean that the
-# data as a whole is not there.
+# A training row that cannot be read is replaced by another; so many failures one after the other
+# mean that the data as a whole is not there.
 MAX_REPLACEMENTS = 20
 # Streams of random numbers of one row, so that adding a draw to one leaves the others alone.
 STREAM_CLIP, STREAM_PROMPT, STREAM_TEXT, STREAM_BATCH, STREAM_REPLACE, STREAM_ORDER = range(1, 7)

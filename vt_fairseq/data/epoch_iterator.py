@@ -1,4 +1,4 @@
-"""fairseq's epoch iterator over any number of rows, every decoded batch used for each action.
+"""fairseq's epoch iterator over any number of rows; each decoded batch serves all prompts.
 
 The paper trains on narration and description of the same mini-batch back to back (section 3.1).
 A position in the epoch counts updates' worth of samples, not decoded batches, so a run that was
@@ -34,10 +34,11 @@ class ReusedBatchIterator(EpochBatchIterator):
 
     Args:
         batches: row numbers of each batch; looked up when its turn comes.
-        uses: samples that the dataset's collater makes of a batch; with one, it makes no list.
-        group: ``--update-freq``: decoded batches that share an update. The order is
-            (batch 1, action 1), ..., (batch ``group``, action 1), (batch 1, action 2), ...
-            so that each update has one action.
+        uses: how many samples the dataset's collater makes of a batch: a list of them, or one
+            sample that is not in a list.
+        group: decoded batches that share an update (fairseq's update frequency). The order is
+            (batch 1, prompt 1), ..., (batch ``group``, prompt 1), (batch 1, prompt 2), ...
+            so that each update has one prompt.
         make_loader: torch's ``DataLoader``, or one with its arguments.
     """
 
@@ -71,7 +72,7 @@ class ReusedBatchIterator(EpochBatchIterator):
         return Share(self.frozen_batches, order, self.num_shards, self.shard_id)
 
     def state_dict(self) -> dict[str, Any]:
-        """fairseq's, with the number of processes that the place in the epoch counts for."""
+        """fairseq's, with the number of processes that share the epoch's batches."""
         return {**super().state_dict(), "processes": self.num_shards}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -111,14 +112,14 @@ class ReusedBatchIterator(EpochBatchIterator):
             batches.take(len(batches) - 1)
         if self.uses == 1:
             return batches
-        samples = in_action_order(batches, self.uses, self.group)
+        samples = in_prompt_order(batches, self.uses, self.group)
         for _ in range(offset % span):
             next(samples)
         return CountingIterator(samples, start=offset, total=len(batches) * self.uses)
 
 
-def in_action_order(batches, uses: int, group: int) -> Iterator[dict]:
-    """Samples of each group of batches, action by action.
+def in_prompt_order(batches, uses: int, group: int) -> Iterator[dict]:
+    """Samples of each group of batches, prompt by prompt.
 
     ``batches`` yields lists of ``uses`` samples, or {} for the filler batch with which fairseq
     gives every process as many batches. fairseq takes an empty sample for a dummy without

@@ -47,7 +47,7 @@ class HeadTargets:
     def of(
         cls, names: Sequence[str], class_lists: Mapping[str, Sequence[str]], where: str
     ) -> "HeadTargets":
-        """The heads ``names``; raise UserError where ``where``'s ``class_lists`` are empty."""
+        """The heads ``names``; raise UserError for an empty class list, which ``where`` has."""
         classes = {}
         for name in names:
             texts = () if name == ANSWER else class_lists[name]

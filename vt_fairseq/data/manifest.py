@@ -1,4 +1,4 @@
-"""Clip rows on disk: one memory-mapped Arrow IPC file a split, and the directory that holds them.
+"""Clip rows on disk: one memory-mapped Arrow IPC file per split, and the directory of them.
 
 A data directory (made by ``vt-prepare``) has::
 
@@ -7,7 +7,7 @@ A data directory (made by ``vt-prepare``) has::
                           "published", "reasons", "notes", "warnings", ...}; written last
     <split>.arrow        the rows (class Manifest)
     spiece.model         the sentencepiece vocabulary
-    labels.txt, verbs.txt, nouns.txt   the classes, one a line, sorted or as the corpus
+    labels.txt, verbs.txt, nouns.txt   the classes, one per line, sorted or as the corpus
                                        numbers them
     rejected.jsonl       the rows that were left out, with reasons
 """
@@ -30,11 +30,11 @@ from vt_fairseq.errors import UserError
 FORMAT = 1
 CLASS_KINDS = ("label", "verb", "noun")
 ROWS_PER_BATCH = 1024
-"""Every record batch but the last has exactly so many rows, so a row is found by division."""
+"""Rows of every record batch but the last; so a division tells in which batch a row is."""
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 """A split names a file."""
 TOUCHED_BATCHES = 256
-"""After looking into so many (40 MB of HowTo100M) a process lets go of what it has mapped."""
+"""After reading this many (40 MB of HowTo100M), a process unmaps the pages that it has read."""
 
 _BATCH_KEY = b"vt_fairseq.rows_per_batch"
 _TEXTS = pa.list_(pa.string())
@@ -65,7 +65,7 @@ class ClipRow:
     Attributes:
         id: unique in its split.
         video: file or folder of frames, relative to the video root.
-        start, end: seconds, half-open; None is the beginning or the end of the video.
+        start, end: seconds, half-open; None: the start and the end of the video.
         captions: the references.
         label, verb, noun: class names.
         question, candidates, answer: ``answer`` is an index into ``candidates``, from 0.
@@ -161,7 +161,7 @@ def write_manifest(path: str | Path, rows: Iterable[ClipRow]) -> int:
 def join_manifests(path: str | Path, parts: Iterable[str | Path]) -> int:
     """Write the rows of all ``parts``, in their order, to ``path``; return how many there are.
 
-    Atomic, in bounded memory, without looking into the rows.
+    Atomically, in bounded memory, without reading the rows themselves.
     """
     rows = 0
     with atomic_file(path) as file, pa.ipc.new_file(file, _SCHEMA) as writer:
@@ -184,7 +184,7 @@ def _rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 class Manifest(LazySequence[ClipRow]):
-    """The rows of one Arrow file, read where they lie: memory does not grow with their number.
+    """The rows of one Arrow file, memory-mapped: memory does not grow with their number.
 
     A worker process, forked or spawned, opens the file for itself.
     """
@@ -308,9 +308,7 @@ class DataDirectory:
         file = path / "data.json"
         if not file.is_file():
             what = "has no data.json" if path.is_dir() else "does not exist"
-            raise UserError(
-                f"data directory {path} {what}; make it with: vt-prepare CORPUS ... --out {path}"
-            )
+            raise UserError(f"data directory {path} {what}; make it with: vt-prepare")
         try:
             data = json.loads(file.read_bytes())
             if data["format"] != FORMAT:

@@ -1,7 +1,7 @@
 """The noise function n(t): shuffle the target's tokens and mask some of them (paper, section 3.1).
 
-Every mode of the paper's Table 7c is here, and both readings of the amount of masking: a share
-drawn once a mini-batch from U(0, 1) (section 4.1), or a count drawn per example from 1...N
+It has every mode of the paper's Table 7c, and both readings of the amount of masking: a share
+drawn once per mini-batch from U(0, 1) (section 4.1), or a count drawn per example from 1...N
 (section 3.1).
 """
 

@@ -1,4 +1,4 @@
-"""T5's sentencepiece vocabulary with the rows that this model adds.
+"""T5's sentencepiece vocabulary and the tokens that this model adds to it.
 
 Vocabulary (T5, Raffel et al. 2020): the sentencepiece model's ids come first and stay as they are
 (pad 0, eos 1, unk 2), then 100 sentinels ``<extra_id_99>`` ... ``<extra_id_0>``, and the embedding
@@ -45,17 +45,16 @@ class Tokenizer:
             self._processor.LoadFromSerializedProto(model_proto)
         except RuntimeError as error:
             raise UserError(f"{origin} is not a sentencepiece model: {error}") from error
-        found = {
+        ids = {
             "pad": self._processor.pad_id(),
             "eos": self._processor.eos_id(),
             "unk": self._processor.unk_id(),
         }
         expected = {"pad": PAD, "eos": EOS, "unk": UNK}
-        if found != expected:
+        if ids != expected:
             raise UserError(
-                f"{origin} does not have T5's ids: expected {expected}, found {found}; "
-                "use the spiece.model that belongs to the T5 weights, or let "
-                "vt-prepare --train-vocabulary make one"
+                f"{origin} does not have T5's ids: expected {expected}, found {ids}; use the "
+                "spiece.model that belongs to the T5 weights, or let vt-prepare train one"
             )
         self.num_pieces = self._processor.GetPieceSize()
         first = self.num_pieces + NUM_SENTINELS
@@ -86,7 +85,7 @@ class Tokenizer:
         return self._processor.DecodeIds(pieces)
 
     def symbols(self) -> list[str]:
-        """One symbol a row of the embedding table, in the order of the ids."""
+        """One symbol per row of the embedding table, in the order of the ids."""
         names = [self._processor.IdToPiece(i) for i in range(self.num_pieces)]
         names += [f"<extra_id_{i}>" for i in reversed(range(NUM_SENTINELS))]
         names += SPECIAL_TOKENS

@@ -7,15 +7,15 @@ from vt_fairseq.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# So many are too few to judge a set by.
+# Up to this many unreadable clips never end a run: they are too few to judge a data set by.
 FEW = 20
 
 
 class UnreadableClips:
-    """Those of one process.
+    """The unreadable clips of one process.
 
     Args:
-        max_fraction: of the clips of a training, 0 to 1.
+        max_fraction: of a training run's clips that may be unreadable, 0 to 1.
     """
 
     def __init__(self, max_fraction: float):

@@ -37,9 +37,10 @@ from vt_fairseq.video.timeouts import Unfinished, within
 FOLDER_FPS = 3.0  # TVQA and TVC come as frames at this rate
 # A file that takes longer is given up: some are made, or broken, so that decoding does not end.
 MAX_DECODING_SECONDS = 120.0
-# More for a clip in which FFmpeg itself does not come back, so that no clock is looked at.
+# Longer than that: it ends calls in which FFmpeg itself does not return, so that nothing else can.
 MAX_CALL_SECONDS = 150.0
-# Seconds to seek back when the frames after a seek begin too late; then from the file's start.
+# Seconds to seek back where the frames after a seek begin too late; then the file is decoded from
+# its start.
 SEEK_BACK = (0.0, 2.0, 10.0)
 
 FrameSource = Iterator[tuple[float, float, av.VideoFrame]]  # (pts in s, duration in s, frame)
@@ -58,15 +59,16 @@ def read_clip(
     """Frames of the segment [start, end) of a video, or of a folder of jpg or png frames.
 
     Frames repeat where the window has fewer than F. An ``end`` past the video's end is moved to
-    it. A file that was cut off where FFmpeg sees no error is a shorter video. A file with damage is
-    read when every wanted frame comes before it. A folder's frames, sorted naturally, last
-    1/3 s each: sampled at 6 or more frames a second each is used twice or more, as in the paper.
+    it. A file that was cut off where FFmpeg sees no error is a shorter video. A damaged file can be
+    read up to its damage. A folder's frames, sorted naturally, last 1/3 s each: sampled at 6 or
+    more frames per second, each is used twice or more, as in the paper.
 
     Args:
         path: local file or folder.
         start, end: seconds; None: the start and the end of the video.
-        window: of a segment that is longer than the sampling's window: "random" (needs ``rng``),
-            "center", "whole" (not cut), or "K/N": the K-th of N uniformly spaced ones, from 1.
+        window: which part of a segment longer than the sampling's window: "random" (needs
+            ``rng``), "center", "whole" (not cut), or "K/N": the K-th, from 1, of N uniformly
+            spaced windows.
         short_side: the short side in pixels that frames are scaled to, up or down, bilinearly and
             keeping the ratio of the stored pixels' sides; None: as stored.
 

@@ -1,8 +1,8 @@
 """A time limit for calls into C, which Python cannot interrupt.
 
-The call runs in a thread. One that does not end is left to itself, with all that it has opened, and
-the caller goes on with a new thread: FFmpeg works without Python's lock. Threads end with the
-process. A caller keeps its thread from call to call, since memory is slow in a new one.
+The call runs in a thread. A call that does not end is left alone, with all that it has opened, and
+the caller goes on with a new thread: FFmpeg runs without Python's lock. Threads end with the
+process. A caller keeps its thread from call to call, since a new one allocates memory slowly.
 """
 
 import os
@@ -16,7 +16,7 @@ _own = threading.local()
 
 
 class Unfinished(Exception):
-    """The call has not ended in time."""
+    """The call did not end in time."""
 
 
 def _work(calls: queue.SimpleQueue, outcomes: queue.SimpleQueue) -> None:
@@ -44,7 +44,7 @@ class _Thread:
 
 
 def within(seconds: float, function: Callable[..., Value], *args: Any) -> Value:
-    """What ``function(*args)`` returns or raises; Unfinished after so many seconds."""
+    """What ``function(*args)`` returns or raises; raise Unfinished after ``seconds``."""
     thread: _Thread | None = getattr(_own, "thread", None)
     if thread is None or thread.process != os.getpid():
         thread = _own.thread = _Thread()
