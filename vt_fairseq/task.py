@@ -13,6 +13,7 @@ from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask, register_task
 
 from vt_fairseq.data.clips import ClipLoader, FrameLoader
+from vt_fairseq.data.data_workers import WatchedDataLoader
 from vt_fairseq.data.dataset import VideoTextDataset
 from vt_fairseq.data.dictionary import T5Dictionary
 from vt_fairseq.data.epoch_iterator import ReusedBatchIterator
@@ -30,12 +31,12 @@ from vt_fairseq.models.checkpoint_state import vocabulary_state
 from vt_fairseq.models.sequence_generator import SharedSourceGenerator
 from vt_fairseq.result_files import PredictionFiles
 from vt_fairseq.task_config import INPUT_OPTIONS, VideoTranslateTaskConfig
-from vt_fairseq.training.changed_options import TRAIN_ROWS
-from vt_fairseq.training.data_workers import WatchedDataLoader
 from vt_fairseq.video.decoding import FrameSampling
 from vt_fairseq.video.transforms import ClipTransform
 
 logger = logging.getLogger(__name__)
+
+TRAIN_ROWS = "train_rows"  # of a checkpoint's task_state: how many rows it was trained on
 
 # A checkpoint keeps the class names up to so many (half a megabyte or so).
 MAX_SAVED_CLASSES = 10_000

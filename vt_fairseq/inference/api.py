@@ -15,13 +15,13 @@ from fairseq.dataclass.configs import GenerationConfig
 
 from vt_fairseq.candidates.likelihood import DEFAULT_MAX_NODES, score_candidates
 from vt_fairseq.candidates.prefix_tree import PrefixTree
+from vt_fairseq.data.data_workers import WatchedDataLoader
 from vt_fairseq.data.prompts import Prompt
 from vt_fairseq.data.tokenizer import PAD
 from vt_fairseq.errors import UserError, VideoError
 from vt_fairseq.inference.inputs import OwnLoader, OwnVideos, Seconds, Video, own_videos
 from vt_fairseq.inference.loading import Loaded, encode, open_checkpoint, to_device
 from vt_fairseq.inference.outputs import Caption, Choice, Encoding, Ranked, Text
-from vt_fairseq.training.data_workers import WatchedDataLoader
 from vt_fairseq.video.frame_sampling import window_position
 
 METHODS = ("beam", "greedy", "topk")

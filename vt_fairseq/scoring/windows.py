@@ -12,9 +12,9 @@ import torch
 from torch.utils.data import Dataset
 
 from vt_fairseq.data.clips import ClipLoader
+from vt_fairseq.data.data_workers import WatchedDataLoader
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import VideoError
-from vt_fairseq.training.data_workers import WatchedDataLoader
 
 RowWindow = tuple[int, int]  # index of a row, index of a window
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from vt_fairseq.task import TRAIN_ROWS
+
 logger = logging.getLogger(__name__)
 
 # Options on which the course of training depends, by section; None: all of them.
@@ -22,7 +24,6 @@ COMPARED: dict[str, tuple[str, ...] | None] = {
 }
 # Where things lie, how results are written; and copies of other sections' options.
 LEFT_OUT = ("data", "video_root", "results_path", "cpu")
-TRAIN_ROWS = "train_rows"
 
 
 def warn_of_changes(filename: str, saved: Mapping[str, Any], cfg, task_state: Mapping) -> None:

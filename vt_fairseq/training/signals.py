@@ -17,15 +17,14 @@ import torch
 import torch.distributed as dist
 from fairseq import checkpoint_utils
 
+from vt_fairseq.data.data_workers import outlive_signals
+
 logger = logging.getLogger(__name__)
 
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-# How long a data worker that got the signal, too, lives on; the trainer ends it before.
-WORKER_GRACE_SECONDS = 60
 
 _received: list[int] = []
-_trainers: list[int] = []  # process that watches: this one, or the one it was forked from
 
 
 def watch() -> None:
@@ -33,7 +32,7 @@ def watch() -> None:
     if threading.current_thread() is not threading.main_thread():
         return
     trainer = os.getpid()
-    _trainers.append(trainer)
+    outlive_signals()
 
     def note(number: int, frame: FrameType | None) -> None:
         if os.getpid() == trainer:
@@ -41,17 +40,6 @@ def watch() -> None:
 
     for number in SIGNALS:
         signal.signal(number, note)
-
-
-def delay_end_of_worker() -> None:
-    """In a data worker of a process that trains, outlive the signals for a while.
-
-    A cluster sends SIGTERM to every process of a job, and without its workers the trainer could not
-    come to the next boundary. They end with it, and after WORKER_GRACE_SECONDS in any case.
-    """
-    if _trainers:
-        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_GRACE_SECONDS))
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def any_process_received(trainer: Any) -> bool:

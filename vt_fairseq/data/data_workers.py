@@ -26,10 +26,11 @@ from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
 from vt_fairseq.errors import UserError
-from vt_fairseq.training.signals import delay_end_of_worker
 
 SHARED_MEMORY = "/dev/shm"
 EXIT_NO_SHARED_MEMORY = 71  # of a worker; EX_OSERR of sysexits.h
+# How long a worker of a process that trains lives on after SIGTERM; the trainer ends it before.
+GRACE_SECONDS = 60
 
 
 class WatchedDataLoader(DataLoader):
@@ -76,13 +77,11 @@ def death(number: int, pid: int | None, code: int) -> str:
     if code == EXIT_NO_SHARED_MEMORY or name == "SIGBUS":
         suggestion = (
             f"no room for a batch in the shared memory {SHARED_MEMORY} ({_room()}): make it larger "
-            "(docker run --shm-size 8g), or give a smaller --batch-size, fewer --num-workers, or "
-            "--num-workers 0"
+            "(docker run --shm-size 8g), or take smaller batches, fewer data workers, or none"
         )
     elif name == "SIGKILL":
         suggestion = (
-            "often by the system for lack of memory: give fewer --num-workers or a smaller "
-            "--batch-size"
+            "often by the system for lack of memory: take fewer data workers or smaller batches"
         )
     elif code < 0:
         suggestion = (
@@ -174,7 +173,18 @@ def no_exceptions_from_signals() -> Iterator[None]:
 def begin_worker(number: int) -> None:
     """Called first in each worker."""
     garbage.let_go_in_worker()
-    delay_end_of_worker()
+    if _outlive_signals.is_set():
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_SECONDS))
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def outlive_signals() -> None:
+    """Let the workers that this process starts from now on outlive SIGTERM and SIGUSR1 for a while.
+
+    A cluster sends them to every process of a job, and without its workers a trainer could not come
+    to the next boundary. They end with it, and after GRACE_SECONDS in any case.
+    """
+    _outlive_signals.set()
 
 
 @atexit.register
@@ -188,4 +198,5 @@ def kill_workers() -> None:
 
 
 garbage = ForkGarbageGuard()
+_outlive_signals = threading.Event()
 _workers: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
