@@ -3,7 +3,7 @@
 import pytest
 
 from tests.corpora import by_id, prepare_real, rows
-from vt_fairseq.corpora.epic_kitchens import open_corpus, readable
+from vt_fairseq.corpora.epic_kitchens import open_corpus
 from vt_fairseq.miniworld.official_layouts import annotation_files
 from vt_fairseq.miniworld.world import SIZES
 
@@ -86,31 +86,19 @@ def test_twenty_rows_are_as_they_stand_in_the_files(real):
 # --- synthetic files -----------------------------------------------------------------------------
 
 
-def test_columns_are_read_by_name_whatever_their_order(tmp_path):
+def test_columns_are_read_by_name_and_class_keys_become_readable(tmp_path):
     files = annotation_files("epic-kitchens", SIZES["tiny"]) | {
+        "EPIC_verb_classes.csv": "verb_id,class_key\n0,turn-on\n",
         "EPIC_train_action_labels.csv": "noun_class,verb_class,stop_timestamp,start_timestamp,"
         "narration,video_id,uid,participant_id\n"
-        "1,0,01:00:02.25,00:00:01.50,take it,P26_01,3,P26\n"
+        "1,0,01:00:02.25,00:00:01.50,take it,P26_01,3,P26\n",
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     source = open_corpus(tmp_path, tmp_path)
     row = rows(source)["valid"][0]
-    assert (row.id, row.label, row.start, row.end) == ("3", "rise red square", 1.5, 3602.25)
-    assert source.notes == [  # the tables are MiniWorld's
-        "verbs: 6 classes, the published table has 125",
+    assert (row.id, row.label, row.start, row.end) == ("3", "turn on red square", 1.5, 3602.25)
+    assert source.notes == [  # the nouns are MiniWorld's
+        "verbs: 1 classes, the published table has 125",
         "nouns: 25 classes, the published table has 352",
     ]
-
-
-@pytest.mark.parametrize(
-    ("key", "text"),
-    [
-        ("pan:dust", "dust pan"),
-        ("garni:bouquet", "bouquet garni"),
-        ("turn-on", "turn on"),
-        ("Nothing", "nothing"),
-    ],
-)
-def test_class_keys_become_readable(key, text):
-    assert readable(key) == text

@@ -98,14 +98,6 @@ def test_a_missing_file_is_named(tmp_path):
         list(jsonl.read(tmp_path / "gone.jsonl"))
 
 
-def test_a_long_manifest_is_read_line_by_line(tmp_path):
-    path = tmp_path / "clips.jsonl"
-    write_jsonl(path, *(clip(id=str(i)) for i in range(1000)))
-    rows = jsonl.read(path)
-    assert next(rows).row.id == "0"
-    rows.close()
-
-
 # --- paths ---------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from tests.conftest import run_main
-from vt_fairseq.corpora import howto100m
 from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.errors import UserError
 from vt_fairseq.miniworld import official_layouts
@@ -212,14 +211,6 @@ def test_the_corpus_reader_gives_back_the_rows_of_miniworld(dressed, corpus, tmp
         for row, original in zip(rows, originals, strict=True):
             original = original | {"caption": original["caption"][:captions]}
             assert {k: as_miniworld(row)[k] for k in keys} == {k: original[k] for k in keys}
-
-
-def test_narrations_are_widened_to_four_seconds_about_themselves(dressed):
-    out, world = dressed["howto100m"]
-    source = howto100m.open_corpus(out / "annotations", out / "videos")
-    for entry, row in zip(source.rows, world.of("pretrain"), strict=True):
-        assert entry.row.start <= row["start"] and row["end"] <= entry.row.end
-        assert entry.row.end - entry.row.start == pytest.approx(4.0)
 
 
 def test_the_command_says_what_comes_next(tmp_path, capsys):

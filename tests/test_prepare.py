@@ -33,13 +33,14 @@ def videos(tmp_path_factory) -> Path:
     return folder
 
 
-def made(tmp_path: Path, videos: Path, *rows, **options) -> tuple[dict, DataDirectory]:
-    probing = Probing(options.pop("probe", True), options.pop("workers", 2))
-    vocabulary = options.pop("vocabulary", Vocabulary(pieces=60))
+def made(
+    tmp_path: Path, videos: Path, *rows, probe=True, workers=2, vocabulary=None, **source
+) -> tuple[dict, DataDirectory]:
     entries = jsonl.read(write_jsonl(tmp_path / "clips.jsonl", *rows))
-    out = tmp_path / "data"
-    found = prepare("jsonl", Source(entries, videos, {"a": 1}), out, vocabulary, probing)
-    return found, DataDirectory.open(out)
+    vocabulary = vocabulary or Vocabulary(pieces=60)
+    out, opened = tmp_path / "data", Source(entries, videos, {"a": 1}, **source)
+    content = prepare("jsonl", opened, out, vocabulary, Probing(probe, workers))
+    return content, DataDirectory.open(out)
 
 
 def rejected(tmp_path: Path) -> list[dict]:
@@ -149,15 +150,17 @@ def test_each_video_is_opened_once(tmp_path, videos, monkeypatch):
     assert opened == ["a.mp4"]
 
 
-def test_when_every_row_is_rejected_the_first_reason_is_the_error(tmp_path, videos):
-    with pytest.raises(UserError, match=r"every one of 2 rows was rejected.*line 1: missing video"):
-        made(tmp_path, videos, clip(video="gone.mp4"), "{")
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ((clip(video="gone.mp4"), "{"), "every one of 2 rows was rejected.*line 1: missing video"),
+        (("",), "no rows"),
+    ],
+)
+def test_when_no_row_is_left_the_first_reason_is_the_error(tmp_path, videos, rows, message):
+    with pytest.raises(UserError, match=message):
+        made(tmp_path, videos, *rows)
     assert os.listdir(tmp_path / "data") == []
-
-
-def test_an_empty_manifest_is_an_error(tmp_path, videos):
-    with pytest.raises(UserError, match="no rows"):
-        made(tmp_path, videos, "")
 
 
 def test_a_second_run_gives_the_same_bytes(tmp_path, videos):
@@ -179,14 +182,8 @@ def test_a_failing_run_leaves_the_directory_as_it_was(tmp_path, videos):
 # --- what the user should know -------------------------------------------------------------------
 
 
-def described(tmp_path, videos, *rows, **source) -> dict:
-    entries = jsonl.read(write_jsonl(tmp_path / "clips.jsonl", *rows))
-    source = Source(entries, videos, {}, **source)
-    return prepare("x", source, tmp_path / "data", Vocabulary(pieces=60), Probing())
-
-
 def test_rows_that_differ_from_the_published_ones_are_explained(tmp_path, videos):
-    found = described(
+    found, _ = made(
         tmp_path, videos,
         clip(id="1"), clip(id="2", video="gone.mp4"), clip(id="3", split="valid"),
         published={"train": 2, "valid": 9, "test": 5}, published_at="example.org",
@@ -203,8 +200,10 @@ def test_rows_that_differ_from_the_published_ones_are_explained(tmp_path, videos
 
 def test_rounded_published_numbers_have_a_tolerance(tmp_path, videos):
     rows = [clip(id=str(i)) for i in range(99)]
-    assert not described(tmp_path, videos, *rows, published={"train": 100}, tolerance=0.01)["notes"]
-    [note] = described(tmp_path, videos, *rows, published={"train": 102}, tolerance=0.01)["notes"]
+    found, _ = made(tmp_path, videos, *rows, published={"train": 100}, tolerance=0.01)
+    assert not found["notes"]
+    found, _ = made(tmp_path, videos, *rows, published={"train": 102}, tolerance=0.01)
+    [note] = found["notes"]
     assert note.startswith("train: the annotations have 99 rows, fewer than the 102")
 
 
@@ -221,7 +220,7 @@ def test_rounded_published_numbers_have_a_tolerance(tmp_path, videos):
 )
 def test_a_context_that_most_rows_lack_is_an_alarm(tmp_path, videos, contexts, wanted, warned):
     rows = [clip(id=str(i), context=context) for i, context in enumerate(contexts)]
-    warnings = described(tmp_path, videos, *rows, context=wanted)["warnings"]
+    warnings = made(tmp_path, videos, *rows, context=wanted)[0]["warnings"]
     assert bool(warnings) == warned
     if warned:
         having = sum(context is not None for context in contexts)
@@ -232,8 +231,7 @@ def test_a_context_that_most_rows_lack_is_an_alarm(tmp_path, videos, contexts, w
 
 def test_a_corpus_keeps_its_own_classes_and_their_order(tmp_path, videos):
     rows = [clip(id="1", verb="open"), clip(id="2", verb="close")]
-    described(tmp_path, videos, *rows, classes={"verb": ["take", "open", "close"]})
-    data = DataDirectory.open(tmp_path / "data")
+    _, data = made(tmp_path, videos, *rows, classes={"verb": ["take", "open", "close"]})
     assert data.classes("verb") == ["take", "open", "close"]
 
 
@@ -243,7 +241,7 @@ def test_free_text_where_a_class_belongs_is_refused_before_memory_is_full(
     monkeypatch.setattr("vt_fairseq.corpora.prepare.MAX_CLASSES", 2)
     rows = [clip(id=str(i), label=f"said {i}") for i in range(3)]
     with pytest.raises(UserError, match=r"clips.jsonl line 3: more than 2 different values of 'l"):
-        described(tmp_path, videos, *rows)
+        made(tmp_path, videos, *rows)
 
 
 def test_a_vocabulary_is_trained_on_a_bounded_sample(tmp_path, videos, monkeypatch):
@@ -253,7 +251,7 @@ def test_a_vocabulary_is_trained_on_a_bounded_sample(tmp_path, videos, monkeypat
         "vt_fairseq.corpora.prepare.train_vocabulary",
         lambda texts, pieces: seen.extend(texts) or b"model",
     )
-    described(tmp_path, videos, *(clip(id=str(i), caption=f"text {i}") for i in range(95)))
+    made(tmp_path, videos, *(clip(id=str(i), caption=f"text {i}") for i in range(95)))
     assert [text for text in seen if text.startswith("text")] == [
         f"text {i}" for i in range(0, 95, 10)
     ]

@@ -56,7 +56,7 @@ def test_the_command_prints_a_table_and_the_reasons(tmp_path, videos):
             "manifest at",
         ),
         (["miniworld", "--train-vocabulary", "60", "--size", "huge"], "known: "),
-        (["miniworld", "--train-vocabulary", "60", "--videos", "."], "needs both"),
+        (["miniworld", "--train-vocabulary", "60", "--videos", "."], "or neither to make a world"),
         (["nothing", "--train-vocabulary", "60"], "no corpus 'nothing'"),
         (["jsonl", "--workers", "0"], "above 0"),
         (["jsonl", "--shard", "3/2"], "expected K/N, K from 1 to N, found '3/2'"),

@@ -30,18 +30,14 @@ def open_source(args: argparse.Namespace) -> "Source":
     """The rows that ``args`` (of ``build_parser``) name; makes a MiniWorld where it names none."""
     reader = corpus_reader("jsonl" if args.corpus == MINIWORLD else args.corpus)
     given = (args.annotations is not None, args.videos is not None)
-    if args.corpus == MINIWORLD and any(given) != all(given):
-        raise UserError(
-            "miniworld needs both --annotations and --videos (a world that is there) or neither "
-            "(it makes one)"
-        )
     if args.corpus == MINIWORLD and not any(given):
         source, settings = _made_world(args), {"seed": args.seed, "size": args.size}
     elif all(given):
         source = reader(args.annotations, args.videos, **_reader_options(args))
         settings = {"annotations": str(args.annotations), **source.settings}
     else:
-        raise UserError(f"{args.corpus} needs --annotations PATH and --videos DIR")
+        hint = ", or neither to make a world" if args.corpus == MINIWORLD else ""
+        raise UserError(f"{args.corpus} needs --annotations PATH and --videos DIR{hint}")
     return replace(source, settings={**settings, "probed": not args.skip_probe})
 
 

@@ -19,6 +19,7 @@ from vt_fairseq.corpora.files import (
     VideoFinder,
     clock,
     csv_records,
+    find_files,
     integer,
     require_file,
     text,
@@ -41,7 +42,7 @@ def open_corpus(annotations: Path, videos: Path) -> Source:
     """The corpus in its official files; raise UserError for a missing or wrong one."""
     train = require_file(annotations, TRAIN_FILE, source=PUBLISHED_AT)
     classes = {kind: read_classes(annotations, kind) for kind in CLASSES}
-    tests = {s: annotations / n for s, n in TEST_FILES.items() if (annotations / n).is_file()}
+    tests = find_files(annotations, TEST_FILES)
     notes = [
         f"{kind}s: {len(names)} classes, the published table has {CLASSES[kind]}"
         for kind, names in classes.items()

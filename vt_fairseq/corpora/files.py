@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,14 @@ def require_file(folder: Path, *names: str, source: str) -> Path:
     return path
 
 
-def find_splits(folder: Path, files: Mapping[str, str], source: str) -> dict[str, Path]:
-    """Split -> path of those of ``files`` (split -> name) that are there; at least one must be."""
-    paths = {split: folder / name for split, name in files.items() if (folder / name).is_file()}
-    if not paths:
-        names = ", ".join(files.values())
-        raise UserError(f"none of {names} in {folder}; they are published at {source}")
-    return paths
+def find_files(folder: Path, files: Mapping[str, str]) -> dict[str, Path]:
+    """Split -> path of those of ``files`` (split -> name) that are in ``folder``."""
+    return {split: folder / name for split, name in files.items() if (folder / name).is_file()}
+
+
+def none_of(names: Iterable[str], folder: Path, source: str) -> UserError:
+    """The error where ``folder`` has none of the files ``names``."""
+    return UserError(f"none of {', '.join(names)} in {folder}; they are published at {source}")
 
 
 # --- formats -------------------------------------------------------------------------------------

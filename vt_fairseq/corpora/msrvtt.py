@@ -17,8 +17,10 @@ from vt_fairseq.corpora.files import (
     csv_records,
     expect,
     find_file,
+    find_files,
     get,
     json_document,
+    none_of,
     text,
 )
 from vt_fairseq.corpora.rows import Entry, Rejected, Source, reject, unique
@@ -49,11 +51,7 @@ def open_corpus(annotations: Path, videos: Path) -> Source:
     """The corpus in its official files; raise UserError for a missing or wrong one."""
     splits, captions = read_captions(annotations)
     retrieval = find_file(annotations, *RETRIEVAL_FILES)
-    lists = {
-        split: read_list(annotations / name)
-        for split, name in TRAIN_LISTS.items()
-        if (annotations / name).is_file()
-    }
+    lists = {split: read_list(path) for split, path in find_files(annotations, TRAIN_LISTS).items()}
     there = {"retrieval", *lists} if retrieval else set(lists)
     return Source(
         rows=unique(_rows(splits, captions, retrieval, lists, VideoFinder(videos))),
@@ -76,8 +74,7 @@ def read_captions(annotations: Path) -> tuple[Splits, Captions]:
     if path.is_file() and "test" not in splits.values():
         _read_test_captions(path, splits, captions)
     if not splits:
-        names = ", ".join((*INFO_FILES, TEST_CAPTIONS_FILE))
-        raise UserError(f"none of {names} in {annotations}; they are published at {PUBLISHED_AT}")
+        raise none_of((*INFO_FILES, TEST_CAPTIONS_FILE), annotations, PUBLISHED_AT)
     return splits, captions
 
 

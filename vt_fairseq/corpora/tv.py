@@ -16,7 +16,8 @@ from typing import Any
 from vt_fairseq.corpora.files import (
     STEM_SUFFIXES,
     VideoFinder,
-    find_splits,
+    find_files,
+    none_of,
     number,
     text,
 )
@@ -102,7 +103,9 @@ def open_shows(
         read: (split, file, clips) -> its rows.
         subtitles: none, span or whole.
     """
-    files = find_splits(annotations, release.files, release.published_at)
+    files = find_files(annotations, release.files)
+    if not files:
+        raise none_of(release.files.values(), annotations, release.published_at)
     finder = VideoFinder(videos, ("", *STEM_SUFFIXES))
     clips = ShowClips(finder, Subtitles.find(annotations, subtitles), subtitles == "whole")
     notes: list[str] = []
