@@ -30,7 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "inference": {"video", "data", "models", "candidates", "task", "task_config"},
     "scoring": {"video", "data", "models", "candidates", "metrics", "inference"},
     "corpora": {"video", "miniworld", "data"},
-    "evaluation": {"corpora", "data", "metrics"},
+    "evaluation": {"corpora", "data", "candidates", "metrics"},
     "report": {"video", "data", "candidates", "metrics", "evaluation"},
     "__init__": {"inference"},
 }
