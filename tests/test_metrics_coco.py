@@ -127,13 +127,9 @@ def test_a_java_that_dies_hangs_or_says_something_else_ends_in_one_error(
 
 
 @needs_toolkit
-@pytest.mark.parametrize(
-    ("references", "message"),
-    [([[" "]], "no reference has a word"), ([], "0 rows"), ([[]], "clip 0")],
-)
-def test_captions_that_do_not_fit_are_refused(references, message):
-    with pytest.raises((UserError, ValueError), match=message):
-        coco.coco_measures(["a"], references, "none")
+def test_references_without_a_word_are_refused():
+    with pytest.raises(UserError, match="no reference has a word"):
+        coco.coco_measures(["a"], [[" "]], "none")
 
 
 # --- the PTB tokenizer ---------------------------------------------------------------------------
