@@ -117,7 +117,7 @@ def test_at_test_the_source_has_no_text_of_the_target(build, tokenizer):
     assert sample["net_input"]["src_tokens"][0].tolist() == [*expected, *context]
 
 
-def test_fully_masked_training_text_has_one_mask_a_target_token(build, tokenizer):
+def test_fully_masked_training_text_has_one_mask_per_target_token(build, tokenizer):
     dataset = build(mode="masked", mask_amount="example")
     sample = dataset.collater([dataset[i] for i in range(8)])
     for source, target in zip(sample["net_input"]["src_tokens"], sample["target"], strict=True):
@@ -128,7 +128,7 @@ def test_fully_masked_training_text_has_one_mask_a_target_token(build, tokenizer
         assert 1 <= text.count(tokenizer.mask) <= len(text)
 
 
-def test_a_reused_batch_has_a_sample_an_action_over_the_same_frames(build):
+def test_a_reused_batch_has_one_sample_per_action_over_the_same_frames(build):
     dataset = build(prompts=("caption", "classify", "answer"), reuse=True)
     samples = dataset.collater([dataset[i] for i in range(4)])
     assert [s["references"][0] for s in samples] == [
@@ -151,34 +151,38 @@ def test_a_row_without_a_target_for_an_action_is_left_out_of_its_sample_only(bui
     assert dataset.collater(clips)[1] == {}
 
 
-def fails_for(bad: set[str]):
+def fails_for(ids: set[str]):
     def load(row, rng):
-        if row.id in bad:
+        if row.id in ids:
             raise VideoError("broken on purpose")
         return np.full((4, 24, 24, 3), 7, dtype=np.uint8)
 
     return load
 
 
-def test_in_training_a_bad_clip_is_replaced_by_the_same_other_row_every_time_and_named(build):
-    bad = build().rows[2].id
-    dataset = build(loader=fails_for({bad}))
+def test_in_training_an_unreadable_clip_is_replaced_by_the_same_other_row_every_time_and_named(
+    build,
+):
+    broken = build().rows[2].id
+    dataset = build(loader=fails_for({broken}))
     clip = dataset[2]
-    assert clip.row.id != bad and clip.frames is not None and not clip.missing
+    assert clip.row.id != broken and clip.frames is not None and not clip.missing
     assert dataset[2].row == clip.row
     sample = dataset.collater([dataset[1], clip])
-    assert sample["unreadable"] == [(bad, "broken on purpose")]
+    assert sample["unreadable"] == [(broken, "broken on purpose")]
     assert sample["num_missing"] == 0
 
 
-def test_in_evaluation_a_bad_clip_keeps_its_row_without_video_and_counts_as_missing(build):
-    bad = build().rows[2].id
-    dataset = build(train=False, loader=fails_for({bad}))
+def test_in_evaluation_an_unreadable_clip_keeps_its_row_without_video_and_counts_as_missing(build):
+    broken = build().rows[2].id
+    dataset = build(train=False, loader=fails_for({broken}))
     sample = dataset.collater([dataset[i] for i in range(4)])
     assert sample["id"].tolist() == [0, 1, 2, 3]
     assert sample["missing"].tolist() == [False, False, True, False]
     assert len(sample["net_input"]["video"]) == 3
-    assert sample["clip_ids"][2] == bad and sample["unreadable"] == [(bad, "broken on purpose")]
+    assert sample["clip_ids"][2] == broken and sample["unreadable"] == [
+        (broken, "broken on purpose")
+    ]
 
 
 def test_when_nothing_can_be_read_training_stops_and_says_so(build):
@@ -201,15 +205,6 @@ def test_only_targets_longer_than_the_limit_count_as_cut(build, tokenizer):
     dataset.prompts = [replace(dataset.prompts[0], max_target_tokens=lengths[-2])]
     sample = dataset.collater([dataset[index] for index in range(len(dataset))])
     assert sample["num_cut"] == sum(length > lengths[-2] for length in lengths)
-
-
-def test_the_context_can_be_left_out_of_the_source(build, tokenizer):
-    with_context, without = (build(train=False, context=context) for context in (True, False))
-    (long,), (short,) = (
-        d.collater([d[0]])["net_input"]["src_tokens"] for d in (with_context, without)
-    )
-    context = tokenizer.encode(with_context.rows[0].context)
-    assert long.tolist() == [*short.tolist(), *context] and short.tolist()[-1] == tokenizer.sep
 
 
 # --- linear heads ---------------------------------------------------------------------------------
