@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import feather
 
+from vt_fairseq.atomic_files import atomic_file
 from vt_fairseq.data import manifest as module
 from vt_fairseq.data.manifest import (
     FORMAT,
@@ -21,7 +22,6 @@ from vt_fairseq.data.manifest import (
     ClipRow,
     DataDirectory,
     Manifest,
-    atomic_file,
     write_manifest,
 )
 from vt_fairseq.errors import UserError

@@ -119,12 +119,12 @@ def test_with_damaged_checkpoints_alone_nothing_starts_from_scratch(tmp_path):
 
 
 def test_without_any_checkpoint_training_starts(tmp_path):
-    (tmp_path / "checkpoint_1_2.pt.tmp").write_bytes(b"half")
+    (tmp_path / ".checkpoint_1_2.pt.17.tmp").write_bytes(b"half")
     assert checkpoints.newest_complete(tmp_path) is None
 
 
 def test_leftovers_of_killed_saves_are_removed(tmp_path):
-    (tmp_path / "checkpoint_1_2.pt.tmp").write_bytes(b"half")
+    (tmp_path / ".checkpoint_1_2.pt.17.tmp").write_bytes(b"half")
     checkpoints.remove_leftovers(argparse.Namespace(no_save=False, save_dir=str(tmp_path)))
     assert not list(tmp_path.iterdir())
 

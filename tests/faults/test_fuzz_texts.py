@@ -27,11 +27,12 @@ import pytest
 from hypothesis import strategies as st
 
 from tests.faults.forks import in_a_process
+from vt_fairseq.atomic_files import write_json
 from vt_fairseq.corpora import jsonl
 from vt_fairseq.corpora.prepare import Probing, write_rows
 from vt_fairseq.corpora.registry import corpus_reader
 from vt_fairseq.corpora.rows import Entry, Rejected, Source
-from vt_fairseq.data.manifest import DataDirectory, Manifest, write_json
+from vt_fairseq.data.manifest import DataDirectory, Manifest
 from vt_fairseq.data.tokenizer import Tokenizer, train_vocabulary
 from vt_fairseq.errors import UserError
 from vt_fairseq.evaluation import caption_files, tasks

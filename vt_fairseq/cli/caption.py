@@ -243,7 +243,7 @@ class Output:
         """Write the results of one video."""
         from tqdm import tqdm
 
-        from vt_fairseq.data.manifest import write_file
+        from vt_fairseq.atomic_files import write_file
 
         content = self.render(segments, self.top_k)
         if self.folder is None:

@@ -141,7 +141,7 @@ def _shown(value: float) -> str:
 def _main() -> None:
     args = build_parser().parse_args()
     _check(args)
-    from vt_fairseq.data.manifest import write_file, write_json
+    from vt_fairseq.atomic_files import write_file, write_json
     from vt_fairseq.scoring.records import as_line
 
     result = evaluate(args, args.predictions)

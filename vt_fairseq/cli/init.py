@@ -212,7 +212,7 @@ def _whole_configuration(config: "VideoTranslateConfig") -> dict[str, Any]:
 def _write(content: Any, path: Path) -> None:
     import torch
 
-    from vt_fairseq.data.manifest import atomic_file
+    from vt_fairseq.atomic_files import atomic_file
 
     with atomic_file(path) as file:
         torch.save(content, file)

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 import tqdm
 
+from vt_fairseq.atomic_files import atomic_file, write_file, write_json
 from vt_fairseq.corpora.rows import (
     CLASS_KINDS,
     DEFAULT_SPLIT,
@@ -32,14 +33,7 @@ from vt_fairseq.corpora.rows import (
     copy_name,
     reject,
 )
-from vt_fairseq.data.manifest import (
-    FORMAT,
-    Manifest,
-    ManifestWriter,
-    atomic_file,
-    write_file,
-    write_json,
-)
+from vt_fairseq.data.manifest import FORMAT, Manifest, ManifestWriter
 from vt_fairseq.data.prompts import BUILT_IN
 from vt_fairseq.data.tokenizer import Tokenizer, train_vocabulary
 from vt_fairseq.errors import UserError, VideoError

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from vt_fairseq.atomic_files import atomic_file, write_file, write_json
 from vt_fairseq.corpora.prepare import (
     Probing,
     Vocabulary,
@@ -23,13 +24,7 @@ from vt_fairseq.corpora.prepare import (
     write_rows,
 )
 from vt_fairseq.corpora.rows import CLASS_KINDS, Entry, Rejected, Source
-from vt_fairseq.data.manifest import (
-    DataDirectory,
-    atomic_file,
-    join_manifests,
-    write_file,
-    write_json,
-)
+from vt_fairseq.data.manifest import DataDirectory, join_manifests
 from vt_fairseq.errors import UserError
 
 FOLDER = "shards"

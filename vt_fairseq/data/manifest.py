@@ -12,7 +12,6 @@ A data directory (made by ``vt-prepare``) has::
     rejected.jsonl       the rows that were left out, with reasons
 """
 
-import contextlib
 import json
 import mmap
 import os
@@ -24,6 +23,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from vt_fairseq.atomic_files import atomic_file
 from vt_fairseq.data.permutation import LazySequence
 from vt_fairseq.errors import UserError
 
@@ -89,33 +89,6 @@ class ClipRow:
 
 
 _NAMES = tuple(field.name for field in fields(ClipRow))
-
-
-@contextlib.contextmanager
-def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears under ``path`` whole, or not at all when the block raises."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(partial, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path``, whole or not at all."""
-    with atomic_file(path) as file:
-        file.write(content)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON to ``path``, whole or not at all; ValueError for NaN or infinity."""
-    write_file(path, json.dumps(value, indent=1, allow_nan=False).encode() + b"\n")
 
 
 class ManifestWriter:

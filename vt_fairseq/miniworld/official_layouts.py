@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vt_fairseq.atomic_files import write_file
 from vt_fairseq.miniworld.official_files import (
     RECIPE_TYPE,
     SHOW_SPLITS,
@@ -41,7 +42,6 @@ from vt_fairseq.miniworld.world import (
     annotations,
     plan_videos,
     prepare_output_folder,
-    write_atomically,
     write_videos,
 )
 
@@ -91,7 +91,7 @@ def write(corpus: str, out: Path, size: Size, seed: int = 0, workers: int = 1) -
     write_videos(files, seed, workers)
     (out / "annotations").mkdir(exist_ok=True)
     for name, text in layout.files(world).items():
-        write_atomically(out / "annotations" / name, text)
+        write_file(out / "annotations" / name, text.encode())
     return world
 
 

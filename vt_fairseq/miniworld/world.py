@@ -28,6 +28,7 @@ import av
 import numpy as np
 import tqdm
 
+from vt_fairseq.atomic_files import write_file, write_json
 from vt_fairseq.errors import UserError
 from vt_fairseq.miniworld.rendering import SIDE, clip_frames
 from vt_fairseq.miniworld.texts import (
@@ -101,7 +102,7 @@ def generate(out: Path, size: Size, seed: int, workers: int = 1) -> int:
     files = [VideoFiles(video, out / "videos" / f"{video.name}.mp4") for video in videos]
     written = write_videos(files, seed, workers)
     text = "".join(json.dumps(row) + "\n" for row in annotations(videos, seed))
-    write_atomically(out / "annotations.jsonl", text)
+    write_file(out / "annotations.jsonl", text.encode())
     return written
 
 
@@ -232,7 +233,7 @@ def prepare_output_folder(out: Path, corpus: str, size: Size, seed: int) -> None
                 "settings.json; choose another folder"
             )
         out.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, json.dumps(settings, indent=1) + "\n")
+        write_json(file, settings)
     try:
         there = json.loads(file.read_text())
     except ValueError:
@@ -313,9 +314,3 @@ def _write_frames(images: np.ndarray, folder: Path) -> None:
         image = images[number * FPS // FOLDER_FPS]
         (part / f"{number + 1:05d}.jpg").write_bytes(encode_jpeg(image))
     part.replace(folder)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from vt_fairseq.atomic_files import atomic_file
 from vt_fairseq.candidates.probabilities import mean_prediction
 from vt_fairseq.candidates.top_k import Top
-from vt_fairseq.data.manifest import ClipRow, atomic_file
+from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
 from vt_fairseq.metrics.classification import per_class_accuracy, rank_accuracy
 from vt_fairseq.metrics.retrieval import target_ranks

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vt_fairseq.data.manifest import atomic_file, write_json
+from vt_fairseq.atomic_files import atomic_file, write_json
 from vt_fairseq.errors import UserError
 
 SETTINGS, SCORES = "settings.json", "scores.jsonl"

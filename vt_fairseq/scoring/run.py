@@ -13,7 +13,8 @@ import numpy as np
 import torch.distributed as dist
 from tqdm import tqdm
 
-from vt_fairseq.data.manifest import ClipRow, write_json
+from vt_fairseq.atomic_files import write_json
+from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
 from vt_fairseq.scoring.job import Job
 from vt_fairseq.scoring.records import (

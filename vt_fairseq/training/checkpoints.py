@@ -23,13 +23,13 @@ from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
 
 from vt_fairseq import untrusted_files
+from vt_fairseq.atomic_files import atomic_file, partial_path, sync_folder, write_file
 from vt_fairseq.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 LAST = "checkpoint_last.pt"
 LOCK = ".lock"
-TEMPORARY = ".tmp"
 SAVE_ATTEMPTS, SECONDS_BETWEEN = 3, 2.5
 SCARCE = 3  # warn when fewer than so many checkpoints still fit
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -49,7 +49,8 @@ def save_whole(obj: Any, filename: str) -> None:
     check_finite(obj, path)
     for attempt in range(1, SAVE_ATTEMPTS + 1):
         try:
-            write_atomically(path, lambda file: torch.save(obj, file))
+            with atomic_file(path) as file:
+                write_state(obj, file, path.parent)
             warn_if_scarce(path)
             return
         except (OSError, RuntimeError) as error:
@@ -71,32 +72,15 @@ def check_finite(obj: Any, path: Path) -> None:
             )
 
 
-def write_atomically(path: Path, write) -> None:
-    """``write(file)`` to a temporary name, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(path.name + TEMPORARY)
+def write_state(obj: Any, file: IO[bytes], folder: Path) -> None:
+    """``torch.save``; raises OSError where the disk is full."""
     try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        torch.save(obj, file)
     except RuntimeError as error:
         # torch's own, for whatever happens to the file; looked at while that still fills the disk.
-        if shutil.disk_usage(path.parent).free < DISK_FULL_BYTES:
+        if shutil.disk_usage(folder).free < DISK_FULL_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def copy_whole(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
@@ -109,13 +93,13 @@ def copy_whole(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
     target = Path(dst_path)
     if target.exists() and not overwrite:
         return False
-    temporary = target.with_name(target.name + TEMPORARY)
+    temporary = partial_path(target)
     temporary.unlink(missing_ok=True)
     try:
         os.link(src_path, temporary)
     except OSError:  # another file system, or one without links
-        with open(src_path, "rb") as source:
-            write_atomically(target, lambda file: shutil.copyfileobj(source, file))
+        with open(src_path, "rb") as source, atomic_file(target) as file:
+            shutil.copyfileobj(source, file)
         return True
     os.replace(temporary, target)
     temporary.unlink(missing_ok=True)  # still there if both were the same file already
@@ -156,7 +140,7 @@ def verify_directory(save_dir: str) -> None:
     folder = Path(save_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / ".writable", lambda file: file.write(b"1"))
+        write_file(folder / ".writable", b"1")
         (folder / ".writable").unlink()
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(
@@ -321,7 +305,7 @@ def remove_leftovers(cfg) -> None:
     """Delete what killed saves left behind; their checkpoints never came to be."""
     if cfg.no_save:
         return
-    for path in Path(cfg.save_dir).glob(f"checkpoint*{TEMPORARY}"):
+    for path in Path(cfg.save_dir).glob(".checkpoint*.tmp"):
         path.unlink(missing_ok=True)
 
 

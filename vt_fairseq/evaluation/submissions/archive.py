@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vt_fairseq.data.manifest import atomic_file
+from vt_fairseq.atomic_files import atomic_file
 from vt_fairseq.errors import UserError
 from vt_fairseq.evaluation.submissions.epic_kitchens import epic_scores
 from vt_fairseq.evaluation.submissions.files import (

@@ -5,8 +5,6 @@ machine that it was made on.
 """
 
 import contextlib
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from vt_fairseq.data.manifest import write_json
+from vt_fairseq.atomic_files import atomic_folder, write_json
 from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.checkpoint_state import saved_tokenizer, vocabulary_state
@@ -98,10 +96,5 @@ def check_new(folder: Path) -> None:
 def new_folder(folder: Path) -> Iterator[Path]:
     """A folder that appears under its name when the block ends, and not at all when it raises."""
     check_new(folder)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    partial.mkdir(parents=True)
-    try:
+    with atomic_folder(folder) as partial:
         yield partial
-        partial.replace(folder)  # also over an empty folder
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
