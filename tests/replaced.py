@@ -64,6 +64,11 @@ def read(checkpoint: str, data: str, folder: str) -> dict[str, list[str]]:
     """What opening a model and the commands that only read one replace."""
     video = str(next((Path(data) / "world" / "videos").glob("*.mp4")))
     scored = str(Path(folder) / "scored")
+    predictions, references = (
+        Path(folder) / name for name in ("predictions.jsonl", "references.jsonl")
+    )
+    predictions.write_text('{"id": "a", "prediction": "a circle"}\n')
+    references.write_text('{"id": "a", "references": ["a circle"]}\n')
 
     def open_model() -> None:
         from vt_fairseq import VideoTranslate
@@ -79,8 +84,8 @@ def read(checkpoint: str, data: str, folder: str) -> dict[str, list[str]]:
             *["--num-workers", "1"],
         ),
         "vt-evaluate": command(
-            *["vt_fairseq.cli.evaluate", "vqa", "--predictions", f"{scored}/predictions.jsonl"],
-            *["--references", f"{scored}/references.jsonl", "--out", f"{folder}/metrics.json"],
+            *["vt_fairseq.cli.evaluate", "captions", "--predictions", str(predictions)],
+            *["--references", str(references), "--out", f"{folder}/metrics.json", "--coco", "off"],
         ),
     }
     return {name: replaced(run) for name, run in steps.items()}
