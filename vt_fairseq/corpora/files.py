@@ -57,7 +57,7 @@ def csv_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[
 
     Raise UserError when one of ``columns`` is missing or a row has another number of fields.
     """
-    with _readable(path), open(path, encoding="utf-8-sig", newline="") as file:
+    with as_published(path), open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         header = next(reader, [])
         missing = [column for column in columns if column not in header]
@@ -77,7 +77,7 @@ def csv_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[
 
 def json_document(path: Path) -> Any:
     """A whole JSON file; raise UserError where it is none."""
-    with _readable(path):
+    with as_published(path):
         return json.loads(path.read_bytes())
 
 
@@ -93,7 +93,7 @@ def json_items(path: Path) -> Iterator[tuple[str, Any]]:
     early, saying near which character.
     """
     decoder = json.JSONDecoder()
-    with _readable(path), open(path, encoding="utf-8-sig") as file:
+    with as_published(path), open(path, encoding="utf-8-sig") as file:
         buffer, at, before = file.read(CHUNK), 0, 0  # before: characters dropped from the buffer
         while True:
             try:
@@ -142,8 +142,8 @@ def _after_space(text: str, at: int) -> int:
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turns what undecodable content of ``path`` raises into UserError."""
+def as_published(path: Path) -> Iterator[None]:
+    """Turn what undecodable content of ``path`` raises into UserError."""
     try:
         yield
     except (csv.Error, ValueError, RecursionError) as error:

@@ -18,6 +18,7 @@ from typing import Any
 
 from vt_fairseq.corpora.files import (
     VideoFinder,
+    as_published,
     csv_records,
     integer,
     json_items,
@@ -72,14 +73,11 @@ def open_corpus(
 
 def read_tasks(path: Path) -> dict[int, str]:
     """Task id -> readable name; commas, tabs or semicolons, with or without a header."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            head = list(itertools.islice(file, _SAMPLE))
-            delimiter = max(DELIMITERS, key=lambda d: sum(_task_id(line, d) for line in head))
-            file.seek(0)
-            rows = list(csv.reader(file, delimiter=delimiter))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not csv as published: {error}") from error
+    with as_published(path), open(path, encoding="utf-8-sig", newline="") as file:
+        head = list(itertools.islice(file, _SAMPLE))
+        delimiter = max(DELIMITERS, key=lambda d: sum(_task_id(line, d) for line in head))
+        file.seek(0)
+        rows = list(csv.reader(file, delimiter=delimiter))
     tasks: dict[int, str] = {}
     for line, row in enumerate(rows, 1):
         if not row or (line == 1 and not row[0].strip().isdigit()):

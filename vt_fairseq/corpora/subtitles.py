@@ -50,10 +50,18 @@ class Subtitles:
 
     def of(self, clip: str) -> list[Subtitle]:
         """The subtitles of a clip in their order; empty when it has none."""
-        if not self.path.is_dir():
-            return _from_json(json.loads(self._lines.get(clip, b"[]")), f"{self.path.name}, {clip}")
-        file = self.path / f"{clip}.srt"
-        return parse_srt(file) if file.is_file() else []
+        if self.path.is_dir():
+            file = self.path / f"{clip}.srt"
+            return parse_srt(file) if file.is_file() else []
+        where = f"{self.path.name}, {clip}"
+        return [
+            Subtitle(
+                get(expect(line, dict, where, "a subtitle"), "text", str, where),
+                number(line.get("start"), where, "start"),
+                number(line.get("end"), where, "end"),
+            )
+            for line in json.loads(self._lines.get(clip, b"[]"))
+        ]
 
     def text(self, clip: str, start: float | None, end: float | None) -> str | None:
         """What is said in a clip, or in [start, end) of it; None when nothing is."""
@@ -63,17 +71,6 @@ class Subtitles:
             if (end is None or subtitle.start < end) and (start is None or subtitle.end > start)
         )
         return " ".join(" ".join(texts).split()) or None
-
-
-def _from_json(subtitles: list, where: str) -> list[Subtitle]:
-    return [
-        Subtitle(
-            get(expect(s, dict, where, "a subtitle"), "text", str, where),
-            number(s.get("start"), where, "start"),
-            number(s.get("end"), where, "end"),
-        )
-        for s in subtitles
-    ]
 
 
 def parse_srt(path: Path) -> list[Subtitle]:

@@ -5,7 +5,6 @@ Videos are distributed as frames at 3 per second, one folder per clip:
 Theory have no show in front (``s03e21_seg02_clip_08``). Video files of those names will do, too.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -49,7 +48,7 @@ class Release:
 
 @dataclass(frozen=True)
 class ShowClips:
-    """Rows' fields from their ``vid_name`` and ``ts``; counts what is odd about them.
+    """Rows' fields from their ``vid_name`` and ``ts``; counts the odd ones.
 
     Attributes:
         videos: the directory of frames or videos.
@@ -63,10 +62,10 @@ class ShowClips:
     whole: bool
     odd: Counter = field(default_factory=Counter)
 
-    def fields(self, split: str, record: JsonRow, ts: Any, where: str) -> dict[str, Any]:
+    def fields(self, split: str, record: JsonRow, where: str) -> dict[str, Any]:
         """``video``, ``start``, ``end``, ``context`` and ``group`` of a row."""
         name = text(record, "vid_name", where)
-        start, end = self._span(split, ts, where)
+        start, end = self._span(split, record.get("ts"), where)
         context = None
         if self.subtitles is not None:
             context = self.subtitles.text(name, *(None, None) if self.whole else (start, end))
@@ -77,7 +76,7 @@ class ShowClips:
         times = ts.split("-") if isinstance(ts, str) else ts
         if not isinstance(times, list) or len(times) != 2:
             raise UserError(f"{where}: expected ts as START-END or [START, END], found {ts!r:.60}")
-        if any(_is_nan(time) for time in times):
+        if any(str(time).strip().lower() == "nan" for time in times):
             self.odd[split, "no times ('nan'), so the whole clip is taken"] += 1
             return None, None
         start, end = (number(time, where, "ts") for time in times)
@@ -135,9 +134,3 @@ def clip_path(videos: VideoFinder, name: str, where: str) -> str:
     folder = f"{match[1] or 'bbt'}_frames/{name}"
     stems = (folder, name, f"frames_hq/{folder}", f"{match[1] or 'bbt'}/{name}")
     return videos.find(*stems)
-
-
-def _is_nan(time: Any) -> bool:
-    if isinstance(time, str):
-        return time.strip().lower() == "nan"
-    return isinstance(time, float) and math.isnan(time)

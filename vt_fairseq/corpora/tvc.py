@@ -36,7 +36,7 @@ def _read(split: str, path: Path, clips: ShowClips) -> Iterator[Entry | Rejected
         row = ClipRow(
             id=str(integer(record.get("clip_id"), where, "clip_id")),
             captions=() if withheld else _captions(record, where),
-            **clips.fields(split, record, record.get("ts"), where),
+            **clips.fields(split, record, where),
         )
         entry = Entry(split, row, where)
         empty = not withheld and not row.captions

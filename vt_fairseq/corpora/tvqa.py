@@ -35,7 +35,16 @@ def open_corpus(annotations: Path, videos: Path, subtitles: str = "span") -> Sou
 
 def _read(split: str, path: Path, clips: ShowClips) -> Iterator[Entry]:
     for where, record in _records(path):
-        yield Entry(split, _row(split, record, clips, where), where)
+        # A number in TVQA, its digits as text in TVQA+; withheld in test.
+        answer = record.get("answer_idx")
+        row = ClipRow(
+            id=str(integer(record.get("qid"), where, "qid")),
+            question=get(record, "q", str, where).strip(),
+            candidates=tuple(get(record, key, str, where).strip() for key in ANSWERS),
+            answer=None if split == "test" else integer(answer, where, "answer_idx"),
+            **clips.fields(split, record, where),
+        )
+        yield Entry(split, row, where)
 
 
 def _records(path: Path) -> Iterator[tuple[str, JsonRow]]:
@@ -45,17 +54,3 @@ def _records(path: Path) -> Iterator[tuple[str, JsonRow]]:
     for index, record in enumerate(expect(json_document(path), list, path.name, "the file")):
         where = f"{path.name} item {index}"
         yield where, expect(record, dict, where, "the item")
-
-
-def _row(split: str, record: JsonRow, clips: ShowClips, where: str) -> ClipRow:
-    answer = None
-    if split != "test":
-        # A number in TVQA, its digits as text in TVQA+.
-        answer = integer(record.get("answer_idx"), where, "answer_idx")
-    return ClipRow(
-        id=str(integer(record.get("qid"), where, "qid")),
-        question=get(record, "q", str, where).strip(),
-        candidates=tuple(get(record, key, str, where).strip() for key in ANSWERS),
-        answer=answer,
-        **clips.fields(split, record, record.get("ts"), where),
-    )

@@ -7,6 +7,7 @@ retrieval ``validation_youcook.csv`` of MIL-NCE_HowTo100M: 3,350 validation clip
 ========= =====================================================================================
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from vt_fairseq.corpora.files import (
     require_file,
     text,
 )
-from vt_fairseq.corpora.rows import Entry, Rejected, Source, unique
+from vt_fairseq.corpora.rows import Entry, Source, unique
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
 from vt_fairseq.result_files import JsonRow
@@ -40,22 +41,16 @@ def open_corpus(annotations: Path, videos: Path) -> Source:
     """The corpus in its official files; raise UserError for a missing or wrong one."""
     captions = require_file(annotations, CAPTIONS_FILE, source=CAPTIONS_AT)
     retrieval = find_file(annotations, RETRIEVAL_FILE)
+    finder = VideoFinder(videos)
     notes: list[str] = []
+    retrieved = _retrieval_rows(retrieval, finder, notes) if retrieval else ()
     return Source(
-        rows=unique(_rows(captions, retrieval, VideoFinder(videos), notes)),
+        rows=unique(itertools.chain(_caption_rows(captions, finder), retrieved)),
         videos=videos,
         published=PUBLISHED,
         published_at=f"{CAPTIONS_AT}, {RETRIEVAL_FILE} at {RETRIEVAL_AT}",
         notes=notes,
     )
-
-
-def _rows(
-    captions: Path, retrieval: Path | None, videos: VideoFinder, notes: list[str]
-) -> Iterator[Entry | Rejected]:
-    yield from _caption_rows(captions, videos)
-    if retrieval is not None:
-        yield from _retrieval_rows(retrieval, videos, notes)
 
 
 def _caption_rows(path: Path, videos: VideoFinder) -> Iterator[Entry]:
