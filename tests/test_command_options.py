@@ -2,9 +2,12 @@
 
 import importlib
 import json
+import subprocess
+import sys
 
 import pytest
 
+from tests.commands import ROOT
 from tests.conftest import run_main
 from vt_fairseq.data.manifest import DataDirectory
 
@@ -34,6 +37,19 @@ def test_the_spellings_of_earlier_versions_work_and_are_not_shown(command, shown
     assert given != parser.parse_args(command[1:])
     help_words = parser.format_help().replace(",", " ").split()
     assert shown[0] in help_words and hidden[0] not in help_words
+
+
+@pytest.mark.parametrize(
+    "command", ["caption", "evaluate", "init", "prepare", "report", "score", "submit"]
+)
+def test_help_has_an_example_and_loads_nothing_heavy(command):
+    code = (
+        f"import sys; from vt_fairseq.cli.{command} import build_parser;"
+        f"assert 'example:\\n  vt-{command} ' in build_parser().format_help();"
+        "heavy = {'av', 'fairseq', 'numpy', 'pyarrow', 'sacrebleu', 'sentencepiece', 'torch'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_a_file_of_labels_is_read_alike_by_both_commands(data_directory, trained, tmp_path, capsys):

@@ -4,8 +4,6 @@ import hashlib
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -480,11 +478,3 @@ def test_a_wrong_choice_is_named(files, joining, tmp_path, capsys, monkeypatch, 
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     assert message in failing(capsys, joining | {"--out": "x.pt"} | changes)
-
-
-def test_help_is_there_without_torch():
-    code = (
-        "import sys; from vt_fairseq.cli import init; init.build_parser().format_help(); "
-        "sys.exit('torch' in sys.modules or 'fairseq' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -87,15 +87,6 @@ def test_an_output_that_is_a_file_is_refused(tmp_path, videos):
     assert "data is a file" in done.stderr
 
 
-def test_help_has_an_example_and_loads_nothing_heavy():
-    code = (
-        "import sys; from vt_fairseq.cli.prepare import build_parser; build_parser().format_help();"
-        "assert not {'pyarrow', 'av', 'numpy', 'torch', 'sentencepiece'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
-    assert "example:\n  vt-prepare jsonl" in vt_prepare("--help").stdout
-
-
 def test_miniworld_is_made_and_prepared_in_one_command(tmp_path):
     out = tmp_path / "data"
     args = ("miniworld", "--size", "tiny", "--train-vocabulary", 300, "--out", out)
