@@ -9,7 +9,7 @@ import pytest
 from vt_fairseq.errors import UserError
 from vt_fairseq.scoring import records
 from vt_fairseq.scoring.answers import match
-from vt_fairseq.scoring.verb_noun_pairs import VerbNounPairs
+from vt_fairseq.scoring.classification import VerbNounPairs
 
 LOG = np.log
 VERBS, NOUNS = ["cut", "open", "wash"], ["door", "onion"]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from vt_fairseq.cli import command
-from vt_fairseq.cli.caption_formats import FORMATS, SUBTITLES, SUFFIXES, SegmentResult
+from vt_fairseq.cli.caption_formats import FORMATS, SUBTITLES, SegmentResult
 from vt_fairseq.cli.command import add_with_aliases, positive
 from vt_fairseq.cli.inputs import find_videos, read_labels
 from vt_fairseq.errors import UserError, VideoError
@@ -234,7 +234,7 @@ class Output:
         """Raise UserError where several subtitle files would go to stdout."""
         if args.format in SUBTITLES and videos > 1 and args.out is None:
             raise UserError(f"{videos} videos make {videos} {args.format} files: add --out DIR")
-        self.render, self.suffix = FORMATS[args.format], SUFFIXES[args.format]
+        self.render, self.suffix = FORMATS[args.format]
         self.top_k = args.top_k or (TOP_CLASSES if args.classify else sys.maxsize)
         self.folder = args.out
         self.used: set[str] = set()
@@ -249,7 +249,7 @@ class Output:
         if self.folder is None:
             tqdm.write(content, file=sys.stdout, end="")
             sys.stdout.flush()
-        elif self.suffix == SUFFIXES["jsonl"] or any(one.error is None for one in segments):
+        elif self.suffix == ".jsonl" or any(one.error is None for one in segments):
             path = self.folder / self.name(segments[0].video)
             write_file(path, content.encode("utf-8", "backslashreplace"))
 

@@ -128,11 +128,11 @@ def _cues(segments: Sequence[SegmentResult], point: str) -> list[tuple[str, str]
     ]
 
 
-FORMATS: dict[str, Callable[[Sequence[SegmentResult], int], str]] = {
-    "text": as_text,
-    "jsonl": as_jsonl,
-    "srt": as_srt,
-    "vtt": as_vtt,
+# The format's function and the suffix of its files.
+FORMATS: dict[str, tuple[Callable[[Sequence[SegmentResult], int], str], str]] = {
+    "text": (as_text, ".txt"),
+    "jsonl": (as_jsonl, ".jsonl"),
+    "srt": (as_srt, ".srt"),
+    "vtt": (as_vtt, ".vtt"),
 }
-SUFFIXES = {"text": ".txt", "jsonl": ".jsonl", "srt": ".srt", "vtt": ".vtt"}
 SUBTITLES = ("srt", "vtt")

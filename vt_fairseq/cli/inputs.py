@@ -16,14 +16,14 @@ def find_videos(names: Sequence[str]) -> list[str]:
 
     A name is a file, a folder of jpg or png frames (one video), a folder that is searched with
     all folders in it, a pattern (``**`` is any number of folders), or ``-``: more names on stdin,
-    one a line. A file that does not exist is a path like any other, and fails when it is read.
+    one per line. A file that does not exist is a path like any other, and fails when it is read.
 
     Raises UserError where a folder or pattern holds no video, and when there is none at all.
     """
-    found = [path for name in names for path in _expanded(name)]
-    if not found:
+    paths = [path for name in names for path in _expanded(name)]
+    if not paths:
         raise UserError("no videos were named")
-    return found
+    return paths
 
 
 def read_labels(name: str | Path) -> list[str]:

@@ -19,13 +19,13 @@ from vt_fairseq.data.data_workers import WatchedDataLoader
 from vt_fairseq.data.prompts import Prompt
 from vt_fairseq.data.tokenizer import PAD
 from vt_fairseq.errors import UserError, VideoError
-from vt_fairseq.inference.inputs import OwnLoader, OwnVideos, Seconds, Video, own_videos
+from vt_fairseq.inference.inputs import OwnLoader, OwnVideos, Seconds, VideoInput, own_videos
 from vt_fairseq.inference.loading import Loaded, encode, open_checkpoint, to_device
 from vt_fairseq.inference.outputs import Caption, Choice, Encoding, Ranked, Text
 from vt_fairseq.video.frame_sampling import window_position
 
 METHODS = ("beam", "greedy", "topk")
-Videos = Video | Sequence[Video]
+Videos = VideoInput | Sequence[VideoInput]
 Texts = str | Sequence[str] | None
 
 
@@ -171,8 +171,8 @@ class VideoTranslate:
             return [(tuple(map(self._text, (row or [])[:wanted])),) for row in hypotheses]
 
         with seeded(decoding.seed, self.loaded.device):
-            found = self._each_clip(clips, prompt, texts)
-        return clips.shaped(timed(Caption, clips, found))
+            captions = self._each_clip(clips, prompt, texts)
+        return clips.shaped(timed(Caption, clips, captions))
 
     def answer(
         self,
@@ -277,8 +277,8 @@ class VideoTranslate:
                 for row, ids in zip(out, tokens, strict=True)
             ]
 
-        found = self._each_clip(clips, self._prompt(action), states)
-        return clips.shaped(timed(Encoding, clips, found))
+        encodings = self._each_clip(clips, self._prompt(action), states)
+        return clips.shaped(timed(Encoding, clips, encodings))
 
     # How
 
@@ -366,11 +366,11 @@ class VideoTranslate:
         return slice(at[0], at[-1] + 1) if at else slice(0)
 
 
-def timed(kind: type, clips: OwnVideos, found: list[tuple | None]) -> list:
+def timed(kind: type, clips: OwnVideos, results: list[tuple | None]) -> list:
     """``kind(*values, start, end)`` for every clip; None stays None."""
     return [
         None if values is None else kind(*values, start=row.start, end=row.end)
-        for values, row in zip(found, clips.rows, strict=True)
+        for values, row in zip(results, clips.rows, strict=True)
     ]
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -13,13 +13,13 @@ from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
 
 # A file, a folder of jpg or png frames, or a whole clip's frames (F, H, W, 3) uint8 RGB.
-Video = str | os.PathLike[str] | np.ndarray | torch.Tensor
+VideoInput = str | os.PathLike[str] | np.ndarray | torch.Tensor
 Seconds = float | Sequence[float | None] | None
 
 
 @dataclass(frozen=True)
 class OwnVideos:
-    """Rows of some videos; a row's id is its place in ``rows``.
+    """Rows of some videos; a row's id is its index in ``rows``.
 
     Attributes:
         single: one video was given, not a list.
@@ -32,7 +32,7 @@ class OwnVideos:
     frames: dict[str, np.ndarray]
 
     def name(self, row_id: str) -> str:
-        """How messages call a row's video."""
+        """What messages call a row's video."""
         return self.rows[int(row_id)].video or f"the frames of video {row_id}"
 
     def shaped(self, results: list) -> Any:
@@ -41,40 +41,33 @@ class OwnVideos:
 
 
 def own_videos(
-    videos: Video | Sequence[Video],
+    videos: VideoInput | Sequence[VideoInput],
     start: Seconds = None,
     end: Seconds = None,
     question: str | Sequence[str] | None = None,
     context: str | Sequence[str | None] | None = None,
 ) -> OwnVideos:
-    """One video or several, with one value of the rest for all of them or a list of one for each.
+    """One video or several, with one value of the rest for all of them or a list with one for each.
 
     Raises UserError for a list of another length, for frames of another shape or type, and for
     times that go with frames.
     """
     single = not isinstance(videos, list | tuple)
     listed: list[Any] = [videos] if single else list(cast(Sequence, videos))
+    values = {"start": start, "end": end, "question": question, "context": context}
+    columns = {name: each(value, len(listed), name) for name, value in values.items()}
     rows: list[ClipRow] = []
     frames: dict[str, np.ndarray] = {}
-    options = [
-        each(value, len(listed), name)
-        for name, value in (
-            ("start", start),
-            ("end", end),
-            ("question", question),
-            ("context", context),
-        )
-    ]
-    for video, begin, stop, asked, text in zip(listed, *options, strict=True):
-        row_id = str(len(rows))
-        path = ""
+    for index, video in enumerate(listed):
+        own: dict[str, Any] = {name: column[index] for name, column in columns.items()}
+        row = ClipRow(str(index), "", **own)
         if isinstance(video, str | os.PathLike):
-            path = os.path.abspath(video)
+            row = replace(row, video=os.path.abspath(video))
         else:
-            frames[row_id] = checked_frames(video)
-            if begin is not None or stop is not None:
+            frames[row.id] = checked_frames(video)
+            if row.start is not None or row.end is not None:
                 raise UserError("start and end go with files; cut the frames yourself")
-        rows.append(ClipRow(row_id, path, begin, stop, question=asked, context=text))
+        rows.append(row)
     return OwnVideos(single, rows, frames)
 
 

@@ -22,12 +22,15 @@ from vt_fairseq.devices import DTYPES
 from vt_fairseq.errors import UserError
 from vt_fairseq.inference.loading import Loaded, open_checkpoint, usable_device
 from vt_fairseq.scoring.answers import MultipleChoice
-from vt_fairseq.scoring.classification import LabelClassification, VerbNounClassification
+from vt_fairseq.scoring.classification import (
+    LabelClassification,
+    VerbNounClassification,
+    VerbNounPairs,
+)
 from vt_fairseq.scoring.options import ScoreOptions
 from vt_fairseq.scoring.records import ScoreRecord
 from vt_fairseq.scoring.retrieval import Retrieval
 from vt_fairseq.scoring.scorers import DecoderScorer, HeadScorer, Prediction, Question
-from vt_fairseq.scoring.verb_noun_pairs import VerbNounPairs
 from vt_fairseq.version import __version__
 from vt_fairseq.video.transforms import ClipTransform
 
