@@ -10,7 +10,7 @@ MAX_ROOT_FILES = 11
 
 # Modules at the root that know nothing of the rest, so that every room may use them.
 TOOLS = {
-    *("devices", "errors", "quiet_imports", "result_files", "untrusted_files"),
+    *("atomic_files", "devices", "errors", "quiet_imports", "result_files", "untrusted_files"),
     "version",
 }
 # Each room, in the order of the data, and the rooms that it may import beside itself and TOOLS.

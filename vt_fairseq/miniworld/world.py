@@ -28,7 +28,7 @@ import av
 import numpy as np
 import tqdm
 
-from vt_fairseq.atomic_files import write_file, write_json
+from vt_fairseq.atomic_files import atomic_folder, write_file, write_json
 from vt_fairseq.errors import UserError
 from vt_fairseq.miniworld.rendering import SIDE, clip_frames
 from vt_fairseq.miniworld.texts import (
@@ -308,9 +308,7 @@ def _encode(images: np.ndarray, path: Path) -> None:
 
 def _write_frames(images: np.ndarray, folder: Path) -> None:
     """The frames shown at 0, 1/3, 2/3 ... s, as 00001.jpg and so on."""
-    part = folder.with_name(f"{folder.name}.part")
-    part.mkdir(parents=True, exist_ok=True)
-    for number in range(len(images) * FOLDER_FPS // FPS):
-        image = images[number * FPS // FOLDER_FPS]
-        (part / f"{number + 1:05d}.jpg").write_bytes(encode_jpeg(image))
-    part.replace(folder)
+    with atomic_folder(folder) as partial:
+        for number in range(len(images) * FOLDER_FPS // FPS):
+            image = images[number * FPS // FOLDER_FPS]
+            (partial / f"{number + 1:05d}.jpg").write_bytes(encode_jpeg(image))
