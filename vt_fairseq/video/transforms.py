@@ -16,10 +16,7 @@ SCALES = (1.0, 0.875, 0.75, 0.66)  # sides of crops relative to the short side, 
 
 
 def multi_scale_crop(
-    frames: np.ndarray,
-    size: int,
-    rng: np.random.Generator,
-    scales: tuple[float, ...] = SCALES,
+    frames: np.ndarray, size: int, rng: np.random.Generator, scales: tuple[float, ...]
 ) -> np.ndarray:
     """A square crop, uniform in its scale and then in its position, resized.
 
