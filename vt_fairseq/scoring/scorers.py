@@ -159,14 +159,15 @@ class DecoderScorer:
             for one, top in zip(predictions, best, strict=True):
                 one.top = top
             return
-        trees = [question.tree] if question.tree is not None else self._own_candidates(rows)
+        if question.tree is not None:
+            trees = [question.tree]
+        else:
+            encode = self.loaded.task.tokenizer.encode
+            candidates = [[encode(text) for text in row.candidates] for row in rows]
+            trees = [PrefixTree.build(own) for own in candidates]
         scores = score_candidates(model, encoded, trees, self.max_nodes, self.length_normalize)
         for one, values in zip(predictions, scores, strict=True):
             one.scores[question.key] = values
-
-    def _own_candidates(self, rows: Sequence[ClipRow]) -> list[PrefixTree]:
-        encode = self.loaded.task.tokenizer.encode
-        return [PrefixTree.build(map(encode, row.candidates)) for row in rows]
 
     def _generate(self, inputs: dict[str, torch.Tensor], prompt: Prompt) -> list[str]:
         """The best text of beam search for each row."""
