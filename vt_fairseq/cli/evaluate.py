@@ -1,6 +1,6 @@
 """``vt-evaluate``: metrics from files alone, ours or anyone's.
 
-predictions.jsonl has one object a row: ``id`` and ``prediction`` (text, or the index of the
+predictions.jsonl has one object per row: ``id`` and ``prediction`` (text, or the index of the
 candidate; null where the clip could not be read), ``ranking`` (ids or classes, best first), or
 ``verb`` and ``noun``. references.jsonl: ``id`` and ``references`` (texts), ``label``, ``answer``
 (index), ``target`` (id), or ``verb`` and ``noun``. Every reference is scored: one without a

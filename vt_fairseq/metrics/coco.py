@@ -5,7 +5,7 @@ over the corpus; ROUGE-L and CIDEr are means over clips. CIDEr is the toolkit's 
 document frequencies come from the references that are scored, so a corpus of one clip has CIDEr 0.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 
 import numpy as np
@@ -55,15 +55,10 @@ def coco_measures(
     if not any(text for row in references for text in row):
         raise UserError("no reference has a word in it")
     how = _signature(references, tokenizer)
-    makers: dict[str, Callable[..., Measure]] = {
-        "coco_bleu4": _bleu,
-        "coco_meteor": _meteor,
-        "coco_rouge_l": _rouge,
-        "coco_cider": _cider,
-    }
-    return [
-        make(predictions, references, how) for name, make in makers.items() if name not in missing
-    ]
+    measures = [_bleu(predictions, references, how)]
+    if "coco_meteor" not in missing:
+        measures.append(_meteor(predictions, references, how))
+    return measures + _rouge_and_cider(predictions, references, how)
 
 
 def _tokenized(
@@ -84,12 +79,7 @@ def _signature(references: Sequence[Sequence[str]], tokenizer: str) -> str:
     return f"pycocoevalcap {version('pycocoevalcap')}|nrefs:{count}|{_TOKENIZED[tokenizer]}"
 
 
-def _keyed(predictions: list[str], references: list[list[str]]) -> tuple[dict, dict]:
-    """The toolkit's two dictionaries: references and results by clip."""
-    return dict(enumerate(references)), {i: [text] for i, text in enumerate(predictions)}
-
-
-def _bleu(predictions: list[str], references: list[list[str]], how: str) -> Measure:
+def _bleu(predictions: Sequence[str], references: Sequence[Sequence[str]], how: str) -> Measure:
     from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
     scorer = BleuScorer(n=BLEU_ORDER)
@@ -125,7 +115,7 @@ def corpus_bleu(rows: np.ndarray) -> dict[str, float]:
     return dict(zip(BLEU_NAMES, bleus.tolist(), strict=True))
 
 
-def _meteor(predictions: list[str], references: list[list[str]], how: str) -> Measure:
+def _meteor(predictions: Sequence[str], references: Sequence[Sequence[str]], how: str) -> Measure:
     rows = coco_java.meteor_statistics(predictions, references)
     return Measure(
         rows,
@@ -134,16 +124,18 @@ def _meteor(predictions: list[str], references: list[list[str]], how: str) -> Me
     )
 
 
-def _rouge(predictions: list[str], references: list[list[str]], how: str) -> Measure:
+def _rouge_and_cider(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], how: str
+) -> list[Measure]:
+    from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
-    _, scores = Rouge().compute_score(*_keyed(predictions, references))
-    return mean_measure("coco_rouge_l", scores, f"{how}|beta:1.2|mean over clips")
-
-
-def _cider(predictions: list[str], references: list[list[str]], how: str) -> Measure:
-    from pycocoevalcap.cider.cider import Cider
-
-    _, scores = Cider().compute_score(*_keyed(predictions, references))
-    signature = f"{how}|CIDEr-D, x100|n:4|sigma:6|idf:these {len(references)} clips' references"
-    return mean_measure("coco_cider", scores, signature)
+    # The toolkit's two dictionaries: references and results by clip.
+    by_clip = dict(enumerate(references)), {i: [text] for i, text in enumerate(predictions)}
+    _, rouge = Rouge().compute_score(*by_clip)
+    _, cider = Cider().compute_score(*by_clip)
+    idf = f"idf:these {len(references)} clips' references"
+    return [
+        mean_measure("coco_rouge_l", rouge, f"{how}|beta:1.2|mean over clips"),
+        mean_measure("coco_cider", cider, f"{how}|CIDEr-D, x100|n:4|sigma:6|{idf}"),
+    ]

@@ -30,7 +30,7 @@ def charts_of(log: TrainingLog) -> list[Chart]:
     Those of which the log has nothing are left out: the loss scale, for instance, without fp16.
     """
     charts = [
-        Chart("Loss", "bits a clip" if log.heads else "bits a token", _both(log, "loss")),
+        Chart("Loss", "bits per clip" if log.heads else "bits per token", _both(log, "loss")),
         Chart("Accuracy", "per cent", _accuracies(log)),
         Chart("BLEU in validation", "", _valid(log, "bleu")),
         Chart("Learning rate", "", _learning_rates(log)),
