@@ -29,10 +29,10 @@ from vt_fairseq.training.memory.prediction import (
     Setup,
     build,
     count_training,
-    cures,
-    first_cure,
+    first_sufficient,
     predict,
     states,
+    suggestions,
 )
 
 SMALL = BatchShape(rows=2, frames=8, size=32, source=9, target=5)
@@ -235,20 +235,20 @@ def test_activations_of_t5_in_fp16_are_those_of_a_plain_fp16_t5_in_spite_of_fp32
 
 def test_the_promised_runs_fit_their_cards():
     large = Run(T5LargeConfig(), BatchShape(), Setup("fp16", 2))
-    assert predict(large).fits() == {"16 GB": False, "32 GB": True}
+    assert predict(large).fits_v100() == {"16 GB": False, "32 GB": True}
     for cured in (
         replace(large, setup=Setup("fp16", 1, 8)),
         replace(large, setup=Setup("fp16", 2, 1, offload_optimizer=True)),
         replace(large, setup=Setup("fp16", 2, 128)),
     ):
-        assert predict(cured).fits() == {"16 GB": True, "32 GB": True}
-    options, prediction = first_cure(large, "16 GB")
-    assert options.endswith("--zero-stage 2 --gpus 8") and prediction.fits()["16 GB"]
+        assert predict(cured).fits_v100() == {"16 GB": True, "32 GB": True}
+    options, prediction = first_sufficient(large, "16 GB")
+    assert options.endswith("--zero-stage 2 --gpus 8") and prediction.fits_v100()["16 GB"]
 
 
 def test_cures_come_in_order_and_end_with_one_clip():
     large = Run(T5LargeConfig(), BatchShape(), Setup("fp16", 0))
-    options = [options for options, _ in cures(large)]
+    options = [options for options, _ in suggestions(large)]
     both = "--checkpoint-video-stages 4 --checkpoint-activations"
     assert options[:4] == [
         "--checkpoint-video-stages 4",
@@ -260,7 +260,7 @@ def test_cures_come_in_order_and_end_with_one_clip():
         ["--batch-size", rows] for rows in ("4", "2", "1")
     ]
     impossible = Run(TinyConfig(), BatchShape(rows=1, frames=2**17, source=2**16), Setup())
-    assert first_cure(impossible, "16 GB") is None
+    assert first_sufficient(impossible, "16 GB") is None
 
 
 def test_more_of_anything_needs_more_and_every_measure_needs_less():
@@ -371,7 +371,7 @@ def test_the_commands_json_is_the_librarys_prediction(command):
     assert report["fits_v100"] == {"16 GB": True, "32 GB": True} and report["cure"] == {}
 
 
-def test_the_command_names_the_first_cure_that_is_enough(command):
+def test_the_command_names_the_first_suggestion_that_is_enough(command):
     code, out, _ = command(*TINY_COMMAND, "--batch-size", "8192")
     assert code == 0
     assert "16 GB V100: does not fit; with --checkpoint-video-stages 4" in out

@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -19,20 +20,16 @@ def quiet_imports() -> Iterator[None]:
     hidden = "deepspeed" not in sys.modules
     logging.disable(logging.WARNING)
     if hidden:
-        sys.modules["deepspeed"] = None  # Python's way to say that there is none
+        sys.modules["deepspeed"] = None  # type: ignore[assignment]  # for Python: there is none
     try:
         yield
     finally:
         if hidden:
             del sys.modules["deepspeed"]
-            tell_cpu_adam()
+            # This module imports DeepSpeed only when it is used; it shall know the truth then.
+            cpu_adam: Any = sys.modules.get("fairseq.optim.cpu_adam")
+            if cpu_adam is not None:
+                cpu_adam.has_deepspeed = importlib.util.find_spec("deepspeed") is not None
         logging.disable(disabled)
         root.handlers[:] = handlers
         root.setLevel(level)
-
-
-def tell_cpu_adam() -> None:
-    """Let fairseq's ``cpu_adam``, which imports DeepSpeed only when it is used, know the truth."""
-    cpu_adam = sys.modules.get("fairseq.optim.cpu_adam")
-    if cpu_adam is not None:
-        cpu_adam.has_deepspeed = importlib.util.find_spec("deepspeed") is not None

@@ -160,6 +160,7 @@ class VideoTranslateTask(FairseqTask):
         """
         if task_cfg is not None:
             self.adopt_input_options(task_cfg)
+        assert self.data is not None  # setup_task opened it
         train = split == self.cfg.train_subset and task_cfg is None
         loader = self.clip_loader(self.data.video_root, train)
         self.datasets[split] = self.build_dataset(
@@ -213,6 +214,7 @@ class VideoTranslateTask(FairseqTask):
     ) -> VideoTextDataset:
         """Rows as batches; plain values are read off the configuration here."""
         cfg = self.cfg
+        assert self._video_tokens is not None  # build_model comes first
         return VideoTextDataset(
             rows=rows,
             load_frames=load_frames,

@@ -36,7 +36,7 @@ class VideoTranslateTaskConfig(FairseqDataclass):
     # Video
     num_frames: int = field(default=32, metadata={"help": "frames of a clip that the model sees"})
     frame_size: int = field(default=112, metadata={"help": "side of the square frames in pixels"})
-    frame_sampling: ChoiceEnum(("uniform", "consecutive")) = field(
+    frame_sampling: ChoiceEnum(("uniform", "consecutive")) = field(  # type: ignore[valid-type]  # how fairseq writes it
         default="uniform",
         metadata={"help": "frames spread over the clip, or consecutive at 16 fps (Table 7a)"},
     )
@@ -85,11 +85,11 @@ class VideoTranslateTaskConfig(FairseqDataclass):
         default=False,
         metadata={"help": "train on each decoded mini-batch once for every action, in turn"},
     )
-    text_input: ChoiceEnum(TEXT_INPUTS) = field(
+    text_input: ChoiceEnum(TEXT_INPUTS) = field(  # type: ignore[valid-type]  # how fairseq writes it
         default="shuffled-masked",
         metadata={"help": "what training sees of the target's text (Table 7c)"},
     )
-    mask_amount: ChoiceEnum(MASK_AMOUNTS) = field(
+    mask_amount: ChoiceEnum(MASK_AMOUNTS) = field(  # type: ignore[valid-type]  # how fairseq writes it
         default="batch",
         metadata={"help": "masked share per mini-batch (section 4.1) or count per example (3.1)"},
     )
@@ -97,7 +97,7 @@ class VideoTranslateTaskConfig(FairseqDataclass):
         default=0.5,
         metadata={"help": "share of training examples without any text input"},
     )
-    test_text: ChoiceEnum(("none", "mask")) = field(
+    test_text: ChoiceEnum(("none", "mask")) = field(  # type: ignore[valid-type]  # how fairseq writes it
         default="none", metadata={"help": "what stands for the absent text at test"}
     )
     test_mask_tokens: int = field(default=8, metadata={"help": "[MASK] tokens of --test-text mask"})

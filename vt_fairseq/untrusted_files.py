@@ -5,6 +5,7 @@ A ``.pt`` file is a pickle, which can call anything that Python can. So it is re
 """
 
 import argparse
+import importlib
 import logging
 import pickle
 import re
@@ -40,7 +41,7 @@ def checkpoint_types() -> list[Any]:
             f"vt_fairseq needs torch >= {'.'.join(map(str, MINIMUM_TORCH))} to load checkpoints "
             f"safely, found {torch.__version__}: pip install -U torch"
         )
-    multiarray = np._core.multiarray
+    multiarray: Any = importlib.import_module("numpy._core.multiarray")  # without type hints
     return [
         argparse.Namespace,
         np.dtype,

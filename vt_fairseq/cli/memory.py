@@ -133,15 +133,15 @@ EXPLANATIONS = {
 }
 
 
-def _report(prediction: "Prediction", cures: dict[str, str | None]) -> dict[str, Any]:
+def _report(prediction: "Prediction", suggestions: dict[str, str | None]) -> dict[str, Any]:
     from vt_fairseq.training.memory.prediction import GIB
 
     gib = {name: round(size / GIB, 3) for name, size in _terms(prediction).items()}
     return {
         "gpu_gib": gib | {"total": round(prediction.total / GIB, 3)},
         "cpu_gib": round(prediction.states.cpu / GIB, 3),
-        "fits_v100": prediction.fits(),
-        "cure": cures,
+        "fits_v100": prediction.fits_v100(),
+        "cure": suggestions,
     }
 
 
@@ -163,16 +163,18 @@ def _lines(report: dict[str, Any]) -> list[str]:
 def _main() -> None:
     args = build_parser().parse_args()
     command.import_user_dir(args.user_dir)
-    from vt_fairseq.training.memory.prediction import GIB, first_cure, predict
+    from vt_fairseq.training.memory.prediction import GIB, first_sufficient, predict
 
     run = _described_run(args)
     prediction = predict(run)
-    cures: dict[str, str | None] = {}
-    for card, fits in prediction.fits().items():
+    suggestions: dict[str, str | None] = {}
+    for card, fits in prediction.fits_v100().items():
         if not fits:
-            found = first_cure(run, card)
-            cures[card] = found and f"with {found[0]}: {found[1].total / GIB:.2f}"
-    report = _report(prediction, cures)
+            sufficient = first_sufficient(run, card)
+            suggestions[card] = (
+                sufficient and f"with {sufficient[0]}: {sufficient[1].total / GIB:.2f}"
+            )
+    report = _report(prediction, suggestions)
     print(json.dumps(report, indent=1) if args.json else "\n".join(_lines(report)))
 
 

@@ -3,6 +3,7 @@
 Shapes: B clips, N classes of a head (for ``answer`` the candidates of the question with most).
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -53,7 +54,7 @@ class ClassificationCriterion(FairseqCriterion):
             name: F.cross_entropy(logits[name], y, ignore_index=NO_CLASS, reduction=reduction)
             for name, y in targets.items()
         }
-        loss = sum(losses.values())
+        loss = functools.reduce(torch.add, losses.values())
         labeled = torch.stack([y.ne(NO_CLASS) for y in targets.values()]).any(dim=0)
         sample_size = int(labeled.sum())
         logging_output = {

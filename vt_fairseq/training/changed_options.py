@@ -26,7 +26,9 @@ COMPARED: dict[str, tuple[str, ...] | None] = {
 LEFT_OUT = ("data", "video_root", "results_path", "cpu")
 
 
-def warn_of_changes(filename: str, saved: Mapping[str, Any], cfg, task_state: Mapping) -> None:
+def warn_of_changes(
+    filename: str, saved: Mapping[str, Any], cfg: Any, task_state: Mapping[str, Any]
+) -> None:
     """Log what is not as it was, with old and new value; the command's options hold.
 
     Args:
@@ -35,7 +37,8 @@ def warn_of_changes(filename: str, saved: Mapping[str, Any], cfg, task_state: Ma
         cfg: the command's whole configuration.
         task_state: the task's, as it would be saved now.
     """
-    changes = changed_options(saved.get("cfg") or {}, OmegaConf.to_container(cfg, enum_to_str=True))
+    options: Any = OmegaConf.to_container(cfg, enum_to_str=True)
+    changes = changed_options(saved.get("cfg") or {}, options)
     old = (saved.get("task_state") or {}).get(TRAIN_ROWS)
     new = task_state.get(TRAIN_ROWS)
     if old is not None and new is not None and old != new:
@@ -47,16 +50,16 @@ def warn_of_changes(filename: str, saved: Mapping[str, Any], cfg, task_state: Ma
         )
 
 
-def changed_options(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def changed_options(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """ "--batch-size 8 -> 4" of every compared option that both have."""
-    found = {}
+    changes: dict[str, str] = {}
     for section, names in COMPARED.items():
-        before, now = saved.get(section), wanted.get(section)
+        before, now = saved.get(section), current.get(section)
         if not isinstance(before, Mapping) or not isinstance(now, Mapping):
             continue
         for name in before.keys() & now.keys() if names is None else names:
             option = section if name == "_name" else name
             if name not in LEFT_OUT and before.get(name) != now.get(name):
                 text = f"--{option.replace('_', '-')} {before.get(name)} -> {now.get(name)}"
-                found.setdefault(option, text)
-    return sorted(found.values())
+                changes.setdefault(option, text)
+    return sorted(changes.values())

@@ -116,8 +116,8 @@ def lasting_reason(error: Exception, folder: Path) -> str | None:
             f"the disk is full ({free:,} bytes are free); make room and start again: earlier "
             "checkpoints are whole"
         )
-    if isinstance(error, PermissionError) or number == errno.EROFS:
-        return f"{error.strerror.lower()}; make {folder} writable"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{os.strerror(number).lower()}; make {folder} writable"
     return None
 
 

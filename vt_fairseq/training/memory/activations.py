@@ -138,6 +138,7 @@ class _Alive(TorchDispatchMode):
 
     def forget_gradient(self, parameter: torch.nn.Parameter) -> None:
         """Called whenever a parameter's gradient has been made or added to."""
+        assert parameter.grad is not None  # or this would not be called
         key = _key(parameter.grad.untyped_storage())
         if self._sizes.get(key):
             self.bytes.add(-self._sizes[key])

@@ -103,7 +103,7 @@ class Prediction:
         kept = states.parameters + states.gradients + states.optimizer + states.buckets
         return kept + max(sum(self.training), states.step) + self.context
 
-    def fits(self) -> dict[str, bool]:
+    def fits_v100(self) -> dict[str, bool]:
         """Whether it fits the V100s, by their size."""
         return {card: self.total <= memory for card, memory in V100_MEMORY.items()}
 
@@ -217,7 +217,7 @@ def prediction(model: torch.nn.Module, setup: Setup, training: TrainingMemory) -
     return Prediction(replace(kept, parameters=kept.parameters + buffers), training)
 
 
-def cures(run: Run) -> Iterator[tuple[str, Run]]:
+def suggestions(run: Run) -> Iterator[tuple[str, Run]]:
     """What one can do, as options and the run with them, from the cheapest in time on."""
     frugal = replace(run, config=replace(run.config, checkpoint_video_stages=4))
     yield "--checkpoint-video-stages 4", frugal
@@ -238,10 +238,10 @@ def cures(run: Run) -> Iterator[tuple[str, Run]]:
         rows //= 2
 
 
-def first_cure(run: Run, card: str) -> tuple[str, Prediction] | None:
-    """The first of ``cures`` with which the run fits the card, or None."""
-    for options, cured in cures(run):
-        prediction = predict(cured)
-        if prediction.fits()[card]:
+def first_sufficient(run: Run, card: str) -> tuple[str, Prediction] | None:
+    """The first of ``suggestions`` with which the run fits the card, or None."""
+    for options, changed in suggestions(run):
+        prediction = predict(changed)
+        if prediction.fits_v100()[card]:
             return options, prediction
     return None

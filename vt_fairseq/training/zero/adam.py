@@ -28,11 +28,11 @@ class DeepSpeedAdamConfig(FairseqDataclass):
         metadata={"help": "added to the root of the bias-corrected second moment (PyTorch's way)"},
     )
     weight_decay: float = field(default=0.0, metadata={"help": "decoupled weight decay (AdamW)"})
-    adam_backend: ChoiceEnum(BACKENDS) = field(
+    adam_backend: ChoiceEnum(BACKENDS) = field(  # type: ignore[valid-type]  # how fairseq writes it
         default="deepspeed",
         metadata={"help": "DeepSpeed's FusedAdam (compiled at first use) or torch's fused Adam"},
     )
-    zero_stage: ChoiceEnum(("0", "1", "2", "3")) = field(
+    zero_stage: ChoiceEnum(("0", "1", "2", "3")) = field(  # type: ignore[valid-type]  # how fairseq writes it
         default="0",
         metadata={
             "help": "what DeepSpeed's engine shards over the processes: 1 optimizer states, "
@@ -43,7 +43,7 @@ class DeepSpeedAdamConfig(FairseqDataclass):
         default="",
         metadata={"help": "a DeepSpeed JSON file, merged with what fairseq's options say"},
     )
-    offload_optimizer: ChoiceEnum(OFFLOADS) = field(
+    offload_optimizer: ChoiceEnum(OFFLOADS) = field(  # type: ignore[valid-type]  # how fairseq writes it
         default="none", metadata={"help": "keep the optimizer's states in CPU memory or on NVMe"}
     )
     nvme_path: str = field(default="", metadata={"help": "folder for --offload-optimizer nvme"})
@@ -102,7 +102,7 @@ def build_adam(
     weight_decay: float,
 ) -> torch.optim.Optimizer:
     """Adam of ``backend``; with ``offload`` the one for states and steps in CPU memory."""
-    settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+    settings: dict[str, Any] = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
     if backend == "torch":
         return torch.optim.AdamW(params, fused=True, **settings)
     try:
