@@ -104,27 +104,22 @@ def plain(trained) -> tuple[nn.Module, DictConfig]:
     return model.eval(), cfg
 
 
-def test_a_checkpoint_that_is_opened_is_folded_and_its_file_stays_as_it_is(trained, plain):
-    before = trained.read_bytes()
-    model = open_checkpoint(trained, device="cpu").model
-    assert norms(model) == 1 < norms(plain[0])  # that of the features follows a mean
-    with torch.no_grad():
-        expected, found = plain[0].encoder.video(frames()), model.encoder.video(frames())
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert trained.read_bytes() == before
-
-
 @torch.no_grad()
-def test_scores_of_texts_agree_with_and_without_folding(trained, plain):
-    folded = open_checkpoint(trained, device="cpu").model
-    encoder = plain[0].encoder
+def test_a_checkpoint_that_is_opened_is_folded_with_equal_features_and_scores(trained, plain):
+    before = trained.read_bytes()
+    plain, folded = plain[0], open_checkpoint(trained, device="cpu").model
+    assert norms(folded) == 1 < norms(plain)  # that of the features follows a mean
+    features, expected = (model.encoder.video(frames()) for model in (folded, plain))
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+    encoder = plain.encoder
     ids = torch.tensor([[10, *[encoder.video_id] * encoder.video.num_tokens(8), 11]] * 2)
     text = torch.tensor([[0, 5, 9, 14], [0, 7, 8, 12]])
-    expected, found = (
-        model(ids, text, video=frames())[0].log_softmax(-1) for model in (plain[0], folded)
+    scores, expected = (
+        model(ids, text, video=frames())[0].log_softmax(-1) for model in (folded, plain)
     )
-    assert not torch.equal(expected[0], expected[1])
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert not torch.equal(scores[0], scores[1])
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4)
+    assert trained.read_bytes() == before
 
 
 def test_fairseq_generate_prepares_the_model_by_folding(plain):

@@ -43,17 +43,18 @@ def build_parser() -> argparse.ArgumentParser:
         help="R(2+1)D weights: IG65M .pth, Caffe2 .pkl, torchvision's r2plus1d_18; or 'random'",
     )
     source.add_argument(
-        "--arch", help=f"video_translate_t5_large ..., or {FROM_T5}: sizes of the T5's config.json"
+        "--arch",
+        help=f"video_translate_t5_large and so on, or {FROM_T5} for the sizes in its config.json",
     )
     source.add_argument("--t5-variant", help="v1_0, or v1_1 for T5 1.1 and flan-t5")
-    source.add_argument("--video-network", help="34, 18 or your own, where not as --arch has it")
-    source.add_argument("--seed", type=int, default=1, help="of what is new (default: 1)")
+    source.add_argument("--video-network", help="34, 18 or your own (default: that of --arch)")
+    source.add_argument("--seed", type=int, default=1, help="seed of the new weights (default: 1)")
     source = made.add_argument_group("a model from a checkpoint")
     source.add_argument("--from-checkpoint", type=Path, metavar="FILE", help="of fairseq-train")
     source.add_argument(
         "--trust-checkpoint",
         action="store_true",
-        help="RUN the code in --from-checkpoint, and write it without to --out",
+        help="RUN the code in --from-checkpoint, and write a copy without code to --out",
     )
     made.add_argument(
         "--vocabulary",
@@ -155,27 +156,21 @@ def _joined(args: argparse.Namespace) -> dict[str, Any]:
 def _architecture(args: argparse.Namespace, t5: "T5Weights") -> "VideoTranslateConfig":
     from vt_fairseq.models.architectures import architecture, dims_as_text
     from vt_fairseq.models.t5 import T5_VARIANTS
-    from vt_fairseq.models.video_backbones import VIDEO_NETWORKS
 
-    changes = {}
-    for option, known in (("t5_variant", T5_VARIANTS), ("video_network", VIDEO_NETWORKS)):
-        value = getattr(args, option)
-        if value is not None and value not in known:
-            name = option.replace("_", "-")
-            raise UserError(f"--{name} {value}: expected one of {', '.join(known)}")
-        if value is not None:
-            changes[option] = value
-    if args.arch != FROM_T5:
-        config = replace(architecture(args.arch), **changes)
-        config._name = args.arch
-        return config
-    if args.t5_variant:
-        raise UserError(f"--arch {FROM_T5} takes --t5-variant from the T5's config.json")
-    if not t5.has_config:
-        raise UserError(f"--arch {FROM_T5} needs a config.json beside {args.t5}")
-    config = replace(architecture("video_translate"), **changes)
-    config = replace(config, t5_dims=dims_as_text(t5.dims), dropout=t5.dims.dropout)
-    config._name = "video_translate"
+    if args.t5_variant not in (None, *T5_VARIANTS):
+        raise UserError(f"--t5-variant {args.t5_variant}: expected one of {', '.join(T5_VARIANTS)}")
+    given = {"t5_variant": args.t5_variant, "video_network": args.video_network}
+    changes = {name: value for name, value in given.items() if value is not None}
+    name = args.arch
+    if args.arch == FROM_T5:
+        if args.t5_variant:
+            raise UserError(f"--arch {FROM_T5} takes --t5-variant from the T5's config.json")
+        if not t5.has_config:
+            raise UserError(f"--arch {FROM_T5} needs a config.json beside {args.t5}")
+        name = "video_translate"
+        changes |= {"t5_dims": dims_as_text(t5.dims), "dropout": t5.dims.dropout}
+    config = replace(architecture(name), **changes)
+    config._name = name
     return config
 
 

@@ -103,10 +103,6 @@ class MultimodalEncoder(FairseqEncoder):
         return {
             "encoder_out": [states.transpose(0, 1)],
             "encoder_padding_mask": [padding],
-            "encoder_embedding": [],
-            "encoder_states": [],
-            "src_tokens": [],
-            "src_lengths": [],
         }
 
     def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: torch.Tensor) -> EncoderOut:

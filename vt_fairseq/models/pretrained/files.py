@@ -31,13 +31,11 @@ FROM_BUFFER = numeric._frombuffer  # type: ignore[attr-defined]  # private, yet 
 ARRAY_GLOBALS: dict[tuple[str, str], Callable] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
-    **{
-        (f"numpy.{core}.multiarray", name): getattr(multiarray, name)
-        for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
-    },
-    **{(f"numpy.{core}.numeric", "_frombuffer"): FROM_BUFFER for core in ("core", "_core")},
 }
+for _core in ("numpy.core", "numpy._core"):
+    ARRAY_GLOBALS[f"{_core}.multiarray", "_reconstruct"] = multiarray._reconstruct
+    ARRAY_GLOBALS[f"{_core}.multiarray", "scalar"] = multiarray.scalar
+    ARRAY_GLOBALS[f"{_core}.numeric", "_frombuffer"] = FROM_BUFFER
 
 
 class ArrayUnpickler(pickle.Unpickler):
