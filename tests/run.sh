@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the project and passes its tests. Arguments go to pytest; --slow adds the slow tests.
+# Installs the project, checks style and types, and passes its tests. Arguments go to pytest; --slow adds the slow tests.
 #   bash tests/run.sh [--slow] [pytest arguments]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,4 +15,5 @@ fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 ruff check .
 ruff format --check .
+mypy
 python -m pytest -m "$marks" --numprocesses auto --dist worksteal "$@"
