@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the project, checks style and types, and passes its tests. Arguments go to pytest; --slow adds the slow tests.
+# Installs the project, checks style and types, and passes its tests. Arguments go to pytest; --slow
+# adds the slow tests.
 #   bash tests/run.sh [--slow] [pytest arguments]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,7 +12,7 @@ if [ "${1:-}" = "--slow" ]; then
   marks="slow or not slow"
   shift
 fi
-# One process a core, so one thread a process: threads that wait for each other would cost minutes.
+# One process per core, so one thread per process: threads that wait for each other would cost minutes.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 ruff check .
 ruff format --check .
