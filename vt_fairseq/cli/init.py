@@ -79,8 +79,9 @@ def _main() -> None:
     _check(args)
     command.import_user_dir(args.user_dir)
     with command.quiet_imports():
+        from vt_fairseq.atomic_files import atomic_folder
         from vt_fairseq.inference.loading import read_state
-        from vt_fairseq.models.pretrained.exported import check_new, new_folder, write_exported
+        from vt_fairseq.models.pretrained.exported import check_new, write_exported
         from vt_fairseq.models.pretrained.t5_export import write_t5
         from vt_fairseq.untrusted_files import read_trusted
 
@@ -99,7 +100,7 @@ def _main() -> None:
         print(f"wrote {args.out}; train it with")
         print(f"  fairseq-train DATA --finetune-from-model {args.out} {options} ...")
     if args.export:
-        with new_folder(args.export) as partial:
+        with atomic_folder(args.export) as partial:
             write_exported(state, partial)
             write_t5(state, partial / "t5")
         print(f"wrote {args.export} and {args.export / 't5'}")

@@ -4,15 +4,13 @@ It holds what a checkpoint of fairseq holds, but for the optimizer, pickles, and
 machine that it was made on.
 """
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from vt_fairseq.atomic_files import atomic_folder, write_json
+from vt_fairseq.atomic_files import write_json
 from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.checkpoint_state import saved_tokenizer, vocabulary_state
@@ -28,10 +26,9 @@ LOCAL_OPTIONS = {"data": "", "video_root": "", "results_path": None}
 
 
 def write_exported(state: dict[str, Any], folder: Path) -> None:
-    """Write a checkpoint's ``state`` (``cfg``, ``model``, ``task_state``) as a new ``folder``.
+    """Write a checkpoint's ``state`` (``cfg``, ``model``, ``task_state``) into ``folder``.
 
-    It appears whole or not at all. Raises UserError where it exists and is not empty, or where the
-    checkpoint has no vocabulary.
+    Raises UserError where the checkpoint has no vocabulary.
     """
     tokenizer = saved_tokenizer(state["task_state"])
     cfg = {part: state["cfg"][part] for part in ("model", "task")}
@@ -43,10 +40,9 @@ def write_exported(state: dict[str, Any], folder: Path) -> None:
         "vocabulary_sha256": state["task_state"]["vocabulary_sha256"],
         "classes": state["task_state"].get("classes", {}),
     }
-    with new_folder(folder) as partial:
-        write_tensors(_without_copies(state["model"]), partial / WEIGHTS)
-        (partial / VOCABULARY).write_bytes(tokenizer.model_proto)
-        write_json(partial / CONFIG, config)
+    write_tensors(_without_copies(state["model"]), folder / WEIGHTS)
+    (folder / VOCABULARY).write_bytes(tokenizer.model_proto)
+    write_json(folder / CONFIG, config)
 
 
 def read_exported(folder: Path) -> dict[str, Any]:
@@ -90,11 +86,3 @@ def check_new(folder: Path) -> None:
     """Raise UserError where ``folder`` exists, unless it is an empty folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder: remove it or take another")
-
-
-@contextlib.contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder that appears under its name when the block ends, and not at all when it raises."""
-    check_new(folder)
-    with atomic_folder(folder) as partial:
-        yield partial

@@ -11,7 +11,6 @@ from vt_fairseq.models.pretrained.exported import (
     CONFIG,
     VOCABULARY,
     WEIGHTS,
-    new_folder,
     write_tensors,
 )
 from vt_fairseq.models.pretrained.t5_weights import config_of_dims, hf_key, in_transformer
@@ -21,17 +20,17 @@ def write_t5(state: dict[str, Any], folder: Path) -> None:
     """Write a checkpoint's transformer as a new ``folder``, with its tokenizer.
 
     The embedding table keeps the rows of our own tokens. For text alone it gives the model's
-    logits; it has no video network. Raises UserError where ``folder`` exists and is not empty.
+    logits; it has no video network.
     """
     tokenizer = saved_tokenizer(state["task_state"])
     tensors = {hf_key(n): t for n, t in state["model"].items() if in_transformer(n)}
     dims = transformer_dims(saved_config(state["cfg"]["model"]), len(tensors["shared.weight"]))
     max_length = int(state["cfg"]["task"]["max_source_tokens"])
-    with new_folder(folder) as partial:
-        write_tensors(tensors, partial / WEIGHTS)
-        write_json(partial / CONFIG, config_of_dims(dims))
-        write_json(partial / "tokenizer_config.json", tokenizer_config(max_length))
-        (partial / VOCABULARY).write_bytes(tokenizer.model_proto)
+    folder.mkdir()
+    write_tensors(tensors, folder / WEIGHTS)
+    write_json(folder / CONFIG, config_of_dims(dims))
+    write_json(folder / "tokenizer_config.json", tokenizer_config(max_length))
+    (folder / VOCABULARY).write_bytes(tokenizer.model_proto)
 
 
 def tokenizer_config(max_length: int) -> dict[str, Any]:
