@@ -141,6 +141,10 @@ def test_a_long_segment_is_cut_to_max_seconds_in_the_middle():
     assert times[0] == pytest.approx(17 + 6 / 64) and times[-1] == pytest.approx(23 - 6 / 64)
 
 
+def test_the_window_of_checkpoints_with_british_spelling_is_the_center():
+    assert window_position("centre", None) == window_position("center", None) == 0.5
+
+
 def test_a_random_window_stays_inside_and_follows_the_generator():
     sampling, starts = FrameSampling(), []
     for seed in range(50):

@@ -122,7 +122,7 @@ def window_position(window: str, rng: np.random.Generator | None) -> float:
         if rng is None:
             raise ValueError("window 'random' needs a random generator")
         return float(rng.random())
-    if window in ("center", "whole"):
+    if window in ("center", "centre", "whole"):  # checkpoints of 0.1.0 have the British spelling
         return 0.5
     match = re.fullmatch(r"(\d+)/(\d+)", window)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
