@@ -296,7 +296,9 @@ def predict_videos(args: argparse.Namespace, paths: list[str]) -> Iterator[list[
             bar.update(sum(1 / max(1, one.parts) for one in batch))
 
 
-def _main() -> None:
+@command.console_script(PROG)
+def main() -> None:
+    """Entry point."""
     args = build_parser().parse_args()
     # Names of files may be no text at all.
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
@@ -327,11 +329,6 @@ def print_ranking(segments: list[SegmentResult], args: argparse.Namespace) -> No
         record = {"query": args.rank, "rank": rank, "video": one.video}
         record |= {"start": one.start, "end": one.end, "score": one.score}
         print(json.dumps(record, ensure_ascii=False))
-
-
-def main() -> None:
-    """Entry point."""
-    command.run(PROG, _main)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """What ``vt-*`` commands share: ``--version``, ``--user-dir``, user errors as one line, code 2."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,11 @@ def import_user_dir(folder: Path | None) -> None:
         raise UserError(f"--user-dir {folder}: {found} has that name already, take another")
 
 
-def run(prog: str, main: Callable[[], None]) -> None:
-    """Run ``main``; a user's mistake ends in one line on stderr and exit code 2."""
+@contextlib.contextmanager
+def console_script(prog: str) -> Iterator[None]:
+    """Decorate ``main``: a user's mistake ends in one line on stderr and exit code 2."""
     try:
-        main()
+        yield
     except (UserError, VideoError, PermissionError, NotADirectoryError, FileExistsError) as error:
         print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)

@@ -138,7 +138,9 @@ def _shown(value: float) -> str:
     return f"{value:.2f}" if isinstance(value, float) else f"{value:,}"
 
 
-def _main() -> None:
+@command.console_script(PROG)
+def main() -> None:
+    """The console script."""
     args = build_parser().parse_args()
     _check(args)
     from vt_fairseq.atomic_files import write_file, write_json
@@ -157,11 +159,6 @@ def _main() -> None:
     if result.left_out:
         reason = next(iter(result.left_out.values()))
         print(f"{PROG}: {', '.join(result.left_out)} {reason}", file=sys.stderr)
-
-
-def main() -> None:
-    """The console script."""
-    command.run(PROG, _main)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
     return made
 
 
-def _main() -> None:
+@command.console_script(PROG)
+def main() -> None:
+    """The console script."""
     args = build_parser().parse_args()
     _check(args)
     command.import_user_dir(args.user_dir)
@@ -263,11 +265,6 @@ def _new(new: dict[str, int], seed: int) -> list[str]:
         lines.append(f"new        {len(network)} tensors of the video network, {numbers:,} numbers")
     others = [name for name in new if name not in counters and name not in network]
     return lines + [f"new        {name}, {new[name]:,} numbers, seed {seed}" for name in others]
-
-
-def main() -> None:
-    """The console script."""
-    command.run(PROG, _main)
 
 
 if __name__ == "__main__":

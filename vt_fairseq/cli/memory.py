@@ -160,7 +160,9 @@ def _lines(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _main() -> None:
+@command.console_script(PROG)
+def main() -> None:
+    """The console script."""
     args = build_parser().parse_args()
     command.import_user_dir(args.user_dir)
     from vt_fairseq.training.memory.prediction import GIB, first_sufficient, predict
@@ -176,11 +178,6 @@ def _main() -> None:
             )
     report = _report(prediction, suggestions)
     print(json.dumps(report, indent=1) if args.json else "\n".join(_lines(report)))
-
-
-def main() -> None:
-    """The console script."""
-    command.run(PROG, _main)
 
 
 if __name__ == "__main__":

@@ -231,7 +231,9 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UserError("a shard has no vocabulary; give it to vt-prepare join, after all shards")
 
 
-def _main() -> None:
+@command.console_script(PROG)
+def main() -> None:
+    """The console script."""
     args = build_parser().parse_args()
     if args.layout:
         print(_write_layout(args))
@@ -242,11 +244,6 @@ def _main() -> None:
     print("\n".join(_table(data, args.out)))
     for warning in data["warnings"]:
         print(f"{PROG}: warning: {warning}", file=sys.stderr)
-
-
-def main() -> None:
-    """The console script."""
-    command.run(PROG, _main)
 
 
 if __name__ == "__main__":

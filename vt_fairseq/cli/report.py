@@ -28,7 +28,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _main() -> None:
+@command.console_script(PROG)
+def main() -> None:
+    """The console script."""
     args = build_parser().parse_args()
     from vt_fairseq.atomic_files import write_file
     from vt_fairseq.errors import UserError
@@ -51,11 +53,6 @@ def _main() -> None:
     }
     shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     print(f"wrote {args.out} ({len(page) / 1e6:.1f} MB): {shown}")
-
-
-def main() -> None:
-    """The console script."""
-    command.run(PROG, _main)
 
 
 if __name__ == "__main__":

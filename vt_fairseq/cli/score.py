@@ -103,7 +103,9 @@ def add_run(group) -> None:
     command.add_dtype(group)
 
 
-def _main() -> None:
+@command.console_script(PROG)
+def main() -> None:
+    """Entry point."""
     args = vars(build_parser().parse_args())
     command.import_user_dir(args.pop("user_dir"))
     with command.quiet_imports():
@@ -118,11 +120,6 @@ def _main() -> None:
         if name != "signatures":
             print(f"{name:>24} {value:8.2f}")
     print(f"wrote {options.out}/{{scores,predictions}}.jsonl and metrics.json")
-
-
-def main() -> None:
-    """Entry point."""
-    command.run(PROG, _main)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,9 @@ def _by_split(arguments: list[str]) -> dict[str, Path]:
     return files
 
 
-def _main() -> None:
+@command.console_script(PROG)
+def main() -> None:
+    """The console script."""
     args = build_parser().parse_args()
     from vt_fairseq.evaluation.submissions import archive
 
@@ -56,11 +58,6 @@ def _main() -> None:
     for member in members:
         print(f"{member.name}: {member.rows:,} clips, {member.missing:,} without a prediction")
     print(f"wrote {args.out}")
-
-
-def main() -> None:
-    """The console script."""
-    command.run(PROG, _main)
 
 
 if __name__ == "__main__":
