@@ -74,31 +74,31 @@ def numbers(plan: Plan, measured: Iterable[Measured], seeds: list[int]) -> Numbe
 def collect(
     plan: Plan, runner: Runner, steps: list[Step], measured: list[Measured], seeds: list[int]
 ) -> dict:
-    """All that is known so far."""
-    commands = {}
+    """All that is known so far; of the steps, those of the first seed and those that failed."""
+    others = tuple(f"seed{seed}/" for seed in seeds[1:])
+    known = {}
     for step in steps:
-        if not runner.log_path(step.name).exists():
+        path = runner.log_path(step.name)
+        failed = step.name in runner.failed
+        if not path.exists() or (step.name.startswith(others) and not failed):
             continue
-        log = runner.log_path(step.name).read_text(encoding="utf-8", errors="replace")
-        entry = runner.record(step) or {}
-        if step.name in runner.failed:
-            entry = {"failed": log.splitlines()[-FAILED_LINES:]}
-        if step.name.startswith("seed") and not step.name.startswith(f"seed{seeds[0]}/"):
-            entry.pop("command", None)  # that of the first seed, but for the number
-        commands[step.name] = entry | training_curves(log)
+        log = path.read_text(encoding="utf-8", errors="replace")
+        record = {"failed": log.splitlines()[-FAILED_LINES:]} if failed else runner.record(step)
+        known[step.name] = (record or {}) | training_curves(log)
+    done = sum(runner.record(step) is not None for step in steps)
     return {
         "scale": plan.scale.name,
         "updates": plan.updates,
         "seeds": seeds,
         "machine": machine(),
-        "done": f"{sum('seconds' in c for c in commands.values())} of {len(steps)} steps",
+        "done": f"{done} of {len(steps)} steps",
         "numbers": numbers(plan, measured, seeds),
-        "steps": commands,
+        "steps": known,
     }
 
 
 def trainings(result: dict) -> str:
-    """How far each training came, how fast, and from which loss to which."""
+    """How far each training of the first seed came, how fast, from which loss to which."""
     lines = []
     for name, step in result["steps"].items():
         if "updates" in step:
