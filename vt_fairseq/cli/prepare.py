@@ -31,7 +31,12 @@ def open_source(args: argparse.Namespace) -> "Source":
     reader = corpus_reader("jsonl" if args.corpus == MINIWORLD else args.corpus)
     given = (args.annotations is not None, args.videos is not None)
     if args.corpus == MINIWORLD and not any(given):
-        source, settings = _made_world(args), {"seed": args.seed, "size": args.size}
+        from vt_fairseq.miniworld.world import generate
+
+        world = args.out / "world"
+        generate(world, **_world(args))
+        source = reader(world / "annotations.jsonl", world / "videos")
+        settings = {"seed": args.seed, "size": args.size}
     elif all(given):
         source = reader(args.annotations, args.videos, **_reader_options(args))
         settings = {"annotations": str(args.annotations), **source.settings}
@@ -39,15 +44,6 @@ def open_source(args: argparse.Namespace) -> "Source":
         hint = ", or neither to make a world" if args.corpus == MINIWORLD else ""
         raise UserError(f"{args.corpus} needs --annotations PATH and --videos DIR{hint}")
     return replace(source, settings={**settings, "probed": not args.skip_probe})
-
-
-def _made_world(args: argparse.Namespace) -> "Source":
-    from vt_fairseq.corpora.jsonl import open_corpus
-    from vt_fairseq.miniworld.world import generate
-
-    world = args.out / "world"
-    generate(world, **_world(args))
-    return open_corpus(world / "annotations.jsonl", world / "videos")
 
 
 def _reader_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -63,8 +59,6 @@ def _world(args: argparse.Namespace) -> dict[str, Any]:
     """Which MiniWorld to make, and how."""
     from vt_fairseq.miniworld.world import SIZES
 
-    if args.size not in SIZES:
-        raise UserError(f"--size {args.size}: no such size of MiniWorld; known: {', '.join(SIZES)}")
     return {"size": SIZES[args.size], "seed": args.seed, "workers": args.workers}
 
 
@@ -72,21 +66,12 @@ def _write_layout(args: argparse.Namespace) -> str:
     """``miniworld --as CORPUS``: no data directory, but the files that CORPUS's reader takes."""
     from vt_fairseq.miniworld import official_layouts
 
-    if args.corpus != MINIWORLD or args.layout not in official_layouts.LAYOUTS:
-        known = ", ".join(official_layouts.LAYOUTS)
-        raise UserError(f"--as {args.layout}: expected miniworld as one of {known}")
     world = official_layouts.write(args.layout, args.out, **_world(args))
     return (
         f"{len(world.videos())} videos of MiniWorld as {args.layout}; next:\n"
         f"vt-prepare {args.layout} --annotations {args.out}/annotations "
         f"--videos {args.out}/videos --out DATA --train-vocabulary 300"
     )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
-    return int(text)
 
 
 def _shard(text: str) -> "Shard":
@@ -131,7 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     vocabulary.add_argument(
         "--train-vocabulary",
-        type=_positive,
+        type=command.positive,
         metavar="N",
         help="train a sentencepiece model of at most N pieces on the training texts instead",
     )
@@ -142,7 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--transcode",
-        type=_positive,
+        type=command.positive,
         nargs="?",
         const=128,
         metavar="PIXELS",
@@ -154,7 +139,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--num-workers",
         "--workers",
         dest="workers",
-        type=_positive,
+        type=command.positive,
         default=min(16, os.cpu_count() or 1),
         metavar="N",
         help="number of videos that are opened at a time (default: %(default)s)",
@@ -173,11 +158,16 @@ def build_parser() -> argparse.ArgumentParser:
         "(default), of the whole clip, or none",
     )
     add("--seed", type=int, default=0, help="miniworld: seed of the world (default: %(default)s)")
-    add("--size", default="default", help="miniworld: default or tiny (default: default)")
+    add(
+        "--size",
+        choices=("default", "tiny"),
+        default="default",
+        help="miniworld: number of videos (default: %(default)s)",
+    )
     add(
         "--as",
         dest="layout",
-        metavar="CORPUS",
+        choices=BUILT_IN[1:],  # all but jsonl
         help="miniworld: write the official files of this corpus instead of a data directory",
     )
     command.add_user_dir(parser)
@@ -221,6 +211,8 @@ def _prepare(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check_options(args: argparse.Namespace) -> None:
+    if args.layout is not None and args.corpus != MINIWORLD:
+        raise UserError(f"--as is for {MINIWORLD}, not for {args.corpus}")
     if args.subtitles is not None and args.corpus not in SUBTITLED:
         raise UserError(f"--subtitles is for {', '.join(SUBTITLED)}, not for {args.corpus}")
     if args.shard is None:
@@ -235,10 +227,10 @@ def _check_options(args: argparse.Namespace) -> None:
 def main() -> None:
     """The console script."""
     args = build_parser().parse_args()
+    _check_options(args)
     if args.layout:
         print(_write_layout(args))
         return
-    _check_options(args)
     command.import_user_dir(args.user_dir)
     data = _prepare(args)
     print("\n".join(_table(data, args.out)))

@@ -179,15 +179,10 @@ def text(record: JsonRow, key: str, where: str) -> str:
 
 def number(value: Any, where: str, what: str) -> float:
     """A finite number, given as one or as text; raise UserError when it is none."""
-    try:
-        if isinstance(value, bool):
-            raise ValueError
-        seconds = float(value)
-        if not math.isfinite(seconds):
-            raise ValueError
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{where}: expected a number as {what}, found {value!r:.60}") from error
-    return seconds
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if not isinstance(value, bool) and math.isfinite(float(value)):
+            return float(value)
+    raise UserError(f"{where}: expected a number as {what}, found {value!r:.60}")
 
 
 def integer(value: Any, where: str, what: str) -> int:

@@ -85,10 +85,6 @@ class ShowClips:
             return max(0.0, start - MARGIN), end + MARGIN
         return start, end
 
-    def notes(self) -> list[str]:
-        """What was odd, one line per kind."""
-        return [f"{split}: {what} (rows: {rows})" for (split, what), rows in self.odd.items()]
-
 
 ReadSplit = Callable[[str, Path, ShowClips], Iterator[Entry | Rejected]]
 
@@ -112,7 +108,7 @@ def open_shows(
     def rows() -> Iterator[Entry | Rejected]:
         for split, path in files.items():
             yield from read(split, path, clips)
-        notes.extend(clips.notes())
+        notes.extend(f"{split}: {what} (rows: {n})" for (split, what), n in clips.odd.items())
 
     optional = {split: n for split, n in release.optional.items() if split in files}
     return Source(

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vt_fairseq.miniworld.rendering import ACTIONS, COLORS, SHAPES, SIDE
+from vt_fairseq.miniworld.rendering import ACTIONS, COLORS, SHAPES
 from vt_fairseq.miniworld.texts import ALL, label
-from vt_fairseq.miniworld.world import FPS
 
 SHOWS = {  # by the prefix of the names of their clips; The Big Bang Theory's have none
     "": "The Big Bang Theory",
@@ -103,18 +102,13 @@ _LABELS = "verb,verb_class,noun,noun_class,all_nouns,all_noun_classes"
 def epic_kitchens(world: World) -> dict[str, str]:
     """Labeled segments, the classes by number, and the times of both test sets."""
     segments = list(enumerate(world.of("train", "valid", "test", "novel")))
-    train = [(uid, row) for uid, row in segments if row["split"] in ("train", "valid")]
     labeled = (
         [*_epic_video(uid, row), row["caption"][0], *_epic_times(row), *_epic_labels(row)]
-        for uid, row in train
-    )
-    info = (
-        (name, f"{SIDE}x{SIDE}", rows[0]["seconds"], FPS) for name, rows in world.videos().items()
+        for uid, row in segments
+        if row["split"] in ("train", "valid")
     )
     files = {
-        "EPIC_train_action_labels.csv": _csv(f"{_SEGMENT}narration,{_TIMES},{_LABELS}", labeled),
-        "EPIC_video_info.csv": _csv("video,resolution,duration,fps", info),
-        **_many_shot([row for _, row in train]),
+        "EPIC_train_action_labels.csv": _csv(f"{_SEGMENT}narration,{_TIMES},{_LABELS}", labeled)
     }
     for kind, keys in _CLASSES.items():
         classes = ([number, key, [key]] for number, key in enumerate(keys))
@@ -141,27 +135,10 @@ def _timestamp(seconds: float) -> str:
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{hundredths // 100:02d}.{hundredths % 100:02d}"
 
 
-def _epic_class(row: Annotation, kind: str) -> tuple[int, str]:
-    """Number and key of a row's verb or noun."""
-    key = row["verb"] if kind == "verb" else ":".join(reversed(row["noun"].split()))
-    return _CLASSES[kind].index(key), key
-
-
 def _epic_labels(row: Annotation) -> list[Any]:
-    (verb_class, verb), (noun_class, noun) = (_epic_class(row, kind) for kind in _CLASSES)
-    return [verb, verb_class, noun, noun_class, [noun], [noun_class]]
-
-
-def _many_shot(train: list[Annotation]) -> dict[str, str]:
-    """The classes that occur often; here every one that occurs."""
-    pairs = dict.fromkeys((_epic_class(row, "verb"), _epic_class(row, "noun")) for row in train)
-    verbs, nouns = (dict.fromkeys(classes) for classes in zip(*pairs, strict=True))
-    actions = ([(verb[0], noun[0]), noun[1], noun[0], verb[1], verb[0]] for verb, noun in pairs)
-    return {
-        "EPIC_many_shot_verbs.csv": _csv("verb_class,verb", verbs),
-        "EPIC_many_shot_nouns.csv": _csv("noun_class,noun", nouns),
-        "EPIC_many_shot_actions.csv": _csv("action_class,noun,noun_class,verb,verb_class", actions),
-    }
+    verb, noun = row["verb"], ":".join(reversed(row["noun"].split()))
+    noun_class = _CLASSES["noun"].index(noun)
+    return [verb, _CLASSES["verb"].index(verb), noun, noun_class, [noun], [noun_class]]
 
 
 # --- TVQA and TVC ---------------------------------------------------------------------------------

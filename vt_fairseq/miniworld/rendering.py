@@ -74,9 +74,7 @@ def _distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     if shape == "cross":
         across, along = np.minimum(abs(u), abs(v)), np.maximum(abs(u), abs(v))
         return np.maximum(across - 0.28, along - 0.95)
-    if shape == "moon":
-        return np.maximum(np.hypot(u, v) - 0.95, 0.75 - np.hypot(u - 0.5, v))
-    raise ValueError(f"unknown shape {shape!r}")
+    return np.maximum(np.hypot(u, v) - 0.95, 0.75 - np.hypot(u - 0.5, v))  # moon
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
