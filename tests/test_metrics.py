@@ -226,8 +226,3 @@ def test_rankings_score_as_the_scores_they_were_sorted_from():
 def test_a_target_outside_its_ranking_and_a_missing_ranking_are_last_of_the_gallery():
     found = ranking_statistics([["a", "b"], ["c"], None], ["a", "a", "b"])
     assert found.sum(axis=1).tolist() == [2, 4, 4]  # ranks 1, 3 and 3 of three
-
-
-def test_a_ranking_that_names_an_id_twice_is_refused():
-    with pytest.raises(ValueError, match="query 1"):
-        ranking_statistics([["a"], ["a", "a"]], ["a", "a"])

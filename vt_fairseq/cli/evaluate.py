@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="add bootstrap intervals of this level, for instance 0.95")  # fmt: skip
     add("--compare", type=Path, metavar="FILE",
         help="predictions of another system, for a paired test")  # fmt: skip
-    add("--resamples", type=int, default=1000, metavar="N",
+    add("--resamples", type=command.positive, default=1000, metavar="N",
         help="draws of --confidence and --compare (default: 1000)")  # fmt: skip
     add("--seed", type=int, default=1, help="of those draws (default: 1)")
     return made
@@ -104,13 +104,6 @@ def metrics(args: argparse.Namespace, result: "Evaluated") -> dict[str, Any]:
     return numbers | {"signatures": signatures}
 
 
-def _check(args: argparse.Namespace) -> None:
-    if args.confidence is not None and not 0 < args.confidence < 1:
-        raise UserError(f"--confidence must lie between 0 and 1, found {args.confidence}")
-    if args.resamples < 1:
-        raise UserError(f"--resamples must be at least 1, found {args.resamples}")
-
-
 def _table(metrics: dict[str, Any]) -> Iterator[str]:
     """One line per number with its interval and comparison, then how they were computed."""
     numbers = {key: value for key, value in metrics.items() if key != "signatures"}
@@ -142,7 +135,8 @@ def _shown(value: float) -> str:
 def main() -> None:
     """The console script."""
     args = build_parser().parse_args()
-    _check(args)
+    if args.confidence is not None and not 0 < args.confidence < 1:
+        raise UserError(f"--confidence must lie between 0 and 1, found {args.confidence}")
     from vt_fairseq.atomic_files import write_file, write_json
     from vt_fairseq.scoring.records import as_line
 

@@ -216,31 +216,27 @@ def _label_names(row: JsonRow) -> list[str]:
 
 def _actions(pairs: PairedRows) -> list[_ClassResults]:
     """Of verbs, of nouns and of the actions that are pairs of them."""
-
-    def results(
-        name: str,
-        predictions: list[Class | None],
-        rankings: list[list[Class]] | None,
-        references: list[Class],
-    ) -> _ClassResults:
-        keys = (f"{name}_top1", f"{name}_top5", f"{name}_mean_class_accuracy")
-        return _ClassResults(name, keys, predictions, rankings, [[c] for c in references])
-
     given = {part: _predictions(pairs, part) for part in ("verb", "noun")}
     right: dict[str, list[Class]] = {
         part: [(field(row, part, is_text, "the name of a class"),) for row, _ in pairs]
         for part in given
     }
-    parts = [
-        results(part, given[part], _rankings(pairs, f"{part}_ranking"), right[part])
-        for part in given
-    ]
+    rankings = {name: _rankings(pairs, f"{name}_ranking") for name in ("verb", "noun", "action")}
     actions = [v and n and v + n for v, n in zip(given["verb"], given["noun"], strict=True)]
-    rankings = _rankings(pairs, "action_ranking")
-    if rankings is not None:  # the best pair need not be the best verb and the best noun
-        actions = [r[0] if r else a for r, a in zip(rankings, actions, strict=True)]
-    both = [verb + noun for verb, noun in zip(right["verb"], right["noun"], strict=True)]
-    return [*parts, results("action", actions, rankings, both)]
+    if rankings["action"] is not None:  # the best pair need not be the best verb and the best noun
+        actions = [r[0] if r else a for r, a in zip(rankings["action"], actions, strict=True)]
+    given["action"] = actions
+    right["action"] = [v + n for v, n in zip(right["verb"], right["noun"], strict=True)]
+    return [
+        _ClassResults(
+            name,
+            (f"{name}_top1", f"{name}_top5", f"{name}_mean_class_accuracy"),
+            given[name],
+            rankings[name],
+            [[reference] for reference in right[name]],
+        )
+        for name in rankings
+    ]
 
 
 def _predictions(pairs: PairedRows, key: str) -> list[Class | None]:

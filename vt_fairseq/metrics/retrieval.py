@@ -99,20 +99,16 @@ def ranking_statistics(
     """(Q, 3) as ``rank_statistics``, from rankings as files have them.
 
     Args:
-        rankings: ids, best first; None is a missing prediction.
+        rankings: distinct ids, best first; None is a missing prediction.
         targets: the right id of each query.
         scores: of the ids of each ranking, which show the ties among them; without, there are none.
 
     The gallery is every id that occurs. A target that its ranking does not hold (a list cut at
     its top, a missing prediction) has the worst rank, the size of the gallery. Raises ValueError
-    when a ranking names an id twice, on differing lengths, on NaN and on no queries.
+    on differing lengths, on NaN and on no queries.
     """
     check_lengths(rankings, targets)
-    gallery = set(targets)
-    for query, ranking in enumerate(rankings):
-        if ranking is not None and len(set(ranking)) < len(ranking):
-            raise ValueError(f"the ranking of query {query} names an id twice")
-        gallery.update(ranking or ())
+    gallery = set(targets).union(*(ranking or () for ranking in rankings))
     rows = np.empty((len(targets), 3), dtype=np.int64)
     for query, (ranking, target) in enumerate(zip(rankings, targets, strict=True)):
         values = scores[query] if scores is not None else None
@@ -120,10 +116,9 @@ def ranking_statistics(
             rows[query] = len(gallery) - 1, 1, 1
             continue
         index = list(ranking).index(target)
-        if values is None:
-            rows[query] = index, 1, 1
-            continue
-        if len(values) != len(ranking):
-            raise ValueError(f"query {query}: {len(values)} scores for {len(ranking)} ranked ids")
-        rows[query] = rank_statistics(np.array([values], dtype=np.float64), [index])
+        rows[query] = (
+            (index, 1, 1)
+            if values is None
+            else rank_statistics(np.array([values], dtype=np.float64), [index])
+        )
     return rows

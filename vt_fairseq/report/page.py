@@ -7,9 +7,7 @@ Content-Security-Policy lets this page's own script and style run, by their hash
 
 import base64
 import datetime
-import functools
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
@@ -181,10 +179,7 @@ def _picture(picture: Picture) -> dict[str, Any]:
 
 def safe_json(value: Any) -> Markup:
     """JSON that may stand inside of a script element."""
-    dumps = functools.partial(
-        json.dumps, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-    )
-    return htmlsafe_json_dumps(value, dumps)
+    return htmlsafe_json_dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def share(sizes: Sequence[int], room: int) -> list[int]:

@@ -53,12 +53,6 @@ def kind_of(folder: Path, settings: Mapping[str, Any]) -> str:
     return "classify" if classes or "ranking" in prediction else "captions"
 
 
-def read_references(folder: Path) -> dict[str, JsonRow]:
-    """references.jsonl, or nothing where the manifest has the references."""
-    path = folder / REFERENCES
-    return result_files.read(path) if path.is_file() else {}
-
-
 def _first(path: Path) -> JsonRow:
     return next(result_files.objects(path), {}) if path.is_file() else {}
 

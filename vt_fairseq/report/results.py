@@ -8,9 +8,9 @@ from typing import Any
 
 from vt_fairseq.data.manifest import ClipRow, DataDirectory
 from vt_fairseq.errors import UserError
-from vt_fairseq.report.readers import PREDICTIONS, READERS, kind_of, read_references
+from vt_fairseq.report.readers import PREDICTIONS, READERS, REFERENCES, kind_of
 from vt_fairseq.report.rows import MISSING, OPEN, ReportRow, failures_first
-from vt_fairseq.result_files import is_numbers, objects, parse_object
+from vt_fairseq.result_files import is_numbers, objects, parse_object, read
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ def read_result(folder: Path, finder: SplitFinder, unread: Mapping[str, str]) ->
     """
     settings = read_object(folder / "settings.json")
     metrics = read_object(folder / "metrics.json")
-    kind, references = kind_of(folder, settings), read_references(folder)
+    kind, path = kind_of(folder, settings), folder / REFERENCES
+    references = read(path) if path.is_file() else {}  # then the manifest has them
     first = next(iter(references), None) or next(objects(folder / PREDICTIONS), {}).get("id")
     clips = finder.find(str(settings.get("split") or _generated_split(folder)), first)
     rows = [
