@@ -1,13 +1,14 @@
 """MSR-VTT: captions, the 1k-A retrieval split and its training lists; rows looked up by hand."""
 
 import gzip
-import json
 from pathlib import Path
 
 import pytest
 
 from tests.corpora import by_id, outline, prepare_real, rejected, rows, vt_prepare
 from vt_fairseq.corpora.msrvtt import TRAIN_LISTS, open_corpus, read_list
+from vt_fairseq.miniworld.official_layouts import annotation_files
+from vt_fairseq.miniworld.world import SIZES
 
 OVERLAP = (
     "train_9k: 1,990 of its videos are in the official test set; a model that is trained on it "
@@ -114,61 +115,29 @@ def test_twenty_rows_are_as_they_stand_in_the_files(real, test_data):
         assert {index: listed[index][1] for index in expected} == expected
 
 
-# --- synthetic files -----------------------------------------------------------------------------
+# --- MiniWorld's files ---------------------------------------------------------------------------
 
 
-def video(number: int, split: str) -> dict:
-    return {
-        "category": 9, "url": "https://www.youtube.com/watch?v=x", "video_id": f"video{number}",
-        "start time": 137.72, "end time": 149.44, "split": split, "id": number,
-    }  # fmt: skip
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for name, text in annotation_files("msrvtt", SIZES["tiny"]).items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
 
 
-def sentence(number: int, caption: str) -> dict:
-    return {"caption": caption, "video_id": f"video{number}", "sen_id": number}
+def test_times_of_the_source_are_not_used_and_odd_numbers_of_captions_are_counted(folder):
+    source = open_corpus(folder, folder)
+    assert {(row.start, row.end) for row in rows(source)["train"]} == {(None, None)}
+    assert source.notes == ["40 videos have another number of captions than 20"]
 
 
-def write(folder: Path, name: str, videos: list, sentences: list) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_text(json.dumps({"info": {}, "videos": videos, "sentences": sentences}))
-    return folder
+def test_test_videos_in_a_training_list_are_warned_of(folder):
+    [warning] = open_corpus(folder, folder).warnings
+    assert warning.startswith("train_9k: 5 of its videos are in the official test set")
 
 
-SENTENCES = [sentence(1, "b one"), sentence(0, "a  one"), sentence(1, "b two"), sentence(2, "c")]
-
-
-def test_sentences_are_grouped_by_video_and_times_of_the_source_are_not_used(tmp_path):
-    videos = [video(0, "train"), video(1, "validate"), video(2, "test")]
-    source = open_corpus(write(tmp_path, "videodatainfo_2017.json", videos, SENTENCES), tmp_path)
-    found = rows(source)
-    assert {s: [r.captions for r in r] for s, r in found.items()} == {
-        "train": [("a one",)], "valid": [("b one", "b two")], "test": [("c",)],
-    }  # fmt: skip
-    assert (found["train"][0].start, found["train"][0].end) == (None, None)
-    assert source.notes == ["3 videos have another number of captions than 20"]
-
-
-def test_the_two_official_halves_are_read_together(tmp_path):
-    write(tmp_path, "train_val_videodatainfo.json", [video(0, "train")], SENTENCES[1:2])
-    write(tmp_path, "test_videodatainfo.json", [video(2, "test")], SENTENCES[3:])
-    assert set(rows(open_corpus(tmp_path, tmp_path))) == {"train", "test"}
-
-
-def test_training_lists_have_all_captions_and_the_overlap_is_warned_of(tmp_path):
-    write(tmp_path, "videodatainfo_2017.json", [video(1, "train"), video(2, "test")], SENTENCES)
-    (tmp_path / "MSRVTT_train.9k.csv").write_text("video_id\nvideo1\nvideo2\n")
-    (tmp_path / "MSRVTT_train.7k.csv").write_text("video_id\nvideo1\n")
-    source = open_corpus(tmp_path, tmp_path)
-    found = rows(source)
-    assert [r.captions for r in found["train_9k"]] == [("b one", "b two"), ("c",)]
-    assert [r.id for r in found["train_7k"]] == ["video1"]
-    [warning] = source.warnings
-    assert warning.startswith("train_9k: 1 of its videos are in the official test set")
-
-
-def test_a_listed_video_without_captions_is_rejected(tmp_path):
-    write(tmp_path, "videodatainfo_2017.json", [video(0, "train")], SENTENCES)
-    (tmp_path / "MSRVTT_train.7k.csv").write_text("video_id\nvideo0\nvideo77\n")
-    [found] = rejected(open_corpus(tmp_path, tmp_path))
+def test_a_listed_video_without_captions_is_rejected(folder):
+    (folder / "MSRVTT_train.7k.csv").write_text("video_id\nvideo0\nvideo77\n")
+    [found] = rejected(open_corpus(folder, folder))
     assert (found.id, found.where) == ("video77", "MSRVTT_train.7k.csv line 3")
     assert found.reason.startswith("no caption")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.corpora import by_id, prepare_real, rejected, rows, write_jsonl
+from tests.corpora import by_id, prepare_real, write_jsonl
 from vt_fairseq.corpora.tvc import open_corpus
 from vt_fairseq.errors import UserError
 
@@ -58,50 +58,21 @@ def test_twenty_rows_are_as_they_stand_in_the_file(real):
 
 # --- synthetic files -----------------------------------------------------------------------------
 
-CLIP = "friends_s08e08_seg01_clip_00"
 
-
-def record(*captions: str, **more) -> dict:
-    described = [
-        {"desc": text, "type": "v", "from_retrieval": False, "desc_id": k}
-        for k, text in enumerate(captions)
-    ]
-    return {
-        "vid_name": CLIP, "duration": 61.03, "ts": [5.8, 8.24], "clip_id": 86618,
-        "descs": described, **more,
-    }  # fmt: skip
-
-
-def test_train_and_valid_have_all_descriptions_as_captions(tmp_path):
-    write_jsonl(tmp_path / "tvc_train_release.jsonl", record("Phoebe turns .", " She  waves. "))
-    write_jsonl(tmp_path / "tvc_val_release.jsonl", record("a", "b", "c", "d"))
-    found = rows(open_corpus(tmp_path, tmp_path, "none"))
-    [train], [valid] = found["train"], found["valid"]
-    assert train.captions == ("Phoebe turns .", "She waves.")
-    assert valid.captions == ("a", "b", "c", "d")
-    assert (train.id, train.video) == ("86618", f"friends_frames/{CLIP}")
-    assert (train.start, train.end) == (5.8, 8.24)
-
-
-def test_subtitles_of_the_span_are_the_context(tmp_path):
-    write_jsonl(tmp_path / "tvc_train_release.jsonl", record("x"))
-    subtitles = [
-        {"text": "before", "start": 0, "end": 5.8},
-        {"text": "here", "start": 6, "end": 9},
-    ]
-    write_jsonl(
-        tmp_path / "tvqa_preprocessed_subtitles.jsonl", {"vid_name": CLIP, "sub": subtitles}
-    )
-    [row] = rows(open_corpus(tmp_path, tmp_path))["train"]
-    assert row.context == "here"
-
-
-def test_a_row_whose_descriptions_are_empty_is_rejected_and_test_rows_have_none(tmp_path):
-    write_jsonl(tmp_path / "tvc_train_release.jsonl", record("", " "), record("x", clip_id=1))
-    write_jsonl(tmp_path / "tvc_test_public_release.jsonl", record("held back"))
-    [found] = rejected(open_corpus(tmp_path, tmp_path, "none"))
-    assert found.reason == "empty text: no description has any"
-    assert found.where == "tvc_train_release.jsonl line 1"
+def test_descriptions_are_on_one_line_without_any_a_row_is_rejected_and_test_has_none(tmp_path):
+    moment = {"vid_name": "s08e08_seg01_clip_00", "ts": [5.8, 8.24]}
+    for file, texts in (
+        ("tvc_train_release.jsonl", ("Phoebe turns .", " She  waves. ")),
+        ("tvc_val_release.jsonl", ("", " ")),
+        ("tvc_test_public_release.jsonl", ("held back",)),
+    ):
+        record = moment | {"clip_id": 7, "descs": [{"desc": text} for text in texts]}
+        write_jsonl(tmp_path / file, record)
+    train, valid, test = open_corpus(tmp_path, tmp_path, "none").rows
+    assert train.row.captions == ("Phoebe turns .", "She waves.")
+    assert valid.reason == "empty text: no description has any"
+    assert valid.where == "tvc_val_release.jsonl line 1"
+    assert test.row.captions == ()
 
 
 @pytest.mark.data

@@ -326,15 +326,24 @@ def test_a_mistake_in_other_peoples_files_ends_in_one_line(run, tmp_path, given,
 # --- without the toolkit -------------------------------------------------------------------------
 
 
-def test_without_java_the_command_says_so_and_prints_the_rest(run, monkeypatch):
-    monkeypatch.setattr("vt_fairseq.metrics.coco_java.package_folder", lambda: Path("somewhere"))
+@pytest.mark.parametrize(
+    ("package", "reason"),
+    [
+        (Path("somewhere"), "left out: no java on the PATH"),
+        (None, "left out: pip install 'vt_fairseq[coco]'"),
+    ],
+)
+def test_without_java_or_the_toolkit_the_command_says_so_and_prints_the_rest(
+    run, monkeypatch, package, reason
+):
+    monkeypatch.setattr("vt_fairseq.metrics.coco_java.package_folder", lambda: package)
     monkeypatch.setattr("vt_fairseq.metrics.coco_java.java", lambda: None)
     rows = [{"id": "a", "prediction": "x y"}], [{"id": "a", "references": ["x y"]}]
     code, found, out, err = run("captions", *rows, "--coco", "ptb")
     assert code == 0 and "exact_match" in out and found["exact_match"] == 100
     assert not [k for k in found if k.startswith("coco_")]
-    assert found["signatures"]["coco_cider"] == "left out: no java on the PATH"
-    assert err.startswith("vt-evaluate: coco_bleu1, ") and "no java on the PATH" in err
+    assert found["signatures"]["coco_cider"] == reason
+    assert err.startswith("vt-evaluate: coco_bleu1, ") and reason in err
 
 
 def test_a_java_that_fails_ends_in_one_line_that_says_how_to_do_without(run, monkeypatch, tmp_path):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sacrebleu
 
 from tests.commands import run
 from vt_fairseq.errors import UserError
@@ -81,18 +80,6 @@ def test_meteor_of_a_perfect_row_is_one_and_of_no_match_zero():
     assert 0 < coco_java.meteor(np.array([perfect, nothing], dtype=float)) < 1
 
 
-def test_what_cannot_be_computed_here_has_a_reason(monkeypatch):
-    monkeypatch.setattr(coco_java, "package_folder", lambda: Path("somewhere"))
-    monkeypatch.setattr(coco_java, "java", lambda: None)
-    assert list(coco.left_out("none")) == ["coco_meteor"]
-    assert coco.left_out("ptb") == dict.fromkeys(coco.NAMES, "left out: no java on the PATH")
-    assert coco.coco_measures(["a"], [["a"]]) == []
-    monkeypatch.setattr(coco_java, "package_folder", lambda: None)
-    reason = "left out: pip install 'vt_fairseq[coco]'"
-    assert coco.left_out("none") == dict.fromkeys(coco.NAMES, reason)
-    assert coco.coco_measures(["a"], [["a"]], "none") == []
-
-
 @needs_toolkit
 def test_cider_of_one_clip_is_zero(monkeypatch):
     monkeypatch.setattr(coco_java, "java", lambda: None)
@@ -145,24 +132,6 @@ def test_tokens_are_the_toolkits_and_every_text_keeps_its_line():
     assert found[2] == "he ca n't -lrb- go -rrb- u.s."
     assert found[3] == "café x y"
     assert found[4] == ""
-
-
-@needs_toolkit
-@needs_java
-@pytest.mark.parametrize("references", [1, 20])
-def test_bleu_equals_sacrebleus_once_the_text_is_tokenized_alike(references):
-    predictions, right = corpus(150, references, seed=3)
-    tokenized = iter(coco_java.ptb_tokenize([*predictions, *(t for row in right for t in row)]))
-    plain = [next(tokenized) for _ in predictions]
-    plain_right = [[next(tokenized) for _ in row] for row in right]
-    found = bleus(plain, plain_right)
-    for order in (1, 2, 3, 4):
-        bleu = sacrebleu.BLEU(
-            tokenize="none", smooth_method="none", force=True, max_ngram_order=order
-        )
-        expected = bleu.corpus_score(plain, list(zip(*plain_right, strict=True))).score
-        assert expected > 1
-        assert found[order - 1] == pytest.approx(expected, abs=1e-6)
 
 
 # --- METEOR and all of it ------------------------------------------------------------------------

@@ -50,13 +50,6 @@ def test_every_named_video_is_there_and_as_long_as_it_says(dressed):
             assert probe(files[name]) == pytest.approx(rows[0]["seconds"], abs=0.01)
 
 
-def test_a_second_call_writes_no_video_again(dressed):
-    out, _ = dressed["tvqa"]
-    before = {path: path.stat().st_mtime_ns for path in out.glob("videos/*")}
-    official_layouts.write("tvqa", out, size=TINY, workers=1)
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-
-
 def test_a_folder_of_another_corpus_is_refused(dressed):
     with pytest.raises(UserError, match="choose another folder"):
         official_layouts.write("tvc", dressed["tvqa"][0], size=TINY, workers=1)

@@ -136,11 +136,6 @@ def test_a_row_that_contradicts_itself_is_rejected_probed_or_not(
     assert found["reason"].startswith(reason)
 
 
-def test_without_probing_every_sound_row_is_kept(tmp_path, videos):
-    summary, _ = made(tmp_path, videos, clip(video="gone.mp4", start=99), probe=False)
-    assert summary["splits"] == {"train": {"rows": 1, "rejected": 0}}
-
-
 def test_each_video_is_opened_once(tmp_path, videos, monkeypatch):
     import vt_fairseq.video.decoding as video
 

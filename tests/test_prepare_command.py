@@ -1,14 +1,13 @@
 """The command vt-prepare: tables, exit codes, help, and a MiniWorld made and prepared."""
 
-import subprocess
-import sys
+import functools
 from pathlib import Path
 
 import pytest
 
 from tests import media
-from tests.conftest import run_main
 from tests.corpora import clip, write_jsonl
+from vt_fairseq.cli import prepare
 from vt_fairseq.data.manifest import DataDirectory
 
 
@@ -18,31 +17,27 @@ def videos(tmp_path_factory) -> Path:
     return media.write_numbered(tmp_path_factory.mktemp("videos") / "a.mp4", 10).parent
 
 
-def vt_prepare(*args) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "vt_fairseq.cli.prepare", *map(str, args)],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[1],
-    )
+@pytest.fixture
+def vt_prepare(call_main):
+    """(*arguments) -> exit code, stdout, stderr."""
+    return functools.partial(call_main, prepare.main)
 
 
-def test_the_command_prints_a_table_and_the_reasons(tmp_path, videos):
+def test_the_command_prints_a_table_and_the_reasons(tmp_path, videos, vt_prepare):
     manifest = tmp_path / "c.jsonl"
     write_jsonl(manifest, clip(), clip(id="y", video="gone.mp4"), "{")
     out = tmp_path / "data"
-    done = vt_prepare(
+    code, printed, error = vt_prepare(
         "jsonl", "--annotations", manifest, "--videos", videos, "--out", out,
         "--train-vocabulary", 60,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert done.stdout.splitlines()[:2] == [
+    assert (code, error) == (0, "")
+    assert printed.splitlines()[:2] == [
         "split        rows    rejected",
         "train           1           2",
     ]
-    assert "rejected 1: missing video" in done.stdout
-    assert str(out / "rejected.jsonl") in done.stdout
+    assert "rejected 1: missing video" in printed
+    assert str(out / "rejected.jsonl") in printed
     assert DataDirectory.open(out).settings == {"annotations": str(manifest), "probed": True}
 
 
@@ -69,33 +64,31 @@ def test_the_command_prints_a_table_and_the_reasons(tmp_path, videos):
         (["jsonl", "--as", "tvqa"], "--as is for miniworld, not for jsonl"),
     ],
 )
-def test_a_mistake_in_the_command_ends_in_exit_2_and_says_so(tmp_path, capsys, args, message):
-    with pytest.raises(SystemExit) as stopped:
-        run_main("vt_fairseq.cli.prepare", *args, "--out", str(tmp_path / "data"))
-    assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
+def test_a_mistake_in_the_command_ends_in_exit_2_and_says_so(tmp_path, vt_prepare, args, message):
+    code, _, error = vt_prepare(*args, "--out", tmp_path / "data")
+    assert code == 2 and message in error
     assert not (tmp_path / "data").exists()
 
 
-def test_an_output_that_is_a_file_is_refused(tmp_path, videos):
+def test_an_output_that_is_a_file_is_refused(tmp_path, videos, vt_prepare):
     (tmp_path / "data").write_text("mine")
-    done = vt_prepare(
+    code, _, error = vt_prepare(
         "jsonl", "--annotations", write_jsonl(tmp_path / "c.jsonl", clip()), "--videos", videos,
         "--out", tmp_path / "data", "--train-vocabulary", 60,
     )  # fmt: skip
-    assert (done.returncode, (tmp_path / "data").read_text()) == (2, "mine")
-    assert "data is a file" in done.stderr
+    assert (code, (tmp_path / "data").read_text()) == (2, "mine")
+    assert "data is a file" in error
 
 
-def test_miniworld_is_made_and_prepared_in_one_command(tmp_path):
+def test_miniworld_is_made_and_prepared_in_one_command(tmp_path, vt_prepare):
     out = tmp_path / "data"
     args = ("miniworld", "--size", "tiny", "--train-vocabulary", 300, "--out", out)
-    done = vt_prepare(*args)
-    assert done.returncode == 0, done.stderr
+    code, printed, error = vt_prepare(*args)
+    assert code == 0, error
     data = DataDirectory.open(out)
     assert data.video_root == out / "world" / "videos"
     assert all(counts["rejected"] == 0 for counts in data.splits.values())
     assert {"train", "valid", "test", "novel", "retrieval"} <= set(data.splits)
     novel = {row.label for row in data.manifest("novel")}
     assert novel <= set(data.classes("label"))
-    assert vt_prepare(*args).stdout == done.stdout
+    assert vt_prepare(*args)[1] == printed

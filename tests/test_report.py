@@ -202,7 +202,7 @@ def test_texts_share_the_room_and_small_results_keep_all_of_theirs():
     assert list(fitting(["éé", "c"], 4)) == ["éé"]  # in bytes
 
 
-def test_pictures_are_of_two_failures_and_a_success_in_turn(tmp_path):
+def test_pictures_are_of_two_failures_and_a_success_in_turn_up_to_a_limit(tmp_path):
     names = "abcdxyz"
     rows = [ClipRow(name, "lost.mp4", float(k), label=name) for k, name in enumerate(names)]
     write_data(tmp_path / "data", tmp_path, {"test": rows})
@@ -210,19 +210,14 @@ def test_pictures_are_of_two_failures_and_a_success_in_turn(tmp_path):
     for count, expected in ((3, "abx"), (5, "abcdx"), (6, "abcdxy")):
         page = page_of(tmp_path, clips=count)
         assert "".join(sorted(block(page, "result-0")["pictures"])) == expected
+        assert len(block(page, "pictures")) == count
+        assert f"Pictures of {count} clips; the limit was --clips {count}." in page
 
 
 def test_a_clip_that_leads_out_of_the_video_root_has_a_reason_and_no_picture(runs):
     (runs / "outside.mp4").write_bytes((runs / "videos" / "a.mp4").read_bytes())
     drawn = pictures.draw(pictures.ClipLocation(runs / "videos", "../outside.mp4", None, None))
     assert not drawn.frames and "outside of the video root" in drawn.reason
-
-
-def test_the_limit_of_pictures_is_kept_and_said(folder):
-    write_jsonl(folder / "predictions.jsonl", *({"id": n, "prediction": "x"} for n in "abc"))
-    page = page_of(folder, clips=1)
-    assert len(block(page, "pictures")) == 1
-    assert "Pictures of 1 clips; the limit was --clips 1." in page
 
 
 # --- parts ----------------------------------------------------------------------------------------
@@ -355,23 +350,13 @@ def test_a_folder_with_nothing_to_show_is_a_mistake_in_one_line(tmp_path, run):
     assert "has not ended" in run(tmp_path)[2]
 
 
-def test_damaged_results_are_named_and_the_others_shown(folder, run):
-    scored(folder, "retrieval", [{"id": "a", "ranking": ["a"]}])
-    scored(folder, "vqa", [{"id": "a", "prediction": "two"}])
-    (folder / "empty").mkdir()
-    (folder / "empty" / "predictions.jsonl").touch()
-    code, out, _ = run(folder)
-    assert code == 0 and "results 1," in out
-    assert "vqa/predictions.jsonl line 1: expected 'prediction': the index of a candidate" in out
-    assert "empty/predictions.jsonl has no rows" in out
-
-
 @pytest.mark.parametrize(
     ("kind", "row", "message"),
     [
         ("captions", {"prediction": ["a"]}, "expected 'prediction': a text"),
         ("captions", {"prediction": "a", "score": "high"}, "expected 'score': a number"),
         ("vqa", {"prediction": 10**12}, "the index of a candidate"),
+        ("vqa", {"prediction": "two"}, "the index of a candidate"),
         ("vqa", {"prediction": 1, "scores": [0.5, float("nan")]}, "NaN among the scores"),
         ("vqa", {"prediction": 1, "scores": 5}, "a list of numbers"),
         ("classify", {"prediction": ["red"]}, "the name of a class"),
@@ -379,14 +364,16 @@ def test_damaged_results_are_named_and_the_others_shown(folder, run):
         ("retrieval", {}, "expected an object with id and ranking"),
     ],
 )
-def test_a_row_that_is_none_is_named_by_its_line(folder, kind, row, message, run):
+def test_damaged_results_are_named_and_the_others_shown(folder, kind, row, message, run):
     scored(folder, "classify", [{"id": "a", "prediction": "red"}])
+    write_jsonl(folder / "empty" / "predictions.jsonl")
     write_jsonl(folder / "bad" / "predictions.jsonl", {"id": "a"} | row)
     if kind != "captions":
         (folder / "bad" / "settings.json").write_text(json.dumps({"kind": kind}))
     code, out, _ = run(folder)
-    assert code == 0 and message in out
+    assert code == 0 and message in out and "results 1," in out
     assert f"Not shown: {folder}/bad/predictions.jsonl line 1" in out
+    assert "empty/predictions.jsonl has no rows" in out
 
 
 def test_scores_of_minus_infinity_and_references_without_predictions_are_shown(tmp_path):
