@@ -58,11 +58,9 @@ class Evaluated:
     def per_class(self) -> list[dict]:
         """Rows ``of`` (label, verb, noun, action), ``class``, ``accuracy`` in per cent, ``n``."""
         return [
-            {"of": of, "class": name, "accuracy": accuracy, "n": n}
+            line
             for of, rows in self.correct.items()
-            for name, (accuracy, n) in per_class_accuracy(
-                [hit for _, hit in rows], [name for name, _ in rows]
-            ).items()
+            for line in per_class_accuracy(of, [hit for _, hit in rows], [name for name, _ in rows])
         ]
 
 

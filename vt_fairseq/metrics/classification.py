@@ -1,6 +1,7 @@
-"""Accuracy of answers, of classes (top-1, top-5, per class, their mean) and of actions."""
+"""Accuracy of classes (top-1, top-5, per class, their mean) and of actions."""
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,24 +11,10 @@ from vt_fairseq.metrics.retrieval import target_ranks
 DEPTHS = (1, 5)
 
 
-def accuracy(
-    predictions: Sequence[Hashable | None], answers: Sequence[Hashable]
-) -> dict[str, float]:
-    """The share of ``predictions`` that equal ``answers``; None is a missing prediction and wrong.
-
-    Returns ``accuracy``, ``n`` (missing ones included) and ``missing``. Raises ValueError on
-    differing lengths and on no rows.
-    """
-    check_lengths(predictions, answers)
-    correct = [p is not None and p == a for p, a in zip(predictions, answers, strict=True)]
-    missing = sum(p is None for p in predictions)
-    return {"accuracy": per_cent(correct), "n": len(answers), "missing": missing}
-
-
 def per_class_accuracy(
-    correct: Sequence[bool] | np.ndarray, classes: Sequence[Hashable]
-) -> dict[Hashable, tuple[float, int]]:
-    """{class: (accuracy in per cent, rows)} of the classes that ``classes`` (the right ones) hold.
+    of: str, correct: Sequence[bool] | np.ndarray, classes: Sequence[Hashable]
+) -> list[dict[str, Any]]:
+    """A row of ``of``, ``class``, ``accuracy`` in per cent and ``n`` for each of the right classes.
 
     Raises ValueError on differing lengths and on no rows.
     """
@@ -35,7 +22,10 @@ def per_class_accuracy(
     hits: dict[Hashable, list[bool]] = {}
     for hit, name in zip(correct, classes, strict=True):
         hits.setdefault(name, []).append(bool(hit))
-    return {name: (per_cent(values), len(values)) for name, values in hits.items()}
+    return [
+        {"of": of, "class": name, "accuracy": per_cent(values), "n": len(values)}
+        for name, values in hits.items()
+    ]
 
 
 def mean_class_measure(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from vt_fairseq import result_files
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
+from vt_fairseq.metrics.captions import word_f1
 from vt_fairseq.report.rows import (
     OPEN,
     RIGHT,
@@ -16,7 +17,6 @@ from vt_fairseq.report.rows import (
     Bar,
     ReportRow,
     bars_of,
-    overlap,
     softmax,
 )
 from vt_fairseq.result_files import (
@@ -93,7 +93,9 @@ def _captions(folder: Path, references: References, clips: Clips) -> Iterator[Re
         row = ReportRow(name, references=texts, clip=_segment(clip))
         if prediction and text is not None and not prediction.get("missing"):
             exact = text.split() in [other.split() for other in texts]
-            close = overlap(text, texts) if texts else None
+            words = text.lower().split()
+            shared = [word_f1(words, other.lower().split()) for other in texts]
+            close = max(shared, default=None)
             row = replace(
                 row,
                 outcome=_outcome(exact) if texts else OPEN,

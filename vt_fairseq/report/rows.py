@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from vt_fairseq.candidates.probabilities import softmax
-from vt_fairseq.metrics.captions import word_f1
 
 RIGHT, WRONG, MISSING, OPEN = "right", "wrong", "missing", "open"
 """``MISSING``: no prediction. ``OPEN``: nothing says what would be right."""
@@ -125,10 +124,3 @@ def bars_of(
         best = sorted(indices, key=lambda k: -scores[k])[:MOST_BARS]
         indices = best if right is None or right in best else [*best[:-1], right]
     return [Bar(texts[k], scores[k], shares[k], k == right, k == chosen) for k in indices]
-
-
-def overlap(text: str, references: Sequence[str]) -> float:
-    """F1 of the words in common with the best reference, 0 to 1; case does not matter."""
-    return max(
-        (word_f1(text.lower().split(), other.lower().split()) for other in references), default=0.0
-    )

@@ -11,7 +11,7 @@ from vt_fairseq.atomic_files import atomic_file
 from vt_fairseq.candidates.probabilities import mean_prediction
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.metrics.captions import word_f1
-from vt_fairseq.metrics.classification import accuracy
+from vt_fairseq.metrics.measure import per_cent
 from vt_fairseq.scoring.records import ScoreRecord, as_line
 from vt_fairseq.scoring.scorers import Prediction
 
@@ -59,7 +59,11 @@ class MultipleChoice:
                     answered.append((best, row.answer))
                 if "match" in record:
                     matches[record["match"]] += 1
-        metrics: dict[str, Any] = accuracy(*zip(*answered, strict=True)) if answered else {}
+        metrics: dict[str, Any] = {}
+        if answered:
+            metrics["accuracy"] = per_cent([best == answer for best, answer in answered])
+            missing = sum(best is None for best, _ in answered)
+            metrics |= {"n": len(answered), "missing": missing}
         if matches:
             metrics |= {f"matched_{how}": 100.0 * matches[how] / len(rows) for how in MATCHES}
         return metrics

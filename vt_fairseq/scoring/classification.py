@@ -304,9 +304,7 @@ class RankStatistics:
                     continue
                 classes = [str(target.name) for target, _, _ in ranked]
                 ranks = np.array([NO_RANK if rank is None else rank for _, rank, _ in ranked])
-                for name, (accuracy, n) in per_class_accuracy(ranks == 1, classes).items():
-                    line = {"of": head, "class": name, "accuracy": accuracy, "n": n}
-                    file.write(as_line(line))
+                file.writelines(map(as_line, per_class_accuracy(head, ranks == 1, classes)))
                 prefix, accuracies = self.prefixes[head], rank_accuracy(ranks, classes)
                 if self.top_k is not None and self.top_k < 5:
                     del accuracies["top5"]
