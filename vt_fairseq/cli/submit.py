@@ -54,9 +54,9 @@ def main() -> None:
     from vt_fairseq.evaluation.submissions import archive
 
     predictions = _by_split(args.predictions)
-    members = archive.write(args.server, args.annotations, predictions, args.out, args.meta)
-    for member in members:
-        print(f"{member.name}: {member.rows:,} clips, {member.missing:,} without a prediction")
+    files = archive.write(args.server, args.annotations, predictions, args.out, args.meta)
+    for name, file in files.items():
+        print(f"{name}: {len(file.ids):,} clips, {file.missing:,} without a prediction")
     print(f"wrote {args.out}")
 
 

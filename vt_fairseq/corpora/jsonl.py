@@ -52,14 +52,10 @@ def _entry(path: Path, number: int, line: bytes) -> Entry | Rejected:
     _refuse_unknown_keys(record, f"{path} line {number}")
     try:
         return Entry(record.get("split", DEFAULT_SPLIT), _row(record), where)
-    except _BadRow as error:
+    except ValueError as error:
         texts = {key: value for key, value in record.items() if isinstance(value, str)}
         split = texts.get("split") or DEFAULT_SPLIT
         return Rejected(texts.get("id"), texts.get("video"), split, str(error), where)
-
-
-class _BadRow(Exception):
-    """One row's mistake, as ``kind: detail``."""
 
 
 def _refuse_unknown_keys(record: JsonRow, where: str) -> None:
@@ -71,9 +67,10 @@ def _refuse_unknown_keys(record: JsonRow, where: str) -> None:
 
 
 def _row(record: JsonRow) -> ClipRow:
+    """The row; ValueError, as ``kind: detail``, for a mistake in it."""
     for key in ("id", "video"):
         if key not in record:
-            raise _BadRow(f"missing {key}: every row needs id and video")
+            raise ValueError(f"missing {key}: every row needs id and video")
     fields = dict(record)
     if isinstance(fields.get("caption"), str):
         fields["caption"] = [fields["caption"]]
@@ -91,15 +88,15 @@ def _check_value(key: str, value: Any) -> None:
     kind, what = KEYS[key]
     # bool is an int in Python; JSON's true is no number.
     if isinstance(value, bool) or not isinstance(value, kind):
-        raise _BadRow(f"wrong type: {key} must be {what}, found {_shown(value)}")
+        raise ValueError(f"wrong type: {key} must be {what}, found {_shown(value)}")
     for text in value if kind is list else (value,):
         if kind is list and not isinstance(text, str):
-            raise _BadRow(f"wrong type: {key} must be {what}, found {_shown(text)} in it")
+            raise ValueError(f"wrong type: {key} must be {what}, found {_shown(text)} in it")
         if isinstance(text, str) and not text.strip():
-            raise _BadRow(f"empty text: {key} is {text!r}")
+            raise ValueError(f"empty text: {key} is {text!r}")
     # Refuses infinity, NaN and integers that no float can hold.
     if key in ("start", "end") and not abs(value) <= MAX_SECONDS:
-        raise _BadRow(f"bad times: {key} is {value!s:.20}")
+        raise ValueError(f"bad times: {key} is {value!s:.20}")
 
 
 def _shown(value: Any) -> str:

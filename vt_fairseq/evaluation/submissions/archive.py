@@ -55,19 +55,10 @@ SERVERS = {
 }
 
 
-@dataclass(frozen=True)
-class ArchiveMember:
-    """One file of the archive: clips of the split, and those of them without a prediction."""
-
-    name: str
-    rows: int
-    missing: int
-
-
 def write(
     server: str, annotations: Path, predictions: Mapping[str, Path], out: Path, meta: Path | None
-) -> list[ArchiveMember]:
-    """Write the archive ``out``, whole or not at all.
+) -> dict[str, SubmissionFile]:
+    """Write the archive ``out``, whole or not at all; return its files by name.
 
     Args:
         server: one of SERVERS.
@@ -89,15 +80,14 @@ def write(
     if meta is not None and not wanted.wants_meta:
         raise UserError(f"{server}: the server takes no --meta")
     description = _meta(meta) if wanted.wants_meta else None
-    members = []
+    files = {}
     with atomic_file(out) as stream, zipfile.ZipFile(stream, "w") as archive:
         for split, name in wanted.members.items():
-            made = wanted.file(annotations, split, predictions[split])
-            _add(archive, name, made.pieces)
-            members.append(ArchiveMember(name, len(made.ids), made.missing))
+            files[name] = wanted.file(annotations, split, predictions[split])
+            _add(archive, name, files[name].pieces)
         if description is not None:
             _add(archive, "meta.json", [description])
-    return members
+    return files
 
 
 def _add(archive: zipfile.ZipFile, name: str, pieces: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from vt_fairseq.corpora import epic_kitchens
 from vt_fairseq.corpora.files import csv_records, require_file
 from vt_fairseq.errors import UserError
 from vt_fairseq.evaluation.submissions.files import SubmissionFile, known
-from vt_fairseq.result_files import JsonRow, by_id, field, is_numbers, is_texts, objects
+from vt_fairseq.result_files import JsonRow, by_id, field, is_numbers, objects
 
 TOP_ACTIONS = 100  # the server takes exactly so many action scores per clip
 Classes = dict[str, dict[str, int]]  # "verb" and "noun": {readable name: class id}
@@ -94,14 +94,10 @@ def _actions(row: JsonRow, classes: Classes) -> ScoredActions:
     least = min(TOP_ACTIONS, len(verbs) * len(nouns))
 
     def is_action(value: Any) -> bool:
-        return (
-            isinstance(value, list)
-            and len(value) == 3
-            and is_texts(value[:2])
-            and value[0] in verbs
-            and value[1] in nouns
-            and _are_scores(value[2:])
-        )
+        match value:
+            case [str(verb), str(noun), score]:
+                return verb in verbs and noun in nouns and _are_scores([score])
+        return False
 
     def valid(value: Any) -> bool:
         whole = isinstance(value, list) and all(map(is_action, value))
