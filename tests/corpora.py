@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import run_main
 from vt_fairseq.corpora.rows import Entry, Rejected, Source
 from vt_fairseq.data.manifest import ClipRow, DataDirectory
@@ -20,10 +22,16 @@ def vt_prepare(corpus: str, annotations: Path, out: Path, vocabulary: Path, *opt
     return DataDirectory.open(out), json.loads((out / "data.json").read_text())
 
 
-def prepare_real(corpus: str, folder: str, test_data: Path, out: Path, *options: str):
-    """``vt_prepare`` on the real annotation files in ``folder``."""
-    vocabulary = test_data / "t5" / "spiece.model"
-    return vt_prepare(corpus, test_data / "annotations" / folder, out, vocabulary, *options)
+def real_corpus(corpus: str, folder: str, *options: str):
+    """A fixture: what ``vt_prepare`` makes of the real annotation files in ``folder``."""
+
+    @pytest.fixture(scope="module")
+    def real(test_data, tmp_path_factory):
+        annotations, vocabulary = test_data / "annotations", test_data / "t5" / "spiece.model"
+        out = tmp_path_factory.mktemp(folder)
+        return vt_prepare(corpus, annotations / folder, out, vocabulary, *options)
+
+    return real
 
 
 def rows(source: Source) -> dict[str, list[ClipRow]]:

@@ -2,16 +2,12 @@
 
 import pytest
 
-from tests.corpora import by_id, prepare_real, rows
+from tests.corpora import by_id, real_corpus, rows
 from vt_fairseq.corpora.epic_kitchens import open_corpus
 from vt_fairseq.miniworld.official_layouts import annotation_files
 from vt_fairseq.miniworld.world import SIZES
 
-
-@pytest.fixture(scope="module")
-def real(test_data, tmp_path_factory):
-    out = tmp_path_factory.mktemp("epic")
-    return prepare_real("epic-kitchens", "epic_kitchens_55", test_data, out)
+real = real_corpus("epic-kitchens", "epic_kitchens_55")
 
 
 # --- the real files ------------------------------------------------------------------------------

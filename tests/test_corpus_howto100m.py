@@ -191,9 +191,8 @@ def test_a_stream_gives_what_the_whole_file_gives_wherever_it_is_cut(
     assert list(files.json_items(tmp_path / "x.json")) == list(content.items())
 
 
-@pytest.mark.parametrize("content", ["{}", " { } \n"])
-def test_an_empty_object_has_no_items(tmp_path, content):
-    (tmp_path / "x.json").write_text(content)
+def test_an_empty_object_has_no_items(tmp_path):
+    (tmp_path / "x.json").write_text(" { } \n")
     assert list(files.json_items(tmp_path / "x.json")) == []
 
 

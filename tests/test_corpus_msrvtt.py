@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.corpora import by_id, outline, prepare_real, rejected, rows, vt_prepare
+from tests.corpora import by_id, outline, real_corpus, rejected, rows, vt_prepare
 from vt_fairseq.corpora.msrvtt import TRAIN_LISTS, open_corpus, read_list
 from vt_fairseq.miniworld.official_layouts import annotation_files
 from vt_fairseq.miniworld.world import SIZES
@@ -16,9 +16,7 @@ OVERLAP = (
 )
 
 
-@pytest.fixture(scope="module")
-def real(test_data, tmp_path_factory):
-    return prepare_real("msrvtt", "msrvtt", test_data, tmp_path_factory.mktemp("msrvtt"))
+real = real_corpus("msrvtt", "msrvtt")
 
 
 @pytest.fixture(scope="module")

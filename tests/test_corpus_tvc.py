@@ -2,15 +2,11 @@
 
 import pytest
 
-from tests.corpora import by_id, prepare_real, write_jsonl
+from tests.corpora import by_id, real_corpus, write_jsonl
 from vt_fairseq.corpora.tvc import open_corpus
 from vt_fairseq.errors import UserError
 
-
-@pytest.fixture(scope="module")
-def real(test_data, tmp_path_factory):
-    out = tmp_path_factory.mktemp("tvc")
-    return prepare_real("tvc", "tvc", test_data, out, "--subtitles", "none")
+real = real_corpus("tvc", "tvc", "--subtitles", "none")
 
 
 @pytest.mark.data

@@ -4,16 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.corpora import by_id, outline, prepare_real, rows, write_jsonl
+from tests.corpora import by_id, outline, real_corpus, rows, write_jsonl
 from vt_fairseq.corpora.subtitles import Subtitles, parse_srt
 from vt_fairseq.corpora.tvqa import open_corpus
 from vt_fairseq.errors import UserError
 
-
-@pytest.fixture(scope="module")
-def real(test_data, tmp_path_factory):
-    out = tmp_path_factory.mktemp("tvqa")
-    return prepare_real("tvqa", "tvqa", test_data, out, "--subtitles", "none")
+real = real_corpus("tvqa", "tvqa", "--subtitles", "none")
 
 
 # --- the real files ------------------------------------------------------------------------------

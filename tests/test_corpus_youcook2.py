@@ -2,12 +2,9 @@
 
 import pytest
 
-from tests.corpora import by_id, outline, prepare_real
+from tests.corpora import by_id, outline, real_corpus
 
-
-@pytest.fixture(scope="module")
-def real(test_data, tmp_path_factory):
-    return prepare_real("youcook2", "youcook2", test_data, tmp_path_factory.mktemp("youcook2"))
+real = real_corpus("youcook2", "youcook2")
 
 
 @pytest.mark.data

@@ -83,13 +83,6 @@ def test_other_settings_or_foreign_files_are_refused_with_a_cure(world, tmp_path
     assert (tmp_path / "annotations.jsonl").read_text() == "mine"
 
 
-def test_a_gallery_that_cannot_be_distinct_is_refused(tmp_path):
-    size = dict.fromkeys(SPLITS, 1) | {"retrieval": 27}
-    with pytest.raises(UserError, match="at most 26 videos, found 27"):
-        generate(tmp_path, size, seed=0)
-    assert not list(tmp_path.iterdir())
-
-
 # --- splits ---------------------------------------------------------------------------------------
 
 
