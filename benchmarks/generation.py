@@ -20,6 +20,7 @@ from torch import nn
 from vt_fairseq.quiet_imports import quiet_imports
 
 with quiet_imports():
+    from fairseq.data import Dictionary
     from fairseq.models import FairseqEncoder, FairseqEncoderDecoderModel
     from fairseq.sequence_generator import SequenceGenerator
     from stock_decoder import StockDecoder
@@ -40,23 +41,12 @@ PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}
 NAMES = {"transformers": "transformers generate", "stock": "fairseq with a stock-style decoder"}
 
 
-class Ids:
-    """The part of fairseq's Dictionary that its generator reads."""
-
-    def __len__(self) -> int:
-        return DIMS.vocab_size
-
-    def pad(self) -> int:
-        """Id of padding."""
-        return PAD
-
-    def eos(self) -> int:
-        """Id of the end."""
-        return EOS
-
-    def unk(self) -> int:
-        """Id of what is unknown."""
-        return UNK
+def dictionary() -> Dictionary:
+    """fairseq's, with T5's ids and no texts."""
+    made = Dictionary()
+    made.symbols = [""] * DIMS.vocab_size
+    made.pad_index, made.eos_index, made.unk_index = PAD, EOS, UNK
+    return made
 
 
 class EosAtTheEnd(LogitsProcessor):
@@ -117,8 +107,8 @@ def ways(beams: int) -> dict:
     sample = {"net_input": {"src_tokens": source, "src_lengths": source.ne(PAD).sum(1)}}
     options = {"beam_size": beams, "max_len_b": TARGET, "min_len": TARGET}
     generators = {
-        "ours": SharedSourceGenerator([models["ours"]], Ids(), **options),
-        "stock": SequenceGenerator([models["stock"]], Ids(), **options),
+        "ours": SharedSourceGenerator([models["ours"]], dictionary(), **options),
+        "stock": SequenceGenerator([models["stock"]], dictionary(), **options),
     }
 
     def of_fairseq(name: str):

@@ -122,11 +122,11 @@ with contextlib.suppress(ImportError, OSError, RuntimeError):
         PEERS[f"torchcodec: {mode}, torch's scaler"] = with_torchcodec(mode, False)
 
 
-def pure_decode(path: str, start: float, end: float, skip: bool) -> None:
-    """The limit: decode the segment and do nothing with it."""
+def pure_decode(path: str, start: float, end: float) -> None:
+    """The limit: decode the frames that others refer to, and do nothing with them."""
     with opened(path) as container:
         stream = container.streams.video[0]
-        stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
+        stream.codec_context.skip_frame = "NONREF"
         container.seek(int(start / stream.time_base), stream=stream)
         for frame in container.decode(stream):
             if frame.time > end:

@@ -82,11 +82,6 @@ def ratio(numerator: list[float], denominator: list[float]) -> dict[str, float]:
     }
 
 
-def once(value: float) -> dict[str, float]:
-    """A number that has no spread, in the form of ``ratio``."""
-    return {"ratio": value, "least": value, "most": value}
-
-
 def judged(found: dict[str, float], at_least: float | None = None, at_most: float | None = None):
     """``found`` (see ``ratio``) with its bar and whether the median reaches it."""
     low = at_least is None or found["ratio"] >= at_least

@@ -1,6 +1,6 @@
 """Generation and candidate scoring on a GPU: t5-large and R(2+1)D-34 with random weights.
 
-    python benchmarks/gpu/inference.py DATA [--arch ARCH] [--device cuda]
+    python benchmarks/gpu/inference.py DATA [--arch ARCH]
 
 DATA gives the vocabulary. Prints one JSON object: how many clips per second the video network
 reads, how many texts and tokens per second greedy and beam search write, and how many candidates
@@ -31,15 +31,13 @@ CLIPS, FRAMES, SIZE, SOURCE, TARGET = 32, 32, 112, 28, 20
 CAPTIONS, VERBS, NOUNS = 1000, 125, 352
 
 
-def seconds(function: Callable[[], Any], device: torch.device) -> float:
+def seconds(function: Callable[[], Any]) -> float:
     """Time on the clock of a call, the second one."""
     for _ in range(2):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        torch.cuda.synchronize()
         began = time.perf_counter()
         function()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        torch.cuda.synchronize()
         last = time.perf_counter() - began
     return last
 
@@ -50,27 +48,26 @@ def ids(rng: random.Random, length: int) -> list[int]:
 
 
 class Bench:
-    """The model on its device, and 32 clips and sources."""
+    """The model on the GPU, and 32 clips and sources."""
 
-    def __init__(self, data: Path, arch: str, device: torch.device, dtype: torch.dtype):
+    def __init__(self, data: Path, arch: str, dtype: torch.dtype):
         tokenizer = Tokenizer.from_file(data / "spiece.model")
         self.task = VideoTranslateTask(VideoTranslateTaskConfig(), None, tokenizer, {})
         config = replace(architecture(arch), dropout=0.0)
-        with device:
+        with torch.device("cuda"):
             self.model = build_model(config, tokenizer.table_size, tokenizer.video)
         self.model = self.model.to(dtype).eval()
-        self.device = device
         video = self.model.encoder.video
         frames = torch.randint(0, 256, (CLIPS, FRAMES, SIZE, SIZE, 3), dtype=torch.uint8)
-        self.frames = frames.to(device)
+        self.frames = frames.cuda()
         source = torch.randint(5, 300, (CLIPS, SOURCE))
         source[:, 2 : 2 + video.num_tokens(FRAMES)] = tokenizer.video
-        self.source = source.to(device)
+        self.source = source.cuda()
         self.tokens = torch.cat([video(part) for part in self.frames.split(8)])
 
     def inputs(self, clips: int) -> dict[str, torch.Tensor]:
         """What the encoder takes for the first ``clips``."""
-        lengths = torch.full((clips,), SOURCE, device=self.device)
+        lengths = torch.full((clips,), SOURCE, device="cuda")
         return {
             "src_tokens": self.source[:clips],
             "src_lengths": lengths,
@@ -79,9 +76,8 @@ class Bench:
 
     def video(self) -> dict[str, float]:
         """Clips a second, eight at a time."""
-        taken = seconds(
-            lambda: [self.model.encoder.video(part) for part in self.frames.split(8)], self.device
-        )
+        video = self.model.encoder.video
+        taken = seconds(lambda: [video(part) for part in self.frames.split(8)])
         return {"video_network_clips_per_second": round(CLIPS / taken, 1)}
 
     def generation(self, beam: int) -> dict[str, float]:
@@ -90,7 +86,7 @@ class Bench:
         generator = self.task.build_generator([self.model], config)
         missing = torch.zeros(CLIPS, dtype=torch.bool)
         sample = {"net_input": self.inputs(CLIPS), "missing": missing}
-        taken = seconds(lambda: self.task.generate(generator, sample), self.device)
+        taken = seconds(lambda: self.task.generate(generator, sample))
         name = "greedy" if beam == 1 else f"beam_{beam}"
         return {
             f"{name}_texts_per_second": round(CLIPS / taken, 1),
@@ -113,7 +109,7 @@ class Bench:
                 encoded = self.model.encoder(**self.inputs(clips))
                 score_candidates(self.model, encoded, [tree], 8192)
 
-            taken = seconds(call, self.device)
+            taken = seconds(call)
             found[f"{name}_pairs_per_second"] = round(len(texts) * clips / taken)
         return found
 
@@ -124,14 +120,13 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("data", type=Path)
     arguments.add_argument("--arch", default="video_translate_t5_large")
-    arguments.add_argument("--device", default="cuda")
     arguments.add_argument("--dtype", default="bf16", choices=["fp32", "fp16", "bf16"])
     arguments.add_argument("--wait", action="store_true", help="for a line on stdin")
     args = arguments.parse_args()
     if args.wait:
         sys.stdin.readline()
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.dtype]
-    bench = Bench(args.data, args.arch, torch.device(args.device), dtype)
+    bench = Bench(args.data, args.arch, dtype)
     result = bench.video()
     for beam in (1, 4, 5):
         result |= bench.generation(beam)

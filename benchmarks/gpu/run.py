@@ -12,12 +12,10 @@ said so.
 import argparse
 import json
 import os
-import queue
 import subprocess
 import sys
-import threading
 import time
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -26,7 +24,6 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 import measuring  # noqa: E402
 
-AHEAD = 1  # processes that import while another one measures, beside one that is about to
 TRAIN = ["--arch", "video_translate_t5_large", "--batch-size", "8", "--adam-backend", "torch"]
 FP16, BF16 = ["--fp16"], ["--bf16"]
 FAIRSEQ = ["--zero-stage", "0"]
@@ -40,100 +37,70 @@ def zero(stage: int) -> list[str]:
     return ["--zero-stage", str(stage)]
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """One process.
-
-    Attributes:
-        script: beside this file.
-        options: behind DATA.
-    """
-
-    name: str
-    script: str
-    options: tuple[str, ...] = ()
-
-
-def training(name: str, *parts: list[str]) -> Measurement:
+def training(*parts: list[str]) -> list[str]:
     """Updates of fairseq's trainer."""
-    return Measurement(name, "training.py", (*TRAIN, *[o for part in parts for o in part]))
+    return ["training.py", *TRAIN, *chain(*parts)]
 
 
 RECOMPUTE_ALL = [*STAGE_4, "--checkpoint-activations"]
-MEASUREMENTS = (
-    Measurement("video network", "video.py"),
-    training("bf16, ZeRO-1", BF16, zero(1)),
-    training("bf16, fairseq's trainer", BF16, FAIRSEQ),
-    training("fp16, fairseq's trainer", FP16, FAIRSEQ, ["--fp16-no-flatten-grads"]),
-    training("fp16, ZeRO-2", FP16, zero(2)),
-    training("fp16, ZeRO-2, under 32 GB", FP16, zero(2), CAP_32),
-    training("bf16, clips read by 14 workers", BF16, zero(1), ["--workers", "14"]),
-    training("fp16, ZeRO-1", FP16, zero(1)),
-    training("fp16, ZeRO-3", FP16, zero(3)),
-    training("fp16, ZeRO-2, stage 1 recomputed", FP16, zero(2), [STAGE_4[0], "1"]),
-    training("fp16, ZeRO-2, stages 1-4 recomputed", FP16, zero(2), STAGE_4),
-    training("fp16, ZeRO-2, all recomputed", FP16, zero(2), RECOMPUTE_ALL),
-    Measurement("inference, bf16", "inference.py"),
-    Measurement("inference, fp16", "inference.py", ("--dtype", "fp16")),
-    training("bf16, ZeRO-1, t5-base", BF16, zero(1), ["--t5-size", "base"]),
-    training("bf16, ZeRO-1, t5-small", BF16, zero(1), ["--t5-size", "small"]),
-    training(
-        "fp16, ZeRO-2, Adam on the CPU, stages 1-4 recomputed, under 16 GB",
+# Each is a process: a script beside this file, and its options behind DATA.
+MEASUREMENTS = {
+    "video network": ["video.py"],
+    "bf16, ZeRO-1": training(BF16, zero(1)),
+    "bf16, fairseq's trainer": training(BF16, FAIRSEQ),
+    "fp16, fairseq's trainer": training(FP16, FAIRSEQ, ["--fp16-no-flatten-grads"]),
+    "fp16, ZeRO-2": training(FP16, zero(2)),
+    "fp16, ZeRO-2, under 32 GB": training(FP16, zero(2), CAP_32),
+    "bf16, clips read by 14 workers": training(BF16, zero(1), ["--workers", "14"]),
+    "fp16, ZeRO-1": training(FP16, zero(1)),
+    "fp16, ZeRO-3": training(FP16, zero(3)),
+    "fp16, ZeRO-2, stage 1 recomputed": training(FP16, zero(2), [STAGE_4[0], "1"]),
+    "fp16, ZeRO-2, stages 1-4 recomputed": training(FP16, zero(2), STAGE_4),
+    "fp16, ZeRO-2, all recomputed": training(FP16, zero(2), RECOMPUTE_ALL),
+    "inference, bf16": ["inference.py"],
+    "inference, fp16": ["inference.py", "--dtype", "fp16"],
+    "bf16, ZeRO-1, t5-base": training(BF16, zero(1), ["--t5-size", "base"]),
+    "bf16, ZeRO-1, t5-small": training(BF16, zero(1), ["--t5-size", "small"]),
+    "fp16, ZeRO-2, Adam on the CPU, stages 1-4 recomputed, under 16 GB": training(
         *[FP16, zero(2), STAGE_4, CAP_16],
         ["--adam-backend", "deepspeed", "--offload-optimizer", "cpu"],
     ),
-    training("bf16, ZeRO-1, DeepSpeed's FusedAdam", BF16, zero(1), ["--adam-backend", "deepspeed"]),
-)
+    "bf16, ZeRO-1, DeepSpeed's FusedAdam": training(BF16, zero(1), ["--adam-backend", "deepspeed"]),
+}
 
 
-class Process:
-    """A measurement that has imported what it needs and waits for its turn."""
-
-    def __init__(self, measurement: Measurement, data: str, video_root: str | None):
-        command = [sys.executable, str(HERE / measurement.script)]
-        if measurement.script != "video.py":
-            command.append(data)
-        command += [*measurement.options, "--wait"]
-        if measurement.script == "training.py" and video_root:
-            command += ["--video-root", video_root]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "2", "PYTHONUNBUFFERED": "1"},
-        )
-
-    def run(self, limit: float) -> dict:
-        """Its result, or the end of what it said."""
-        began = time.monotonic()
-        try:
-            output, _ = self.process.communicate("go\n", timeout=limit)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            output, _ = self.process.communicate()
-            output += f"\nstopped after {limit:.0f} s"
-        lines = output.splitlines()
-        results = [line for line in lines if line.startswith("RESULT ")]
-        taken = {"seconds": round(time.monotonic() - began, 1)}
-        if not results:
-            return {"failed": lines[-12:]} | taken
-        return json.loads(results[-1].removeprefix("RESULT ")) | taken
+def start(name: str, data: str, video_root: str | None) -> subprocess.Popen:
+    """A measurement that imports what it needs and then waits for a line on its stdin."""
+    script, *options = MEASUREMENTS[name]
+    command = [sys.executable, str(HERE / script)]
+    command += [*([] if script == "video.py" else [data]), *options, "--wait"]
+    if script == "training.py" and video_root:
+        command += ["--video-root", video_root]
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "2", "PYTHONUNBUFFERED": "1"},
+    )
 
 
-def ready(
-    measurements: list[Measurement], data: str, video_root: str | None
-) -> "queue.Queue[tuple[Measurement, Process]]":
-    """Processes in the order of the list, a few ahead of the one that is taken."""
-    made: queue.Queue = queue.Queue(AHEAD)
-
-    def fill() -> None:
-        for measurement in measurements:
-            made.put((measurement, Process(measurement, data, video_root)))
-
-    threading.Thread(target=fill, daemon=True).start()
-    return made
+def result_of(process: subprocess.Popen, limit: float) -> dict:
+    """Let it measure: its result, or the end of what it said."""
+    began = time.monotonic()
+    try:
+        output, _ = process.communicate("go\n", timeout=limit)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+        output += f"\nstopped after {limit:.0f} s"
+    lines = output.splitlines()
+    results = [line for line in lines if line.startswith("RESULT ")]
+    taken = {"seconds": round(time.monotonic() - began, 1)}
+    if not results:
+        return {"failed": lines[-12:]} | taken
+    return json.loads(results[-1].removeprefix("RESULT ")) | taken
 
 
 def machine() -> dict[str, object]:
@@ -154,25 +121,27 @@ def main() -> None:
     args = arguments.parse_args()
     began = time.monotonic()
     wanted = [name.strip() for name in args.only.split(";") if name.strip()]
-    chosen = [m for m in MEASUREMENTS if not wanted or m.name in wanted]
+    chosen = [name for name in MEASUREMENTS if not wanted or name in wanted]
     here = machine()
     out = args.out or measuring.RESULTS / f"gpu_{str(here['card']).replace(' ', '_').lower()}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     only = f' --only "{args.only}"' if args.only else ""
     command = f"python benchmarks/gpu/run.py DATA{only} --limit {args.limit:g}"
     result = {"command": command, "machine": here, "measured": {}}
-    processes = ready(chosen, args.data, args.video_root)
-    for _ in chosen:
-        measurement, process = processes.get()
+    started = (start(name, args.data, args.video_root) for name in chosen)
+    process = next(started)
+    for name in chosen:
+        following = next(started, None)  # imports while this one measures
         left = args.limit - (time.monotonic() - began)
         if left < 10:
-            process.process.kill()
+            process.kill()
             found = {"failed": ["no time was left"], "seconds": 0}
         else:
-            found = process.run(min(left, 90.0))
-        result["measured"][measurement.name] = found
-        print(measurement.name, found, flush=True)
+            found = result_of(process, min(left, 90.0))
+        result["measured"][name] = found
+        print(name, found, flush=True)
         out.write_text(json.dumps(result, indent=1) + "\n")
+        process = following
     print(f"{time.monotonic() - began:.0f} s; {out}")
 
 

@@ -38,36 +38,20 @@ COMMON = [
 ]
 
 
-def parser() -> argparse.ArgumentParser:
-    """What is not fairseq's."""
-    made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    made.add_argument("data")
-    made.add_argument("--cap", type=float, help="GB of GPU memory that the process may take")
-    made.add_argument("--workers", type=int, help="read clips through the loader")
-    made.add_argument("--wait", action="store_true", help="for a line on stdin")
-    return made
-
-
 class Marks:
-    """Moments on the device's own clock, by name."""
+    """Moments on the GPU's own clock, by name."""
 
-    def __init__(self, device: torch.device):
-        self.cuda = device.type == "cuda"
-        self.found: dict[str, Any] = {}
+    def __init__(self):
+        self.found: dict[str, torch.cuda.Event] = {}
 
     def set(self, name: str) -> None:
         """Now, after all that has been launched."""
-        if self.cuda:
-            self.found[name] = torch.cuda.Event(enable_timing=True)
-            self.found[name].record()
-        else:
-            self.found[name] = time.perf_counter()
+        self.found[name] = torch.cuda.Event(enable_timing=True)
+        self.found[name].record()
 
     def milliseconds(self, first: str, last: str) -> float:
         """From one moment to another."""
-        if self.cuda:
-            return self.found[first].elapsed_time(self.found[last])
-        return 1e3 * (self.found[last] - self.found[first])
+        return self.found[first].elapsed_time(self.found[last])
 
 
 def watch(trainer: Trainer, marks: Marks) -> None:
@@ -163,7 +147,7 @@ def read(trainer: Trainer, workers: int) -> Iterator[dict[str, Any]]:
 
 def measure(trainer: Trainer, batches: Iterator[dict[str, Any]], steps: int) -> dict[str, Any]:
     """Medians over updates; ``wait`` is the time on the clock until the next batch was there."""
-    marks = Marks(trainer.device)
+    marks = Marks()
     found: list[dict[str, float]] = []
     with metrics.aggregate("train"):
         for update in range(WARM_UP + steps):
@@ -176,8 +160,7 @@ def measure(trainer: Trainer, batches: Iterator[dict[str, Any]], steps: int) -> 
             marks.set("step begins")
             trainer.train_step([batch])
             marks.set("step ends")
-            if marks.cuda:
-                torch.cuda.synchronize()
+            torch.cuda.synchronize()
             if update >= WARM_UP:
                 clock = 1e3 * (time.perf_counter() - began)
                 found.append(parts(marks) | {"wait": wait, "clock": clock})
@@ -187,26 +170,14 @@ def measure(trainer: Trainer, batches: Iterator[dict[str, Any]], steps: int) -> 
     }
 
 
-class Peak:
-    """Highest memory since the start; fairseq starts PyTorch's count anew after each update."""
-
-    def __init__(self):
-        self._highest = 0
-        self._reset = torch.cuda.reset_peak_memory_stats
-        torch.cuda.reset_peak_memory_stats = self._remember
-
-    def _remember(self, *args) -> None:
-        self._highest = self.allocated()
-        self._reset(*args)
-
-    def allocated(self) -> int:
-        """Bytes."""
-        return max(self._highest, torch.cuda.max_memory_allocated())
-
-
 def main() -> None:
     """Build, train some updates, print."""
-    args, given = parser().parse_known_args()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data")
+    parser.add_argument("--cap", type=float, help="GB of GPU memory that the process may take")
+    parser.add_argument("--workers", type=int, help="read clips through the loader")
+    parser.add_argument("--wait", action="store_true", help="for a line on stdin")
+    args, given = parser.parse_known_args()
     if "--zero-stage" in given and given[given.index("--zero-stage") + 1] != "0":
         import deepspeed  # noqa: F401  takes seconds, which are not the step's
     if args.wait:
@@ -214,17 +185,16 @@ def main() -> None:
     if args.cap:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(args.cap * 1e9 / total)
-    peak = Peak()
+    # fairseq starts the count anew after each update; here the whole run's peak is wanted.
+    torch.cuda.reset_peak_memory_stats = lambda *_: None
     with tempfile.TemporaryDirectory() as folder:
         trainer, task = build(args.data, given, folder)
         trainer.begin_epoch(1)
-        cuda = trainer.device.type == "cuda"
         batch = made_up(trainer, task, SOURCE, TARGET)
         batches = read(trainer, args.workers) if args.workers else iter(lambda: batch, None)
         result = measure(trainer, batches, 30 if args.workers else STEPS)
-    if cuda:
-        result["peak_allocated_gb"] = round(peak.allocated() / 1e9, 2)
-        result["peak_reserved_gb"] = round(torch.cuda.memory_reserved() / 1e9, 2)
+    result["peak_allocated_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    result["peak_reserved_gb"] = round(torch.cuda.memory_reserved() / 1e9, 2)
     result["clips_per_second"] = round(1e3 * trainer.cfg.dataset.batch_size / result["clock"], 1)
     result["loss_scale"] = getattr(getattr(trainer.optimizer, "scaler", None), "loss_scale", None)
     print("RESULT " + json.dumps(result))
