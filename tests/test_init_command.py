@@ -25,7 +25,7 @@ from vt_fairseq.models.architectures import (
 )
 from vt_fairseq.models.checkpoint_state import read_checkpoint, saved_tokenizer
 from vt_fairseq.models.pretrained.exported import read_exported
-from vt_fairseq.models.pretrained.initial import Sources, initial_checkpoint, size_differences
+from vt_fairseq.models.pretrained.initial import initial_checkpoint, size_differences
 from vt_fairseq.models.pretrained.t5_export import tokenizer_config
 from vt_fairseq.models.pretrained.t5_weights import T5Weights, config_of_dims
 from vt_fairseq.models.pretrained.video_weights import VideoWeights
@@ -203,13 +203,14 @@ def test_t5_large_and_r2plus1d_34_with_the_published_names_and_shapes(test_data,
     (tmp_path / "file").touch()
     with torch.device("meta"):
         net = R2Plus1D(R2PLUS1D_DIMS["34"], num_classes=359)
-    sources = Sources(
+    state = initial_checkpoint(
+        architecture("video_translate_t5_large"),
         t5=published_t5(T5_DIMS["large"], tmp_path / "file"),
         video=VideoWeights(tmp_path / "file", "torch", nothing_as(net.state_dict())),
         tokenizer=Tokenizer.from_file(test_data / "t5" / "spiece.model"),
         seed=1,
+        cfg={},
     )
-    state = initial_checkpoint(architecture("video_translate_t5_large"), sources, cfg={})
     report = state["pretrained"]
     assert report["used"]["t5"]["numbers"] == 737_668_096
     assert report["used"]["video"]["tensors"] == 416 - 2
@@ -221,16 +222,13 @@ def test_t5_large_and_r2plus1d_34_with_the_published_names_and_shapes(test_data,
 @pytest.mark.data
 def test_t5_1_1_small_fills_the_named_architecture_of_that_variant(test_data, tmp_path):
     (tmp_path / "file").touch()
-    sources = Sources(
-        t5=published_t5(T5_V1_1_DIMS["small"], tmp_path / "file"),
-        video=None,
-        tokenizer=Tokenizer.from_file(test_data / "t5" / "spiece.model"),
-        seed=1,
-    )
+    t5 = published_t5(T5_V1_1_DIMS["small"], tmp_path / "file")
+    tokenizer = Tokenizer.from_file(test_data / "t5" / "spiece.model")
     config = replace(architecture("video_translate_t5_small"), video_network="tiny")
-    differing = size_differences(sources.t5, config)
+    differing = size_differences(t5, config)
     assert "gated_gelu true and not false, tie_word_embeddings false" in differing
-    state = initial_checkpoint(replace(config, t5_variant="v1_1"), sources, cfg={})
+    config = replace(config, t5_variant="v1_1")
+    state = initial_checkpoint(config, t5, None, tokenizer, seed=1, cfg={})
     assert state["pretrained"]["used"]["t5"]["numbers"] == 76_961_152
     assert state["model"]["decoder.lm_head.weight"].shape == (32128, 512)
     assert sum("video.network" in name for name in state["pretrained"]["new"]) > 100

@@ -15,7 +15,7 @@ from torch import nn
 
 from tests.test_t5 import NARROW, NARROW_V1_1, PAD, build, random_ids, shift_right
 from vt_fairseq.models.half_precision_linear import CLAMP, ClampedLinear, Fp32OutputLinear
-from vt_fairseq.models.t5 import Attention, FeedForward, GatedFeedForward, T5Dims, apply_mask
+from vt_fairseq.models.t5 import Attention, FeedForward, T5Dims, apply_mask
 
 SOURCE = random_ids(NARROW.vocab_size, 3, 10, 4, seed=31)
 TARGET = random_ids(NARROW.vocab_size, 3, 6, 6, seed=32)
@@ -36,7 +36,7 @@ def scaled(factors: dict[str, float], dims: T5Dims = NARROW) -> FairseqEncoderDe
     model = build(dims)
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, Attention | FeedForward | GatedFeedForward):
+            if isinstance(module, Attention | FeedForward):
                 for name, projection in module.named_children():
                     if name in factors:
                         projection.weight.mul_(factors[name])

@@ -133,7 +133,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _joined(args: argparse.Namespace) -> dict[str, Any]:
     """The checkpoint to start from."""
-    from vt_fairseq.models.pretrained.initial import Sources, initial_checkpoint, size_differences
+    from vt_fairseq.models.pretrained.initial import initial_checkpoint, size_differences
     from vt_fairseq.models.pretrained.t5_weights import read_t5
     from vt_fairseq.models.pretrained.video_weights import read_video
 
@@ -145,13 +145,14 @@ def _joined(args: argparse.Namespace) -> dict[str, Any]:
             f"{args.t5} is a {kind} of other sizes than the architecture: {differing}; "
             "take the --arch and --t5-variant that fit, or --arch from-t5"
         )
-    sources = Sources(
+    state = initial_checkpoint(
+        config,
         t5=t5,
         video=None if args.video == RANDOM else read_video(Path(args.video)),
         tokenizer=_tokenizer(args, t5),
         seed=args.seed,
+        cfg=_whole_configuration(config),
     )
-    state = initial_checkpoint(config, sources, _whole_configuration(config))
     print("\n".join(_report(state["pretrained"])))
     return state
 

@@ -154,31 +154,27 @@ class VideoTranslateArchitecture(VideoTranslateModel):
         ``heads_start_anew``.
         """
         super().upgrade_state_dict(state_dict)
-        own = {name: x for name, x in self.state_dict().items() if name.startswith(HEADS)}
+        own = self.state_dict()
         saved, wanted = _head_names(state_dict), _head_names(own)
         if extra := saved - wanted:
             raise UserError(
-                f"the checkpoint has heads that the model does not have: {_listed(extra)}; "
-                f"expected --heads {','.join(sorted(saved))}"
+                f"the checkpoint has heads that the model does not have: {', '.join(sorted(extra))}"
+                f"; expected --heads {','.join(sorted(saved))}"
             )
         new = wanted - saved
         if new and not self.heads_start_anew:
             raise UserError(
-                f"the checkpoint has no heads {_listed(new)}: to start them from its other "
-                "weights, give it as --finetune-from-model, or add --reset-optimizer"
+                f"the checkpoint has no heads {', '.join(sorted(new))}: to start them from its "
+                "other weights, give it as --finetune-from-model, or add --reset-optimizer"
             )
-        for name in sorted(own.keys() - state_dict.keys()):
-            if _head_names([name]) <= new:
+        for name in sorted(own):
+            if _head_names([name]) & new:
                 state_dict[name] = own[name]
                 logger.info("%s is new: the checkpoint does not have it", name)
 
 
 def _head_names(names: Iterable[str]) -> set[str]:
     return {n.removeprefix(HEADS).split(".")[0] for n in names if n.startswith(HEADS)}
-
-
-def _listed(names: set[str]) -> str:
-    return ", ".join(sorted(names))
 
 
 for _name, _config in (
@@ -242,10 +238,10 @@ def dims_from_text(dims: T5Dims, text: str) -> T5Dims:
         expected = "true or false" if kind is bool else f"a positive {kind.__name__}"
         try:
             changes[name] = {"true": True, "false": False}[value] if kind is bool else kind(value)
+            if kind is not bool and not changes[name] > 0:
+                raise ValueError
         except (KeyError, ValueError):
             raise UserError(f"T5 size {item!r}: expected {name}= and {expected}") from None
-        if kind is not bool and not changes[name] > 0:
-            raise UserError(f"T5 size {item!r}: expected {name}= and {expected}")
     return replace(dims, **changes)
 
 

@@ -1,7 +1,6 @@
 """What a checkpoint of fairseq holds, read without running anything in it."""
 
 import hashlib
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,6 @@ from vt_fairseq.errors import UserError
 from vt_fairseq.models.pretrained.files import read_tensors
 
 
-def saved_state(filename: str) -> dict[str, Any]:
-    """Everything in a checkpoint; tensors stay on disk where they can."""
-    mmap = zipfile.is_zipfile(filename)  # not so in files of torch before 1.6
-    return torch.load(filename, map_location="cpu", mmap=mmap, weights_only=True)
-
-
 def optimizer_history(state: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint says of the optimizer that made it; empty before the first update."""
     history = (state.get("optimizer_history") or [{}])[-1]
@@ -26,7 +19,9 @@ def optimizer_history(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_checkpoint(path: Path, vocabulary: Tokenizer | None = None) -> dict[str, Any]:
-    """``cfg``, ``model`` and ``task_state`` of a checkpoint of ``fairseq-train``.
+    """A checkpoint of ``fairseq-train``: ``cfg``, ``model``, ``task_state``, and what else it has.
+
+    Tensors stay on disk until they are used.
 
     Args:
         path: the file.
@@ -38,13 +33,12 @@ def read_checkpoint(path: Path, vocabulary: Tokenizer | None = None) -> dict[str
     state = read_tensors(path)
     if not isinstance(state, dict) or not {"cfg", "model", "task_state"} <= state.keys():
         raise UserError(f"{path} is no checkpoint of fairseq: expected cfg, model and task_state")
-    saved = state["task_state"]
     if vocabulary is not None:
         given = vocabulary_state(vocabulary)
-        if given["vocabulary_sha256"] != saved["vocabulary_sha256"]:
+        if given["vocabulary_sha256"] != state["task_state"]["vocabulary_sha256"]:
             raise UserError(f"{vocabulary.origin} is not the vocabulary of {path}")
-        saved = {**saved, **given}
-    return {"cfg": state["cfg"], "model": state["model"], "task_state": saved}
+        state["task_state"] |= given
+    return state
 
 
 def vocabulary_state(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -184,38 +184,26 @@ def apply_mask(bias: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
 
 
 class FeedForward(nn.Module):
-    """T5 1.0's: relu between two linear maps without biases."""
+    """Linear maps without biases: T5 1.0's with relu between them, or 1.1's with a gated gelu."""
 
     def __init__(self, dims: T5Dims):
         super().__init__()
-        self.wi = ClampedLinear(dims.d_model, dims.d_ff)
+        self.gated = dims.gated_gelu
+        if self.gated:
+            self.wi_0 = ClampedLinear(dims.d_model, dims.d_ff)
+            self.wi_1 = ClampedLinear(dims.d_model, dims.d_ff)
+        else:
+            self.wi = ClampedLinear(dims.d_model, dims.d_ff)
         self.wo = Fp32OutputLinear(dims.d_ff, dims.d_model)
         self.dropout = nn.Dropout(dims.dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, N, C) -> (B, N, C) fp32."""
-        return self.wo(self.dropout(F.relu(self.wi(x))))
-
-
-class GatedFeedForward(nn.Module):
-    """T5 1.1's: the product of two linear maps, one of them through gelu, and a third map."""
-
-    def __init__(self, dims: T5Dims):
-        super().__init__()
-        self.wi_0 = ClampedLinear(dims.d_model, dims.d_ff)
-        self.wi_1 = ClampedLinear(dims.d_model, dims.d_ff)
-        self.wo = Fp32OutputLinear(dims.d_ff, dims.d_model)
-        self.dropout = nn.Dropout(dims.dropout)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, N, C) -> (B, N, C) fp32."""
-        gate = F.gelu(self.wi_0(x), approximate="tanh")
-        return self.wo(self.dropout(clamped(gate * self.wi_1(x))))
-
-
-def feed_forward(dims: T5Dims) -> FeedForward | GatedFeedForward:
-    """The feed-forward layer of T5 1.0 or 1.1."""
-    return GatedFeedForward(dims) if dims.gated_gelu else FeedForward(dims)
+        if self.gated:
+            inner = clamped(F.gelu(self.wi_0(x), approximate="tanh") * self.wi_1(x))
+        else:
+            inner = F.relu(self.wi(x))
+        return self.wo(self.dropout(inner))
 
 
 class EncoderLayer(nn.Module):
@@ -226,7 +214,7 @@ class EncoderLayer(nn.Module):
         self.self_attention_norm = RMSNorm(dims.d_model, dims.layer_norm_eps)
         self.self_attention = Attention(dims)
         self.feed_forward_norm = RMSNorm(dims.d_model, dims.layer_norm_eps)
-        self.feed_forward = feed_forward(dims)
+        self.feed_forward = FeedForward(dims)
         self.dropout = nn.Dropout(dims.dropout)
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -250,7 +238,7 @@ class DecoderLayer(nn.Module):
         self.cross_attention_norm = RMSNorm(dims.d_model, dims.layer_norm_eps)
         self.cross_attention = Attention(dims)
         self.feed_forward_norm = RMSNorm(dims.d_model, dims.layer_norm_eps)
-        self.feed_forward = feed_forward(dims)
+        self.feed_forward = FeedForward(dims)
         self.dropout = nn.Dropout(dims.dropout)
         self.index = index
 
@@ -449,9 +437,8 @@ class T5Decoder(FairseqIncrementalDecoder):
 
     def _output_states(self, features: torch.Tensor) -> torch.Tensor:
         """Features (..., C), scaled by C ** -0.5 as T5 does where the tables are tied."""
-        return (
-            features if self.lm_head is not None else features.float() * features.size(-1) ** -0.5
-        )
+        tied = self.lm_head is None
+        return features.float() * features.size(-1) ** -0.5 if tied else features
 
     def reorder_incremental_state(self, incremental_state: dict, new_order: torch.Tensor) -> None:
         """Rows of the cache in ``new_order`` (R,), which may repeat or leave out rows."""

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 from fairseq import utils
@@ -9,7 +10,7 @@ from fairseq.trainer import Trainer
 
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.architectures import refuse_other_model
-from vt_fairseq.models.checkpoint_state import optimizer_history, saved_state
+from vt_fairseq.models.checkpoint_state import optimizer_history, read_checkpoint
 from vt_fairseq.training import checkpoints, failures, signals
 from vt_fairseq.training.changed_options import warn_of_changes
 from vt_fairseq.training.half_precision_state import half_precision_state, restore_half_precision
@@ -115,9 +116,10 @@ class VideoTranslateTrainer(Trainer):
     ) -> dict[str, Any] | None:
         """fairseq's, on all processes, also between its own optimizers and DeepSpeed's engine.
 
-        Raises UserError where the checkpoint is of another model or vocabulary than the command's.
+        Raises UserError where the checkpoint is damaged, or of another model or vocabulary than the
+        command's.
         """
-        state = saved_state(filename) if os.path.isfile(filename) else {}
+        state = read_checkpoint(Path(filename)) if os.path.isfile(filename) else {}
         self.task.load_state_dict(state.get("task_state") or {})
         self.get_model().heads_start_anew = reset_optimizer
         if state and not reset_optimizer:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +98,9 @@ def only_tensors(content: Any, path: Path) -> Tensors:
 
 
 def _reader(head: bytes) -> Callable[[Path], Any] | None:
-    if head.startswith(ZIP):
-        return lambda path: torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    if TORCH_LEGACY in head:
-        return lambda path: torch.load(path, map_location="cpu", weights_only=True)
+    zipped = head.startswith(ZIP)
+    if zipped or TORCH_LEGACY in head:
+        return partial(torch.load, map_location="cpu", mmap=zipped, weights_only=True)
     if head.startswith(PICKLES):
         return _read_pickle
     if head[8:9] == b"{":  # behind the length of the header

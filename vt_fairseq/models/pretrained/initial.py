@@ -1,6 +1,6 @@
 """A checkpoint to start training from: T5 and a video network, every tensor accounted for."""
 
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,33 +27,12 @@ from vt_fairseq.models.pretrained.t5_weights import (
     in_transformer,
 )
 from vt_fairseq.models.pretrained.video_weights import VideoWeights, fill_video
-from vt_fairseq.models.pretrained.vocabulary_rows import (
-    check_vocabulary,
-    input_rows,
-    output_rows,
-)
+from vt_fairseq.models.pretrained.vocabulary_rows import check_vocabulary, input_rows, output_rows
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS
 from vt_fairseq.models.video_translate import VideoTokens
 from vt_fairseq.version import __version__
 
 VIDEO, NETWORK = "encoder.video.", "encoder.video.network."
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What a model starts from.
-
-    Attributes:
-        t5: the transformer's weights.
-        video: the video network's, or None for one that starts from random weights.
-        tokenizer: the vocabulary.
-        seed: what random weights follow from.
-    """
-
-    t5: T5Weights
-    video: VideoWeights | None
-    tokenizer: Tokenizer
-    seed: int
 
 
 def size_differences(t5: T5Weights, config: VideoTranslateConfig) -> str:
@@ -63,7 +42,12 @@ def size_differences(t5: T5Weights, config: VideoTranslateConfig) -> str:
 
 
 def initial_checkpoint(
-    config: VideoTranslateConfig, sources: Sources, cfg: dict[str, Any]
+    config: VideoTranslateConfig,
+    t5: T5Weights,
+    video: VideoWeights | None,
+    tokenizer: Tokenizer,
+    seed: int,
+    cfg: dict[str, Any],
 ) -> dict[str, Any]:
     """A checkpoint as ``fairseq-train`` writes it, before the first update.
 
@@ -71,34 +55,46 @@ def initial_checkpoint(
 
     Args:
         config: the architecture, without ``size_differences`` from the T5.
-        sources: the weights.
+        t5: the transformer's weights.
+        video: the video network's, or None for one that starts from random weights.
+        tokenizer: the vocabulary.
+        seed: what random weights follow from.
         cfg: fairseq's whole configuration, in plain values; ``config`` is its part ``model``.
 
     Raises:
         UserError: tensors are not this architecture's, or not the vocabulary's.
     """
-    check_vocabulary(sources.t5.dims.vocab_size, sources.tokenizer, sources.t5.path)
-    tokenizer = sources.tokenizer
+    check_vocabulary(t5.dims.vocab_size, tokenizer, t5.path)
     with torch.device("meta"):
         model = build_model(config, tokenizer.table_size, tokenizer.video)
     wanted = model.state_dict()
-    t5, dropped, rows = _fill_t5(wanted, sources)
-    network, dropped_video = _fill_network(wanted, sources.video, config)
-    fresh = {n: t for n, t in _fresh_video(config, sources.seed).items() if n not in network}
+    transformer, dropped, rows = _fill_t5(wanted, t5, tokenizer)
+    network, dropped_video = _fill_network(wanted, video, config)
+    fresh = {n: t for n, t in _fresh_video(config, seed).items() if n not in network}
+    vocabulary = vocabulary_state(tokenizer)
     report = {
         "vt_fairseq": __version__,
-        "sources": _described_sources(sources),
-        "used": {"t5": _sizes(t5), "video": _sizes(network)},
+        "sources": [
+            *(_described("t5", file) for file in t5.files),
+            *([] if video is None else [_described("video", video.path)]),
+            {
+                "part": "vocabulary",
+                "file": "spiece.model",
+                "bytes": len(tokenizer.model_proto),
+                "sha256": vocabulary["vocabulary_sha256"],
+            },
+        ],
+        "used": {"t5": _sizes(transformer), "video": _sizes(network)},
         "dropped": dropped + dropped_video,
         "new": {name: tensor.numel() for name, tensor in fresh.items()},
         "new_rows": rows,
-        "seed": sources.seed,
+        "seed": seed,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
     return {
         "args": None,
         "cfg": cfg,
-        "model": {name: (t5 | network | fresh)[name] for name in wanted},
+        "model": {name: (transformer | network | fresh)[name] for name in wanted},
         "criterion": None,
         "optimizer_history": [
             {
@@ -108,7 +104,7 @@ def initial_checkpoint(
                 "num_updates": 0,
             }
         ],
-        "task_state": vocabulary_state(tokenizer),
+        "task_state": vocabulary,
         "extra_state": {
             "train_iterator": {"epoch": 1, "iterations_in_epoch": 0, "shuffle": True},
             "val_loss": None,
@@ -118,14 +114,16 @@ def initial_checkpoint(
     }
 
 
-def _fill_t5(wanted: Tensors, sources: Sources) -> tuple[Tensors, list[str], dict[str, str]]:
+def _fill_t5(
+    wanted: Tensors, t5: T5Weights, tokenizer: Tokenizer
+) -> tuple[Tensors, list[str], dict[str, str]]:
     wanted = {name: tensor for name, tensor in wanted.items() if in_transformer(name)}
-    tensors = dict(sources.t5.tensors)
-    tensors[TABLE], rows = input_rows(tensors[TABLE], sources.tokenizer)
+    tensors = dict(t5.tensors)
+    tensors[TABLE], rows = input_rows(tensors[TABLE], tokenizer)
     if OUTPUT in tensors:
-        tensors[OUTPUT] = output_rows(tensors[OUTPUT], sources.tokenizer)
+        tensors[OUTPUT] = output_rows(tensors[OUTPUT], tokenizer)
     names = {name: hf_key(name) for name in wanted}
-    filled, dropped = fill(wanted, tensors, names, UNUSED, sources.t5.path)
+    filled, dropped = fill(wanted, tensors, names, UNUSED, t5.path)
     return filled, dropped, rows
 
 
@@ -156,18 +154,8 @@ def _fresh_video(config: VideoTranslateConfig, seed: int) -> Tensors:
     return {VIDEO + name: tensor for name, tensor in video.state_dict().items()}
 
 
-def _described_sources(sources: Sources) -> list[dict[str, Any]]:
-    files = [("t5", file) for file in sources.t5.files]
-    if sources.video is not None:
-        files.append(("video", sources.video.path))
-    described = [
-        {"part": part, "file": file.name, "bytes": file.stat().st_size, "sha256": sha256(file)}
-        for part, file in files
-    ]
-    proto = sources.tokenizer.model_proto
-    state = vocabulary_state(sources.tokenizer)
-    vocabulary = {"file": "spiece.model", "bytes": len(proto), "sha256": state["vocabulary_sha256"]}
-    return [*described, {"part": "vocabulary", **vocabulary}]
+def _described(part: str, file: Path) -> dict[str, Any]:
+    return {"part": part, "file": file.name, "bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
 def _sizes(tensors: Tensors) -> dict[str, int]:

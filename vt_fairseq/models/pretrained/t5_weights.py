@@ -101,7 +101,9 @@ def read_t5(path: Path) -> T5Weights:
         if not dims.tie_word_embeddings and TABLE in tensors:
             # transformers takes the embedding table then, too, but does not scale the output.
             tensors.setdefault(OUTPUT, tensors[TABLE])
-        _compare(_dims_of_tensors(tensors, weights), dims, weights, config)
+        shown = _dims_of_tensors(tensors, weights)
+        if differing := differences(shown, dims, but=ONLY_IN_CONFIG):
+            raise UserError(f"{weights} has {differing}, which is what {config} says")
     elif path.is_dir():
         raise UserError(f"{path} has no {CONFIG}")
     else:
@@ -240,9 +242,3 @@ def differences(found: T5Dims, expected: T5Dims, but: Iterable[str]) -> str:
         for name, value, other in pairs
         if name not in but and value != other
     )
-
-
-def _compare(found: T5Dims, described: T5Dims, weights: Path, config: Path) -> None:
-    differing = differences(found, described, but=ONLY_IN_CONFIG)
-    if differing:
-        raise UserError(f"{weights} has {differing}, which is what {config} says")

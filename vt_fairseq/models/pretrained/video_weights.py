@@ -8,7 +8,6 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +103,14 @@ def fill_video(
     names = {name: to_theirs(name, dims.blocks) for name in wanted}
     optional = {n for n in wanted if n.endswith("num_batches_tracked")}
     wanted = {n: t for n, t in wanted.items() if n not in optional or names[n] in weights.tensors}
-    _check_depth(weights, dims)
+    if weights.layout == "torch":
+        matches = (re.match(r"layer(\d)\.\d+\.", name) for name in weights.tensors)
+        stages = Counter(stage for stage, _ in {(m[1], m[0]) for m in matches if m})
+        blocks = tuple(stages[stage] for stage in sorted(stages))
+        if blocks != dims.blocks:
+            raise UserError(
+                f"{weights.path} is an R(2+1)D of {blocks} blocks, expected {dims.blocks}"
+            )
     return fill(wanted, weights.tensors, names, CLASSIFIER, weights.path)
 
 
@@ -118,16 +124,3 @@ def _caffe2_name(name: str, blocks: tuple[int, ...]) -> str:
         prefix = _CAFFE2_BLOCK[rest].format(i=i)
         is_norm = "spatbn" in prefix
     return f"{prefix}_{_CAFFE2_NORM.get(tensor, tensor) if is_norm else 'w'}"
-
-
-def blocks_of(names: Iterable[str]) -> tuple[int, ...]:
-    """Number of residual blocks of each stage, from tensors' names in torchvision's layout."""
-    blocks = {m[0] for name in names if (m := re.match(r"layer(\d)\.(\d+)\.", name))}
-    stages = Counter(block.split(".")[0] for block in blocks)
-    return tuple(stages[stage] for stage in sorted(stages))
-
-
-def _check_depth(weights: VideoWeights, dims: R2Plus1DDims) -> None:
-    blocks = blocks_of(weights.tensors) if weights.layout == "torch" else dims.blocks
-    if blocks != dims.blocks:
-        raise UserError(f"{weights.path} is an R(2+1)D of {blocks} blocks, expected {dims.blocks}")

@@ -23,11 +23,6 @@ def check_vocabulary(rows: int, tokenizer: Tokenizer, weights: Path) -> None:
         )
 
 
-def sentinel_id(tokenizer: Tokenizer, number: int) -> int:
-    """Id of ``<extra_id_number>``: T5 counts them from the table's end."""
-    return tokenizer.num_pieces + NUM_SENTINELS - 1 - number
-
-
 def output_rows(table: torch.Tensor, tokenizer: Tokenizer) -> torch.Tensor:
     """T5's rows (V', C) -> (V, C) fp32; rows that T5 lacks start as the mean of its pieces' rows.
 
@@ -45,9 +40,10 @@ def input_rows(table: torch.Tensor, tokenizer: Tokenizer) -> tuple[torch.Tensor,
     """``output_rows`` with the new tokens' rows, and in words what each of these starts from."""
     rows = output_rows(table, tokenizer).clone()
     origins = {}
+    last_sentinel = tokenizer.num_pieces + NUM_SENTINELS - 1
     ids = {"[MASK]": tokenizer.mask, "[SEP]": tokenizer.sep, "[CLS]": tokenizer.cls}
     for token, number in SENTINELS.items():
-        sentinel = sentinel_id(tokenizer, number)
+        sentinel = last_sentinel - number  # T5 counts them from the table's end
         known = sentinel < len(table)
         if known:
             rows[ids[token]] = rows[sentinel]
