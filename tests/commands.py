@@ -34,8 +34,9 @@ TINY = [
 
 
 def command_line(command: str, *arguments: str | Path) -> list[str]:
-    """The command with this Python, so that nothing has to be on the PATH."""
-    return [sys.executable, "-m", MODULES[command], *map(str, arguments)]
+    """The command, or the script, with this Python, so that nothing has to be on the PATH."""
+    started = ["-m", MODULES[command]] if command in MODULES else [command]
+    return [sys.executable, *started, *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:

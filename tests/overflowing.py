@@ -17,25 +17,14 @@ from fairseq.trainer import Trainer
 from fairseq_cli.train import cli_main
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from vt_fairseq.criterions.cross_entropy import VideoTranslateCriterion
-
-OVERFLOW_AT = 3
+from tests.poisoned import poison
 
 
 def prepare(folder: Path) -> None:
-    """Allow fp16 on CPUs, inject the infinity, and write down how it ends."""
+    """Allow fp16 on CPUs, and write down how it ends."""
     CPU_Accelerator.is_fp16_supported = lambda self: True
     torch.Tensor.cuda = lambda self, *args, **kwargs: self  # fairseq's own handling of overflow
-    forward, train_step = VideoTranslateCriterion.forward, Trainer.train_step
-    batches = 0
-
-    def overflowing(self, model, sample, reduce=True):
-        nonlocal batches
-        batches += 1
-        loss, size, log = forward(self, model, sample, reduce)
-        if batches == OVERFLOW_AT and dist.get_rank() == 1:
-            loss = loss * float("inf")
-        return loss, size, log
+    train_step = Trainer.train_step
 
     def observed(self, *args, **kwargs):
         output = train_step(self, *args, **kwargs)
@@ -52,10 +41,10 @@ def prepare(folder: Path) -> None:
         (folder / f"rank{dist.get_rank()}.json").write_text(json.dumps(result))
         return output
 
-    VideoTranslateCriterion.forward = overflowing
     Trainer.train_step = observed
 
 
 if __name__ == "__main__":
     prepare(Path(sys.argv.pop(1)))
+    poison("loss", rank=1)
     cli_main()

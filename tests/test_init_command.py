@@ -279,12 +279,6 @@ def test_t5s_own_vocabulary_exports_with_its_ids(test_data, tmp_path):
     ]
 
 
-def test_a_checkpoint_of_training_exports_and_its_folder_is_it(started, tmp_path):
-    init({"--from-checkpoint": started / "init.pt", "--export": tmp_path / "model"})
-    state, exported = read(started / "init.pt"), read_exported(tmp_path / "model")
-    assert all(torch.equal(exported["model"][n], t) for n, t in state["model"].items())
-
-
 def test_a_folder_that_is_damaged_or_mixed_up_is_refused(started, tmp_path, capsys):
     def broken(name: str, change) -> None:
         folder = tmp_path / name

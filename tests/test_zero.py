@@ -6,14 +6,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.commands import PLUGIN, ROOT, environment, launcher, run
+from tests.commands import PLUGIN, ROOT, command_line, environment, launcher, run
 
 psutil = pytest.importorskip("psutil")
 pytest.importorskip("deepspeed")
@@ -51,18 +50,23 @@ def cpu_environment(**extra: str) -> dict[str, str]:
     return {**environment(), "DS_ACCELERATOR": "cpu", **extra}
 
 
-def train(data: Path, out: Path, *arguments, processes: int = 1, expected_code: int = 0) -> str:
-    """Run it to its end; the output."""
+def output_of(arguments: list[str], expected_code: int = 0, **extra: str) -> str:
+    """Run it to its end, with ``extra`` in its environment."""
     done = subprocess.run(
-        command(data, out, *arguments, processes=processes),
+        arguments,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=cpu_environment(),
+        env=cpu_environment(**extra),
         timeout=600,
     )
     assert done.returncode == expected_code, done.stdout[-4000:]
     return done.stdout
+
+
+def train(data: Path, out: Path, *arguments, processes: int = 1, expected_code: int = 0) -> str:
+    """The output of ``command``."""
+    return output_of(command(data, out, *arguments, processes=processes), expected_code)
 
 
 def recorded(out: Path) -> dict[int, float]:
@@ -124,12 +128,8 @@ def test_validation_and_the_best_checkpoint_are_those_of_fairseqs_trainer(
         out = tmp_path / str(which)
         arguments = command(data_directory, out, *zero(which), *options, processes=2)
         arguments.remove("--disable-validation")
-        log = subprocess.run(
-            arguments, env=cpu_environment(), capture_output=True, text=True, timeout=600
-        )
-        assert log.returncode == 0, log.stderr[-4000:]
         pattern = r"valid on 'valid' subset \| (loss .*?) \| wps"
-        found.append(re.findall(pattern, log.stderr + log.stdout))
+        found.append(re.findall(pattern, output_of(arguments)))
         assert (out / "save" / "checkpoint_best.pt").exists()
     assert found[0] == found[1] and len(found[0]) == 2
 
@@ -251,17 +251,14 @@ def test_a_checkpoint_is_whole_and_loads_with_weights_only(zero_2_run):
 
 def test_generation_needs_no_deepspeed(data_directory, zero_2_run, tmp_path):
     (tmp_path / "deepspeed.py").write_text("raise ImportError('not installed')\n")
-    done = subprocess.run(
-        [
-            *[sys.executable, "-m", "fairseq_cli.generate", data_directory, *PLUGIN],
-            *["--path", zero_2_run / "save" / "checkpoint_last.pt", "--action", "classify"],
+    output_of(
+        command_line(
+            *["fairseq-generate", data_directory, *PLUGIN, "--action", "classify"],
+            *["--path", zero_2_run / "save" / "checkpoint_last.pt"],
             *["--max-len-b", "5", "--results-path", tmp_path],
-        ],
-        env=environment() | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
-        capture_output=True,
-        text=True,
+        ),
+        PYTHONPATH=f"{tmp_path}:{ROOT}",
     )
-    assert done.returncode == 0, done.stderr[-3000:]
     assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 5
 
 
@@ -342,20 +339,14 @@ def test_generation_from_a_zero_3_run_equals_generation_from_the_unsharded_model
 def test_an_overflow_on_one_process_skips_the_step_on_all_and_halves_the_scale(
     data_directory, tmp_path, stage
 ):
-    done = subprocess.run(
+    log = output_of(
         [
             *launcher(2),
             *map(str, [ROOT / "tests" / "overflowing.py", tmp_path, data_directory, *PLUGIN]),
             *[*TINY, *zero(stage), "--fp16", "--max-update", "5", "--save-dir"],
             *[str(tmp_path / "save"), "--no-save"],
-        ],
-        env=cpu_environment(),
-        capture_output=True,
-        text=True,
-        timeout=600,
+        ]
     )
-    log = done.stdout + done.stderr
-    assert done.returncode == 0, log[-4000:]
     assert log.count("setting loss scale to: 64.0") == 1
     assert re.search(r"num_updates=5.*loss_scale=64\b", log)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
@@ -377,21 +368,15 @@ def test_deepspeeds_fused_adam_follows_torchs(data_directory, tmp_path):
 
 
 def test_a_missing_compiler_is_named_with_the_cure(data_directory, tmp_path):
-    done = subprocess.run(
-        [
-            *command(data_directory, tmp_path / "run", "--optimizer", "deepspeed_adam"),
-            *["--max-update", "1", "--no-save"],
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=cpu_environment(CXX="no-such-compiler", TORCH_EXTENSIONS_DIR=str(tmp_path)),
-        timeout=300,
+    options = ["--optimizer", "deepspeed_adam", "--max-update", "1", "--no-save"]
+    log = output_of(
+        command(data_directory, tmp_path / "run", *options),
+        expected_code=1,
+        **{"CXX": "no-such-compiler", "TORCH_EXTENSIONS_DIR": str(tmp_path)},
     )
-    assert done.returncode == 1
-    last = done.stdout.splitlines()[-1]
-    assert "C++ compiler" in last and "--adam-backend torch" in last, done.stdout[-3000:]
-    assert "vt_fairseq.errors" not in done.stdout
+    last = log.splitlines()[-1]
+    assert "C++ compiler" in last and "--adam-backend torch" in last, log[-3000:]
+    assert "vt_fairseq.errors" not in log
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,32 @@
 import json
-from dataclasses import replace
+from typing import Any
 
 import pytest
+from fairseq.dataclass.configs import FairseqConfig
+from omegaconf import OmegaConf
 
 from vt_fairseq.errors import UserError
-from vt_fairseq.training.zero.config import EngineOptions, engine_config
+from vt_fairseq.training.zero.adam import DeepSpeedAdamConfig
+from vt_fairseq.training.zero.config import engine_config
 from vt_fairseq.training.zero.shards import check_stages
 
-OPTIONS = EngineOptions(
-    *(2, "fp16", 8, 4),
-    clip_norm=1.0,
-    update_freq=2,
-    init_scale=128,
-    scale_window=2048,
-    min_loss_scale=1e-4,
-)
+
+def options(precision: str = "fp16", **optimizer: str) -> Any:
+    """fairseq's configuration of ZeRO-2 on four processes."""
+    cfg = OmegaConf.structured(FairseqConfig())
+    cfg.optimizer = DeepSpeedAdamConfig(zero_stage="2", **optimizer)
+    cfg.optimizer._name = "deepspeed_adam"
+    cfg.common[precision] = True
+    cfg.common.fp16_init_scale, cfg.common.fp16_scale_window = 128, 2048
+    cfg.dataset.batch_size, cfg.optimization.update_freq = 8, [2]
+    cfg.optimization.clip_norm = 1.0
+    return cfg
 
 
-def config_with(tmp_path, user: object, **changes) -> dict:
+def config_with(tmp_path, user: object, precision: str = "fp16") -> dict:
     path = tmp_path / "ds.json"
     path.write_text(user if isinstance(user, str) else json.dumps(user))
-    return engine_config(replace(OPTIONS, user_file=str(path), **changes))
+    return engine_config(options(precision, deepspeed_config=str(path)), world_size=4)
 
 
 def test_the_users_file_is_laid_over_ours_key_by_key(tmp_path):
@@ -93,7 +99,7 @@ def test_what_fairseqs_options_say_as_well_is_accepted(tmp_path, user):
         ),
         ([1], "expected a JSON object"),
         ({"fp16": True}, "expected an object as fp16, found True"),
-        ("{", "expected a JSON file"),
+        ("{", "is not JSON"),
     ],
 )
 def test_a_contradiction_names_both_sides(tmp_path, user, both):
@@ -109,20 +115,17 @@ def test_a_loss_scale_in_the_file_says_nothing_without_fp16(tmp_path):
 
 def test_offloading_to_nvme_needs_a_folder():
     with pytest.raises(UserError, match="--nvme-path"):
-        engine_config(replace(OPTIONS, offload="nvme"))
-    config = engine_config(replace(OPTIONS, offload="nvme", nvme_path="/nvme"))
+        engine_config(options(offload_optimizer="nvme"), world_size=4)
+    config = engine_config(options(offload_optimizer="nvme", nvme_path="/nvme"), world_size=4)
     assert config["zero_optimization"]["offload_optimizer"] == {
         "device": "nvme",
         "nvme_path": "/nvme",
     }
 
 
-@pytest.mark.parametrize(("saved", "stage"), [(1, 2), (2, 1), (3, 3), (1, 1)])
-def test_stages_that_deepspeed_can_convert_pass(saved, stage):
-    check_stages(saved, stage)
-
-
-@pytest.mark.parametrize(("saved", "stage"), [(2, 3), (3, 2), (1, 3)])
-def test_stages_that_deepspeed_cannot_convert_are_refused_with_the_way_out(saved, stage):
-    with pytest.raises(UserError, match=f"--zero-stage {saved}.*--reset-optimizer"):
+def test_stages_that_deepspeed_cannot_convert_are_refused_with_the_way_out():
+    for saved, stage in ((1, 2), (2, 1), (3, 3), (1, 1)):
         check_stages(saved, stage)
+    for saved, stage in ((2, 3), (3, 2), (1, 3)):
+        with pytest.raises(UserError, match=f"--zero-stage {saved}.*--reset-optimizer"):
+            check_stages(saved, stage)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from tests.test_zero import (
     command,
     cpu_environment,
     difference,
+    output_of,
     recorded,
     train,
     zero,
@@ -29,16 +31,17 @@ from vt_fairseq.training.process_groups import (
 )
 
 
+@dataclass
 class Options:
     """fairseq's distributed options, as far as a launcher sets them."""
 
-    distributed_init_method = None
-    distributed_world_size = 1
-    distributed_rank = 0
-    device_id = 0
-    distributed_no_spawn = False
-    distributed_backend = "nccl"
-    distributed_port = -1
+    distributed_init_method: str | None = None
+    distributed_world_size: int = 1
+    distributed_rank: int = 0
+    device_id: int = 0
+    distributed_no_spawn: bool = False
+    distributed_backend: str = "nccl"
+    distributed_port: int = -1
 
 
 LAUNCHED = {
@@ -50,32 +53,10 @@ LAUNCHED = {
 }
 
 
-def test_a_launchers_process_joins_the_others_also_without_gpus(monkeypatch):
+@pytest.fixture
+def launched(monkeypatch):
     for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    options = Options()
-    join_launcher(options)
-    assert (options.distributed_world_size, options.distributed_rank) == (4, 3)
-    assert (options.device_id, options.distributed_no_spawn) == (1, True)
-    assert (options.distributed_init_method, options.distributed_backend) == ("env://", "gloo")
-
-
-def test_more_processes_a_node_than_gpus_are_refused(monkeypatch):
-    for name, value in LAUNCHED.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    with pytest.raises(UserError, match="GPU 1 of this node, which has 1"):
-        join_launcher(Options())
-
-
-def test_half_a_launchers_environment_is_refused_and_not_trained_alone(monkeypatch):
-    for name in LAUNCHED:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="RANK, LOCAL_RANK are not set"):
-        join_launcher(Options())
 
 
 @pytest.fixture
@@ -84,23 +65,38 @@ def no_launcher(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def options_with(**changes) -> Options:
+def test_a_launchers_process_joins_the_others_also_without_gpus(launched, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     options = Options()
-    for name, value in changes.items():
-        setattr(options, name, value)
-    return options
+    join_launcher(options)
+    assert (options.distributed_world_size, options.distributed_rank) == (4, 3)
+    assert (options.device_id, options.distributed_no_spawn) == (1, True)
+    assert (options.distributed_init_method, options.distributed_backend) == ("env://", "gloo")
+
+
+def test_more_processes_a_node_than_gpus_are_refused(launched, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(UserError, match="GPU 1 of this node, which has 1"):
+        join_launcher(Options())
+
+
+def test_half_a_launchers_environment_is_refused_and_not_trained_alone(no_launcher, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="RANK, LOCAL_RANK are not set"):
+        join_launcher(Options())
 
 
 def test_on_cpus_processes_are_started_only_where_nothing_else_has(no_launcher, monkeypatch):
-    two = options_with(distributed_world_size=2)
+    two = Options(distributed_world_size=2)
     assert starts_processes(two) and not starts_processes(Options())
-    assert not starts_processes(options_with(distributed_world_size=2, distributed_no_spawn=True))
+    assert not starts_processes(Options(distributed_world_size=2, distributed_no_spawn=True))
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     assert not starts_processes(two)
 
 
 def test_on_cpus_a_number_of_processes_of_this_machine_that_is_not_known_is_refused():
-    options = options_with(distributed_world_size=4, distributed_init_method="tcp://node1:29500")
+    options = Options(distributed_world_size=4, distributed_init_method="tcp://node1:29500")
     with pytest.raises(UserError, match=r"--distributed-init-method.*use torchrun"):
         spawn_on_cpus(SimpleNamespace(distributed_training=options), None, {})
 
@@ -117,11 +113,11 @@ def test_bf16_is_not_taken_for_a_tpu_where_there_is_no_software_for_one(bf16):
 @pytest.mark.parametrize("missing", ["distributed_port", "distributed_world_size"])
 def test_slurms_tasks_that_would_each_train_alone_are_refused(no_launcher, monkeypatch, missing):
     joined = {"distributed_port": 29500, "distributed_world_size": 16}
-    refuse_separate_slurm_tasks(options_with(**joined))
-    alone = options_with(**(joined | {missing: getattr(Options, missing)}))
+    refuse_separate_slurm_tasks(Options(**joined))
+    alone = Options(**(joined | {missing: getattr(Options, missing)}))
     refuse_separate_slurm_tasks(alone)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "16")
-    refuse_separate_slurm_tasks(options_with(**joined))
+    refuse_separate_slurm_tasks(Options(**joined))
     with pytest.raises(UserError, match=r"srun started 16 tasks.*--distributed-port"):
         refuse_separate_slurm_tasks(alone)
     alone.distributed_no_spawn = True
@@ -146,16 +142,7 @@ def test_a_mistake_found_in_a_started_process_is_one_line(capsys):
 
 def fairseq_train(*arguments: str | Path, expected_code: int = 0) -> str:
     """Output of the command itself, which starts the processes."""
-    done = subprocess.run(
-        command_line("fairseq-train", *arguments),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=cpu_environment(),
-        timeout=600,
-    )
-    assert done.returncode == expected_code, done.stdout[-3000:]
-    return done.stdout
+    return output_of(command_line("fairseq-train", *arguments), expected_code)
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:

@@ -294,6 +294,7 @@ class VideoTranslateTask(FairseqTask):
             max_sentences=max_sentences,
         )
         uses = len(dataset.prompts) if dataset.reuse_batch else 1
+        frequencies = self.cfg.update_freq  # of each epoch
         return ReusedBatchIterator(
             dataset=dataset,
             collate_fn=dataset.collater,
@@ -308,13 +309,8 @@ class VideoTranslateTask(FairseqTask):
             grouped_shuffling=grouped_shuffling,
             make_loader=WatchedDataLoader,
             uses=uses,
-            group=self.update_group(epoch) if uses > 1 else 1,
+            group=int(frequencies[min(epoch, len(frequencies)) - 1]) if uses > 1 else 1,
         )
-
-    def update_group(self, epoch: int) -> int:
-        """``--update-freq`` of this epoch."""
-        frequencies = self.cfg.update_freq
-        return int(frequencies[min(epoch, len(frequencies)) - 1])
 
     # Training and validation
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from fairseq.trainer import Trainer
 
-from tests.commands import PLUGIN, ROOT, TINY, environment, launcher
+from tests.commands import PLUGIN, ROOT, TINY, environment, launcher, run
 from vt_fairseq.errors import UserError
 from vt_fairseq.training.trainer import VideoTranslateTrainer
 
@@ -95,9 +95,11 @@ def test_an_infinite_loss_ends_training_with_the_clips_and_keeps_the_last_checkp
 ):
     script = str(ROOT / "tests" / "poisoned.py")
     options = ["--max-update", "4", "--save-interval-updates", "1", "--disable-validation"]
-    log = run_script(
-        script, "loss", "0", data_directory, *PLUGIN, *TINY, *options, "--save-dir", tmp_path
+    log = run(
+        *[script, "loss", "0", data_directory, *PLUGIN, *TINY, *options, "--save-dir", tmp_path],
+        expected_code=1,
     )
+    assert "Traceback" not in log
     last = log.splitlines()[-1]
     assert last.startswith(f"error: update {UNEVEN + 1}: "), last
     assert "Clips of the batch on process 0: train-" in last and str(tmp_path) in last
@@ -109,28 +111,15 @@ def test_an_infinite_loss_ends_training_with_the_clips_and_keeps_the_last_checkp
 
 def test_too_little_memory_ends_training_in_one_line(data_directory, tmp_path):
     script = str(ROOT / "tests" / "poisoned.py")
-    log = run_script(
-        script, "memory", "0", data_directory, *PLUGIN, *TINY, "--no-save", "--save-dir", tmp_path
+    log = run(
+        *[script, "memory", "0", data_directory, *PLUGIN, *TINY, "--no-save"],
+        *["--save-dir", tmp_path],
+        expected_code=1,
     )
+    assert "Traceback" not in log
     last = log.splitlines()[-1]
     assert f"update {UNEVEN + 1}: out of memory on process 0 with src_tokens (" in last
     assert "video (8, 8, 32, 32, 3)" in last
-
-
-def run_script(script: str, *arguments) -> str:
-    """Output of a script that ends with exit code 1 and without a traceback."""
-    import tempfile
-    from pathlib import Path
-
-    from tests import warm
-
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "output"
-        process = warm.start([script, *map(str, arguments)], output, environment())
-        process.join(300)
-        text = output.read_text(errors="replace")
-    assert process.exitcode == 1 and "Traceback" not in text, text[-3000:]
-    return text
 
 
 @pytest.mark.slow

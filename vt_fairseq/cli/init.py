@@ -83,7 +83,7 @@ def main() -> None:
     with command.quiet_imports():
         from vt_fairseq.atomic_files import atomic_folder
         from vt_fairseq.inference.loading import read_state
-        from vt_fairseq.models.pretrained.exported import check_new, write_exported
+        from vt_fairseq.models.pretrained.exported import write_exported
         from vt_fairseq.models.pretrained.t5_export import write_t5
         from vt_fairseq.untrusted_files import read_trusted
 
@@ -91,8 +91,6 @@ def main() -> None:
         _write(read_trusted(args.from_checkpoint), args.out)
         print(f"wrote {args.out}, which runs nothing")
         return
-    if args.export:
-        check_new(args.export)
     state = (
         read_state(args.from_checkpoint, args.vocabulary) if args.from_checkpoint else _joined(args)
     )
@@ -112,6 +110,9 @@ def _check(args: argparse.Namespace) -> None:
     """Raise UserError where the options do not go together."""
     joining = {"--t5": args.t5, "--video": args.video, "--arch": args.arch}
     others = {"--t5-variant": args.t5_variant, "--video-network": args.video_network}
+    new = args.export
+    if new and new.exists() and (not new.is_dir() or any(new.iterdir())):
+        raise UserError(f"{new} exists and is not an empty folder: remove it or take another")
     if args.trust_checkpoint:
         if not (args.from_checkpoint and args.out) or args.export or any(joining.values()):
             raise UserError("--trust-checkpoint goes with --from-checkpoint and --out alone")

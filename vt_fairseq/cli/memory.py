@@ -129,7 +129,6 @@ EXPLANATIONS = {
     "work_space": "intermediate results beyond that",
     "optimizer_step": "what the optimizer's step needs beyond both, which are gone then",
     "context": "CUDA, NCCL, cuDNN, fragmentation: an assumption",
-    "total": "",
 }
 
 
@@ -148,7 +147,7 @@ def _report(prediction: "Prediction", suggestions: dict[str, str | None]) -> dic
 def _lines(report: dict[str, Any]) -> list[str]:
     lines = ["GiB on each GPU"]
     for name, amount in report["gpu_gib"].items():
-        lines.append(f"{name:15}{amount:8.2f}  {EXPLANATIONS[name]}".rstrip())
+        lines.append(f"{name:15}{amount:8.2f}  {EXPLANATIONS.get(name, '')}".rstrip())
     if report["cpu_gib"]:
         lines.append(f"{'cpu':15}{report['cpu_gib']:8.2f}  CPU memory for each GPU's process")
     for card, fits in report["fits_v100"].items():

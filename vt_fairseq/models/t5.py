@@ -321,10 +321,9 @@ class T5Decoder(FairseqIncrementalDecoder):
         prev_output_tokens: torch.Tensor,
         encoder_out: EncoderOut,
         incremental_state: dict | None = None,
-        features_only: bool = False,
         **unused,
     ) -> tuple[torch.Tensor, dict]:
-        """Logits (B, N, V) fp32, or with ``features_only`` what ``output_layer`` takes.
+        """Logits (B, N, V) fp32.
 
         Args:
             prev_output_tokens: (B, L) ids from the start token on. With a cache also (R, L),
@@ -335,16 +334,6 @@ class T5Decoder(FairseqIncrementalDecoder):
                 only the first call reads ``encoder_out``.
             unused: what fairseq passes to every decoder, such as ``src_lengths``.
         """
-        features, extra = self.extract_features(prev_output_tokens, encoder_out, incremental_state)
-        return (features if features_only else self.output_layer(features)), extra
-
-    def extract_features(
-        self,
-        prev_output_tokens: torch.Tensor,
-        encoder_out: EncoderOut,
-        incremental_state: dict | None = None,
-    ) -> tuple[torch.Tensor, dict]:
-        """States (B, N, C) of the last layer; arguments as in ``forward``."""
         cache = None
         if incremental_state is not None:
             cache = self.get_incremental_state(incremental_state, "cache")
@@ -362,7 +351,8 @@ class T5Decoder(FairseqIncrementalDecoder):
             features = self._features(tokens, self_bias, sources, _source_bias(encoder_out))
         else:
             features = self._features(tokens, self_bias, cache.sources, cache.source_bias, cache)
-        return features, {"attn": [None]}
+        logits = vocabulary_linear(self._output_states(features), self._output_table)
+        return logits, {"attn": [None]}
 
     def packed_features(
         self,
@@ -407,10 +397,6 @@ class T5Decoder(FairseqIncrementalDecoder):
             inputs = self_bias, source, source_bias, cache
             x = checkpointed(layer, x, *inputs) if checkpointing else layer(x, *inputs)
         return self.dropout(self.final_norm(x))
-
-    def output_layer(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, N, C) -> logits (B, N, V) fp32."""
-        return vocabulary_linear(self._output_states(features), self._output_table)
 
     def token_logits(self, features: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Features (..., C) and tokens (...) -> the tokens' logits (...) fp32."""

@@ -13,34 +13,24 @@ SHOWN_CLIPS = 8
 
 def one_line(trainer: Any, samples: list[dict[str, Any]], error: Exception) -> str | None:
     """Why training cannot go on after this error of a step, or None for one that is no such."""
+    update, rank = f"update {trainer.get_num_updates() + 1}", trainer.data_parallel_rank
     if isinstance(error, FloatingPointError):
-        return not_finite(trainer, samples, error)
+        return (
+            f"{update}: {' '.join(str(error).split())}; nothing of it was applied or saved. Clips "
+            f"of the batch on process {rank}: {clips(samples)}. Go on from the last checkpoint in "
+            f"{trainer.cfg.checkpoint.save_dir} with a lower --lr or --clip-norm"
+        )
     # CUDA's error, and the CPU allocator's.
     if isinstance(error, torch.OutOfMemoryError) or any(
         text in str(error) for text in ("out of memory", "can't allocate memory")
     ):
-        return out_of_memory(trainer, samples)
+        return (
+            f"{update}: out of memory on process {rank} with {shapes(samples)}. Use a smaller "
+            "--batch-size (and a larger --update-freq), --checkpoint-video-stages 2, "
+            "--checkpoint-activations, or --optimizer deepspeed_adam --zero-stage 2; vt-memory "
+            "predicts what fits"
+        )
     return None
-
-
-def not_finite(trainer: Any, samples: list[dict[str, Any]], error: Exception) -> str:
-    """The message for a loss, a gradient or a loss scale that training cannot go on with."""
-    return (
-        f"update {trainer.get_num_updates() + 1}: {' '.join(str(error).split())}; nothing of it "
-        f"was applied or saved. Clips of the batch on process {trainer.data_parallel_rank}: "
-        f"{clips(samples)}. Go on from the last checkpoint in {trainer.cfg.checkpoint.save_dir} "
-        "with a lower --lr or --clip-norm"
-    )
-
-
-def out_of_memory(trainer: Any, samples: list[dict[str, Any]]) -> str:
-    """The message for too little memory, with the shapes that needed it."""
-    return (
-        f"update {trainer.get_num_updates() + 1}: out of memory on process "
-        f"{trainer.data_parallel_rank} with {shapes(samples)}. Use a smaller --batch-size (and a "
-        "larger --update-freq), --checkpoint-video-stages 2, --checkpoint-activations, or "
-        "--optimizer deepspeed_adam --zero-stage 2; vt-memory predicts what fits"
-    )
 
 
 def clips(samples: list[dict[str, Any]]) -> str:

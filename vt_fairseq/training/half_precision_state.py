@@ -30,22 +30,15 @@ def half_precision_state(optimizer: Any) -> dict[str, Any]:
 
 
 def restore_half_precision(optimizer: Any, state: Mapping[str, Any]) -> None:
-    """Take over what a checkpoint's optimizer state has of the above."""
+    """Take over what a checkpoint's optimizer state has of the above.
+
+    Its fp32 weights are not taken where the model's 16-bit weights are not those, rounded.
+    """
     for name, value in state.get(SCALER, {}).items():
         setattr(optimizer.scaler, name, value)
-    if WEIGHTS in state and isinstance(optimizer, FP16Optimizer):
-        restore_weights(optimizer, state[WEIGHTS])
-
-
-def fp32_weights(optimizer: Any) -> list[torch.Tensor]:
-    """The weights that fairseq's ``FP16Optimizer`` updates: one flat tensor per device, or all."""
-    weights = optimizer.fp32_params
-    return [p.data for p in (weights.values() if isinstance(weights, dict) else weights)]
-
-
-def restore_weights(optimizer: Any, saved: list[torch.Tensor]) -> None:
-    """Take the saved fp32 weights, unless the model's 16-bit weights are not those, rounded."""
-    weights = fp32_weights(optimizer)
+    if WEIGHTS not in state or not isinstance(optimizer, FP16Optimizer):
+        return
+    saved, weights = state[WEIGHTS], fp32_weights(optimizer)
     same_shapes = [w.shape for w in weights] == [s.shape for s in saved]
     if not same_shapes or not all(
         map(torch.equal, rounded(optimizer, saved), optimizer.fp16_params)
@@ -54,6 +47,12 @@ def restore_weights(optimizer: Any, saved: list[torch.Tensor]) -> None:
         return
     for weight, other in zip(weights, saved, strict=True):
         weight.copy_(other)
+
+
+def fp32_weights(optimizer: Any) -> list[torch.Tensor]:
+    """The weights that fairseq's ``FP16Optimizer`` updates: one flat tensor per device, or all."""
+    weights = optimizer.fp32_params
+    return [p.data for p in (weights.values() if isinstance(weights, dict) else weights)]
 
 
 def rounded(optimizer: Any, saved: list[torch.Tensor]) -> Iterator[torch.Tensor]:

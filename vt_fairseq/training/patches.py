@@ -23,7 +23,8 @@ from vt_fairseq.errors import UserError
 from vt_fairseq.task import VideoTranslateTask
 from vt_fairseq.training import checkpoints, process_groups
 from vt_fairseq.training.trainer import VideoTranslateTrainer
-from vt_fairseq.training.zero.trainer import DeepSpeedTrainer, zero_stage
+from vt_fairseq.training.zero.config import zero_stage
+from vt_fairseq.training.zero.trainer import DeepSpeedTrainer
 
 USER_ERROR = f"{UserError.__module__}.{UserError.__qualname__}: "
 

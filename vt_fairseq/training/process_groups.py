@@ -7,13 +7,13 @@ one process a GPU itself: on CPUs that is none, and a run that ends well without
 """
 
 import os
-import socket
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from fairseq.distributed import utils as distributed_utils
 from fairseq.tasks import TASK_REGISTRY
+from torch.distributed.elastic.utils.distributed import get_free_port
 
 from vt_fairseq.errors import UserError
 from vt_fairseq.task import VideoTranslateTask
@@ -73,7 +73,7 @@ def spawn_on_cpus(cfg: Any, main: Callable[..., None], kwargs: dict[str, Any]) -
             "--distributed-init-method: fairseq starts one process a GPU, and on CPUs cannot know "
             "how many belong to this machine; leave it out for one machine, or use torchrun"
         )
-    port = options.distributed_port if options.distributed_port > 0 else free_port()
+    port = options.distributed_port if options.distributed_port > 0 else get_free_port()
     options.distributed_init_method = f"tcp://localhost:{port}"
     options.distributed_rank = None  # fairseq numbers them
     torch.multiprocessing.spawn(
@@ -81,13 +81,6 @@ def spawn_on_cpus(cfg: Any, main: Callable[..., None], kwargs: dict[str, Any]) -
         args=(main, cfg, {**kwargs, "start_rank": 0}),
         nprocs=options.distributed_world_size,
     )
-
-
-def free_port() -> int:
-    """A port of the loopback that nothing listens on at this moment."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def refuse_separate_slurm_tasks(options: Any) -> None:

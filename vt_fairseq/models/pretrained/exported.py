@@ -80,9 +80,3 @@ def _without_copies(tensors: Tensors) -> Tensors:
 def write_tensors(tensors: Tensors, path: Path) -> None:
     """A safetensors file that also Hugging Face's libraries read."""
     save_file({n: t.contiguous() for n, t in tensors.items()}, path, metadata={"format": "pt"})
-
-
-def check_new(folder: Path) -> None:
-    """Raise UserError where ``folder`` exists, unless it is an empty folder."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not an empty folder: remove it or take another")

@@ -92,17 +92,9 @@ def eval_betas(text: str) -> tuple[float, float]:
 
 
 def build_adam(
-    params: list[torch.nn.Parameter],
-    *,
-    backend: str,
-    offload: bool,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
+    params: list[torch.nn.Parameter], backend: str, offload: bool, **settings: Any
 ) -> torch.optim.Optimizer:
     """Adam of ``backend``; with ``offload`` the one for states and steps in CPU memory."""
-    settings: dict[str, Any] = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
     if backend == "torch":
         return torch.optim.AdamW(params, fused=True, **settings)
     try:

@@ -16,24 +16,15 @@ from fairseq import optim
 from fairseq.distributed.module_proxy_wrapper import ModuleProxyWrapper
 from fairseq.optim import lr_scheduler
 from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
-from omegaconf import OmegaConf
 
 from vt_fairseq.errors import UserError
 from vt_fairseq.training.lr_scale import follow_scales, scale_learning_rates
 from vt_fairseq.training.trainer import VideoTranslateTrainer
-from vt_fairseq.training.zero.config import EngineOptions, engine_config
+from vt_fairseq.training.zero.config import engine_config, scale_window, zero_stage
 from vt_fairseq.training.zero.optimizer import DeepSpeedOptimizer
 from vt_fairseq.training.zero.shards import Shards
 
 logger = logging.getLogger(__name__)
-
-
-def zero_stage(cfg) -> int:
-    """``--zero-stage`` of a configuration; 0 with any other optimizer."""
-    if not OmegaConf.is_config(cfg.optimizer):  # none, or fairseq's oldest: a Namespace
-        return 0
-    is_ours = cfg.optimizer["_name"] == "deepspeed_adam"
-    return int(str(cfg.optimizer.zero_stage)) if is_ours else 0
 
 
 class EngineModel(ModuleProxyWrapper):
@@ -87,7 +78,7 @@ class DeepSpeedTrainer(VideoTranslateTrainer):
         self.engine, _, _, _ = deepspeed.initialize(
             model=self._model,
             optimizer=adam.optimizer,
-            config=engine_config(engine_options(cfg, self.stage, self.data_parallel_world_size)),
+            config=engine_config(cfg, self.data_parallel_world_size),
             dist_init_required=False,
         )
         self._optimizer = DeepSpeedOptimizer(
@@ -169,35 +160,6 @@ def refuse_unsupported(cfg, stage: int, quantizer) -> None:
             "different lengths would wait for each other for ever; use --zero-stage 2, or generate "
             "from the saved checkpoint"
         )
-
-
-def engine_options(cfg, stage: int, world_size: int) -> EngineOptions:
-    """fairseq's options as far as the engine and the user's JSON are concerned."""
-    return EngineOptions(
-        stage=stage,
-        precision="fp16" if cfg.common.fp16 else "bf16" if cfg.common.bf16 else "fp32",
-        batch_size=cfg.dataset.batch_size or 1,
-        world_size=world_size,
-        clip_norm=cfg.optimization.clip_norm,
-        update_freq=cfg.optimization.update_freq[0],
-        offload=str(cfg.optimizer.offload_optimizer),
-        nvme_path=cfg.optimizer.nvme_path,
-        init_scale=cfg.common.fp16_init_scale,
-        scale_window=scale_window(cfg),
-        scale_tolerance=cfg.common.fp16_scale_tolerance,
-        min_loss_scale=cfg.common.min_loss_scale,
-        user_file=cfg.optimizer.deepspeed_config,
-    )
-
-
-def scale_window(cfg) -> int:
-    """Updates without overflow after which fairseq doubles the loss scale."""
-    if cfg.common.fp16_scale_window is not None:
-        return cfg.common.fp16_scale_window
-    if cfg.common.fp16 and len(cfg.optimization.update_freq) > 1:
-        raise UserError("--fp16-scale-window is needed with a schedule of --update-freq")
-    world_size = cfg.distributed_training.distributed_world_size
-    return int(2**14 / world_size / cfg.optimization.update_freq[0])
 
 
 def build_scaler(cfg) -> DynamicLossScaler | None:
