@@ -560,6 +560,19 @@ def test_heads_that_do_not_fit_are_named(scored, verb_noun, trained):
     assert by_decoder == scored("vqa", "same")[1]
 
 
+def test_options_of_the_decoder_are_refused_where_a_checkpoints_own_heads_are_in_use(
+    scored, verb_noun, answer_head
+):
+    for kind, path, options in (
+        ("classify", verb_noun, {"top_k": 5}),
+        ("classify", verb_noun, {"caption_first": True}),
+        ("vqa", answer_head, {"decoding": "beam"}),
+        ("vqa", answer_head, {"decoding": "beam", "use": "heads"}),
+    ):
+        with pytest.raises(UserError, match=f"the heads of {path} are in use: take --use decoder"):
+            scored(kind, path=path, **options)
+
+
 def test_labels_that_are_no_candidates_are_refused(scored, labels):
     with pytest.raises(UserError, match="labels of the split are no candidates"):
         scored("classify", labels=labels)

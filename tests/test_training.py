@@ -197,6 +197,7 @@ def test_broken_videos_are_counted_in_training_and_missing_in_evaluation(
     ("change", "message"),
     [
         (["--actions", "sing"], "error: unknown action"),
+        (["--crop-scales", "a"], "error: --crop-scales: expected numbers"),
         (["--video-root", "/nowhere"], "clips in a row could not be read"),
     ],
 )

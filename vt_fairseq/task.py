@@ -203,11 +203,21 @@ class VideoTranslateTask(FairseqTask):
                 size=cfg.frame_size,
                 train=train,
                 flip_probability=0.0 if cfg.no_flip else 0.5,
-                scales=tuple(float(s) for s in cfg.crop_scales.split(",")),
+                scales=self.crop_scales(),
             ),
             window="random" if train else cfg.test_window,
             blank=cfg.blank_video,
         )
+
+    def crop_scales(self) -> tuple[float, ...]:
+        """The numbers of ``--crop-scales``."""
+        try:
+            return tuple(map(float, self.cfg.crop_scales.split(",")))
+        except ValueError as error:
+            raise UserError(
+                "--crop-scales: expected numbers in (0, 1] with commas between them, found "
+                f"{self.cfg.crop_scales!r}"
+            ) from error
 
     def build_dataset(
         self, rows: Sequence[ClipRow], load_frames: FrameLoader, prompts: list[Prompt], train: bool

@@ -26,10 +26,7 @@ class MultipleChoice:
 
     def record(self, row: ClipRow, predictions: Sequence[Sequence[Prediction]]) -> ScoreRecord:
         """``scores`` of the candidates; with generated answers also ``generated``, ``prediction``
-        (index) and how it was matched, ``match``.
-
-        ``predictions`` has one list per model, with one prediction per window.
-        """
+        (index) and how it was matched, ``match``."""
         scores = mean_prediction(
             [mean_prediction([one.scores["scores"] for one in model]) for model in predictions]
         )

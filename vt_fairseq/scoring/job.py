@@ -1,7 +1,4 @@
-"""From the options of ``vt-score`` to all that scoring a split takes: the ``Job``.
-
-Nothing else in this folder knows the options.
-"""
+"""From the options of ``vt-score`` to all that scoring a split takes: the ``Job``."""
 
 import hashlib
 import logging
@@ -69,32 +66,22 @@ class Job:
     """All that scoring a split takes.
 
     Attributes:
-        kind, split: as they were asked for.
+        options: what was asked for; ``use`` and ``targets`` are never None.
         rows: of the split.
         task: records and metrics.
         scorers: one per model.
         loaders: decoders of clips, all different; ``loader_of`` has the index of each scorer's.
-        num_windows: uniformly spaced windows per row.
-        out: folder of the results; ``restart`` throws away the scores that it has.
-        batch_size: rows at once.
-        num_workers: processes that decode.
         pin_memory: whether clips go to a GPU.
         settings: what the scores depend on, hashes of files among it.
         signatures: how the numbers are made, for metrics.json.
     """
 
-    kind: str
-    split: str
+    options: ScoreOptions
     rows: Manifest
     task: ScoringTask
     scorers: list[DecoderScorer | HeadScorer]
     loaders: list[ClipLoader]
     loader_of: list[int]
-    num_windows: int
-    out: Path
-    restart: bool
-    batch_size: int
-    num_workers: int
     pin_memory: bool
     settings: dict[str, Any]
     signatures: dict[str, str]
@@ -112,6 +99,7 @@ def prepare(options: ScoreOptions) -> Job:
     if not len(rows):
         raise UserError(f"the split {options.split} of {options.data} has no rows")
     options = replace(options, use=_scorer_in_use(options, models[0]))
+    options.check()  # again: heads that no option chose are in use, too
     head_models = models[1:] if options.use == "decoder" else models
     options = replace(options, targets=_targets_in_use(options, head_models))
     for model in head_models:
@@ -119,22 +107,27 @@ def prepare(options: ScoreOptions) -> Job:
     task, questions = _task_and_questions(options, models[0], rows)
     scorers: list[DecoderScorer | HeadScorer] = [HeadScorer(model) for model in head_models]
     if options.use == "decoder":
-        scorers.insert(0, _decoder_scorer(options, models[0], questions))
+        caption_prompt = _prompt_named(models[0], "caption") if options.caption_first else None
+        decoder = DecoderScorer(
+            models[0],
+            questions,
+            length_normalize=options.length_normalize,
+            max_nodes=options.max_nodes,
+            top_k=options.top_k,
+            beam=options.beam,
+            caption_prompt=caption_prompt,
+            generate_answer=options.decoding == "beam",
+        )
+        scorers.insert(0, decoder)
     loaders = [_clip_loader(model) for model in models]
     distinct = list(dict.fromkeys(loaders))
     return Job(
-        kind=options.kind,
-        split=options.split,
+        options=options,
         rows=rows,
         task=task,
         scorers=scorers,
         loaders=distinct,
         loader_of=[distinct.index(loader) for loader in loaders],
-        num_windows=options.windows,
-        out=options.out,
-        restart=options.restart,
-        batch_size=options.batch_size,
-        num_workers=options.num_workers,
         pin_memory=device.type == "cuda",
         settings=_settings(options, rows, task),
         signatures=_signatures(options),
@@ -145,9 +138,7 @@ def prepare(options: ScoreOptions) -> Job:
 
 
 def _device(name: str | None) -> torch.device:
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda":
+    if name == "cuda" or (name is None and torch.cuda.is_available()):
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     return usable_device(name)
 
@@ -182,21 +173,6 @@ def _clip_loader(model: Loaded) -> ClipLoader:
     loader = model.task.clip_loader(_data(model).video_root, train=False)
     # What differs between two models in training alone must not make them decode twice.
     return replace(loader, transform=ClipTransform(loader.transform.size, train=False))
-
-
-def _decoder_scorer(
-    options: ScoreOptions, model: Loaded, questions: Sequence[Question]
-) -> DecoderScorer:
-    return DecoderScorer(
-        model,
-        questions,
-        length_normalize=options.length_normalize,
-        max_nodes=options.max_nodes,
-        top_k=options.top_k,
-        beam=options.beam,
-        caption_prompt=_prompt_named(model, "caption") if options.caption_first else None,
-        generate_answer=options.decoding == "beam",
-    )
 
 
 def _scorer_in_use(options: ScoreOptions, model: Loaded) -> str:

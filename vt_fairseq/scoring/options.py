@@ -1,4 +1,4 @@
-"""What ``vt-score`` is asked to do. Read by the command and ``job.py`` alone; imports no torch."""
+"""What ``vt-score`` is asked to do; imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,57 +51,56 @@ class ScoreOptions:
 
     def check(self) -> None:
         """Raise UserError for options that do not go together."""
-        for conflict, message in self._conflicts():
-            if conflict:
-                raise UserError(message)
-
-    def _conflicts(self) -> list[tuple[bool, str]]:
         beam, heads = self.decoding == "beam", self.use == "heads"
-        averages = self.windows > 1 or self.fuse is not None
+        averages = self.windows > 1 or self.fuse
         for_classify = (self.targets, self.pairs, self.labels, self.top_k, self.caption_first)
-        return [
+        conflicts = [
             (
                 self.kind != "classify" and any(for_classify),
                 "--targets, --pairs, --labels, --top-k and --caption-first are for classify",
             ),
             (
-                self.labels is not None and self.targets not in (None, "label"),
+                self.labels and self.targets not in (None, "label"),
                 f"--labels names the classes of --targets label, not of {self.targets}",
             ),
             (
-                self.pairs is not None and self.targets not in (None, "verb,noun", "action"),
+                self.pairs and self.targets not in (None, "verb,noun", "action"),
                 f"--pairs is for --targets action or verb,noun, not {self.targets}",
             ),
             (
-                self.top_k is not None and (averages or heads),
-                "--top-k leaves most scores out: it does not go with --windows, --fuse or "
-                "--use heads, which need them all",
+                self.top_k and averages,
+                "--top-k leaves most scores out: it does not go with --windows or --fuse, which "
+                "need them all",
             ),
             (
-                self.top_k is not None and self.targets not in (None, "label", "action"),
+                self.top_k and self.targets not in (None, "label", "action"),
                 f"--top-k is for --targets label or action, not {self.targets}",
             ),
             (
-                self.fuse is not None and self.kind == "retrieval",
+                self.fuse and self.kind == "retrieval",
                 "--fuse averages answers or classes; there are no heads for retrieval",
             ),
             (
-                self.fuse is not None and heads,
+                self.fuse and heads,
                 "--fuse takes the decoder of --path and the heads of its own checkpoint: leave "
                 "--use heads out",
             ),
             (beam and self.kind != "vqa", "--decoding beam answers questions: it is for vqa"),
             (
-                beam and (averages or heads),
+                beam and averages,
                 "--decoding beam gives one answer and no distribution: it does not go with "
-                "--windows, --fuse or --use heads",
+                "--windows or --fuse",
             ),
             (
-                self.caption_first and heads,
-                "--caption-first feeds the decoder a caption; it does not go with --use heads",
+                heads and (beam or self.top_k or self.caption_first),
+                "--top-k, --caption-first and --decoding beam are for the decoder, and the heads "
+                f"of {self.path} are in use: take --use decoder",
             ),
             (
-                self.windows > 1 and bool(self.test_window),
+                self.windows > 1 and self.test_window,
                 "--windows chooses the windows itself: leave --test-window out",
             ),
         ]
+        for conflict, message in conflicts:
+            if conflict:
+                raise UserError(message)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -48,10 +48,11 @@ def score(job: Job, report: Callable[[str], None] = logger.info) -> dict[str, An
         processes.wait()
         if not processes.first:
             return None
-        merge_records(job.out, list(job.rows.column("id")))
-        metrics = job.task.finish(job.out, job.rows, read_records(job.out))
+        out = job.options.out
+        merge_records(out, list(job.rows.column("id")))
+        metrics = job.task.finish(out, job.rows, read_records(out))
         metrics["signatures"] = job.signatures
-        write_json(job.out / METRICS, metrics)
+        write_json(out / METRICS, metrics)
         return metrics
 
 
@@ -61,14 +62,16 @@ def _pending(job: Job, report: Callable[[str], None]) -> list[list[int]]:
     Batches are the same ones however many processes there are and wherever a run was stopped, so
     that rounding is, too.
     """
-    prepare_folder(job.out, job.settings, job.restart)
-    done = {row_id for row_id, location in locate_records(job.out).items() if location.scored}
+    prepare_folder(job.options.out, job.settings, job.options.restart)
+    done = {
+        row_id for row_id, location in locate_records(job.options.out).items() if location.scored
+    }
     ids = list(job.rows.column("id"))
-    starts = range(0, len(ids), job.batch_size)
-    batches = [list(range(start, min(start + job.batch_size, len(ids)))) for start in starts]
+    rows, size = range(len(ids)), job.options.batch_size
+    batches = [list(rows[start : start + size]) for start in rows[::size]]
     pending = [rows for rows in batches if not all(ids[row] in done for row in rows)]
     left = sum(map(len, pending))
-    report(f"{len(ids):,} clips of {job.split}, {len(ids) - left:,} done before")
+    report(f"{len(ids):,} clips of {job.options.split}, {len(ids) - left:,} done before")
     for scorer in job.scorers:
         for line in scorer.describe():
             report(line)
@@ -79,18 +82,18 @@ def _score_batches(job: Job, processes: "Processes", pending: Sequence[Sequence[
     own = pending[processes.rank :: processes.count]
     if not own:
         return
-    dataset = WindowDataset(job.rows, job.loaders, job.num_windows)
+    dataset = WindowDataset(job.rows, job.loaders, job.options.windows)
     steps = [dataset.steps(rows) for rows in own]
     decoded = decode_windows(
-        dataset, [step for of_rows in steps for step in of_rows], job.num_workers, job.pin_memory
+        dataset, list(chain.from_iterable(steps)), job.options.num_workers, job.pin_memory
     )
     progress = tqdm(
         zip(own, steps, strict=True),
         total=len(own),
-        desc=f"vt-score {job.kind}",
+        desc=f"vt-score {job.options.kind}",
         disable=None if processes.first else True,
     )
-    with contextlib.closing(PartWriter(job.out, processes.rank)) as writer:
+    with contextlib.closing(PartWriter(job.options.out, processes.rank)) as writer:
         for rows, of_rows in progress:
             writer.append(_records(job, rows, islice(decoded, len(of_rows))))
 

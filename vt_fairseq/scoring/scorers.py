@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from fairseq.dataclass.configs import GenerationConfig
 
-from vt_fairseq.candidates.likelihood import DEFAULT_MAX_NODES, score_candidates
+from vt_fairseq.candidates.likelihood import score_candidates
 from vt_fairseq.candidates.prefix_tree import PrefixTree
 from vt_fairseq.candidates.top_k import Bounds, Top, top_candidates
 from vt_fairseq.data.dataset import pad_right
@@ -54,10 +54,11 @@ class Question:
     tree: PrefixTree | None = None
 
 
+@dataclass
 class DecoderScorer:
     """Candidates by their likelihood (paper, section 3.1, "Inference").
 
-    Args:
+    Attributes:
         loaded: the model.
         questions: what it is asked.
         length_normalize: rank by the mean log-likelihood per token instead of the sum.
@@ -68,29 +69,21 @@ class DecoderScorer:
         generate_answer: also answer each question in free words.
     """
 
-    def __init__(
-        self,
-        loaded: Loaded,
-        questions: Sequence[Question],
-        *,
-        length_normalize: bool = False,
-        max_nodes: int = DEFAULT_MAX_NODES,
-        top_k: int | None = None,
-        beam: int = 5,
-        caption_prompt: Prompt | None = None,
-        generate_answer: bool = False,
-    ):
-        self.loaded = loaded
-        self.text = loaded.task.text_options()
-        self.questions = list(questions)
-        self.length_normalize = length_normalize
-        self.max_nodes = max_nodes
-        self.top_k = top_k
-        self.beam = beam
-        self.caption_prompt = caption_prompt
-        self.generate_answer = generate_answer
+    loaded: Loaded
+    questions: Sequence[Question]
+    length_normalize: bool
+    max_nodes: int
+    top_k: int | None
+    beam: int
+    caption_prompt: Prompt | None
+    generate_answer: bool
+
+    def __post_init__(self) -> None:
+        self.text = self.loaded.task.text_options()
         self.bounds = {
-            q.key: Bounds.of(q.tree, length_normalize) for q in self.questions if top_k and q.tree
+            question.key: Bounds.of(question.tree, self.length_normalize)
+            for question in self.questions
+            if self.top_k and question.tree
         }
 
     def describe(self) -> list[str]:
@@ -110,17 +103,14 @@ class DecoderScorer:
         predictions = [Prediction() for _ in rows]
         if self.caption_prompt is not None:
             inputs = self._inputs(rows, tokens, self.caption_prompt, predictions)
-            for one, text in zip(
-                predictions, self._generate(inputs, self.caption_prompt), strict=True
-            ):
-                one.caption = text
+            texts = self._generate(inputs, self.caption_prompt)
+            predictions = [Prediction(caption=text) for text in texts]
         for question in self.questions:
             inputs = self._inputs(rows, tokens, question.prompt, predictions)
             self._score(question, rows, inputs, predictions)
             if self.generate_answer:
-                for one, text in zip(
-                    predictions, self._generate(inputs, question.prompt), strict=True
-                ):
+                answers = self._generate(inputs, question.prompt)
+                for one, text in zip(predictions, answers, strict=True):
                     one.generated = text
         return predictions
 
@@ -133,14 +123,10 @@ class DecoderScorer:
     ) -> dict[str, torch.Tensor]:
         """The encoder's inputs; captions that were generated stand where training has its text."""
         encode = self.loaded.task.tokenizer.encode
+        texts = [None if one.caption is None else encode(one.caption) for one in predictions]
         sources = [
-            self.text.source(
-                row,
-                prompt,
-                tokens.size(1),
-                text=None if one.caption is None else encode(one.caption),
-            )
-            for row, one in zip(rows, predictions, strict=True)
+            self.text.source(row, prompt, tokens.size(1), text)
+            for row, text in zip(rows, texts, strict=True)
         ]
         return encoder_inputs(self.loaded, sources, tokens)
 
@@ -153,18 +139,17 @@ class DecoderScorer:
     ) -> None:
         model = self.loaded.model
         encoded = model.encoder(**inputs)
-        if self.top_k and question.key in self.bounds:
-            bounds = self.bounds[question.key]
+        if self.top_k and (bounds := self.bounds.get(question.key)):
             best = top_candidates(model, encoded, bounds, self.top_k, self.max_nodes)
             for one, top in zip(predictions, best, strict=True):
                 one.top = top
             return
-        if question.tree is not None:
-            trees = [question.tree]
-        else:
-            encode = self.loaded.task.tokenizer.encode
-            candidates = [[encode(text) for text in row.candidates] for row in rows]
-            trees = [PrefixTree.build(own) for own in candidates]
+        encode = self.loaded.task.tokenizer.encode
+        trees = (
+            [question.tree]
+            if question.tree
+            else [PrefixTree.build(map(encode, row.candidates)) for row in rows]
+        )
         scores = score_candidates(model, encoded, trees, self.max_nodes, self.length_normalize)
         for one, values in zip(predictions, scores, strict=True):
             one.scores[question.key] = values

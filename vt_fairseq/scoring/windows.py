@@ -34,19 +34,19 @@ class WindowBatch:
     unread: list[tuple[int, str]]
 
 
+@dataclass(frozen=True, eq=False)
 class WindowDataset(Dataset):
     """(row, window) -> frames of each loader, or the reason why there are none.
 
-    Args:
+    Attributes:
         rows: of the split.
         loaders: all different; models may see the same row in different ways.
         num_windows: uniformly spaced windows per row; with 1, the loaders' own window.
     """
 
-    def __init__(self, rows: Sequence[ClipRow], loaders: Sequence[ClipLoader], num_windows: int):
-        self.rows = rows
-        self.loaders = list(loaders)
-        self.num_windows = num_windows
+    rows: Sequence[ClipRow]
+    loaders: Sequence[ClipLoader]
+    num_windows: int
 
     def __getitem__(self, item: RowWindow) -> tuple[int, list[np.ndarray] | str]:
         row, window = item
