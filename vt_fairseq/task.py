@@ -13,7 +13,6 @@ from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask, register_task
 
 from vt_fairseq.data.clips import ClipLoader, FrameLoader
-from vt_fairseq.data.data_workers import WatchedDataLoader
 from vt_fairseq.data.dataset import VideoTextDataset
 from vt_fairseq.data.dictionary import T5Dictionary
 from vt_fairseq.data.epoch_iterator import ReusedBatchIterator
@@ -317,7 +316,6 @@ class VideoTranslateTask(FairseqTask):
             buffer_size=data_buffer_size,
             skip_remainder_batch=skip_remainder_batch,
             grouped_shuffling=grouped_shuffling,
-            make_loader=WatchedDataLoader,
             uses=uses,
             group=int(frequencies[min(epoch, len(frequencies)) - 1]) if uses > 1 else 1,
         )

@@ -57,10 +57,11 @@ class Clip:
         return self.frames is None and bool(self.unreadable)
 
 
+@dataclass(eq=False)
 class VideoTextDataset(FairseqDataset):
     """Rows of one split as fairseq batches.
 
-    Args:
+    Attributes:
         rows: the split's rows.
         load_frames: (row, rng or None) -> (F, H, W, 3) uint8; raises VideoError. None for a model
             without video input.
@@ -76,31 +77,21 @@ class VideoTextDataset(FairseqDataset):
         heads: what linear heads are trained on; None for a model that writes text.
     """
 
+    rows: Sequence[ClipRow]
+    load_frames: FrameLoader | None
+    num_video_tokens: int
+    prompts: Sequence[Prompt]
+    reuse_batch: bool
+    text: TextOptions
+    seed: int
+    train: bool
+    heads: HeadTargets | None = None
+
     # The dummy batch is the first real one; decoding one more just for it is a waste.
     supports_fetch_outside_dataloader = False
 
-    def __init__(
-        self,
-        rows: Sequence[ClipRow],
-        load_frames: FrameLoader | None,
-        num_video_tokens: int,
-        prompts: Sequence[Prompt],
-        reuse_batch: bool,
-        text: TextOptions,
-        seed: int,
-        train: bool,
-        heads: HeadTargets | None = None,
-    ):
-        super().__init__()
-        self.rows = rows
-        self.load_frames = load_frames
-        self.num_video_tokens = num_video_tokens if load_frames is not None else 0
-        self.prompts = list(prompts)
-        self.reuse_batch = reuse_batch and train and len(self.prompts) > 1
-        self.text = text
-        self.seed = seed
-        self.train = train
-        self.heads = heads
+    def __post_init__(self) -> None:
+        self.reuse_batch = self.reuse_batch and self.train and len(self.prompts) > 1
         self.epoch = 1
 
     def __len__(self) -> int:

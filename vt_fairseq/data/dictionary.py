@@ -1,6 +1,7 @@
 """The fairseq ``Dictionary`` with exactly T5's ids."""
 
 from collections.abc import Iterable
+from itertools import groupby
 
 import torch
 from fairseq.data import Dictionary
@@ -36,14 +37,8 @@ class T5Dictionary(Dictionary):
         if isinstance(tensor, torch.Tensor) and tensor.dim() == 2:
             return "\n".join(self.string(row) for row in tensor)
         parts: list[str] = []
-        pieces: list[int] = []
-        for i in (int(i) for i in tensor):
-            if i in (PAD, EOS):
-                continue
-            if i < self.tokenizer.num_pieces:
-                pieces.append(i)
-                continue
-            parts += [self.tokenizer.decode(pieces), self.symbols[i]]
-            pieces = []
-        parts.append(self.tokenizer.decode(pieces))
-        return " ".join(part for part in parts if part)
+        ids = (int(i) for i in tensor if i not in (PAD, EOS))
+        for is_text, group in groupby(ids, lambda i: i < self.tokenizer.num_pieces):
+            run = list(group)
+            parts += [self.tokenizer.decode(run)] if is_text else [self.symbols[i] for i in run]
+        return " ".join(filter(None, parts))

@@ -12,7 +12,7 @@ import contextlib
 import queue
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fairseq.data.iterators import (
@@ -21,8 +21,8 @@ from fairseq.data.iterators import (
     CountingIterator,
     EpochBatchIterator,
 )
-from torch.utils.data import DataLoader
 
+from vt_fairseq.data.data_workers import WatchedDataLoader
 from vt_fairseq.data.permutation import Grouped, Permutation, Share
 
 # What a reading thread gets to finish the batch that it is at when the process ends.
@@ -39,21 +39,11 @@ class ReusedBatchIterator(EpochBatchIterator):
         group: decoded batches that share an update (fairseq's update frequency). The order is
             (batch 1, prompt 1), ..., (batch ``group``, prompt 1), (batch 1, prompt 2), ...
             so that each update has one prompt.
-        make_loader: torch's ``DataLoader``, or one with its arguments.
     """
 
-    def __init__(
-        self,
-        *args,
-        batches: Sequence[Sequence[int]],
-        uses: int,
-        group: int,
-        make_loader: Callable[..., DataLoader] = DataLoader,
-        **kwargs,
-    ):
+    def __init__(self, *args, batches: Sequence[Sequence[int]], uses: int, group: int, **kwargs):
         super().__init__(*args, batch_sampler=(), **kwargs)
         self._frozen_batches = batches  # given as batch_sampler, fairseq would make a tuple of it
-        self.make_loader = make_loader
         self.uses = uses
         self.group = group
 
@@ -97,7 +87,7 @@ class ReusedBatchIterator(EpochBatchIterator):
         order = self.ordered_batches(epoch, fix_batches_to_gpus, shuffle)[first_batch:]
         if offset and not len(order):
             return None
-        batches: Any = self.make_loader(
+        batches: Any = WatchedDataLoader(
             self.dataset,
             batch_sampler=order,
             collate_fn=self.collate_fn,

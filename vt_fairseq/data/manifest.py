@@ -17,7 +17,7 @@ import mmap
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -88,9 +88,6 @@ class ClipRow:
     group: str | None = None
 
 
-_NAMES = tuple(field.name for field in fields(ClipRow))
-
-
 class ManifestWriter:
     """Writes rows to an Arrow stream, holding at most ROWS_PER_BATCH of them."""
 
@@ -113,11 +110,8 @@ class ManifestWriter:
         self._writer.close()
 
     def _flush(self) -> None:
-        columns = [
-            pa.array([getattr(row, name) for row in self._pending], type=_SCHEMA.field(name).type)
-            for name in _NAMES
-        ]
-        self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=_SCHEMA))
+        rows = list(map(vars, self._pending))
+        self._writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
         self._pending = []
 
 
@@ -216,15 +210,15 @@ class Manifest(LazySequence[ClipRow]):
             raise self._damaged(error) from error
 
     def __iter__(self) -> Iterator[ClipRow]:
-        names = zip(*(self.column(name) for name in _NAMES), strict=True)
-        return (_clip_row(dict(zip(_NAMES, values, strict=True))) for values in names)
+        columns = [self.column(name) for name in _SCHEMA.names]
+        for values in zip(*columns, strict=True):
+            yield _clip_row(dict(zip(_SCHEMA.names, values, strict=True)))
 
     def column(self, name: str) -> Iterator[Any]:
         """The values of one field of ClipRow over all rows, batch by batch; lists stay lists."""
-        index = _NAMES.index(name)
         for batch in self.batches():
             try:
-                yield from batch.column(index).to_pylist()
+                yield from batch.column(name).to_pylist()
             except UnicodeDecodeError as error:
                 raise self._damaged(error) from error
 

@@ -7,6 +7,7 @@ fairseq's lists of batches tens of them.
 import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar, overload
 
 Item = TypeVar("Item")
@@ -32,18 +33,18 @@ class LazySequence(Sequence[Item]):
         return Chosen(self, chosen) if isinstance(chosen, range) else self.item(chosen)
 
 
+@dataclass(frozen=True, eq=False)
 class Chosen(LazySequence[Item]):
     """The items of ``items`` at ``indices``."""
 
-    def __init__(self, items: LazySequence[Item], indices: range):
-        self._items = items
-        self._indices = indices
+    items: LazySequence[Item]
+    indices: range
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     def item(self, index: int) -> Item:
-        return self._items.item(self._indices[index])
+        return self.items.item(self.indices[index])
 
 
 class Permutation(LazySequence[int]):
@@ -88,57 +89,56 @@ def _mixed(word: int) -> int:
     return word ^ word >> 16
 
 
+@dataclass(frozen=True, eq=False)
 class Grouped(LazySequence[int]):
     """Runs of ``size`` neighbors in the order of ``groups``; what fills no group is left out."""
 
-    def __init__(self, groups: Sequence[int], size: int):
-        self._groups = groups
-        self._size = size
+    groups: Sequence[int]
+    size: int
 
     def __len__(self) -> int:
-        return len(self._groups) * self._size
+        return len(self.groups) * self.size
 
     def item(self, index: int) -> int:
-        group, rest = divmod(index, self._size)
-        return self._groups[group] * self._size + rest
+        group, rest = divmod(index, self.size)
+        return self.groups[group] * self.size + rest
 
 
+@dataclass(frozen=True, eq=False)
 class Batches(LazySequence[list[int]]):
     """``rows`` in their order, ``size`` per batch; the last batch may have fewer."""
 
-    def __init__(self, rows: Sequence[int], size: int):
-        self._rows = rows
-        self._size = size
+    rows: Sequence[int]
+    size: int
 
     def __len__(self) -> int:
-        return -(-len(self._rows) // self._size)
+        return -(-len(self.rows) // self.size)
 
     def item(self, index: int) -> list[int]:
-        first = index * self._size
-        last = min(first + self._size, len(self._rows))
-        return [int(self._rows[row]) for row in range(first, last)]
+        places = range(len(self.rows))[index * self.size : (index + 1) * self.size]
+        return [int(self.rows[place]) for place in places]
 
 
+@dataclass(frozen=True, eq=False)
 class Share(LazySequence[list[int]]):
     """What one of several processes gets of an epoch's batches; they take turns.
 
     All processes have as many batches; the last may be an empty one that fills up.
 
-    Args:
+    Attributes:
         batches: of all processes.
         order: their numbers, in the order of the epoch.
-        count, index: number of processes, and which this is.
+        processes, rank: their number, and which this is.
     """
 
-    def __init__(self, batches: Sequence[list[int]], order: Sequence[int], count: int, index: int):
-        self._batches = batches
-        self._order = order
-        self._count = count
-        self._index = index
+    batches: Sequence[list[int]]
+    order: Sequence[int]
+    processes: int
+    rank: int
 
     def __len__(self) -> int:
-        return -(-len(self._order) // self._count)
+        return -(-len(self.order) // self.processes)
 
     def item(self, index: int) -> list[int]:
-        turn = index * self._count + self._index
-        return self._batches[self._order[turn]] if turn < len(self._order) else []
+        turn = index * self.processes + self.rank
+        return self.batches[self.order[turn]] if turn < len(self.order) else []

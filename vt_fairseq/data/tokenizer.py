@@ -13,6 +13,7 @@ Text is always encoded as plain text: ``"[MASK]"`` in a caption becomes ordinary
 import io
 import os
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 
 import sentencepiece
@@ -76,13 +77,8 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ``ids``; stops at eos, leaves out pad and every id that is not a piece."""
-        pieces = []
-        for i in ids:
-            if i == EOS:
-                break
-            if i != PAD and i < self.num_pieces:
-                pieces.append(int(i))
-        return self._processor.DecodeIds(pieces)
+        before_eos = takewhile(lambda i: i != EOS, map(int, ids))
+        return self._processor.DecodeIds([i for i in before_eos if PAD != i < self.num_pieces])
 
     def symbols(self) -> list[str]:
         """One symbol per row of the embedding table, in the order of the ids."""
