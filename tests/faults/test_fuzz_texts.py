@@ -59,33 +59,26 @@ def _lines(records: list[dict]) -> bytes:
 def _captions() -> dict[str, Files]:
     """Predictions and references as our jsonl, TVC's, COCO's and plain text."""
     first = {name: texts[0] for name, texts in CAPTIONS.items()}
-    numbered = dict(enumerate(CAPTIONS.values()))
-
-    def tvc(texts: dict[int, list[str]]) -> bytes:
-        return _lines(
-            [{"clip_id": n, "descs": [{"desc": t} for t in ts]} for n, ts in texts.items()]
-        )
-
-    coco = [{"image_id": n, "caption": t} for n, ts in numbered.items() for t in ts]
+    numbered = list(enumerate(CAPTIONS.values()))
+    tvc = [{"clip_id": n, "descs": [{"desc": t} for t in ts]} for n, ts in numbered]
+    coco = [{"image_id": n, "caption": t} for n, ts in numbered for t in ts]
+    plain = "".join(f"{text}\n" for text in first.values()).encode()
     return {
         "jsonl": {
             "predictions.jsonl": _lines([{"id": n, "prediction": t} for n, t in first.items()]),
             "references.jsonl": _lines([{"id": n, "references": t} for n, t in CAPTIONS.items()]),
         },
         "tvc": {
-            "predictions.jsonl": tvc({n: texts[:1] for n, texts in numbered.items()}),
-            "references.jsonl": tvc(numbered),
+            "predictions.jsonl": _lines([row | {"descs": row["descs"][:1]} for row in tvc]),
+            "references.jsonl": _lines(tvc),
         },
         "coco": {
             "predictions.json": json.dumps(
-                [{"image_id": n, "caption": ts[0]} for n, ts in numbered.items()]
+                [{"image_id": n, "caption": ts[0]} for n, ts in numbered]
             ).encode(),
             "references.json": json.dumps({"annotations": coco}).encode(),
         },
-        "text": {
-            "predictions.txt": "".join(f"{text}\n" for text in first.values()).encode(),
-            "references.txt": "".join(f"{text}\n" for text in first.values()).encode(),
-        },
+        "text": {"predictions.txt": plain, "references.txt": plain},
     }
 
 

@@ -7,9 +7,10 @@ connections.
 """
 
 import base64
+import collections
 import contextlib
 import os
-import socket
+import socketserver
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -29,32 +30,20 @@ SECONDS = 10.0  # after which an entry counts as waiting
 WHITELISTS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 
 
-class Server:
+class Server(socketserver.ThreadingTCPServer):
     """Listens on this machine, counts connections, and sends ``video`` to who says GET."""
 
-    def __init__(self, video: bytes):
-        self.connections = 0
-        self._video = video
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port = self._socket.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
+    daemon_threads, connections, video = True, 0, b""
 
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:  # closed
-                return
-            self.connections += 1
-            with connection, contextlib.suppress(OSError):
-                connection.settimeout(1)
-                if connection.recv(4096).startswith(b"GET"):
-                    header = f"HTTP/1.0 200 OK\r\nContent-Length: {len(self._video)}\r\n\r\n"
-                    connection.sendall(header.encode() + self._video)
 
-    def close(self) -> None:
-        """Stop listening."""
-        self._socket.close()
+class Answer(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        self.server.connections += 1
+        with contextlib.suppress(OSError):
+            self.request.settimeout(1)
+            if self.request.recv(4096).startswith(b"GET"):
+                header = f"HTTP/1.0 200 OK\r\nContent-Length: {len(self.server.video)}\r\n\r\n"
+                self.request.sendall(header.encode() + self.server.video)
 
 
 def make_entries(folder: Path, port: int) -> list[str]:
@@ -123,26 +112,29 @@ def tried(call: Callable[[Path, str], None], videos: Path, entry: str) -> str:
 
 def measure(folder: Path, ways: dict[str, Callable[[Path, str], None]]) -> dict[str, dict]:
     """What each way does with the entries, and how often the server is called."""
-    media.write_numbered(folder / "sound.mp4", 10)
-    server = Server((folder / "sound.mp4").read_bytes())
-    entries = make_entries(folder, server.port)
+    server = Server(("127.0.0.1", 0), Answer)
+    server.video = media.write_numbered(folder / "sound.mp4", 10).read_bytes()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    entries = make_entries(folder, server.server_address[1])
     found = {}
     for name, call in ways.items():
         before = server.connections
         outcomes = {entry: tried(call, folder / "videos", entry) for entry in entries}
         shown = [
-            entry.replace(str(folder), "").replace(f":{server.port}", "")[:60]
+            entry.replace(str(folder), "").replace(f":{server.server_address[1]}", "")[:60]
             for entry, outcome in outcomes.items()
             if outcome != "refused"
         ]
+        counts = collections.Counter(outcomes.values())
         found[name] = {
             "entries": len(entries),
-            "opened": sum(outcome == "opened" for outcome in outcomes.values()),
-            "waits": sum(outcome == "waits" for outcome in outcomes.values()),
+            "opened": counts["opened"],
+            "waits": counts["waits"],
             "connections": server.connections - before,
             "not refused": shown,
         }
-    server.close()
+    server.shutdown()
+    server.server_close()
     return found
 
 
