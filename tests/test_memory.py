@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.commands import ROOT
 from tests.commands import run as run_command
-from tests.conftest import run_main
+from vt_fairseq.cli.memory import main
 from vt_fairseq.data.tokenizer import PAD
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.activation_checkpointing import checkpointed
@@ -335,18 +336,9 @@ def test_the_console_command_prints_every_term_and_what_fits():
 
 
 @pytest.fixture
-def command(capsys):
+def command(call_main):
     """Runs vt-memory in this process: exit code, stdout and stderr."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = 0
-        try:
-            run_main("vt_fairseq.cli.memory", *arguments)
-        except SystemExit as stopped:
-            code = stopped.code
-        return code, *capsys.readouterr()
-
-    return run
+    return partial(call_main, main)
 
 
 def test_the_commands_json_is_the_librarys_prediction(command):
