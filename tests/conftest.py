@@ -73,6 +73,14 @@ def trained(data_directory, shared_folder) -> Path:
     return made_once(shared_folder / "trained", train) / "checkpoint_best.pt"
 
 
+@pytest.fixture(scope="module")
+def vt(trained):
+    """The trained model as the API has it."""
+    from vt_fairseq import VideoTranslate
+
+    return VideoTranslate.from_pretrained(trained, device="cpu")
+
+
 @pytest.fixture
 def call_main(monkeypatch, capsys):
     """(main, *arguments) -> exit code, stdout, stderr of a command run in this process."""

@@ -1,5 +1,7 @@
 """Candidates: the prefix tree against a loop over single pairs, and best-first search."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -54,26 +56,19 @@ def random_candidates(count: int, seed: int, tokens: int = 200) -> list[list[int
 @pytest.fixture(scope="module")
 def naive(model, clips):
     """log p of one pair: one encoder run, one softmax."""
-    known = {}
 
-    def once(row: int, candidate: list[int]) -> float:
-        key = row, *candidate
-        if key not in known:
-            known[key] = single_pair(model, clips, row, candidate)
-        return known[key]
+    @functools.cache
+    def single_pair(row: int, *candidate: int) -> float:
+        one = {k: v[row : row + 1] for k, v in clips.items()}
+        length = int(one["src_tokens"].ne(PAD).sum())
+        one["src_tokens"] = one["src_tokens"][:, :length]
+        target = torch.tensor([[*candidate, EOS]])
+        previous = torch.tensor([[PAD, *candidate]])
+        with torch.no_grad():
+            logits, _ = model.decoder(previous, encoder_out=model.encoder(**one))
+        return logits.log_softmax(-1).gather(2, target.unsqueeze(2)).sum().item()
 
-    return once
-
-
-def single_pair(model, clips, row: int, candidate: list[int]) -> float:
-    one = {k: v[row : row + 1] for k, v in clips.items()}
-    length = int(one["src_tokens"].ne(PAD).sum())
-    one["src_tokens"] = one["src_tokens"][:, :length]
-    target = torch.tensor([[*candidate, EOS]])
-    previous = torch.tensor([[PAD, *candidate]])
-    with torch.no_grad():
-        logits, _ = model.decoder(previous, encoder_out=model.encoder(**one))
-    return logits.log_softmax(-1).gather(2, target.unsqueeze(2)).sum().item()
+    return single_pair
 
 
 @pytest.mark.parametrize("max_nodes", [1, 5, 100, 2048])
@@ -83,7 +78,7 @@ def test_scores_equal_a_naive_loop_over_single_pairs(model, naive, encoder_out, 
     found = score_candidates(model, encoder_out, [PrefixTree.build(candidates)], max_nodes)
     assert [len(row) for row in found] == [49, 49, 49]
     for row in range(3):
-        expected = [naive(row, candidate) for candidate in candidates]
+        expected = [naive(row, *candidate) for candidate in candidates]
         assert found[row] == pytest.approx(expected, abs=1e-4)
 
 
@@ -94,7 +89,7 @@ def test_clips_may_have_candidates_of_their_own(model, naive, encoder_out, max_n
     found = score_candidates(model, encoder_out, trees, max_nodes)
     assert [len(row) for row in found] == [39, 0, 33]
     for row, own in enumerate(candidates):
-        expected = [naive(row, candidate) for candidate in own]
+        expected = [naive(row, *candidate) for candidate in own]
         assert found[row] == pytest.approx(expected, abs=1e-4)
 
 
@@ -167,9 +162,8 @@ def test_the_best_first_search_finds_the_top_of_the_full_ranking(model, encoder_
 def test_equal_candidates_come_in_their_order(model, encoder_out):
     tree = PrefixTree.build([[7], [5], [7], [5], [5]])
     full = score_candidates(model, encoder_out, [tree])
-    for scores, top in zip(
-        full, top_candidates(model, encoder_out, Bounds.of(tree, False), 5), strict=True
-    ):
+    best = top_candidates(model, encoder_out, Bounds.of(tree, False), 5)
+    for scores, top in zip(full, best, strict=True):
         assert top.candidates.tolist() == np.argsort(-scores, kind="stable").tolist()
 
 
@@ -215,12 +209,9 @@ def test_predictions_are_averaged_as_probabilities():
     # A distribution stays what it is, whatever was added to its scores.
     assert mean_prediction([one]) is one
     assert mean_prediction([one + 7, one - 2]) == pytest.approx(log_softmax(one))
-    assert np.exp(mean_likelihood([np.log([0.2, 0.4]), np.log([0.4, 0.2])])) == pytest.approx(
-        [0.3, 0.3]
-    )
-
-
-def test_scores_far_below_zero_keep_their_differences():
+    both = mean_likelihood([np.log([0.2, 0.4]), np.log([0.4, 0.2])])
+    assert np.exp(both) == pytest.approx([0.3, 0.3])
+    # Scores far below zero keep their differences.
     far = np.array([-2000.0, -2000.0 + np.log(3)])
     assert np.exp(log_softmax(far)) == pytest.approx([0.25, 0.75])
     assert np.exp(mean_prediction([far, far])) == pytest.approx([0.25, 0.75])

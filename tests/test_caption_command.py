@@ -6,15 +6,16 @@ import json
 import resource
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import av
 import pytest
 
 from tests.commands import command_line, environment
-from tests.conftest import run_main
 from tests.media import write_folder, write_numbered
-from vt_fairseq import Decoding, VideoTranslate
+from vt_fairseq import Decoding
+from vt_fairseq.cli.caption import main
 from vt_fairseq.cli.caption_formats import SegmentResult, as_srt, as_text, as_vtt, clock
 from vt_fairseq.cli.inputs import find_videos
 from vt_fairseq.errors import UserError
@@ -27,31 +28,15 @@ SAMPLED = ["--decoding", "topk", "--sampling-topk", "50", "--max-tokens", "5"]
 
 
 @pytest.fixture(scope="module")
-def vt(trained) -> VideoTranslate:
-    return VideoTranslate.from_pretrained(trained, device="cpu")
-
-
-@pytest.fixture(scope="module")
 def videos(data_directory) -> list[str]:
     found = (data_directory / "world" / "videos").glob("train-*.mp4")
     return [str(path) for path in sorted(found)[:3]]
 
 
 @pytest.fixture
-def caption(trained, capsys):
+def caption(trained, call_main):
     """Run the command; return exit code, stdout, stderr."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        code = 0
-        try:
-            fixed = ["--path", str(trained), "--device", "cpu"]
-            run_main("vt_fairseq.cli.caption", *map(str, arguments), *fixed)
-        except SystemExit as error:
-            code = error.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
+    return partial(call_main, main, "--path", trained, "--device", "cpu")
 
 
 def objects(text: str) -> list[dict]:
@@ -286,12 +271,10 @@ def test_the_progress_bar_is_for_terminals_alone(caption, videos, monkeypatch):
         (["--segments", "2", "--every", "3"], "not allowed with"),
     ],
 )
-def test_a_users_mistake_is_one_line_and_exit_code_2(trained, videos, capsys, options, message):
-    with pytest.raises(SystemExit) as ended:
-        run_main("vt_fairseq.cli.caption", "--path", str(trained), *videos, *options)
-    printed = capsys.readouterr()
-    assert ended.value.code == 2 and printed.out == ""
-    assert message in printed.err.splitlines()[-1] and "Traceback" not in printed.err
+def test_a_users_mistake_is_one_line_and_exit_code_2(caption, videos, options, message):
+    code, out, err = caption(*videos, *options)
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1] and "Traceback" not in err
 
 
 def test_segments_are_of_one_length_and_end_with_the_video():

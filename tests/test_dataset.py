@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.data.dataset import MAX_REPLACEMENTS, VideoTextDataset
@@ -70,17 +71,9 @@ def test_batches_are_the_same_for_any_number_of_workers(build, workers):
     dataset = build(prompts=("caption", "classify"), dropout=0.3)
     batches = [list(range(i, i + 5)) for i in range(0, 20, 5)]
 
-    def load(num_workers):
-        return list(
-            torch.utils.data.DataLoader(
-                dataset,
-                batch_sampler=batches,
-                collate_fn=dataset.collater,
-                num_workers=num_workers,
-            )
-        )
-
-    assert same(load(0), load(workers))
+    options = {"batch_sampler": batches, "collate_fn": dataset.collater}
+    alone, shared = (DataLoader(dataset, num_workers=n, **options) for n in (0, workers))
+    assert same(list(alone), list(shared))
 
 
 def test_augmentation_and_noise_change_with_the_epoch_and_not_otherwise(build):
@@ -89,12 +82,9 @@ def test_augmentation_and_noise_change_with_the_epoch_and_not_otherwise(build):
     assert same(first, dataset.collater([dataset[0], dataset[1]]))
     dataset.set_epoch(2)
     second = dataset.collater([dataset[0], dataset[1]])
-    assert not same(first["net_input"]["video"], second["net_input"]["video"])
-
-
-def test_frames_leave_the_loader_as_uint8(build):
-    video = build()[0].frames
-    assert video.dtype == np.uint8 and video.shape == (4, 24, 24, 3)
+    videos = [sample["net_input"]["video"] for sample in (first, second)]
+    assert not same(*videos)
+    assert videos[0].dtype == torch.uint8 and videos[0].shape == (2, 4, 24, 24, 3)
 
 
 def test_targets_end_in_eos_and_decoding_starts_from_pad(build, tokenizer):
@@ -180,9 +170,8 @@ def test_in_evaluation_an_unreadable_clip_keeps_its_row_without_video_and_counts
     assert sample["id"].tolist() == [0, 1, 2, 3]
     assert sample["missing"].tolist() == [False, False, True, False]
     assert len(sample["net_input"]["video"]) == 3
-    assert sample["clip_ids"][2] == broken and sample["unreadable"] == [
-        (broken, "broken on purpose")
-    ]
+    assert sample["clip_ids"][2] == broken
+    assert sample["unreadable"] == [(broken, "broken on purpose")]
 
 
 def test_when_nothing_can_be_read_training_stops_and_says_so(build):
@@ -215,11 +204,9 @@ def test_classes_are_numbered_in_the_order_of_the_class_lists(data_directory, bu
     data = DataDirectory.open(data_directory)
     made = build(heads=("verb", "noun", "label"), train=train)
     sample = made.collater([made[i] for i in range(6)])
-    for i in range(6):
-        row = made.rows[i]
-        for name in ("verb", "noun", "label"):
-            number = int(sample["classes"][name][i])
-            assert data.classes(name)[number] == getattr(row, name)
+    for name, classes in sample["classes"].items():
+        found = [data.classes(name)[number] for number in classes]
+        assert found == [getattr(made.rows[i], name) for i in range(6)]
 
 
 @pytest.mark.parametrize("train", [True, False])

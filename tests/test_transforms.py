@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 
 from vt_fairseq.errors import UserError
-from vt_fairseq.video.transforms import (
-    ClipTransform,
-    center_crop,
-    multi_scale_crop,
-    resize,
-)
+from vt_fairseq.video.transforms import ClipTransform, center_crop, multi_scale_crop, resize
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -32,9 +27,7 @@ def coordinates(height: int, width: int) -> np.ndarray:
 def test_every_input_size_gives_contiguous_uint8_squares(train, shape):
     frames = generator().integers(0, 256, (3, *shape, 3), dtype=np.uint8)
     result = ClipTransform(32, train)(frames, generator())
-    assert result.shape == (3, 32, 32, 3)
-    assert result.dtype == np.uint8
-    assert result.flags.c_contiguous
+    assert result.shape == (3, 32, 32, 3) and result.dtype == np.uint8 and result.flags.c_contiguous
 
 
 def test_the_same_seed_gives_the_same_clip_and_others_do_not(clip):
@@ -76,7 +69,7 @@ def test_center_crop_takes_the_middle_pixels():
     assert result.shape == (2, 112, 112, 3)
 
 
-def test_center_crop_needs_no_generator_and_enlarges_small_frames():
+def test_center_crop_enlarges_small_frames():
     result = ClipTransform(64, train=False)(coordinates(32, 48), None)
     assert result.shape == (2, 64, 64, 3)
     assert abs(int(result[0, 32, 32, 1]) - 24) <= 1  # the middle stays in the middle

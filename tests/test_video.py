@@ -3,8 +3,7 @@
 import math
 import os
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import socket
 from pathlib import Path
 
 import av
@@ -17,6 +16,7 @@ from vt_fairseq.video.decoding import probe, read_clip
 from vt_fairseq.video.frame_sampling import TIME_EPSILON, FrameSampling, Plan, window_position
 
 WHOLE = FrameSampling(num_frames=16, max_seconds=None)
+ONE = FrameSampling(num_frames=1)
 X264 = {"preset": "ultrafast", "crf": "30"}
 ENCODINGS = {
     "h264-open-gop-8-b.mp4": (
@@ -81,15 +81,9 @@ def test_random_segments_hold_the_frames_that_a_sequential_decode_shows(tmp_path
         avi = np.floor((times + TIME_EPSILON) * 25).astype(int).tolist()
         expected = avi if name.endswith(".avi") else shown(path, times)
         assert numbers(path, start=start, end=end) == expected
-
-
-@pytest.mark.parametrize("name", ["hevc-open-gop.mp4", "h264-b.avi", "mpeg4-b.mp4"])
-def test_every_single_frame_can_be_asked_for(tmp_path, name):
-    codec, options = ENCODINGS[name]
-    path = media.write_numbered(tmp_path / name, 60, codec=codec, options=options)
-    one = FrameSampling(num_frames=1)
-    found = [numbers(path, one, start=i / 25, end=(i + 1) / 25)[0] for i in range(60)]
-    assert found == list(range(60))
+    if name in ("hevc-open-gop.mp4", "h264-b.avi", "mpeg4-b.mp4"):  # every frame on its own
+        found = [numbers(path, ONE, start=i / 25, end=(i + 1) / 25)[0] for i in range(60)]
+        assert found == list(range(60))
 
 
 def test_variable_frame_rate_is_sampled_by_time(tmp_path):
@@ -108,15 +102,13 @@ def test_times_count_from_the_first_timestamp(tmp_path, suffix):
     stamps = [7000 + 40 * i for i in range(100)]
     path = tmp_path / f"late.{suffix}"
     media.write_numbered(path, 100, milliseconds=stamps, options={"preset": "veryfast", "g": "10"})
-    one = FrameSampling(num_frames=1)
-    found = [numbers(path, one, start=s, end=s + 0.04)[0] for s in (0.0, 1.0, 2.0, 3.8)]
+    found = [numbers(path, ONE, start=s, end=s + 0.04)[0] for s in (0.0, 1.0, 2.0, 3.8)]
     assert found == [0, 25, 50, 95]
 
 
 def test_frames_repeat_when_the_clip_has_fewer(numbered):
-    assert numbers(numbered, FrameSampling(num_frames=8), start=1, end=1.16) == [
-        *(25, 25, 26, 26, 27, 27, 28, 28)
-    ]
+    found = numbers(numbered, FrameSampling(num_frames=8), start=1, end=1.16)
+    assert found == np.arange(25, 29).repeat(2).tolist()
 
 
 def test_an_end_past_the_video_is_moved_to_its_end(numbered):
@@ -138,7 +130,7 @@ def test_resampling_shows_what_a_24_fps_copy_would(tmp_path):
 def test_a_long_segment_is_cut_to_max_seconds_in_the_middle():
     times = Plan(FrameSampling(), 10, 30, window_position("center", None)).times(100)
     assert len(times) == 32
-    assert times[0] == pytest.approx(17 + 6 / 64) and times[-1] == pytest.approx(23 - 6 / 64)
+    assert [times[0], times[-1]] == pytest.approx([17 + 6 / 64, 23 - 6 / 64])
 
 
 def test_the_window_of_checkpoints_with_british_spelling_is_the_center():
@@ -210,8 +202,7 @@ def test_a_segment_after_the_end_is_refused(numbered):
 def test_the_short_side_is_scaled(tmp_path, size, short_side, expected):
     path = media.write_video(tmp_path / "a.mp4", [np.zeros((*size, 3), np.uint8)] * 3)
     clip = read_clip(path, WHOLE, short_side=short_side)
-    assert clip.shape == (16, *expected, 3)
-    assert clip.dtype == np.uint8
+    assert clip.shape == (16, *expected, 3) and clip.dtype == np.uint8
 
 
 @pytest.mark.parametrize("pixel_format", ["yuv444p", "yuv420p10le", "yuvj420p"])
@@ -315,26 +306,16 @@ def test_a_file_whose_decoding_does_not_end_is_given_up(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def server():
-    """A loopback web server; ``server.hits`` counts requests."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.server.hits += 1
-            self.send_error(404)
-
-        do_HEAD = do_GET
-
-    web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    web.hits = 0
-    threading.Thread(target=web.serve_forever, daemon=True).start()
-    yield web
-    web.shutdown()
-    web.server_close()
+def url():
+    """An address on this machine; the test fails when anything has connected to it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/a.mp4"
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
-def test_no_address_nor_protocol_is_opened(server, numbered, tmp_path, monkeypatch):
-    url = f"http://127.0.0.1:{server.server_port}/a.mp4"
+def test_no_address_nor_protocol_is_opened(url, numbered, tmp_path, monkeypatch):
     local = str(numbered)
     monkeypatch.chdir(tmp_path)
     for path in (
@@ -344,12 +325,10 @@ def test_no_address_nor_protocol_is_opened(server, numbered, tmp_path, monkeypat
         assert reason(path) == "no such file"
     shutil.copy(numbered, tmp_path / "concat:a")  # an innocent file with an odd name
     assert numbers(Path("concat:a")) == numbers(numbered)
-    assert server.hits == 0
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "m3u8", "ffconcat", "sdp", "avi"])
-def test_disguised_playlists_open_nothing_else(server, numbered, tmp_path, suffix):
-    url = f"http://127.0.0.1:{server.server_port}/a.mp4"
+def test_disguised_playlists_open_nothing_else(url, numbered, tmp_path, suffix):
     playlists = [
         f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{target}\n#EXT-X-ENDLIST\n"
         for target in (url, numbered)
@@ -363,4 +342,3 @@ def test_disguised_playlists_open_nothing_else(server, numbered, tmp_path, suffi
         path = tmp_path / f"list.{suffix}"
         path.write_text(text)
         assert "not a video file" in reason(path)
-    assert server.hits == 0

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from vt_fairseq.candidates.prefix_tree import PrefixTree
 
@@ -120,7 +121,4 @@ class TreeDecoder:
 
     def _tensor(self, rows: list[np.ndarray]) -> torch.Tensor:
         """(G, longest) int64, filled up with zeros."""
-        filled = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-        for row, values in zip(filled, rows, strict=True):
-            row[: len(values)] = values
-        return torch.from_numpy(filled).to(self.device)
+        return pad_sequence(list(map(torch.from_numpy, rows)), batch_first=True).to(self.device)

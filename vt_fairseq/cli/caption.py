@@ -16,6 +16,9 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from tqdm import tqdm
+
+from vt_fairseq.atomic_files import write_file
 from vt_fairseq.cli import command
 from vt_fairseq.cli.caption_formats import FORMATS, SUBTITLES, SegmentResult
 from vt_fairseq.cli.command import add_with_aliases, positive
@@ -241,10 +244,6 @@ class Output:
 
     def write(self, segments: list[SegmentResult]) -> None:
         """Write the results of one video."""
-        from tqdm import tqdm
-
-        from vt_fairseq.atomic_files import write_file
-
         content = self.render(segments, self.top_k)
         if self.folder is None:
             tqdm.write(content, file=sys.stdout, end="")
@@ -264,8 +263,6 @@ class Output:
 
 def report_errors(video: Sequence[SegmentResult]) -> int:
     """Name on stderr the segments that could not be read; return how many there are."""
-    from tqdm import tqdm
-
     failed = [one for one in video if one.error is not None]
     for one in failed:
         tqdm.write(f"{PROG}: error: {one.name}: {one.error}", file=sys.stderr)
@@ -277,8 +274,6 @@ def predict_videos(args: argparse.Namespace, paths: list[str]) -> Iterator[list[
 
     Segments of several videos share batches.
     """
-    from tqdm import tqdm
-
     model = load(args)
     predict = chosen_method(model, args)
     on_gpu = model.loaded.device.type != "cpu"

@@ -1,5 +1,6 @@
 """What ``vt-caption`` writes: text, jsonl, and subtitles that players open."""
 
+import html
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -113,8 +114,7 @@ def as_vtt(segments: Sequence[SegmentResult], top_k: int) -> str:
     """WebVTT (W3C): ``&``, ``<`` and ``>`` are markup there."""
     cues = []
     for times, text in _cues(segments, "."):
-        escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        cues.append(f"\n{times}\n{escaped}\n")
+        cues.append(f"\n{times}\n{html.escape(text, quote=False)}\n")
     return "WEBVTT\n" + "".join(cues)
 
 

@@ -20,7 +20,7 @@ def find_videos(names: Sequence[str]) -> list[str]:
 
     Raises UserError where a folder or pattern holds no video, and when there is none at all.
     """
-    paths = [path for name in names for path in _expanded(name)]
+    paths = [path for name in names for line in _lines(name) for path in _expanded(line)]
     if not paths:
         raise UserError("no videos were named")
     return paths
@@ -45,16 +45,15 @@ def read_labels(name: str | Path) -> list[str]:
     return labels
 
 
+def _lines(name: str) -> list[str]:
+    """The name itself, or those on stdin."""
+    if name != STDIN:
+        return [name]
+    lines = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
+    return [os.fsdecode(line) for line in lines if line]
+
+
 def _expanded(name: str) -> Iterator[str]:
-    if name == STDIN:
-        for line in sys.stdin.buffer:
-            if line.rstrip(b"\r\n"):
-                yield from _expanded_path(os.fsdecode(line.rstrip(b"\r\n")))
-    else:
-        yield from _expanded_path(name)
-
-
-def _expanded_path(name: str) -> Iterator[str]:
     if os.path.isdir(name):
         yield from _in_folder(name)
     elif os.path.exists(name) or not glob.has_magic(name):

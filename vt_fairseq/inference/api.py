@@ -4,9 +4,8 @@ The path from file to text is that of ``fairseq-generate`` and ``vt-score``: the
 generator and scorer.
 """
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,7 +169,10 @@ class VideoTranslate:
             hypotheses = task.generate(generator, to_device(sample, self.loaded.device))
             return [(tuple(map(self._text, (row or [])[:wanted])),) for row in hypotheses]
 
-        with seeded(decoding.seed, self.loaded.device):
+        device = self.loaded.device
+        # Afterwards the caller's random numbers go on as before.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(decoding.seed)
             captions = self._each_clip(clips, prompt, texts)
         return clips.shaped(timed(Caption, clips, captions))
 
@@ -229,8 +231,7 @@ class VideoTranslate:
         """
         clips = own_videos(videos, start, end, context=context)
         prompt = self._prompt(action)
-        longest = prompt.max_target_tokens
-        scores = self._scores(clips, prompt, [texts], longest, length_normalize)
+        scores = self._scores(clips, prompt, [texts], prompt.max_target_tokens, length_normalize)
         return clips.shaped([None if row is None else list(row) for row in scores])
 
     def rank(
@@ -247,8 +248,7 @@ class VideoTranslate:
         """Videos by the likelihood of the query, best first; those not read are left out."""
         clips = own_videos(videos, start, end, context=context)
         prompt = self._prompt(action)
-        longest = prompt.max_target_tokens
-        scores = self._scores(clips, prompt, [[query]], longest, length_normalize)
+        scores = self._scores(clips, prompt, [[query]], prompt.max_target_tokens, length_normalize)
         ranked = [
             Ranked(i, row[0], clips.rows[i].start, clips.rows[i].end)
             for i, row in enumerate(scores)
@@ -372,11 +372,3 @@ def timed(kind: type, clips: OwnVideos, results: list[tuple | None]) -> list:
         None if values is None else kind(*values, start=row.start, end=row.end)
         for values, row in zip(results, clips.rows, strict=True)
     ]
-
-
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers from ``seed``; afterwards those of before go on."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

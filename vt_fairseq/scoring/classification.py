@@ -64,7 +64,7 @@ class LabelClassification:
     def __init__(self, labels: Sequence[str], top_k: int | None = None):
         self.top_k = top_k
         self.candidates: Sequence[str] = list(labels)
-        self.index = {label: k for k, label in enumerate(self.candidates)}
+        self.index: dict[str | None, int] = {name: k for k, name in enumerate(labels)}
 
     def check(self, rows: Sequence[ClipRow]) -> None:
         """Raise UserError when rows have labels that are no candidates."""
@@ -76,7 +76,8 @@ class LabelClassification:
 
     def record(self, row: ClipRow, predictions: Sequence[Sequence[Prediction]]) -> ScoreRecord:
         """``scores`` of all labels, or ``top``: [label, score] of the best; ``ranks``."""
-        first, target = predictions[0][0], self._target(row)
+        first, targets = predictions[0][0], self.targets(row)
+        target = targets["label"]
         if first.top is not None:
             scores = zip(first.top.candidates, first.top.scores.tolist(), strict=True)
             top = [[self.candidates[k], score] for k, score in scores]
@@ -87,33 +88,32 @@ class LabelClassification:
                 [mean_prediction([one.scores["scores"] for one in model]) for model in predictions]
             )
             known, rank = {"scores": mean.tolist()}, target.rank(mean)
-        ranks = _known_ranks({"label": target}, {"label": rank})
+        ranks = _known_ranks(targets, {"label": rank})
         return {"id": row.id} | known | ranks | _captions(predictions)
 
     def missing(self, row: ClipRow) -> ScoreRecord:
         """The record of a row whose clip could not be read."""
-        ranks = _known_ranks({"label": self._target(row)}, {"label": None})
+        ranks = _known_ranks(self.targets(row), {"label": None})
         return {"id": row.id, "scores": None} | ranks
 
     def finish(
         self, folder: Path, rows: Sequence[ClipRow], records: Iterable[ScoreRecord]
     ) -> dict[str, Any]:
         """Write predictions.jsonl and classes.jsonl; return the metrics."""
-        ranks = RankStatistics({"label": ""}, self.top_k)
-        with atomic_file(folder / PREDICTIONS) as file:
-            for row, record in zip(rows, records, strict=True):
-                ranks.add({"label": self._target(row)}, record)
-                if "top" in record:
-                    ranking = [label for label, _ in record["top"]][:SHOWN]
-                else:
-                    ranking = _best(self.candidates, record["scores"])
-                best = ranking[0] if ranking else None
-                file.write(as_line({"id": row.id, "prediction": best, "ranking": ranking}))
-        metrics = ranks.finish(folder)
+        metrics = _write_results(self, {"label": ""}, folder, rows, records)
         return ({"accuracy": metrics["top1"]} if "top1" in metrics else {}) | metrics
 
-    def _target(self, row: ClipRow) -> Target:
-        return Target(row.label, None if row.label is None else self.index.get(row.label))
+    def targets(self, row: ClipRow) -> dict[str, Target]:
+        """The right label."""
+        return {"label": Target(row.label, self.index.get(row.label))}
+
+    def prediction(self, record: ScoreRecord) -> dict[str, Any]:
+        """What predictions.jsonl says of a row."""
+        if "top" in record:
+            ranking = [label for label, _ in record["top"]][:SHOWN]
+        else:
+            ranking = _best(self.candidates, record["scores"])
+        return {"prediction": ranking[0] if ranking else None, "ranking": ranking}
 
 
 @dataclass(frozen=True)
@@ -190,14 +190,16 @@ class VerbNounClassification:
         self.names = {"verb": list(pairs.verbs), "noun": list(pairs.nouns)}
         self.parts = list(parts)
         self.heads = [*self.parts, *(["action"] if len(self.parts) == 2 else [])]
-        self.index = {p: {name: k for k, name in enumerate(self.names[p])} for p in self.names}
+        self.index: dict[str, dict[str | None, int]] = {
+            part: {name: k for k, name in enumerate(names)} for part, names in self.names.items()
+        }
         both = zip(pairs.verb_of.tolist(), pairs.noun_of.tolist(), strict=True)
         self.pair_index = {pair: k for k, pair in enumerate(both)}
 
     def record(self, row: ClipRow, predictions: Sequence[Sequence[Prediction]]) -> ScoreRecord:
         """``verb`` and ``noun``: scores of all classes in their order; ``action``: [verb, noun,
         score] of the best ``KEPT_ACTIONS``; ``ranks`` of the right ones, null for no candidate."""
-        targets, top = self._targets(row), predictions[0][0].top
+        targets, top = self.targets(row), predictions[0][0].top
         if top is not None:
             ranks = _known_ranks(targets, {"action": targets["action"].rank_in(top)})
             best = self._actions(top.candidates, top.scores)
@@ -233,20 +235,17 @@ class VerbNounClassification:
         """The record of a row whose clip could not be read."""
         heads = self.heads if self.top_k is None else ["action"]
         nothing: dict[str, None] = dict.fromkeys(heads)
-        return {"id": row.id, **nothing} | _known_ranks(self._targets(row), nothing)
+        return {"id": row.id, **nothing} | _known_ranks(self.targets(row), nothing)
 
     def finish(
         self, folder: Path, rows: Sequence[ClipRow], records: Iterable[ScoreRecord]
     ) -> dict[str, Any]:
         """Write predictions.jsonl and classes.jsonl; return the metrics."""
-        ranks = RankStatistics({head: f"{head}_" for head in self.heads}, self.top_k)
-        with atomic_file(folder / PREDICTIONS) as file:
-            for row, record in zip(rows, records, strict=True):
-                ranks.add(self._targets(row), record)
-                file.write(as_line({"id": row.id} | self._prediction(record)))
-        return ranks.finish(folder)
+        prefixes = {head: f"{head}_" for head in self.heads}
+        return _write_results(self, prefixes, folder, rows, records)
 
-    def _prediction(self, record: ScoreRecord) -> dict[str, Any]:
+    def prediction(self, record: ScoreRecord) -> dict[str, Any]:
+        """What predictions.jsonl says of a row."""
         actions = [[verb, noun] for verb, noun, _ in record.get("action") or []]
         prediction: dict[str, Any] = {}
         for column, part in enumerate(self.parts):
@@ -257,12 +256,10 @@ class VerbNounClassification:
                 prediction[part] = actions[0][column] if actions else None
         return prediction | ({"action_ranking": actions[:SHOWN]} if "action" in self.heads else {})
 
-    def _targets(self, row: ClipRow) -> dict[str, Target]:
+    def targets(self, row: ClipRow) -> dict[str, Target]:
         """Of verb, noun and action."""
-        verb, noun = (
-            Target(name, None if name is None else self.index[part].get(name))
-            for part, name in (("verb", row.verb), ("noun", row.noun))
-        )
+        verb = Target(row.verb, self.index["verb"].get(row.verb))
+        noun = Target(row.noun, self.index["noun"].get(row.noun))
         known = row.verb is not None and row.noun is not None
         pair = self.pair_index.get((verb.index, noun.index))
         action = Target(f"{row.verb} {row.noun}" if known else None, pair)
@@ -275,44 +272,42 @@ class VerbNounClassification:
         ]
 
 
-class RankStatistics:
-    """Ranks of the right classes of each head, and the metrics that follow from them.
+def _write_results(
+    task: LabelClassification | VerbNounClassification,
+    prefixes: Mapping[str, str],
+    folder: Path,
+    rows: Sequence[ClipRow],
+    records: Iterable[ScoreRecord],
+) -> dict[str, Any]:
+    """Write predictions.jsonl, and classes.jsonl with the accuracy of each class.
 
-    Args:
-        prefixes: of each head's keys in metrics.json.
-        top_k: ranks beyond it are not known; None: all are.
+    Returns the metrics; ``prefixes`` are those of each head's keys.
     """
-
-    def __init__(self, prefixes: Mapping[str, str], top_k: int | None = None):
-        self.prefixes = prefixes
-        self.top_k = top_k
-        # Of each head: the right class, its rank, and whether the clip could not be read.
-        self.ranked: dict[str, list[tuple[Target, int | None, bool]]] = {h: [] for h in prefixes}
-
-    def add(self, targets: Mapping[str, Target], record: ScoreRecord) -> None:
-        """Take in one row; heads whose right class is not known have no rank in ``record``."""
-        for head, rank in record["ranks"].items():
-            self.ranked[head].append((targets[head], rank, None in record.values()))
-
-    def finish(self, folder: Path) -> dict[str, Any]:
-        """Write classes.jsonl, the accuracy of each class; return all metrics."""
-        metrics: dict[str, Any] = {}
-        totals: dict[str, int] = {}
-        with atomic_file(folder / CLASSES) as file:
-            for head, ranked in self.ranked.items():
-                if not ranked:
-                    continue
-                classes = [str(target.name) for target, _, _ in ranked]
-                ranks = np.array([NO_RANK if rank is None else rank for _, rank, _ in ranked])
-                file.writelines(map(as_line, per_class_accuracy(head, ranks == 1, classes)))
-                prefix, accuracies = self.prefixes[head], rank_accuracy(ranks, classes)
-                if self.top_k is not None and self.top_k < 5:
-                    del accuracies["top5"]
-                metrics |= {prefix + key: value for key, value in accuracies.items()}
-                if unknown := sum(target.index is None for target, _, _ in ranked):
-                    metrics[f"{prefix}not_a_candidate"] = unknown
-                totals = {"n": len(ranked), "missing": sum(unread for _, _, unread in ranked)}
-        return metrics | totals
+    # Of each head: the right class, its rank, and whether the clip could not be read.
+    ranked: dict[str, list[tuple[Target, int | None, bool]]] = {head: [] for head in prefixes}
+    with atomic_file(folder / PREDICTIONS) as file:
+        for row, record in zip(rows, records, strict=True):
+            targets = task.targets(row)
+            for head, rank in record["ranks"].items():
+                ranked[head].append((targets[head], rank, None in record.values()))
+            file.write(as_line({"id": row.id} | task.prediction(record)))
+    metrics: dict[str, Any] = {}
+    totals: dict[str, int] = {}
+    with atomic_file(folder / CLASSES) as file:
+        for head, of_head in ranked.items():
+            if not of_head:
+                continue
+            classes = [str(target.name) for target, _, _ in of_head]
+            ranks = np.array([NO_RANK if rank is None else rank for _, rank, _ in of_head])
+            file.writelines(map(as_line, per_class_accuracy(head, ranks == 1, classes)))
+            prefix, accuracies = prefixes[head], rank_accuracy(ranks, classes)
+            if task.top_k is not None and task.top_k < 5:
+                del accuracies["top5"]
+            metrics |= {prefix + key: value for key, value in accuracies.items()}
+            if unknown := sum(target.index is None for target, _, _ in of_head):
+                metrics[f"{prefix}not_a_candidate"] = unknown
+            totals = {"n": len(of_head), "missing": sum(unread for _, _, unread in of_head)}
+    return metrics | totals
 
 
 def _known_ranks(targets: Mapping[str, Target], ranks: Mapping[str, int | None]) -> ScoreRecord:

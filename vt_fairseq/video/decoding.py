@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def _probe(path: str) -> float:
         return len(images) / FOLDER_FPS
     with opened(path) as (container, stream):
         try:
-            frame = next(_decoded(container, stream), None)
+            frame = next(_decoded(stream, container.demux(stream)), None)
         except av.FFmpegError as error:
             raise VideoError(f"no frame can be decoded: {reason(error)}") from error
         if frame is None:
@@ -136,8 +137,7 @@ def frames_of(path: str | os.PathLike[str], counted: bool = False) -> FrameSourc
         UnorderedError: timestamps are missing or go backwards; ``counted`` is the way out.
     """
     with _video_errors(), opened(os.fspath(path)) as (container, stream):
-        counted = counted or _lacks_times(container, stream)
-        yield from (_counted if counted else _timed)(_decoded(container, stream), stream)
+        yield from _from_start(container, stream, counted or _lacks_times(container, stream))
 
 
 # --- files -----------------------------------------------------------------------------------
@@ -205,8 +205,12 @@ def _take_from_start(
     path: str, times: np.ndarray, short_side: int | None, counted: bool
 ) -> list[np.ndarray]:
     with opened(path) as (container, stream):
-        frames = (_counted if counted else _timed)(_decoded(container, stream), stream)
+        frames = _from_start(container, stream, counted)
         return _pick(frames, times, Scaler(short_side), from_start=True)
+
+
+def _from_start(container: Any, stream: Any, counted: bool) -> FrameSource:
+    return (_counted if counted else _timed)(_decoded(stream, container.demux(stream)), stream)
 
 
 def _frames_after_seek(container: Any, stream: Any, wanted: float, back: float) -> FrameSource:
@@ -223,17 +227,13 @@ def _frames_after_seek(container: Any, stream: Any, wanted: float, back: float) 
         raise _SeekTooLate
     # Frames shown before the keyframe lack what they were predicted from (open GOP); they are never
     # picked, because the keyframe itself is not later than the first wanted time.
-    yield from _timed(_decoded(container, stream, key, packets), stream)
+    yield from _timed(_decoded(stream, chain([key], packets)), stream)
 
 
-def _decoded(
-    container: Any, stream: Any, first: Any = None, rest: Iterable[Any] | None = None
-) -> Iterator[av.VideoFrame]:
+def _decoded(stream: Any, packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
     """Decoded frames in presentation order; after damage those still inside, then the error."""
     deadline = time.monotonic() + MAX_DECODING_SECONDS
-    if first is not None:
-        yield from stream.decode(first)
-    for packet in container.demux(stream) if rest is None else rest:
+    for packet in packets:
         if time.monotonic() > deadline:
             raise VideoError(f"decoding takes more than {MAX_DECODING_SECONDS:.0f} s")
         try:

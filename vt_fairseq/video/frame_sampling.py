@@ -6,6 +6,7 @@ Times are float seconds from the start of the video; intervals are half-open. F 
 import math
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -133,7 +134,7 @@ def window_position(window: str, rng: np.random.Generator | None) -> float:
 
 def equal_segments(duration: float, count: int) -> list[tuple[float, float]]:
     """A video of ``duration`` seconds as ``count`` segments of the same length, in order."""
-    return _segments([duration * i / count for i in range(count)], duration)
+    return list(pairwise([*(duration * i / count for i in range(count)), duration]))
 
 
 def regular_segments(duration: float, seconds: float) -> list[tuple[float, float]]:
@@ -142,8 +143,4 @@ def regular_segments(duration: float, seconds: float) -> list[tuple[float, float
     A video that is shorter than that is one segment.
     """
     count = max(1, round(duration / seconds))
-    return _segments([seconds * i for i in range(count)], duration)
-
-
-def _segments(starts: list[float], duration: float) -> list[tuple[float, float]]:
-    return list(zip(starts, [*starts[1:], duration], strict=True))
+    return list(pairwise([*(seconds * i for i in range(count)), duration]))
