@@ -1,6 +1,7 @@
 """Data walks one way: which rooms of vt_fairseq may import which."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,24 @@ def test_the_table_itself_has_no_circle():
         assert ready, f"these import each other: {sorted(left)}"
         done |= ready
         left = {name: needs for name, needs in left.items() if name not in ready}
+
+
+PLAIN = ("video", "data", "models", "metrics", "candidates")
+NAMES_OPTIONS = {
+    "models/architectures.py",  # has the model's options as fields, and what builds from them
+    "data/data_workers.py",  # docker's --shm-size
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_rooms_that_take_plain_values_name_no_option(name):
+    files = {str(path.relative_to(PACKAGE)): path for path in (PACKAGE / name).rglob("*.py")}
+    named = {
+        file: options
+        for file, path in files.items()
+        if (options := re.findall(r"(?<![\w-])--[a-z][a-z-]+", path.read_text(encoding="utf-8")))
+    }
+    assert named.keys() <= NAMES_OPTIONS, named
 
 
 def test_the_packages_root_has_few_files():
