@@ -28,7 +28,7 @@ from vt_fairseq.training.memory.prediction import (
     BatchShape,
     Setup,
     batch_loss,
-    prediction,
+    memory_of_model,
 )
 
 PEAK = 125e12  # operations per second of a V100's tensor cores in fp16
@@ -117,7 +117,7 @@ def cost(training: Training) -> dict:
         "tflop_per_update": round(counter.get_total_flops() / 1e12, 2),
         "hours": round(hours, 1),
         "gpu_hours": round(hours * training.gpus),
-        "gib_per_gpu": round(prediction(model, setup, needed).total / GIB, 1),
+        "gib_per_gpu": round(memory_of_model(model, setup, needed).total / GIB, 1),
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests import media
 from tests.corpora import clip, write_jsonl
 from vt_fairseq.corpora import jsonl
-from vt_fairseq.corpora.prepare import Probing, Vocabulary, prepare
+from vt_fairseq.corpora.prepare import Probing, VocabularyOptions, prepare
 from vt_fairseq.corpora.rows import FirstSeen, Source
 from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.data.tokenizer import Tokenizer
@@ -37,7 +37,7 @@ def made(
     tmp_path: Path, videos: Path, *rows, probe=True, workers=2, vocabulary=None, **source
 ) -> tuple[dict, DataDirectory]:
     entries = jsonl.read(write_jsonl(tmp_path / "clips.jsonl", *rows))
-    vocabulary = vocabulary or Vocabulary(pieces=60)
+    vocabulary = vocabulary or VocabularyOptions(pieces=60)
     out, opened = tmp_path / "data", Source(entries, videos, {"a": 1}, **source)
     content = prepare("jsonl", opened, out, vocabulary, Probing(probe, workers))
     return content, DataDirectory.open(out)
@@ -267,14 +267,14 @@ def test_many_keys_are_remembered_in_little_memory():
 def test_the_vocabulary_is_given_exactly_once(tmp_path):
     for given in ((), (tmp_path / "spiece.model", 60)):
         with pytest.raises(UserError, match=r"exactly one of --vocabulary .* --train-vocabulary"):
-            Vocabulary(*given)
+            VocabularyOptions(*given)
 
 
 def test_a_given_vocabulary_is_copied(tmp_path, videos):
     _, data = made(tmp_path, videos, clip())
     spiece = tmp_path / "spiece.model"
     os.rename(data.tokenizer_path, spiece)
-    _, data = made(tmp_path, videos, clip(), vocabulary=Vocabulary(spiece))
+    _, data = made(tmp_path, videos, clip(), vocabulary=VocabularyOptions(spiece))
     assert data.tokenizer_path.read_bytes() == spiece.read_bytes()
 
 
@@ -282,7 +282,7 @@ def test_a_file_that_is_no_vocabulary_is_refused(tmp_path):
     bad = tmp_path / "bad.model"
     bad.write_bytes(b"nonsense")
     with pytest.raises(UserError, match=r"bad.model is not a sentencepiece model"):
-        Vocabulary(bad)
+        VocabularyOptions(bad)
 
 
 def test_a_vocabulary_needs_training_rows(tmp_path, videos):
@@ -294,7 +294,7 @@ def test_a_vocabulary_needs_training_rows(tmp_path, videos):
 def test_every_character_of_the_training_texts_can_be_spelled(tmp_path, videos):
     # One line longer than the trainer's longest, 4192 bytes, the only one with a "ž" in it.
     rows = [clip(context="žluť " * 1000, question="which ?")]
-    _, data = made(tmp_path, videos, *rows, vocabulary=Vocabulary(pieces=200))
+    _, data = made(tmp_path, videos, *rows, vocabulary=VocabularyOptions(pieces=200))
     tokenizer = Tokenizer.from_file(data.tokenizer_path)
     for text in ("žluť", "which"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -305,7 +305,7 @@ def test_the_captioned_youtube_clips_are_prepared_whole(tmp_path, test_data):
     folder = test_data / "video" / "clips" / "panda70m"
     captions = json.loads((folder / "captions.json").read_text())
     rows = [{"id": c["file"], "video": c["file"], "caption": c["caption"]} for c in captions]
-    vocabulary = Vocabulary(test_data / "t5" / "spiece.model")
+    vocabulary = VocabularyOptions(test_data / "t5" / "spiece.model")
     summary, data = made(tmp_path, folder, *rows, vocabulary=vocabulary)
     assert summary["splits"] == {"train": {"rows": 48, "rejected": 0}}
     assert Tokenizer.from_file(data.tokenizer_path).num_pieces == 32_000

@@ -7,13 +7,13 @@ import pytest
 
 from tests.conftest import run_main
 from vt_fairseq.corpora import jsonl
-from vt_fairseq.corpora.prepare import Probing, Vocabulary, prepare
+from vt_fairseq.corpora.prepare import Probing, VocabularyOptions, prepare
 from vt_fairseq.corpora.rows import Source
 from vt_fairseq.corpora.shards import Shard, join, prepare_shard
 from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.errors import UserError
 
-PIECES = Vocabulary(pieces=60)
+PIECES = VocabularyOptions(pieces=60)
 PROBING = Probing(probe=False)
 SHARDS = 3
 

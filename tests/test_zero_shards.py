@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from vt_fairseq.training.zero.shards import Shards, shards_of
+from vt_fairseq.training.zero.shards import OptimizerShards, shards_of
 
 pytest.importorskip("deepspeed")
 
@@ -38,7 +38,7 @@ def one_process():
     dist.destroy_process_group()
 
 
-def write_checkpoint(path: Path, written: Shards) -> None:
+def write_checkpoint(path: Path, written: OptimizerShards) -> None:
     """What fairseq does after the shards: the .pt under a temporary name, then renamed."""
     torch.save({"last_optimizer_state": dict(written.saved)}, f"{path}.tmp")
     os.replace(f"{path}.tmp", path)
@@ -48,8 +48,8 @@ def content_of(checkpoint: Path) -> str:
     return (checkpoint.parent / shards_of(checkpoint) / "shard").read_text()
 
 
-def saved_once(tmp_path: Path) -> tuple[Shards, Engine, Path]:
-    written, engine, checkpoint = Shards(stage=2), Engine(), tmp_path / "checkpoint_1_8.pt"
+def saved_once(tmp_path: Path) -> tuple[OptimizerShards, Engine, Path]:
+    written, engine, checkpoint = OptimizerShards(stage=2), Engine(), tmp_path / "checkpoint_1_8.pt"
     written.save(engine, tmp_path, updates=8)
     write_checkpoint(checkpoint, written)
     return written, engine, checkpoint
@@ -90,7 +90,7 @@ def test_a_kill_while_an_update_is_saved_again_leaves_a_whole_checkpoint(
         kill()
     assert content_of(checkpoint) == "first"
     # A new process goes on in the same folder, and nothing of the killed one stays.
-    engine.dies, resumed = False, Shards(stage=2)
+    engine.dies, resumed = False, OptimizerShards(stage=2)
     resumed.save(engine, tmp_path, updates=8)
     write_checkpoint(checkpoint, resumed)
     assert content_of(checkpoint) == "second"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vt_fairseq.cli import command
 
 if TYPE_CHECKING:
-    from vt_fairseq.training.memory.prediction import Prediction, Run
+    from vt_fairseq.training.memory.prediction import MemoryPrediction, Run
 
 PROG = "vt-memory"
 EXAMPLE = (
@@ -106,7 +106,7 @@ def _described_run(args: argparse.Namespace) -> "Run":
     )
 
 
-def _terms(prediction: "Prediction") -> dict[str, int]:
+def _terms(prediction: "MemoryPrediction") -> dict[str, int]:
     states, training = prediction.states, prediction.training
     return {
         "parameters": states.parameters,
@@ -132,7 +132,7 @@ EXPLANATIONS = {
 }
 
 
-def _report(prediction: "Prediction", suggestions: dict[str, str | None]) -> dict[str, Any]:
+def _report(prediction: "MemoryPrediction", suggestions: dict[str, str | None]) -> dict[str, Any]:
     from vt_fairseq.training.memory.prediction import GIB
 
     gib = {name: round(size / GIB, 3) for name, size in _terms(prediction).items()}

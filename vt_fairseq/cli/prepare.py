@@ -193,7 +193,7 @@ def _table(data: dict[str, Any], out: Path) -> Iterator[str]:
 
 def _prepare(args: argparse.Namespace) -> dict[str, Any]:
     """What the command does; returns the content of the data.json that it wrote."""
-    from vt_fairseq.corpora.prepare import Probing, Vocabulary, prepare
+    from vt_fairseq.corpora.prepare import Probing, VocabularyOptions, prepare
     from vt_fairseq.corpora.shards import join, prepare_shard
 
     probing = Probing(
@@ -204,7 +204,7 @@ def _prepare(args: argparse.Namespace) -> dict[str, Any]:
     )
     if args.shard is not None:
         return prepare_shard(args.corpus, open_source(args), args.out, args.shard, probing)
-    vocabulary = Vocabulary(args.vocabulary, args.train_vocabulary)
+    vocabulary = VocabularyOptions(args.vocabulary, args.train_vocabulary)
     if args.corpus == JOIN:
         return join(args.out, vocabulary)
     return prepare(args.corpus, open_source(args), args.out, vocabulary, probing)

@@ -68,7 +68,7 @@ class Probing:
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class VocabularyOptions:
     """Where the sentencepiece model comes from; UserError unless exactly one of the two is given.
 
     Attributes:
@@ -90,7 +90,7 @@ class Vocabulary:
 
 
 def prepare(
-    corpus: str, source: Source, out: Path, vocabulary: Vocabulary, probing: Probing
+    corpus: str, source: Source, out: Path, vocabulary: VocabularyOptions, probing: Probing
 ) -> dict[str, Any]:
     """Write the data directory ``out`` from the rows of ``source``.
 
@@ -103,7 +103,7 @@ def prepare(
     return finish(out, write_rows(corpus, source, out, probing), vocabulary)
 
 
-def finish(out: Path, data: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+def finish(out: Path, data: dict[str, Any], vocabulary: VocabularyOptions) -> dict[str, Any]:
     """Add the vocabulary and data.json to ``out``, and to ``data`` what the counts show."""
     if vocabulary.file is not None:
         model = Tokenizer.from_file(vocabulary.file).model_proto

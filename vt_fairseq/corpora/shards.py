@@ -18,7 +18,7 @@ from typing import Any
 from vt_fairseq.atomic_files import atomic_file, write_file, write_json
 from vt_fairseq.corpora.prepare import (
     Probing,
-    Vocabulary,
+    VocabularyOptions,
     finish,
     nothing_left,
     write_rows,
@@ -85,7 +85,7 @@ def prepare_shard(
     return data
 
 
-def join(out: Path, vocabulary: Vocabulary) -> dict[str, Any]:
+def join(out: Path, vocabulary: VocabularyOptions) -> dict[str, Any]:
     """Make the data directory ``out`` of its shards; return its data.json.
 
     Everything is copied as a stream. Raise UserError when shards are missing or differ.

@@ -32,8 +32,8 @@ NO_RANK = np.iinfo(np.int64).max  # of a class that is none of the candidates
 
 
 @dataclass(frozen=True)
-class Target:
-    """The right class of a head.
+class CorrectClass:
+    """The correct class of a head.
 
     Attributes:
         name: None where the row does not say.
@@ -103,9 +103,9 @@ class LabelClassification:
         metrics = _write_results(self, {"label": ""}, folder, rows, records)
         return ({"accuracy": metrics["top1"]} if "top1" in metrics else {}) | metrics
 
-    def targets(self, row: ClipRow) -> dict[str, Target]:
+    def targets(self, row: ClipRow) -> dict[str, CorrectClass]:
         """The right label."""
-        return {"label": Target(row.label, self.index.get(row.label))}
+        return {"label": CorrectClass(row.label, self.index.get(row.label))}
 
     def prediction(self, record: ScoreRecord) -> dict[str, Any]:
         """What predictions.jsonl says of a row."""
@@ -256,13 +256,13 @@ class VerbNounClassification:
                 prediction[part] = actions[0][column] if actions else None
         return prediction | ({"action_ranking": actions[:SHOWN]} if "action" in self.heads else {})
 
-    def targets(self, row: ClipRow) -> dict[str, Target]:
+    def targets(self, row: ClipRow) -> dict[str, CorrectClass]:
         """Of verb, noun and action."""
-        verb = Target(row.verb, self.index["verb"].get(row.verb))
-        noun = Target(row.noun, self.index["noun"].get(row.noun))
+        verb = CorrectClass(row.verb, self.index["verb"].get(row.verb))
+        noun = CorrectClass(row.noun, self.index["noun"].get(row.noun))
         known = row.verb is not None and row.noun is not None
         pair = self.pair_index.get((verb.index, noun.index))
-        action = Target(f"{row.verb} {row.noun}" if known else None, pair)
+        action = CorrectClass(f"{row.verb} {row.noun}" if known else None, pair)
         return {"verb": verb, "noun": noun, "action": action}
 
     def _actions(self, pairs: Iterable[int], scores: Iterable[float]) -> list[list]:
@@ -284,7 +284,7 @@ def _write_results(
     Returns the metrics; ``prefixes`` are those of each head's keys.
     """
     # Of each head: the right class, its rank, and whether the clip could not be read.
-    ranked: dict[str, list[tuple[Target, int | None, bool]]] = {head: [] for head in prefixes}
+    ranked: dict[str, list[tuple[CorrectClass, int | None, bool]]] = {head: [] for head in prefixes}
     with atomic_file(folder / PREDICTIONS) as file:
         for row, record in zip(rows, records, strict=True):
             targets = task.targets(row)
@@ -310,7 +310,9 @@ def _write_results(
     return metrics | totals
 
 
-def _known_ranks(targets: Mapping[str, Target], ranks: Mapping[str, int | None]) -> ScoreRecord:
+def _known_ranks(
+    targets: Mapping[str, CorrectClass], ranks: Mapping[str, int | None]
+) -> ScoreRecord:
     known = {head: rank for head, rank in ranks.items() if targets[head].name is not None}
     return {"ranks": known}
 

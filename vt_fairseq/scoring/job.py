@@ -27,7 +27,7 @@ from vt_fairseq.scoring.classification import (
 from vt_fairseq.scoring.options import ScoreOptions
 from vt_fairseq.scoring.records import ScoreRecord
 from vt_fairseq.scoring.retrieval import Retrieval
-from vt_fairseq.scoring.scorers import DecoderScorer, HeadScorer, Prediction, Question
+from vt_fairseq.scoring.scorers import DecoderQuery, DecoderScorer, HeadScorer, Prediction
 from vt_fairseq.version import __version__
 from vt_fairseq.video.transforms import ClipTransform
 
@@ -104,13 +104,13 @@ def prepare(options: ScoreOptions) -> Job:
     options = replace(options, targets=_targets_in_use(options, head_models))
     for model in head_models:
         _check_heads(options, model)
-    task, questions = _task_and_questions(options, models[0], rows)
+    task, queries = _task_and_queries(options, models[0], rows)
     scorers: list[DecoderScorer | HeadScorer] = [HeadScorer(model) for model in head_models]
     if options.use == "decoder":
         caption_prompt = _prompt_named(models[0], "caption") if options.caption_first else None
         decoder = DecoderScorer(
             models[0],
-            questions,
+            queries,
             length_normalize=options.length_normalize,
             max_nodes=options.max_nodes,
             top_k=options.top_k,
@@ -222,36 +222,36 @@ def _head_names(model: Loaded) -> list[str]:
 # Candidates
 
 
-def _task_and_questions(
+def _task_and_queries(
     options: ScoreOptions, model: Loaded, rows: Manifest
-) -> tuple[ScoringTask, list[Question]]:
+) -> tuple[ScoringTask, list[DecoderQuery]]:
     """Records and results, and what the decoder is asked, where one is."""
 
-    def question(key: str, field: str, texts: Sequence[str] | None) -> list[Question]:
+    def query(key: str, field: str, texts: Sequence[str] | None) -> list[DecoderQuery]:
         if options.use != "decoder":
             return []
         prompt = _prompt_for(options, model, field)
-        return [Question(key, prompt, None if texts is None else _tree(model, prompt, texts))]
+        return [DecoderQuery(key, prompt, None if texts is None else _tree(model, prompt, texts))]
 
     if options.kind == "vqa":
-        return MultipleChoice(), question("scores", "answer", None)
+        return MultipleChoice(), query("scores", "answer", None)
     if options.kind == "retrieval":
-        return Retrieval(), question("scores", "caption", _first_captions(rows))
+        return Retrieval(), query("scores", "caption", _first_captions(rows))
     if options.targets == "label":
         names = options.labels or model.task.classes.get("label", [])
         if not names:
             raise UserError(f"no class names in {options.data}: give them with --labels FILE")
         labels = LabelClassification(names, options.top_k)
         labels.check(rows)
-        return labels, question("scores", "label", names)
+        return labels, query("scores", "label", names)
     pairs = _pairs(options, model)
     if options.targets == "action":
         actions = VerbNounClassification(pairs, ("verb", "noun"), options.top_k)
-        return actions, question("action", "action", pairs.texts())
+        return actions, query("action", "action", pairs.texts())
     parts = (options.targets or "").split(",")
     texts = {"verb": pairs.verbs, "noun": pairs.nouns}
     return VerbNounClassification(pairs, parts), [
-        one for part in parts for one in question(part, part, texts[part])
+        one for part in parts for one in query(part, part, texts[part])
     ]
 
 

@@ -40,7 +40,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Question:
+class DecoderQuery:
     """What the decoder is asked of each clip.
 
     Attributes:
@@ -60,7 +60,7 @@ class DecoderScorer:
 
     Attributes:
         loaded: the model.
-        questions: what it is asked.
+        queries: what it is asked.
         length_normalize: rank by the mean log-likelihood per token instead of the sum.
         max_nodes: prefixes decoded at once, over all clips.
         top_k: find only so many of the best candidates; None: score all.
@@ -70,7 +70,7 @@ class DecoderScorer:
     """
 
     loaded: Loaded
-    questions: Sequence[Question]
+    queries: Sequence[DecoderQuery]
     length_normalize: bool
     max_nodes: int
     top_k: int | None
@@ -81,9 +81,9 @@ class DecoderScorer:
     def __post_init__(self) -> None:
         self.text = self.loaded.task.text_options()
         self.bounds = {
-            question.key: Bounds.of(question.tree, self.length_normalize)
-            for question in self.questions
-            if self.top_k and question.tree
+            query.key: Bounds.of(query.tree, self.length_normalize)
+            for query in self.queries
+            if self.top_k and query.tree
         }
 
     def describe(self) -> list[str]:
@@ -92,7 +92,7 @@ class DecoderScorer:
             f"{q.prompt.name}: {len(q.tree.leaves):,} candidates of {q.tree.lengths.sum():,} "
             f"tokens have {q.tree.num_inner:,} prefixes; at most {self.max_nodes:,} are in "
             "memory at once, over all clips of a batch"
-            for q in self.questions
+            for q in self.queries
             if q.tree is not None
         ]
 
@@ -105,11 +105,11 @@ class DecoderScorer:
             inputs = self._inputs(rows, tokens, self.caption_prompt, predictions)
             texts = self._generate(inputs, self.caption_prompt)
             predictions = [Prediction(caption=text) for text in texts]
-        for question in self.questions:
-            inputs = self._inputs(rows, tokens, question.prompt, predictions)
-            self._score(question, rows, inputs, predictions)
+        for query in self.queries:
+            inputs = self._inputs(rows, tokens, query.prompt, predictions)
+            self._score(query, rows, inputs, predictions)
             if self.generate_answer:
-                answers = self._generate(inputs, question.prompt)
+                answers = self._generate(inputs, query.prompt)
                 for one, text in zip(predictions, answers, strict=True):
                     one.generated = text
         return predictions
@@ -132,27 +132,27 @@ class DecoderScorer:
 
     def _score(
         self,
-        question: Question,
+        query: DecoderQuery,
         rows: Sequence[ClipRow],
         inputs: dict[str, torch.Tensor],
         predictions: Sequence[Prediction],
     ) -> None:
         model = self.loaded.model
         encoded = model.encoder(**inputs)
-        if self.top_k and (bounds := self.bounds.get(question.key)):
+        if self.top_k and (bounds := self.bounds.get(query.key)):
             best = top_candidates(model, encoded, bounds, self.top_k, self.max_nodes)
             for one, top in zip(predictions, best, strict=True):
                 one.top = top
             return
         encode = self.loaded.task.tokenizer.encode
         trees = (
-            [question.tree]
-            if question.tree
+            [query.tree]
+            if query.tree
             else [PrefixTree.build(map(encode, row.candidates)) for row in rows]
         )
         scores = score_candidates(model, encoded, trees, self.max_nodes, self.length_normalize)
         for one, values in zip(predictions, scores, strict=True):
-            one.scores[question.key] = values
+            one.scores[query.key] = values
 
     def _generate(self, inputs: dict[str, torch.Tensor], prompt: Prompt) -> list[str]:
         """The best text of beam search for each row."""

@@ -89,7 +89,7 @@ class States:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class MemoryPrediction:
     """Bytes on one GPU."""
 
     states: States
@@ -202,19 +202,21 @@ def batch_loss(model: VideoTranslateModel, batch: BatchShape) -> torch.Tensor:
     )
 
 
-def predict(run: Run) -> Prediction:
+def predict(run: Run) -> MemoryPrediction:
     """Memory of one GPU of the run; raises UserError where the options exclude each other."""
     check(run.setup)
     model = build(run)
-    return prediction(model, run.setup, count_training(model, run.batch))
+    return memory_of_model(model, run.setup, count_training(model, run.batch))
 
 
-def prediction(model: torch.nn.Module, setup: Setup, training: TrainingMemory) -> Prediction:
+def memory_of_model(
+    model: torch.nn.Module, setup: Setup, training: TrainingMemory
+) -> MemoryPrediction:
     """Memory of one GPU that trains ``model``, whose batches need ``training``."""
     numbers = [(p.numel(), p.requires_grad) for p in model.parameters()]
     kept = states(sum(n for n, _ in numbers), sum(n for n, trained in numbers if trained), setup)
     buffers = sum(buffer.nbytes for buffer in model.buffers())
-    return Prediction(replace(kept, parameters=kept.parameters + buffers), training)
+    return MemoryPrediction(replace(kept, parameters=kept.parameters + buffers), training)
 
 
 def suggestions(run: Run) -> Iterator[tuple[str, Run]]:
@@ -238,7 +240,7 @@ def suggestions(run: Run) -> Iterator[tuple[str, Run]]:
         rows //= 2
 
 
-def first_sufficient(run: Run, card: str) -> tuple[str, Prediction] | None:
+def first_sufficient(run: Run, card: str) -> tuple[str, MemoryPrediction] | None:
     """The first of ``suggestions`` with which the run fits the card, or None."""
     for options, changed in suggestions(run):
         prediction = predict(changed)

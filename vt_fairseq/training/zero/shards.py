@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 FOLDER = "deepspeed"
 
 
-class Shards:
+class OptimizerShards:
     """Writes and reads the shards of one training run.
 
     Attributes:

@@ -22,7 +22,7 @@ from vt_fairseq.training.lr_scale import follow_scales, scale_learning_rates
 from vt_fairseq.training.trainer import VideoTranslateTrainer
 from vt_fairseq.training.zero.config import engine_config, scale_window, zero_stage
 from vt_fairseq.training.zero.optimizer import DeepSpeedOptimizer
-from vt_fairseq.training.zero.shards import Shards
+from vt_fairseq.training.zero.shards import OptimizerShards
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class DeepSpeedTrainer(VideoTranslateTrainer):
         self.stage = zero_stage(cfg)
         self._in_train_step = False
         self._whole_weights: dict[str, torch.Tensor] | None = None
-        self._shards = Shards(self.stage)
+        self._shards = OptimizerShards(self.stage)
         refuse_unsupported(cfg, self.stage, quantizer)
         super().__init__(cfg, task, model, criterion, quantizer)
 
