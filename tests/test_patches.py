@@ -2,6 +2,7 @@ import argparse
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from fairseq.optim import FairseqOptimizer
 
 from tests.commands import PLUGIN, ROOT, TINY, command_line, environment, train_losses
 from tests.conftest import run_main
+from vt_fairseq.training.half_precision_state import SCALER, restore_half_precision
 from vt_fairseq.training.lr_scale import scale_learning_rates
 from vt_fairseq.untrusted_files import checkpoint_types
 
@@ -33,6 +35,13 @@ def test_parameters_with_a_scale_get_a_group_whose_learning_rate_follows_at_that
         optimizer.set_lr(0.5)
         other.set_lr(0.5)
     assert [g["lr"] for g in other.param_groups] == [0.5], "other optimizers are left alone"
+
+
+def test_a_loss_scaler_of_fp16_is_left_out_where_the_run_goes_on_without_one():
+    restore_half_precision(SimpleNamespace(scaler=None), {SCALER: {"_iter": 7}})
+    scaler = SimpleNamespace()
+    restore_half_precision(SimpleNamespace(scaler=scaler), {SCALER: {"_iter": 7}})
+    assert vars(scaler) == {"_iter": 7}
 
 
 def test_harmless_types_of_a_fairseq_checkpoint_load_with_weights_only(tmp_path):

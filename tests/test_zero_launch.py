@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from tests.commands import PLUGIN, command_line, free_port
 from tests.test_zero import (
@@ -24,6 +26,7 @@ from tests.test_zero import (
 from vt_fairseq.errors import UserError
 from vt_fairseq.training.process_groups import (
     ignore_missing_tpu,
+    is_our_task,
     join_launcher,
     refuse_separate_slurm_tasks,
     spawn_on_cpus,
@@ -108,6 +111,12 @@ def test_bf16_is_not_taken_for_a_tpu_where_there_is_no_software_for_one(bf16):
     )
     ignore_missing_tpu(options)
     assert options.common.tpu is options.distributed_training.tpu is not bf16
+
+
+def test_options_of_other_tasks_may_have_any_form_of_fairseqs():
+    assert is_our_task(OmegaConf.create({"_name": "video_translate"}))
+    others = (OmegaConf.create({"_name": "translation"}), Namespace(task="multilingual"), None)
+    assert not any(map(is_our_task, others))
 
 
 @pytest.mark.parametrize("missing", ["distributed_port", "distributed_world_size"])

@@ -123,8 +123,9 @@ def test_without_any_checkpoint_training_starts(tmp_path):
     assert checkpoints.newest_complete(tmp_path) is None
 
 
-def test_leftovers_of_killed_saves_are_removed(tmp_path):
-    (tmp_path / ".checkpoint_1_2.pt.17.tmp").write_bytes(b"half")
+@pytest.mark.parametrize("name", [".checkpoint_1_2.pt.17.tmp", "checkpoint_last.pt.tmp"])
+def test_leftovers_of_killed_saves_are_removed(tmp_path, name):
+    (tmp_path / name).write_bytes(b"half")
     checkpoints.remove_leftovers(argparse.Namespace(no_save=False, save_dir=str(tmp_path)))
     assert not list(tmp_path.iterdir())
 
@@ -237,8 +238,14 @@ def test_a_second_run_on_a_directory_is_refused_with_the_first_ones_name(tmp_pat
         signal.pause()
     try:
         assert os.read(reading, 4) == b"held"
+        (tmp_path / ".checkpoint_1_2.pt.17.tmp").write_bytes(b"what the first one writes")
+        cfg = argparse.Namespace(no_save=False, save_dir=str(tmp_path), reset_optimizer=False)
+        trainer = argparse.Namespace(
+            cfg=argparse.Namespace(checkpoint=cfg), data_parallel_rank=0, data_parallel_world_size=1
+        )
         with pytest.raises(UserError, match=f"another run writes to .*: process {first} on"):
-            checkpoints.DirectoryLock(tmp_path)
+            checkpoints.choose(trainer)
+        assert (tmp_path / ".checkpoint_1_2.pt.17.tmp").exists()
     finally:
         os.kill(first, signal.SIGKILL)
         os.waitpid(first, 0)

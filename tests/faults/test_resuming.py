@@ -52,6 +52,12 @@ def test_a_changed_option_is_named_with_old_and_new_value(caplog, changes, said)
     assert f"a.pt was trained otherwise; from here on as the command says: {said}\n" in text
 
 
+@pytest.mark.parametrize(("old", "new"), [("centre", "center"), ("center", "centre")])
+def test_another_spelling_of_the_same_window_is_no_change(old, new):
+    saved, current = ({"task": {"test_window": window, "seed": []}} for window in (old, new))
+    assert changed_options.changed_options(saved, current) == []
+
+
 def test_another_size_of_the_data_is_named_and_an_older_checkpoint_does_not_know(caplog):
     assert "rows of the training data 20 -> 1,900" in warning(caplog, {}, (20, 1900))
     caplog.clear()

@@ -23,6 +23,7 @@ COMPARED: dict[str, tuple[str, ...] | None] = {
     "lr_scheduler": None,
 }
 # Where things lie, how results are written; and copies of other sections' options.
+RESPELLED = [("centre", "center"), ("center", "centre")]  # 0.1.0 had the first
 LEFT_OUT = ("data", "video_root", "results_path", "cpu")
 
 
@@ -59,7 +60,8 @@ def changed_options(saved: Mapping[str, Any], current: Mapping[str, Any]) -> lis
             continue
         for name in before.keys() & now.keys() if names is None else names:
             option = section if name == "_name" else name
-            if name not in LEFT_OUT and before.get(name) != now.get(name):
-                text = f"--{option.replace('_', '-')} {before.get(name)} -> {now.get(name)}"
+            old, new = before.get(name), now.get(name)
+            if name not in LEFT_OUT and old != new and (old, new) not in RESPELLED:
+                text = f"--{option.replace('_', '-')} {old} -> {new}"
                 changes.setdefault(option, text)
     return sorted(changes.values())

@@ -264,9 +264,9 @@ def choose(trainer: Any) -> None:
     if trainer.data_parallel_rank == 0:  # one process reads and checks for all
         try:
             choice = other_than_last(cfg), None
+            remove_leftovers(cfg)  # not where another run is at work
         except UserError as error:
             choice = None, str(error)
-        remove_leftovers(cfg)
     if trainer.data_parallel_world_size > 1:
         choice = distributed_utils.broadcast_object(
             choice,
@@ -305,8 +305,9 @@ def remove_leftovers(cfg) -> None:
     """Delete what killed saves left behind; their checkpoints never came to be."""
     if cfg.no_save:
         return
-    for path in Path(cfg.save_dir).glob(".checkpoint*.tmp"):
-        path.unlink(missing_ok=True)
+    for pattern in (".checkpoint*.tmp", "checkpoint*.tmp"):  # the second is 0.1.0's
+        for path in Path(cfg.save_dir).glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def load_checkpoint_to_cpu(path: str, *args, **kwargs):

@@ -34,8 +34,9 @@ def restore_half_precision(optimizer: Any, state: Mapping[str, Any]) -> None:
 
     Its fp32 weights are not taken where the model's 16-bit weights are not those, rounded.
     """
-    for name, value in state.get(SCALER, {}).items():
-        setattr(optimizer.scaler, name, value)
+    scaler = getattr(optimizer, "scaler", None)  # there is none without fp16
+    for name, value in state.get(SCALER, {}).items() if scaler is not None else ():
+        setattr(scaler, name, value)
     if WEIGHTS not in state or not isinstance(optimizer, FP16Optimizer):
         return
     saved, weights = state[WEIGHTS], fp32_weights(optimizer)

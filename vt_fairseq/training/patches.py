@@ -34,6 +34,8 @@ def choose_trainer(cls: type, cfg: Any, task: Any, *args: Any, **kwargs: Any) ->
     if cls is Trainer and isinstance(task, VideoTranslateTask):
         install(TRAINING_PATCHES)
         cls = DeepSpeedTrainer if zero_stage(cfg) else VideoTranslateTrainer
+    elif cls is Trainer and zero_stage(cfg):
+        raise UserError("--zero-stage: the engine trains --task video_translate alone")
     return object.__new__(cls)
 
 

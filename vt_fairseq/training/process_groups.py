@@ -48,7 +48,7 @@ _call_main = distributed_utils.call_main
 
 def is_our_task(cfg: Any) -> bool:
     """Whether options of a task are those of ``video_translate``, or of a subclass of it."""
-    name = (cfg or {}).get("_name")
+    name = getattr(cfg, "_name", None)  # fairseq's oldest tasks have a Namespace
     return issubclass(TASK_REGISTRY.get(name, object), VideoTranslateTask)
 
 
