@@ -353,7 +353,7 @@ def test_the_commands_json_is_the_librarys_prediction(command):
     assert report["gpu_gib"]["activations"] == round(expected.training.activations / GIB, 3)
     assert report["gpu_gib"]["total"] == round(expected.total / GIB, 3)
     assert sum(report["gpu_gib"].values()) == pytest.approx(2 * expected.total / GIB, abs=0.005)
-    assert report["fits_v100"] == {"16 GB": True, "32 GB": True} and report["cure"] == {}
+    assert report["fits_v100"] == {"16 GB": True, "32 GB": True} and report["suggestion"] == {}
 
 
 def test_the_command_names_the_first_suggestion_that_is_enough(command):

@@ -13,7 +13,7 @@ from vt_fairseq.metrics.classification import (
     per_class_accuracy,
     rank_accuracy,
 )
-from vt_fairseq.metrics.measure import numbers
+from vt_fairseq.metrics.measure import values
 from vt_fairseq.metrics.retrieval import (
     rank_statistics,
     ranking_statistics,
@@ -23,11 +23,11 @@ from vt_fairseq.metrics.retrieval import (
 
 
 def caption_metrics(predictions, references) -> dict[str, float]:
-    return numbers(caption_measures(predictions, references))
+    return values(caption_measures(predictions, references))
 
 
 def recall(scores, targets, ties: str = "pessimistic") -> dict[str, float]:
-    return recall_measure(rank_statistics(scores, targets), ties).numbers()
+    return recall_measure(rank_statistics(scores, targets), ties).values()
 
 
 # --- captions ------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_classes_count_alike_in_their_mean_however_many_rows_they_have():
         {"of": "verb", "class": "a", "accuracy": 75, "n": 4},
         {"of": "verb", "class": "b", "accuracy": 0, "n": 1},
     ]
-    assert mean_class_measure("mean", right, classes).numbers() == {"mean": 37.5}
+    assert mean_class_measure("mean", right, classes).values() == {"mean": 37.5}
     found = rank_accuracy(np.array([1, 1, 5, 6, 3]), classes)
     assert found == {"top1": 40, "top5": 80, "mean_class_accuracy": 25}
 

@@ -14,7 +14,7 @@ import pytest
 from tests.commands import run
 from vt_fairseq.errors import UserError
 from vt_fairseq.metrics import coco, coco_java
-from vt_fairseq.metrics.measure import numbers, signatures
+from vt_fairseq.metrics.measure import signatures, values
 
 needs_toolkit = pytest.mark.skipif(
     importlib.util.find_spec("pycocoevalcap") is None,
@@ -48,7 +48,7 @@ def bleus(predictions: list[str], references: list[list[str]]) -> list[float]:
     """Our BLEU-1 to 4 of texts that are tokenized already; without METEOR, which takes long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(coco_java, "java", lambda: None)
-        found = numbers(coco.coco_measures(predictions, references, "none"))
+        found = values(coco.coco_measures(predictions, references, "none"))
     return [found[name] for name in coco.BLEU_NAMES]
 
 
@@ -83,7 +83,7 @@ def test_meteor_of_a_perfect_row_is_one_and_of_no_match_zero():
 @needs_toolkit
 def test_cider_of_one_clip_is_zero(monkeypatch):
     monkeypatch.setattr(coco_java, "java", lambda: None)
-    found = numbers(coco.coco_measures(["a red car"], [["a red car"]], "none"))
+    found = values(coco.coco_measures(["a red car"], [["a red car"]], "none"))
     assert found["coco_bleu3"] == pytest.approx(100)
     assert (found["coco_rouge_l"], found["coco_cider"]) == (100, 0)
 
@@ -192,7 +192,7 @@ def test_all_numbers_are_those_of_the_toolkits_own_pipeline_on_tvcs_sample(test_
     results["coco_bleu4"] = Bleu(4).compute_score(gts, res, verbose=0)[0][3]
     for name, metric in (("meteor", Meteor), ("rouge_l", Rouge), ("cider", Cider)):
         results[f"coco_{name}"] = metric().compute_score(gts, res)[0]
-    found = numbers(coco.coco_measures(predictions, right))
+    found = values(coco.coco_measures(predictions, right))
     for name, value in results.items():
         assert found[name] == pytest.approx(100 * value, abs=1e-9), name
 

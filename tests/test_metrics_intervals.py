@@ -76,7 +76,7 @@ def test_identical_rows_have_an_interval_without_width_in_every_kind():
     ]
     for measure in measures:
         found = confidence_intervals([measure], 0.95, resamples=50)
-        for key, value in measure.numbers().items():
+        for key, value in measure.values().items():
             assert found[f"{key}_low"] == found[f"{key}_high"] == value
 
 

@@ -225,7 +225,7 @@ def test_a_clip_that_leads_out_of_the_video_root_has_a_reason_and_no_picture(run
 
 def test_candidates_beyond_ten_keep_the_right_one():
     bars = bars_of([f"t{k}" for k in range(20)], [float(-k) for k in range(20)], right=19, chosen=0)
-    assert len(bars) == 10 and bars[-1].right and bars[0].chosen
+    assert len(bars) == 10 and bars[-1].correct and bars[0].chosen
     assert sum(bar.share for bar in bars_of("abc", [0.0, 1.0, 2.0], None, 2)) == pytest.approx(1)
 
 
@@ -234,7 +234,7 @@ def test_confusion_counts_wrong_pairs_and_the_rest_of_their_rows():
     rows = [ReportRow(str(k), WRONG, classes={"verb": pair}) for k, pair in enumerate(said)]
     (found,) = confusion.confusions(rows)
     assert found.pairs == [("cut", "peel", 3, 5), ("peel", "cut", 1, 1)]
-    assert (found.right, found.predicted) == (["cut", "peel"], ["cut", "peel"])
+    assert (found.references, found.predicted) == (["cut", "peel"], ["cut", "peel"])
     assert [[count for count, _ in row] for row in found.table] == [[0, 3], [1, 0]]
     assert (found.itself, found.others) == ([2, 0], [0, 0])
     right = [ReportRow("1", RIGHT, classes={"verb": ("cut", "cut")})]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 class UserError(Exception):
     """A mistake in the command, the configuration or the files; commands end in one line, exit 2.
 
-    The message says what was expected, what was found, where, and the cure.
+    The message says what was expected, what was found, where, and a suggestion.
     """
 
 

@@ -111,11 +111,11 @@ class VideoTranslateTask(FairseqTask):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raise UserError when the checkpoint's vocabulary or classes are not the data's."""
         expected = state_dict.get("vocabulary_sha256")
-        found = vocabulary_state(self.tokenizer)["vocabulary_sha256"]
-        if expected is not None and expected != found:
+        actual = vocabulary_state(self.tokenizer)["vocabulary_sha256"]
+        if expected is not None and expected != actual:
             raise UserError(
                 f"the model was trained with another vocabulary than {self.tokenizer.origin}: "
-                f"sha256 {expected[:12]} expected, {found[:12]} found; take the "
+                f"sha256 {expected[:12]} expected, {actual[:12]} found; take the "
                 "spiece.model of the training data (vt-prepare: --vocabulary)"
             )
         for name, classes in state_dict.get("head_classes", {}).items():
@@ -332,13 +332,13 @@ class VideoTranslateTask(FairseqTask):
         torch.backends.cudnn.benchmark = True
 
     def train_step(self, sample, *args, **kwargs):
-        """fairseq's, with unreadable clips named in the log and too many of them refused."""
+        """Calls fairseq's method, and also logs unreadable clips and refuses too many of them."""
         self.unreadable.report(sample["unreadable"])
         try:
             self.unreadable.count(sample["unreadable"], sample.get("nsentences", 0))
         except UserError as error:
-            cure = "check --video-root, or allow more by --max-bad-fraction"
-            raise UserError(f"{error}; {cure}") from error
+            suggestion = "check --video-root, or allow more by --max-bad-fraction"
+            raise UserError(f"{error}; {suggestion}") from error
         return super().train_step(sample, *args, **kwargs)
 
     def valid_step(self, sample, model, criterion):
@@ -378,7 +378,7 @@ class VideoTranslateTask(FairseqTask):
     # Generation
 
     def build_generator(self, models, args, **kwargs):
-        """fairseq's, made fast; raise UserError for a model with heads, whose decoder is unused."""
+        """Calls fairseq's method with a faster generator; UserError for a model with heads."""
         if self.heads is not None:
             raise UserError("a model with heads writes no text; vt-score reads its classes")
         if not args.print_alignment:
@@ -414,15 +414,15 @@ class VideoTranslateTask(FairseqTask):
         return [h if h is not None else [empty_hypothesis()] for h in hypos]
 
 
-def compare_classes(name: str, saved: list[str], found: list[str], where: str) -> None:
+def compare_classes(name: str, saved: list[str], actual: list[str], where: str) -> None:
     """Raise UserError where the classes of a head are not those that ``where`` has."""
-    if saved == found:
+    if saved == actual:
         return
-    missing, new = sorted(set(saved) - set(found)), sorted(set(found) - set(saved))
+    missing, new = sorted(set(saved) - set(actual)), sorted(set(actual) - set(saved))
     examples = [f"it lacks {missing[0]!r}"] if missing else []
     examples += [f"it has {new[0]!r} beside them"] if new else []
     raise UserError(
-        f"the model's head {name} was trained on {len(saved)} classes, {where} has {len(found)}: "
+        f"the model's head {name} was trained on {len(saved)} classes, {where} has {len(actual)}: "
         f"{' and '.join(examples) or 'the order differs'}; prepare all splits together, so that "
         "they share their class lists"
     )

@@ -84,19 +84,19 @@ def read_trusted(path: Path) -> Any:
     return plain(content, "")
 
 
-def plain(value: Any, place: str) -> Any:
-    """``value`` in types that ``weights_only=True`` reads, else None; ``place`` is for the log."""
+def plain(value: Any, location: str) -> Any:
+    """``value`` in types that ``weights_only=True`` reads, or None; ``location`` is for the log."""
     if isinstance(value, torch.nn.Parameter):
         return value.data
     if isinstance(value, Enum):  # before str, which some of them are, too
-        return plain(value.value, place)
+        return plain(value.value, location)
     if isinstance(value, PLAIN):
         return value
     if isinstance(value, argparse.Namespace):
-        return argparse.Namespace(**plain(vars(value), place))
+        return argparse.Namespace(**plain(vars(value), location))
     if isinstance(value, Mapping):
-        return {plain(k, place): plain(v, f"{place}[{k!r}]") for k, v in value.items()}
+        return {plain(k, location): plain(v, f"{location}[{k!r}]") for k, v in value.items()}
     if isinstance(value, (Sequence, set, frozenset)):
-        return [plain(v, f"{place}[{i}]") for i, v in enumerate(value)]
-    logger.warning("left out: %s, a %s", place or "everything", type(value).__qualname__)
+        return [plain(v, f"{location}[{i}]") for i, v in enumerate(value)]
+    logger.warning("left out: %s, a %s", location or "everything", type(value).__qualname__)
     return None

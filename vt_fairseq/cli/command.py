@@ -81,8 +81,8 @@ def import_user_dir(folder: Path | None) -> None:
     with quiet_imports():
         module = importlib.import_module(folder.name)
     if str(folder) not in module.__path__:
-        found = next(iter(module.__path__))
-        raise UserError(f"--user-dir {folder}: {found} has that name already, take another")
+        other = next(iter(module.__path__))
+        raise UserError(f"--user-dir {folder}: {other} has that name already, take another")
 
 
 @contextlib.contextmanager

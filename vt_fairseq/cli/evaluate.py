@@ -82,48 +82,48 @@ def evaluate(args: argparse.Namespace, predictions: Path) -> "Evaluated":
 
 
 def metrics(args: argparse.Namespace, result: "Evaluated") -> dict[str, Any]:
-    """What metrics.json holds: numbers, intervals, the comparison, and how each was computed."""
+    """What metrics.json holds: values, intervals, the comparison, and how each was computed."""
     from vt_fairseq.metrics import measure
     from vt_fairseq.metrics.intervals import confidence_intervals, paired_test
 
-    numbers = measure.numbers(result.measures) | {"n": result.n, "missing": result.missing}
+    values = measure.values(result.measures) | {"n": result.n, "missing": result.missing}
     if result.unscored:
-        numbers["without_references"] = result.unscored
+        values["without_references"] = result.unscored
     signatures = measure.signatures(result.measures) | result.left_out
     how = f"{args.resamples} resamples of rows|seed {args.seed}"
     if args.confidence is not None:
-        numbers |= confidence_intervals(result.measures, args.confidence, args.resamples, args.seed)
+        values |= confidence_intervals(result.measures, args.confidence, args.resamples, args.seed)
         signatures["low, high"] = f"percentile bootstrap|level {args.confidence}|{how}"
     if args.compare:
         other = evaluate(args, args.compare)
-        numbers |= paired_test(result.measures, other.measures, args.resamples, args.seed)
-        numbers["missing_other"] = other.missing
+        values |= paired_test(result.measures, other.measures, args.resamples, args.seed)
+        values["missing_other"] = other.missing
         signatures["other, difference, p"] = (
             f"{args.compare.name}|approximate randomization, two-sided|{how}"
         )
-    return numbers | {"signatures": signatures}
+    return values | {"signatures": signatures}
 
 
 def _table(metrics: dict[str, Any]) -> Iterator[str]:
     """One line per number with its interval and comparison, then how they were computed."""
-    numbers = {key: value for key, value in metrics.items() if key != "signatures"}
-    for key, value in numbers.items():
+    values = {key: value for key, value in metrics.items() if key != "signatures"}
+    for key, value in values.items():
         base, _, kind = key.rpartition("_")
-        if base not in numbers or kind not in ("low", "high", "other", "difference", "p"):
-            yield f"{key:12} {_shown(value):>10}{_beside(key, numbers)}"
+        if base not in values or kind not in ("low", "high", "other", "difference", "p"):
+            yield f"{key:12} {_shown(value):>10}{_beside(key, values)}"
     for signature in dict.fromkeys(metrics["signatures"].values()):
         keys = [key for key, text in metrics["signatures"].items() if text == signature]
         yield f"{', '.join(keys)}: {signature}"
 
 
-def _beside(key: str, numbers: dict[str, Any]) -> str:
+def _beside(key: str, values: dict[str, Any]) -> str:
     text = ""
-    if f"{key}_low" in numbers:
-        text += f"  [{_shown(numbers[f'{key}_low'])}, {_shown(numbers[f'{key}_high'])}]"
-    if f"{key}_other" in numbers:
-        text += f"  other {_shown(numbers[f'{key}_other'])}"
-    if f"{key}_p" in numbers:
-        text += f"  difference {numbers[f'{key}_difference']:+.2f}  p {numbers[f'{key}_p']:.4f}"
+    if f"{key}_low" in values:
+        text += f"  [{_shown(values[f'{key}_low'])}, {_shown(values[f'{key}_high'])}]"
+    if f"{key}_other" in values:
+        text += f"  other {_shown(values[f'{key}_other'])}"
+    if f"{key}_p" in values:
+        text += f"  difference {values[f'{key}_difference']:+.2f}  p {values[f'{key}_p']:.4f}"
     return text
 
 
@@ -141,12 +141,12 @@ def main() -> None:
     from vt_fairseq.scoring.records import as_line
 
     result = evaluate(args, args.predictions)
-    numbers = metrics(args, result)
+    values = metrics(args, result)
     if args.out:
-        write_json(args.out, numbers)
+        write_json(args.out, values)
     if args.per_class:
         write_file(args.per_class, b"".join(map(as_line, result.per_class())))
-    print("\n".join(_table(numbers)))
+    print("\n".join(_table(values)))
     if result.unscored:
         what = f"{result.unscored:,} of {result.unscored + result.n:,} rows have no references"
         print(f"{PROG}: {what} and are left out", file=sys.stderr)

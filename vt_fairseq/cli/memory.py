@@ -140,7 +140,7 @@ def _report(prediction: "MemoryPrediction", suggestions: dict[str, str | None]) 
         "gpu_gib": gib | {"total": round(prediction.total / GIB, 3)},
         "cpu_gib": round(prediction.states.cpu / GIB, 3),
         "fits_v100": prediction.fits_v100(),
-        "cure": suggestions,
+        "suggestion": suggestions,
     }
 
 
@@ -154,8 +154,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
         if fits:
             lines.append(f"{card} V100: fits")
         else:
-            cure = report["cure"][card]
-            lines.append(f"{card} V100: does not fit; " + (cure or "no cure found"))
+            suggestion = report["suggestion"][card]
+            lines.append(f"{card} V100: does not fit; " + (suggestion or "no suggestion found"))
     return lines
 
 

@@ -94,8 +94,8 @@ def read_tasks(path: Path) -> dict[int, str]:
 
 
 def _task_id(line: str, delimiter: str) -> bool:
-    first, found, _ = line.partition(delimiter)
-    return bool(found) and first.strip().strip('"').isdigit()
+    first, separator, _ = line.partition(delimiter)
+    return bool(separator) and first.strip().strip('"').isdigit()
 
 
 def readable(name: str) -> str:

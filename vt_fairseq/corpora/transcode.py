@@ -62,8 +62,8 @@ def _copy_file(source: Path, target: Path, short_side: int) -> None:
     except UnorderedError:
         target.unlink(missing_ok=True)
         written = _encode(frames_of(source, counted=True), target, short_side)
-    if (found := _count(target)) != written:
-        raise VideoError(f"the copy has {found} frames, {written} were written")
+    if (actual := _count(target)) != written:
+        raise VideoError(f"the copy has {actual} frames, {written} were written")
     with open(target, "rb") as file:
         os.fsync(file.fileno())
 

@@ -119,17 +119,17 @@ def head_counts(
     targets: dict[str, torch.Tensor],
     missing: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    """Sums to log of each head and of the action: clips with a class, right ones, loss."""
+    """Sums to log of each head and of the action: clips with a class, correct ones, loss."""
     counts = {}
     known = {name: target.ne(NO_CLASS) for name, target in targets.items()}
-    right = {name: logits[name].argmax(-1) == target for name, target in targets.items()}
+    correct = {name: logits[name].argmax(-1) == target for name, target in targets.items()}
     for name in targets:
         counts[f"{name}_loss"] = losses[name].sum()
         counts[f"{name}_unlabeled"] = (~known[name] & ~missing).sum()
     if "verb" in targets and "noun" in targets:
         known["action"] = known["verb"] & known["noun"]
-        right["action"] = right["verb"] & right["noun"]
+        correct["action"] = correct["verb"] & correct["noun"]
     for name in known:
         counts[f"{name}_count"] = known[name].sum()
-        counts[f"{name}_correct"] = (right[name] & known[name]).sum()
+        counts[f"{name}_correct"] = (correct[name] & known[name]).sum()
     return counts

@@ -62,13 +62,13 @@ class ReusedBatchIterator(EpochBatchIterator):
         return Share(self.frozen_batches, order, self.num_shards, self.shard_id)
 
     def state_dict(self) -> dict[str, Any]:
-        """fairseq's, with the number of processes that share the epoch's batches."""
+        """Calls fairseq's method, and also saves how many processes share the epoch's batches."""
         return {**super().state_dict(), "processes": self.num_shards}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """fairseq's; another number of processes goes on after the batches that all have done.
+        """Calls fairseq's method, and also converts the position to another number of processes.
 
-        Where these do not come out even, the few after them are trained on again.
+        Where the count does not divide evenly, the last few batches are repeated.
         """
         done_by = state_dict.get("processes", self.num_shards)
         if done_by != self.num_shards:

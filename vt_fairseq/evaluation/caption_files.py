@@ -29,10 +29,12 @@ _LIST_KEYS = ("annotations", "sentences")
 
 def read_pairs(predictions: Path, references: Sequence[Path]) -> PairedRows:
     """Every reference with its prediction or None; text files must have the same lines."""
-    given, right = read_predictions(predictions), read_references(references)
-    if predictions.suffix == ".txt" and len(given) != len(right):
-        raise UserError(f"{predictions} has {len(given)} lines, but {references[0]} {len(right)}")
-    return pair(given, right, str(references[0]))
+    rows, reference_rows = read_predictions(predictions), read_references(references)
+    if predictions.suffix == ".txt" and len(rows) != len(reference_rows):
+        raise UserError(
+            f"{predictions} has {len(rows)} lines, but {references[0]} {len(reference_rows)}"
+        )
+    return pair(rows, reference_rows, str(references[0]))
 
 
 def read_predictions(path: Path) -> dict[str, JsonRow]:

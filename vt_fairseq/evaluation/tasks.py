@@ -213,9 +213,9 @@ def _label_names(row: JsonRow) -> list[str]:
 
 
 def _actions(pairs: PairedRows) -> list[_ClassResults]:
-    """Of verbs, of nouns and of the actions that are pairs of them."""
+    """The results of verbs, of nouns and of the actions that are pairs of them."""
     given = {part: _predictions(pairs, part) for part in ("verb", "noun")}
-    right: dict[str, list[Class]] = {
+    references: dict[str, list[Class]] = {
         part: [(field(row, part, is_text, "the name of a class"),) for row, _ in pairs]
         for part in given
     }
@@ -224,14 +224,16 @@ def _actions(pairs: PairedRows) -> list[_ClassResults]:
     if rankings["action"] is not None:  # the best pair need not be the best verb and the best noun
         actions = [r[0] if r else a for r, a in zip(rankings["action"], actions, strict=True)]
     given["action"] = actions
-    right["action"] = [v + n for v, n in zip(right["verb"], right["noun"], strict=True)]
+    references["action"] = [
+        v + n for v, n in zip(references["verb"], references["noun"], strict=True)
+    ]
     return [
         _ClassResults(
             name,
             (f"{name}_top1", f"{name}_top5", f"{name}_mean_class_accuracy"),
             given[name],
             rankings[name],
-            [[reference] for reference in right[name]],
+            [[reference] for reference in references[name]],
         )
         for name in rankings
     ]

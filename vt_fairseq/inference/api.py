@@ -51,8 +51,8 @@ class Decoding:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UserError(f"decoding is one of {', '.join(METHODS)}, found {self.method!r}")
-        numbers = (self.beam, self.topk, self.num_candidates, self.max_tokens)
-        if not all(number is None or number >= 1 for number in numbers):
+        counts = (self.beam, self.topk, self.num_candidates, self.max_tokens)
+        if not all(count is None or count >= 1 for count in counts):
             raise UserError(f"numbers of beams, tokens and candidates must be positive: {self}")
         if self.method == "greedy" and self.num_candidates > 1:
             raise UserError("greedy decoding gives one candidate; take beam or topk for more")
@@ -311,7 +311,7 @@ class VideoTranslate:
         max_tokens: int | None,
         length_normalize: bool,
     ) -> list[tuple[float, ...] | None]:
-        """Of each clip's ``candidates``, cut to ``max_tokens``; a single list is every clip's."""
+        """The scores of ``candidates``, cut to ``max_tokens``; a single list is every clip's."""
         if self.loaded.task.heads is not None:
             raise UserError("a model with heads has no likelihoods; vt-score reads its heads")
         trees = []

@@ -100,6 +100,6 @@ def _counts(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
 
 def _signature(references: Sequence[Sequence[str]]) -> str:
     bleu = BLEU()
-    numbers = set(map(len, references))
-    bleu.num_refs = numbers.pop() if len(numbers) == 1 else -1  # -1 is sacrebleu's "varying"
+    counts = set(map(len, references))
+    bleu.num_refs = counts.pop() if len(counts) == 1 else -1  # -1 is sacrebleu's "varying"
     return bleu.get_signature().format()

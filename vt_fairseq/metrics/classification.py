@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vt_fairseq.metrics.measure import Measure, check_lengths, numbers, per_cent
+from vt_fairseq.metrics.measure import Measure, check_lengths, per_cent, values
 from vt_fairseq.metrics.retrieval import target_ranks
 
 DEPTHS = (1, 5)
@@ -54,7 +54,7 @@ def rank_accuracy(ranks: np.ndarray, classes: Sequence[Hashable]) -> dict[str, f
     Ranks count from 1.
     """
     mean = mean_class_measure("mean_class_accuracy", ranks <= 1, list(classes))
-    return {f"top{k}": per_cent(ranks <= k) for k in DEPTHS} | numbers([mean])
+    return {f"top{k}": per_cent(ranks <= k) for k in DEPTHS} | values([mean])
 
 
 def action_metrics(
@@ -76,8 +76,8 @@ def action_metrics(
     ranks["action_"] = np.concatenate(
         [target_ranks((v[:, None] + n).reshape(1, -1), [a * len(n) + b]) for v, n, (a, b) in pairs]
     )
-    found: dict[str, float] = {"n": len(actions)}
+    metrics: dict[str, float] = {"n": len(actions)}
     for prefix, classes in (("verb_", verbs), ("noun_", nouns), ("action_", actions)):
         for key, value in rank_accuracy(ranks[prefix], classes).items():
-            found[prefix + key] = value
-    return found
+            metrics[prefix + key] = value
+    return metrics

@@ -74,8 +74,8 @@ def _tokenized(
 
 
 def _signature(references: Sequence[Sequence[str]], tokenizer: str) -> str:
-    numbers = set(map(len, references))
-    count = str(numbers.pop()) if len(numbers) == 1 else "var"
+    counts = set(map(len, references))
+    count = str(counts.pop()) if len(counts) == 1 else "var"
     return f"pycocoevalcap {version('pycocoevalcap')}|nrefs:{count}|{_TOKENIZED[tokenizer]}"
 
 

@@ -63,7 +63,7 @@ def paired_test(
             for key, value in _difference(measure, left, right).items():
                 # Sums in another order differ in their last digits; that is no difference.
                 larger[key] += abs(value) >= abs(observed[key]) - 1e-9
-        results |= {f"{key}_other": value for key, value in other.numbers().items()}
+        results |= {f"{key}_other": value for key, value in other.values().items()}
         results |= {f"{key}_difference": value for key, value in observed.items()}
         results |= {f"{key}_p": count / (resamples + 1) for key, count in larger.items()}
     return results

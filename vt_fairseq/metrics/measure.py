@@ -24,14 +24,14 @@ class Measure:
     compute: Callable[[np.ndarray], dict[str, float]]
     signatures: dict[str, str]
 
-    def numbers(self) -> dict[str, float]:
-        """The numbers of all rows."""
+    def values(self) -> dict[str, float]:
+        """The values over all rows."""
         return self.compute(self.rows)
 
 
-def numbers(measures: Iterable[Measure]) -> dict[str, float]:
-    """The numbers of all ``measures``."""
-    return {key: value for measure in measures for key, value in measure.numbers().items()}
+def values(measures: Iterable[Measure]) -> dict[str, float]:
+    """The values of all ``measures``."""
+    return {key: value for measure in measures for key, value in measure.values().items()}
 
 
 def signatures(measures: Iterable[Measure]) -> dict[str, str]:

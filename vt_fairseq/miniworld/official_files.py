@@ -164,9 +164,9 @@ def tvc(world: World) -> dict[str, str]:
 def _show_files(
     world: World, names: Iterable[str], record: Callable[[Annotation, int], Annotation]
 ) -> dict[str, str]:
-    numbers = itertools.count()
+    counter = itertools.count()
     files = {
-        f"{name}.jsonl": _jsonl(record(row, next(numbers)) for row in world.of(split))
+        f"{name}.jsonl": _jsonl(record(row, next(counter)) for row in world.of(split))
         for split, name in zip(SHOW_SPLITS, names, strict=True)
     }
     subtitles = (

@@ -112,10 +112,10 @@ def generate(out: Path, size: Size, seed: int, workers: int = 1) -> int:
 # --- what happens in which video -----------------------------------------------------------------
 
 
-def _rng(seed: int, purpose: str, split: str, *numbers: int) -> np.random.Generator:
+def _rng(seed: int, purpose: str, split: str, *indices: int) -> np.random.Generator:
     """A random generator of its own for each purpose, so that no choice moves another one."""
     purposes = ("plan", "pixels", "question", "narration")
-    return np.random.default_rng([seed, purposes.index(purpose), SPLITS.index(split), *numbers])
+    return np.random.default_rng([seed, purposes.index(purpose), SPLITS.index(split), *indices])
 
 
 def plan_videos(size: Size, seed: int) -> list[PlannedVideo]:

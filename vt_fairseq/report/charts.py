@@ -60,7 +60,7 @@ def _both(log: TrainingLog, key: str) -> dict[str, Curve]:
 
 
 def _accuracies(log: TrainingLog) -> dict[str, Curve]:
-    """Of tokens, or of each of the heads."""
+    """The accuracies of tokens, or of each of the heads."""
     points = [p for split in (log.inner, *log.valid.values()) for p in split.values()]
     keys = sorted({key for values in points for key in values if key.endswith("accuracy")})
     if len(keys) < 2:
@@ -73,7 +73,7 @@ def _accuracies(log: TrainingLog) -> dict[str, Curve]:
 
 
 def _learning_rates(log: TrainingLog) -> dict[str, Curve]:
-    """Of the transformer, and those of the other parts that have a scale of their own."""
+    """The rate of the transformer, and those of the other parts that have their own scale."""
     rate = _curve(log.inner, "lr")
     scales = {"video network": log.scales.get("video_lr_scale")}
     scales["heads"] = log.scales.get("head_lr_scale") if log.heads else None

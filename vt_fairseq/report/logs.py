@@ -1,4 +1,4 @@
-"""Logs of ``fairseq-train`` (``--log-format simple`` or ``json``) to numbers at each update."""
+"""Logs of ``fairseq-train`` (``--log-format simple`` or ``json``) to values at each update."""
 
 import math
 import re
@@ -34,7 +34,7 @@ class TrainingLog:
         scales: ``video_lr_scale`` and ``head_lr_scale``, where they are not 1.
         heads: whether the model has heads.
         unread: clips that could not be read, with reasons.
-        not_finite: how many numbers were left out because they are NaN or infinite.
+        not_finite: how many values were left out because they are NaN or infinite.
         ended: whether the log says that the training is done.
     """
 
@@ -55,7 +55,7 @@ class TrainingLog:
 
 
 def read_log(path: Path) -> TrainingLog:
-    """The numbers in ``path``; none where it is no log of a training.
+    """The values in ``path``; none where it is no log of a training.
 
     A run that went on in the same file overwrites the updates that it repeats.
     """
@@ -76,13 +76,13 @@ def read_log(path: Path) -> TrainingLog:
 def _inner(log: TrainingLog, message: str, pause: bool) -> bool:
     """Take in the line of a ``--log-interval``; is there still a pause to note with the next?"""
     values = _json(message) if message.startswith(_JSON) else dict(_INNER.findall(message))
-    numbers = _finite_numbers(log, values)
-    if "num_updates" not in numbers:
+    finite = _finite_values(log, values)
+    if "num_updates" not in finite:
         return pause
-    update = int(numbers["num_updates"])
+    update = int(finite["num_updates"])
     log.ended = False
     log.inner.pop(update, None)  # so that the order is that of the log
-    log.inner[update] = numbers
+    log.inner[update] = finite
     log.paused.discard(update)
     if pause:
         log.paused.add(update)
@@ -99,9 +99,9 @@ def _valid(log: TrainingLog, tag: str, message: str) -> bool:
         values = dict(_END.findall(message))
     else:
         return False
-    numbers = _finite_numbers(log, values)
-    if "num_updates" in numbers:
-        log.valid.setdefault(tag, {})[int(numbers["num_updates"])] = numbers
+    finite = _finite_values(log, values)
+    if "num_updates" in finite:
+        log.valid.setdefault(tag, {})[int(finite["num_updates"])] = finite
     return True
 
 
@@ -123,13 +123,13 @@ def _json(message: str) -> dict[str, Any]:
         return {}
 
 
-def _finite_numbers(log: TrainingLog, values: dict[str, Any]) -> dict[str, float]:
-    numbers = {}
-    for name, value in values.items():
+def _finite_values(log: TrainingLog, logged: dict[str, Any]) -> dict[str, float]:
+    values = {}
+    for name, value in logged.items():
         try:
-            numbers[name] = float(value)
+            values[name] = float(value)
         except (TypeError, ValueError):
             continue
-    finite = {name: number for name, number in numbers.items() if math.isfinite(number)}
-    log.not_finite += len(numbers) - len(finite)
+    finite = {name: value for name, value in values.items() if math.isfinite(value)}
+    log.not_finite += len(values) - len(finite)
     return finite

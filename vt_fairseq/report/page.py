@@ -62,7 +62,7 @@ def render(content: ReportContent) -> bytes:
         lstrip_blocks=True,
     )
     environment.globals |= {"name": lambda path: _name(path, base), "TASKS": TASKS}
-    environment.filters |= {"numbers": _numbers, "signatures": _signatures}
+    environment.filters |= {"labeled": _labeled, "signatures": _signatures}
     text = environment.get_template("report.html.jinja").render(
         title=" + ".join(dict.fromkeys(_name(path, path.parent) for path in content.folders)),
         made=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
@@ -114,18 +114,18 @@ def _name(path: Path, base: Path) -> str:
 
 
 def _signatures(signatures: Mapping[str, str]) -> list[tuple[str, str]]:
-    """(labels of numbers, how they are computed)."""
+    """(labels of metrics, how they are computed)."""
     labels: dict[str, list[str]] = {}
     for key, signature in signatures.items():
         labels.setdefault(signature, []).append(LABELS.get(key, key))
     return [(", ".join(names), signature) for signature, names in labels.items()]
 
 
-def _numbers(numbers: Mapping[str, float], main: bool = False) -> list[tuple[str, str]]:
-    """(label, number) of all, or of those that stand in the summary."""
-    keys = [key for key in MAIN_NUMBERS if key in numbers] if main else numbers
+def _labeled(metrics: Mapping[str, float], main: bool = False) -> list[tuple[str, str]]:
+    """(label, value) of all metrics, or of those that stand in the summary."""
+    keys = [key for key in MAIN_NUMBERS if key in metrics] if main else metrics
     return [
-        (LABELS.get(k, k), f"{n:,}" if isinstance(n := numbers[k], int) else f"{n:,.1f}")
+        (LABELS.get(k, k), f"{n:,}" if isinstance(n := metrics[k], int) else f"{n:,.1f}")
         for k in keys
     ]
 
@@ -145,7 +145,7 @@ def _missing(content: ReportContent) -> Iterator[tuple[str, Path, list[tuple[str
 
 def _blocks(content: ReportContent) -> Iterator[dict[str, Any]]:
     """Elements with JSON: the pictures, and the rows of each result."""
-    numbers = {clip: number for number, clip in enumerate(content.pictures.of)}
+    indices = {clip: index for index, clip in enumerate(content.pictures.of)}
     yield {"id": "pictures", "json": safe_json([_picture(p) for p in content.pictures.of.values()])}
     lines = [[safe_json(row.shown()) for row in result.rows] for result in content.results]
     rooms = share([sum(map(size, rows)) for rows in lines], MOST_TEXT)
@@ -156,7 +156,7 @@ def _blocks(content: ReportContent) -> Iterator[dict[str, Any]]:
             "notes": result.notes,
             "total": len(result.rows),
             "counts": result.counts,
-            "pictures": {n: numbers[c] for n in names if (c := locate(result, n)) in numbers},
+            "pictures": {n: indices[c] for n in names if (c := locate(result, n)) in indices},
             "no_picture": _no_picture(result, content.pictures),
         }
         shown = Markup(",").join(fitting(rows, room))

@@ -90,8 +90,8 @@ def draw_all(results: Sequence[ResultFolder], most: int) -> Pictures:
 def _clips(result: ResultFolder) -> Iterator[ClipLocation]:
     """Those of a result, in the order in which they are wanted."""
     wrong = iter([row for row in result.rows if row.outcome != RIGHT])
-    right = iter([row for row in result.rows if row.outcome == RIGHT])
-    while turn := [*itertools.islice(wrong, 2), *itertools.islice(right, 1)]:
+    correct = iter([row for row in result.rows if row.outcome == RIGHT])
+    while turn := [*itertools.islice(wrong, 2), *itertools.islice(correct, 1)]:
         for name in (name for row in turn for name in (row.target or row.id, *row.top)):
             if (clip := locate(result, name)) is not None:
                 yield clip

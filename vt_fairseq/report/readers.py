@@ -72,8 +72,8 @@ def _optional(
     return default if row.get(key) is None else result_files.field(row, key, valid, what)
 
 
-def _outcome(right: bool) -> str:
-    return RIGHT if right else WRONG
+def _outcome(correct: bool) -> str:
+    return RIGHT if correct else WRONG
 
 
 def _segment(clip: ClipRow | None) -> str:
@@ -134,7 +134,7 @@ def _questions(folder: Path, references: References, clips: Clips) -> Iterator[R
             row = replace(
                 row,
                 outcome=OPEN if answer is None else _outcome(chosen == answer),
-                quality=next((bar.share for bar in bars if bar.right), 0.0),
+                quality=next((bar.share for bar in bars if bar.correct), 0.0),
                 prediction=texts[chosen],
             )
         yield row
@@ -189,11 +189,11 @@ def _class(
     rank = (record.get("ranks") or {}).get(head)
     ranked = head in (record.get("ranks") or {})
     # Without vt-score's ranks, which lose ties, the texts tell.
-    right = rank == 1 if ranked else _plain(text) in map(_plain, texts)
+    correct = rank == 1 if ranked else _plain(text) in map(_plain, texts)
     return replace(
         row,
-        outcome=_outcome(right) if texts or ranked else OPEN,
-        quality=-float(rank or (1 if right else "inf")),
+        outcome=_outcome(correct) if texts or ranked else OPEN,
+        quality=-float(rank or (1 if correct else "inf")),
         prediction=text,
         captions=_optional(record, "captions", is_texts, "a list of texts", []),
         bars=list(_class_bars(best, _class_scores(record, head), texts, text)),

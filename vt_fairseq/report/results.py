@@ -1,4 +1,4 @@
-"""A folder of results, read: its numbers and every row behind them."""
+"""A folder of results, read: its metrics and every row behind them."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -58,7 +58,7 @@ class ResultFolder:
     Attributes:
         path: the folder.
         kind: a key of READERS.
-        numbers, signatures: of metrics.json.
+        metrics, signatures: of metrics.json.
         rows: failures first.
         clips: the manifest's rows, where a data directory has them.
         notes: what is missing for a complete picture.
@@ -66,7 +66,7 @@ class ResultFolder:
 
     path: Path
     kind: str
-    numbers: Mapping[str, float]
+    metrics: Mapping[str, float]
     signatures: Mapping[str, str]
     rows: list[ReportRow]
     clips: SplitRows
@@ -100,7 +100,7 @@ def read_result(folder: Path, finder: SplitFinder, unread: Mapping[str, str]) ->
     return ResultFolder(
         path=folder,
         kind=kind,
-        numbers={k: v for k, v in metrics.items() if is_numbers([v])},
+        metrics={k: v for k, v in metrics.items() if is_numbers([v])},
         signatures={k: str(v) for k, v in dict(metrics.get("signatures") or {}).items()},
         rows=failures_first(rows),
         clips=clips,

@@ -20,7 +20,7 @@ class Bar(NamedTuple):
     text: str
     score: float | None
     share: float
-    right: bool
+    correct: bool
     chosen: bool
 
 
@@ -81,7 +81,7 @@ class ReportRow:
                     _cut(b.text),
                     _four_digits(b.score),
                     round(b.share, 3),
-                    int(b.right),
+                    int(b.correct),
                     int(b.chosen),
                 ]
                 for b in self.bars
@@ -110,17 +110,19 @@ def _four_digits(number: float | None) -> float | None:
 
 
 def bars_of(
-    texts: Sequence[str], scores: Sequence[float], right: int | None, chosen: int | None
+    texts: Sequence[str], scores: Sequence[float], correct: int | None, chosen: int | None
 ) -> list[Bar]:
-    """Bars of candidates in their order; of more than MOST_BARS the best ones and the right one.
+    """Bars of candidates in their order; of more than MOST_BARS the best ones and the correct one.
 
     ``scores`` is empty where there are none.
     """
     if not scores:
-        return [Bar(t, None, 0.0, k == right, k == chosen) for k, t in enumerate(texts[:MOST_BARS])]
+        return [
+            Bar(t, None, 0.0, k == correct, k == chosen) for k, t in enumerate(texts[:MOST_BARS])
+        ]
     shares = softmax(scores)
     indices: Sequence[int] = range(len(texts))
     if len(texts) > MOST_BARS:
         best = sorted(indices, key=lambda k: -scores[k])[:MOST_BARS]
-        indices = best if right is None or right in best else [*best[:-1], right]
-    return [Bar(texts[k], scores[k], shares[k], k == right, k == chosen) for k in indices]
+        indices = best if correct is None or correct in best else [*best[:-1], correct]
+    return [Bar(texts[k], scores[k], shares[k], k == correct, k == chosen) for k in indices]

@@ -210,7 +210,7 @@ class VerbNounClassification:
             )
             for model in predictions
         ]
-        scores = {head: mean_prediction([found[head] for found in by_model]) for head in self.heads}
+        scores = {head: mean_prediction([own[head] for own in by_model]) for head in self.heads}
         record: ScoreRecord = {"id": row.id}
         for part in self.parts:
             record[part] = np.maximum(scores[part], IMPOSSIBLE).tolist()
@@ -257,7 +257,7 @@ class VerbNounClassification:
         return prediction | ({"action_ranking": actions[:SHOWN]} if "action" in self.heads else {})
 
     def targets(self, row: ClipRow) -> dict[str, CorrectClass]:
-        """Of verb, noun and action."""
+        """The correct verb, noun and action."""
         verb = CorrectClass(row.verb, self.index["verb"].get(row.verb))
         noun = CorrectClass(row.noun, self.index["noun"].get(row.noun))
         known = row.verb is not None and row.noun is not None

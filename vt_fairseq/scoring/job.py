@@ -50,10 +50,10 @@ class ScoringTask(Protocol):
     candidates: Sequence[str]
 
     def record(self, row: ClipRow, predictions: Sequence[Sequence[Prediction]]) -> ScoreRecord:
-        """Of one row; ``predictions`` has one list per model, with one prediction per window."""
+        """The record of one row; ``predictions`` has one list per model, one item per window."""
 
     def missing(self, row: ClipRow) -> ScoreRecord:
-        """Of a row whose clip could not be read."""
+        """The record of a row whose clip could not be read."""
 
     def finish(
         self, folder: Path, rows: Sequence[ClipRow], records: Iterable[ScoreRecord]
@@ -321,7 +321,7 @@ def _settings(options: ScoreOptions, rows: Manifest, task: ScoringTask) -> dict[
 
 
 def _sha256(path: Path) -> str:
-    """Of a file, or of all files of a folder."""
+    """The digest of a file, or of all files of a folder."""
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
         with open(file, "rb") as opened:

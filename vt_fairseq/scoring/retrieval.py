@@ -13,7 +13,7 @@ import numpy as np
 from vt_fairseq.atomic_files import atomic_file
 from vt_fairseq.candidates.probabilities import mean_likelihood
 from vt_fairseq.data.manifest import ClipRow
-from vt_fairseq.metrics.measure import numbers
+from vt_fairseq.metrics.measure import values
 from vt_fairseq.metrics.retrieval import rank_statistics, recall_measure
 from vt_fairseq.scoring.records import ScoreRecord, as_line
 from vt_fairseq.scoring.scorers import Prediction
@@ -73,4 +73,4 @@ def _write_rankings(path: Path, scores: np.ndarray, ids: Sequence[str]) -> dict[
             for row, target in zip(block, targets, strict=True):
                 order = np.lexsort((columns == target, -row))
                 file.write(as_line({"id": ids[target], "ranking": [ids[k] for k in order]}))
-    return numbers([recall_measure(np.concatenate(blocks))])
+    return values([recall_measure(np.concatenate(blocks))])

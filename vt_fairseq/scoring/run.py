@@ -99,7 +99,7 @@ def _score_batches(job: Job, processes: "Processes", pending: Sequence[Sequence[
 
 
 def _records(job: Job, rows: Sequence[int], windows: Iterable[WindowBatch]) -> list[ScoreRecord]:
-    """Of a batch of rows, in their order."""
+    """The records of a batch of rows, in their order."""
     known = {row: job.rows[row] for row in rows}
     # For each row one list per model, with one prediction per window.
     predictions: dict[int, list[list[Prediction]]] = {
@@ -115,8 +115,8 @@ def _records(job: Job, rows: Sequence[int], windows: Iterable[WindowBatch]) -> l
             continue
         read = [known[row] for row in batch.rows]
         for index, scorer in enumerate(job.scorers):
-            found = scorer(read, batch.frames[job.loader_of[index]])
-            for row, prediction in zip(batch.rows, found, strict=True):
+            batch_predictions = scorer(read, batch.frames[job.loader_of[index]])
+            for row, prediction in zip(batch.rows, batch_predictions, strict=True):
                 _check_finite(prediction, known[row])
                 predictions[row][index].append(prediction)
     return [

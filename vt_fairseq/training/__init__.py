@@ -1,1 +1,1 @@
-"""What fairseq-train does otherwise."""
+"""How our training differs from fairseq-train's."""

@@ -1,4 +1,4 @@
-"""What a run does otherwise than the one whose checkpoint it goes on from, said in one line."""
+"""Logs, in one line, the options that differ from those of the checkpoint that a run resumes."""
 
 import logging
 from collections.abc import Mapping

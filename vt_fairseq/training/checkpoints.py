@@ -108,7 +108,7 @@ def copy_whole(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
 
 
 def lasting_reason(error: Exception, folder: Path) -> str | None:
-    """Why trying again would not help, with the cure; None when it may."""
+    """Why trying again would not help, with a suggestion; None when it may."""
     number = getattr(error, "errno", None)
     free = shutil.disk_usage(folder).free if folder.is_dir() else 0
     if number in DISK_FULL:
@@ -216,28 +216,29 @@ def problem(path: Path, optimizer: bool = True) -> str | None:
 
 def problem_of_shards(folder: Path, optimizer_state: dict[str, Any]) -> str | None:
     """Which of the shards that a checkpoint names is not as it was written."""
-    cure = "--reset-optimizer starts the optimizer anew (the weights are kept)"
+    suggestion = "--reset-optimizer starts the optimizer anew (the weights are kept)"
     for name, size in (optimizer_state.get("files") or {}).items():
         file = folder / optimizer_state["folder"] / name
         if not file.is_file():
-            return f"the optimizer's shard {file} is missing; {cure}"
-        if (found := file.stat().st_size) != size:
-            return f"the optimizer's shard {file} has {found} bytes, {size} were written; {cure}"
+            return f"the optimizer's shard {file} is missing; {suggestion}"
+        if (actual := file.stat().st_size) != size:
+            sizes = f"{actual} bytes, {size} were written"
+            return f"the optimizer's shard {file} has {sizes}; {suggestion}"
     return None
 
 
 def newest_complete(save_dir: Path, optimizer: bool = True) -> Path | None:
     """The checkpoint that a restart goes on from; None in a directory without any.
 
-    That is ``checkpoint_last.pt``, or, if it is not whole, which is said, the newest other one that
-    is. Raises UserError when there are checkpoints and none is whole: nothing starts from scratch
-    unasked.
+    That is ``checkpoint_last.pt`` if it is complete, otherwise the newest complete one; the log
+    says which. Raises UserError when there are checkpoints and none is complete: nothing starts
+    from scratch unasked.
     """
     last = save_dir / LAST
     others = sorted(save_dir.glob("checkpoint*.pt"), key=lambda p: p.stat().st_mtime, reverse=True)
-    found = ([last] if last.exists() else []) + [p for p in others if p != last]
+    candidates = ([last] if last.exists() else []) + [p for p in others if p != last]
     reasons = []
-    for path in found:
+    for path in candidates:
         reason = problem(path, optimizer)
         if reason is None:
             if path != last:
@@ -311,7 +312,10 @@ def remove_leftovers(cfg) -> None:
 
 
 def load_checkpoint_to_cpu(path: str, *args, **kwargs):
-    """fairseq's (for ``fairseq-generate``, too); raises UserError for a file that is refused."""
+    """Calls fairseq's function; raises UserError for a file that is refused.
+
+    ``fairseq-generate`` comes here, too.
+    """
     try:
         return _load_checkpoint_to_cpu(path, *args, **kwargs)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

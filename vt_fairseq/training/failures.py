@@ -12,7 +12,7 @@ SHOWN_CLIPS = 8
 
 
 def one_line(trainer: Any, samples: list[dict[str, Any]], error: Exception) -> str | None:
-    """Why training cannot go on after this error of a step, or None for one that is no such."""
+    """Why training cannot go on after this error of a step, or None if training may go on."""
     update, rank = f"update {trainer.get_num_updates() + 1}", trainer.data_parallel_rank
     if isinstance(error, FloatingPointError):
         return (
@@ -42,8 +42,8 @@ def clips(samples: list[dict[str, Any]]) -> str:
 
 def shapes(samples: list[dict[str, Any]]) -> str:
     """Shapes of the tensors of each sample, for people."""
-    found = []
+    described = []
     for sample in samples:
         inputs = sample.get("net_input", {}) | {"target": sample.get("target")}
-        found += [f"{k} {tuple(v.shape)}" for k, v in inputs.items() if torch.is_tensor(v)]
-    return ", ".join(found) or "an empty batch"
+        described += [f"{k} {tuple(v.shape)}" for k, v in inputs.items() if torch.is_tensor(v)]
+    return ", ".join(described) or "an empty batch"

@@ -46,14 +46,14 @@ class VideoTranslateTrainer(Trainer):
         scale_learning_rates(self._optimizer)
 
     def get_train_iterator(self, *args, **kwargs):
-        """fairseq's, kept."""
+        """Calls fairseq's method, and also keeps the iterator."""
         self.epoch_iterator = super().get_train_iterator(*args, **kwargs)
         return self.epoch_iterator
 
     # Updates
 
     def _prepare_sample(self, sample, is_dummy: bool = False):
-        """fairseq's, also where the first sample after a restart fills up an epoch.
+        """Calls fairseq's method, also where the first sample after a restart fills up an epoch.
 
         fairseq then computes the first real sample again, without its gradient; here one is read.
         """
@@ -66,7 +66,7 @@ class VideoTranslateTrainer(Trainer):
         return super()._prepare_sample(sample, is_dummy)
 
     def train_step(self, samples, raise_oom: bool = False):
-        """fairseq's, on all processes alike; raises UserError where the run cannot go on."""
+        """Calls fairseq's method; raises UserError on all processes if the run cannot go on."""
         try:
             return super().train_step(samples, raise_oom=True)
         except (FloatingPointError, RuntimeError) as error:
@@ -76,20 +76,26 @@ class VideoTranslateTrainer(Trainer):
             raise UserError(line) from error
 
     def cumulative_training_time(self) -> float:
-        """fairseq's, which it asks for first after every update: there a signal ends the run."""
+        """Calls fairseq's method, unless a signal ends the run.
+
+        fairseq asks for this time first after every update.
+        """
         if not self._is_saving:
             signals.end_if_received(self)
         return super().cumulative_training_time()
 
     def valid_step(self, *args, **kwargs):
-        """fairseq's, unless a signal came: a validation may take longer than a cluster waits."""
+        """Calls fairseq's method, unless a signal ends the run.
+
+        A validation may take longer than a cluster waits.
+        """
         signals.end_if_received(self)
         return super().valid_step(*args, **kwargs)
 
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """fairseq's, with what half precision needs to go on exactly."""
+        """Calls fairseq's method, and also saves what half precision needs to go on exactly."""
         self._is_saving = True  # the training time is asked for, too, on one process alone
         try:
             state = super().state_dict()
@@ -100,7 +106,7 @@ class VideoTranslateTrainer(Trainer):
         return state
 
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> str | None:
-        """fairseq's, written whole or not at all."""
+        """Writes fairseq's checkpoint, whole or not at all."""
         if not self.should_save_checkpoint_on_current_rank:
             return None
         path = os.path.abspath(filename)
@@ -114,7 +120,7 @@ class VideoTranslateTrainer(Trainer):
     def load_checkpoint(
         self, filename: str, reset_optimizer: bool = False, *args, **kwargs
     ) -> dict[str, Any] | None:
-        """fairseq's, on all processes, also between its own optimizers and DeepSpeed's engine.
+        """Calls fairseq's method, also to go from its optimizers to DeepSpeed's engine or back.
 
         Raises UserError where the checkpoint is damaged, or of another model or vocabulary than the
         command's.

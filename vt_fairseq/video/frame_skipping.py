@@ -16,7 +16,8 @@ import numpy as np
 from vt_fairseq.video.frame_sampling import TIME_EPSILON
 from vt_fairseq.video.images import Scaler
 
-# Whose decoders drop single frames, exactly. VP9 has no such frames; AV1's decoder shows others.
+# The decoders of these codecs drop single frames, exactly. VP9 has no such frames; AV1's decoder
+# shows others.
 CODECS = ("h264", "hevc", "mpeg4")
 # Compressed bytes of a segment that are held at once; a longer one is decoded in the plain way.
 MAX_HELD_BYTES = 64 * 2**20

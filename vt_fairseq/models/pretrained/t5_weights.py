@@ -234,9 +234,9 @@ def config_of_dims(dims: T5Dims) -> dict[str, Any]:
 ONLY_IN_CONFIG = ("max_distance", "layer_norm_eps", "dropout")
 
 
-def differences(found: T5Dims, expected: T5Dims, but: Iterable[str]) -> str:
+def differences(actual: T5Dims, expected: T5Dims, but: Iterable[str]) -> str:
     """One line of the sizes that differ, without those in ``but``; empty where there are none."""
-    pairs = [(name, value, getattr(expected, name)) for name, value in asdict(found).items()]
+    pairs = [(name, value, getattr(expected, name)) for name, value in asdict(actual).items()]
     return ", ".join(
         f"{name} {str(value).lower()} and not {str(other).lower()}"
         for name, value, other in pairs

@@ -213,8 +213,8 @@ def memory_of_model(
     model: torch.nn.Module, setup: Setup, training: TrainingMemory
 ) -> MemoryPrediction:
     """Memory of one GPU that trains ``model``, whose batches need ``training``."""
-    numbers = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    kept = states(sum(n for n, _ in numbers), sum(n for n, trained in numbers if trained), setup)
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    kept = states(sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained), setup)
     buffers = sum(buffer.nbytes for buffer in model.buffers())
     return MemoryPrediction(replace(kept, parameters=kept.parameters + buffers), training)
 

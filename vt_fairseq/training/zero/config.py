@@ -138,11 +138,11 @@ def read_user_config(path: str, stated: dict[tuple[str, ...], tuple[str, Any]]) 
                 )
         if keys[-1] not in parent:
             continue
-        found = parent.pop(keys[-1])
-        if found != "auto" and found != expected:
+        actual = parent.pop(keys[-1])
+        if actual != "auto" and actual != expected:
             says = "has no place for it" if expected is None else f"is {shown(expected)}"
             raise UserError(
-                f"--deepspeed-config {path}: {'.'.join(keys)} is {json.dumps(found)}, but "
+                f"--deepspeed-config {path}: {'.'.join(keys)} is {json.dumps(actual)}, but "
                 f"{option} {says}; leave it out of the file or change the option"
             )
     return user

@@ -146,9 +146,11 @@ def refuse_unsupported(cfg, stage: int, quantizer) -> None:
         # A .pt that is not there yet cannot say which shards it needs.
         "--write-checkpoints-asynchronously": cfg.checkpoint.write_checkpoints_asynchronously,
     }
-    found = [option for option, used in reasons.items() if used]
-    if found:
-        raise UserError(f"--zero-stage {stage} does not go with {', '.join(found)}; leave it out")
+    unsupported = [option for option, used in reasons.items() if used]
+    if unsupported:
+        raise UserError(
+            f"--zero-stage {stage} does not go with {', '.join(unsupported)}; leave it out"
+        )
     if stage == 3 and cfg.ema.store_ema:
         raise UserError(
             "--zero-stage 3 does not go with --store-ema, which would save empty tensors; use "
