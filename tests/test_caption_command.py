@@ -24,7 +24,7 @@ from vt_fairseq.video.decoding import probe
 from vt_fairseq.video.frame_sampling import equal_segments, regular_segments
 
 # Texts that are not empty.
-SAMPLED = ["--decoding", "topk", "--sampling-topk", "50", "--max-tokens", "5"]
+SAMPLED = ["--decoding", "topk", "--sampling-topk", "50", "--max-target-tokens", "5"]
 
 
 @pytest.fixture(scope="module")

@@ -377,7 +377,7 @@ def test_processes_and_deepspeed_do_not_change_the_losses(
             *[data_directory, *PLUGIN, *options, *PAPER_RATES, "--lr-deacy-period", "3"],
             *["--optimizer", "deepspeed_adam", "--adam-backend", "torch", "--adam-eps", "1e-6"],
             *["--finetune-from-model", generative, "--save-dir", tmp_path / "save", "--no-save"],
-            # Two epochs of five batches, two an update: the last of an epoch has one alone.
+            # Two epochs of five batches, two per update: the last of an epoch has one alone.
             *["--batch-size", "4", "--max-epoch", "2", "--disable-validation", *more],
         ]
         done = subprocess.run(

@@ -21,9 +21,11 @@ PREPARE = ["prepare", "miniworld", "--out", "O"]
     [
         (SCORE, ["--windows", "3"], ["--clips", "3"]),
         (SCORE, ["--device", "cpu"], ["--cpu"]),
+        (SCORE, ["--videos", "DIR"], ["--video-root", "DIR"]),
         (SCORE, ["--length-normalize"], ["--length-normalise"]),
         (CAPTION, ["--top-k", "3"], ["--top", "3"]),
         (CAPTION, ["--sampling-topk", "3"], ["--topk", "3"]),
+        (CAPTION, ["--max-target-tokens", "3"], ["--max-tokens", "3"]),
         (CAPTION, ["--device", "cpu"], ["--cpu"]),
         (CAPTION, ["--length-normalize"], ["--length-normalise"]),
         (PREPARE, ["--num-workers", "3"], ["--workers", "3"]),

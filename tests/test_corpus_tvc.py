@@ -73,7 +73,7 @@ def test_descriptions_are_on_one_line_without_any_a_row_is_rejected_and_test_has
 
 @pytest.mark.data
 def test_a_file_of_the_sister_corpus_is_refused(test_data, tmp_path):
-    """TVR's release has the same clips and one description a line, under another key."""
+    """TVR's release has the same clips and one description per line, under another key."""
     tvr = test_data / "annotations" / "tvc" / "tvr_val_release.jsonl"
     (tmp_path / "tvc_val_release.jsonl").write_bytes(tvr.read_bytes())
     with pytest.raises(UserError, match=r"tvc_val_release.jsonl line 1: expected a .* clip_id"):

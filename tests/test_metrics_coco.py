@@ -96,7 +96,7 @@ def test_cider_of_one_clip_is_zero(monkeypatch):
         ("cat >/dev/null; echo 1 2 3", "1 lines for 2"),
         ("cat >/dev/null; echo Error: no; echo Error: no", "row 0 with 'Error: no'"),
         ("sleep 60", "METEOR did not end within 0 s; it was killed"),
-        # More on stderr than a pipe holds: a wrapper that reads stdout alone would wait for ever.
+        # More on stderr than a pipe holds: a wrapper that reads stdout alone would wait forever.
         ("head -c 1000000 /dev/zero >&2; cat >/dev/null; exit 1", "METEOR ended with code 1"),
     ],
 )

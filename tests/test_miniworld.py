@@ -219,7 +219,7 @@ def test_decoded_clips_show_their_color_and_motion_within_start_and_end(world, t
             where, sign = moves[row["verb"]]
             track = [(*np.argwhere(m).mean(0), np.sqrt(m.sum())) for m in mask[1:]]
             steps = np.diff(np.array(track)[:, where])
-            assert np.median(steps) * sign > 0.1, row  # pixels a frame
+            assert np.median(steps) * sign > 0.1, row  # pixels per frame
 
 
 def linear_accuracy(features, classes):

@@ -187,7 +187,7 @@ def test_broken_videos_are_counted_in_training_and_missing_in_evaluation(
     run(
         "vt-score",
         *["vqa", data_directory, "--path", trained, "--out", tmp_path, "--cpu"],
-        *["--video-root", videos],
+        *["--videos", videos],
     )
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["missing"] == metrics["n"] == 5 and metrics["accuracy"] == 0

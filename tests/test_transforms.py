@@ -1,4 +1,4 @@
-"""Crops and flips: shapes, repeatability, and one choice a clip."""
+"""Crops and flips: shapes, repeatability, and one choice per clip."""
 
 import numpy as np
 import pytest

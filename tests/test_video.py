@@ -41,7 +41,7 @@ FRAMES = 120
 
 @pytest.fixture(scope="session")
 def numbered(tmp_path_factory) -> Path:
-    """150 frames, 25 a second, H.264 with B-frames."""
+    """150 frames, 25 per second, H.264 with B-frames."""
     return media.write_numbered(tmp_path_factory.mktemp("video") / "numbered.mp4", 150, options={})
 
 
@@ -233,7 +233,7 @@ def test_rotated_videos_come_out_upright(tmp_path, rotation):
 def test_a_folder_is_played_at_three_frames_a_second_in_natural_order(tmp_path, suffix):
     folder = media.write_folder(tmp_path / "frames", 12, suffix)
     (folder / "notes.txt").write_text("not a frame")
-    twice = FrameSampling(num_frames=24, max_seconds=None)  # 6 a second over 4 s
+    twice = FrameSampling(num_frames=24, max_seconds=None)  # 6 per second over 4 s
     assert numbers(folder, twice) == np.arange(12).repeat(2).tolist()
     assert numbers(folder, FrameSampling(num_frames=3), start=1, end=2) == [3, 4, 5]
     assert probe(folder) == 4.0

@@ -99,7 +99,7 @@ def video_to_caption(walk: Walk, work: Path, plugin: list[str]) -> None:
     video = min((work / "data" / "world" / "videos").rglob("*.mp4"))
     with walk.recorded():
         # An untrained model does not stop by itself.
-        options = ["--path", work / "save" / "checkpoint_last.pt", "--max-tokens", "4"]
+        options = ["--path", work / "save" / "checkpoint_last.pt", "--max-target-tokens", "4"]
         call_main("vt_fairseq.cli.caption", video, *options)
 
 

@@ -30,7 +30,7 @@ def start(
 
     stderr goes there too, unless ``errors`` names a file of its own.
     """
-    # Read when the server starts: one thread a process, since two of them share two cores.
+    # Read when the server starts: one thread per process, since two of them share two cores.
     os.environ["OMP_NUM_THREADS"] = "1"
     streams = (stdin, output, errors or output)
     process = _context.Process(target=_command, args=(arguments, streams, env or {}, cwd))

@@ -22,7 +22,7 @@ def check_gpus() -> None:
             raise UserError(
                 f"torch {torch.__version__} has no code for {torch.cuda.get_device_name(index)} "
                 f"(sm_{major}{minor}), only for {', '.join(torch.cuda.get_arch_list())}{advice}; "
-                "or add --cpu"
+                "or run on the CPU (fairseq's commands: --cpu; vt-*: --device cpu)"
             )
 
 

@@ -54,7 +54,7 @@ class VideoTranslateTaskConfig(FairseqDataclass):
     )
     resample_fps: float = field(
         default=0.0,
-        metadata={"help": "sample on a grid of this many frames a second (EPIC: 24); 0: no grid"},
+        metadata={"help": "sample on a grid of this many frames per second (EPIC: 24); 0: no grid"},
     )
     no_flip: bool = field(
         default=False, metadata={"help": "no random horizontal flip (left and right matter)"}
@@ -75,7 +75,7 @@ class VideoTranslateTaskConfig(FairseqDataclass):
         },
     )
     action: str = field(
-        default="", metadata={"help": "the one action to generate; overrides --actions"}
+        default="", metadata={"help": "action (prompt) to use; overrides --actions"}
     )
     define_action: str = field(
         default="",

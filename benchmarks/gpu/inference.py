@@ -75,7 +75,7 @@ class Bench:
         }
 
     def video(self) -> dict[str, float]:
-        """Clips a second, eight at a time."""
+        """Clips per second, eight at a time."""
         video = self.model.encoder.video
         taken = seconds(lambda: [video(part) for part in self.frames.split(8)])
         return {"video_network_clips_per_second": round(CLIPS / taken, 1)}

@@ -15,7 +15,7 @@ PLUGIN = ("--user-dir", str(ROOT / "user_dir"), "--task", "video_translate")
 FINETUNING_RATE = 0.5  # of the pretraining's
 WARMUP = 20  # at most one in so many updates, and no more than MAX_WARMUP
 MAX_WARMUP = 100
-LOGGED = 12  # times a training
+LOGGED = 12  # times per training
 NEVER = "1000000"  # epochs
 
 

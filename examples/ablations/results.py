@@ -104,8 +104,8 @@ def trainings(result: dict) -> str:
         if "updates" in step:
             first, last = step["loss"][0], step["loss"][-1]
             lines.append(
-                f"{name:34} {step['updates'][-1]:6} updates, {median(step['ups']):6.2f} a second, "
-                f"loss {first:.2f} to {last:.2f}"
+                f"{name:34} {step['updates'][-1]:6} updates, "
+                f"{median(step['ups']):6.2f} per second, loss {first:.2f} to {last:.2f}"
             )
     return "\n".join(lines)
 

@@ -6,7 +6,7 @@
 #     submission|report]...   (all, in this order)
 RECIPE=epic_kitchens CORPUS=epic-kitchens
 . "$(dirname "$0")/../recipe.sh"
-# Files of up to 90 frames a second are read as if re-encoded at 24 (appendix A.1).
+# Files of up to 90 frames per second are read as if re-encoded at 24 (appendix A.1).
 EPIC="--resample-fps 24"
 
 prepare() {

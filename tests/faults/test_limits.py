@@ -1,4 +1,4 @@
-"""Videos made to take memory or time for ever, sizes that change, and containers across a fork."""
+"""Videos made to take memory or time forever, sizes that change, and containers across a fork."""
 
 import os
 import threading
@@ -126,7 +126,7 @@ def test_a_size_that_changes_inside_a_stream_gives_the_frames_in_the_first_size(
 
 @pytest.fixture
 def hanging(tmp_path, monkeypatch):
-    """A folder with ``sound.mp4`` and ``hangs.mp4``, which FFmpeg opens and waits for for ever."""
+    """A folder with ``sound.mp4`` and ``hangs.mp4``, which FFmpeg opens and waits for forever."""
     media.write_numbered(tmp_path / "sound.mp4", 10)
     path = tmp_path / "hangs.mp4"
     os.mkfifo(path)

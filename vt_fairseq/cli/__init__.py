@@ -1,1 +1,1 @@
-"""Console scripts, one thin file a command."""
+"""Console scripts, one thin file per command."""

@@ -52,18 +52,24 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="VIDEO",
         help="files, folders, patterns such as 'clips/*.mp4', or - for a list on stdin",
     )
-    parser.add_argument("--path", type=Path, required=True, help="checkpoint")
+    parser.add_argument(
+        "--path", type=Path, required=True, metavar="CHECKPOINT", help="model to use"
+    )
     parser.add_argument("--vocabulary", type=Path, help="spiece.model, if the checkpoint has none")
     add_tasks(parser)
     add_decoding(parser)
     add_segments(parser)
     parser.add_argument(
-        "--format", choices=FORMATS, default="text", help="of the output (default: text)"
+        "--format", choices=FORMATS, default="text", help="format of the output (default: text)"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="write one file per video there")
     parser.add_argument("--batch-size", type=positive, default=8, help="clips at once (default: 8)")
     parser.add_argument(
-        "--num-workers", type=int, default=2, help="processes that decode for a GPU (default: 2)"
+        "--num-workers",
+        type=int,
+        default=2,
+        metavar="N",
+        help="processes that decode for a GPU (default: 2)",
     )
     command.add_device(parser)
     command.add_dtype(parser)
@@ -74,11 +80,22 @@ def build_parser() -> argparse.ArgumentParser:
 def add_tasks(parser: argparse.ArgumentParser) -> None:
     """What is asked; without any of these, a caption."""
     tasks = parser.add_mutually_exclusive_group()
-    tasks.add_argument("--ask", metavar="QUESTION", help="answer it, freely or by --candidates")
     tasks.add_argument(
-        "--classify", type=read_labels, metavar="FILE", help="rank the class names, one per line"
+        "--ask",
+        metavar="QUESTION",
+        help="question to answer, freely or with one of --candidates",
     )
-    tasks.add_argument("--rank", metavar="QUERY", help="order the videos by its likelihood")
+    tasks.add_argument(
+        "--classify",
+        type=read_labels,
+        metavar="FILE",
+        help="rank the class names in FILE, one per line",
+    )
+    tasks.add_argument(
+        "--rank",
+        metavar="QUERY",
+        help="query to order the videos by, by how likely each makes it",
+    )
     parser.add_argument("--candidates", nargs="+", metavar="TEXT", help="answers for --ask")
     add_with_aliases(
         parser,
@@ -88,7 +105,7 @@ def add_tasks(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="how many classes to show (default: 5), or videos of --rank (default: all)",
     )
-    parser.add_argument("--action", help="another of the model's actions (prompts)")
+    parser.add_argument("--action", help="action (prompt) to use (default: the one that fits)")
     add_with_aliases(
         parser,
         "--length-normalize",
@@ -100,7 +117,12 @@ def add_tasks(parser: argparse.ArgumentParser) -> None:
 
 def add_decoding(parser: argparse.ArgumentParser) -> None:
     """How texts are generated."""
-    parser.add_argument("--decoding", choices=("beam", "greedy", "topk"), default="beam")
+    parser.add_argument(
+        "--decoding",
+        choices=("beam", "greedy", "topk"),
+        default="beam",
+        help="how texts are generated (default: beam)",
+    )
     parser.add_argument("--beam", type=positive, default=5, help="beams (default: 5)")
     add_with_aliases(
         parser,
@@ -116,17 +138,27 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-candidates", type=positive, default=1, help="texts per clip (default: 1)"
     )
-    parser.add_argument("--max-tokens", type=positive, help="longest text (default: as trained)")
+    add_with_aliases(
+        parser,
+        "--max-target-tokens",
+        "--max-tokens",
+        dest="max_tokens",
+        type=positive,
+        metavar="N",
+        help="longest text in tokens (default: as in training)",
+    )
 
 
 def add_segments(parser: argparse.ArgumentParser) -> None:
     """Long videos in parts."""
     parts = parser.add_mutually_exclusive_group()
     parts.add_argument("--segments", type=positive, metavar="N", help="cut videos into N parts")
-    parts.add_argument("--every", type=seconds, metavar="S", help="... into parts of S seconds")
+    parts.add_argument(
+        "--every", type=seconds, metavar="S", help="cut videos into parts of about S seconds"
+    )
     parser.add_argument(
         "--test-window",
-        help="of parts that are longer than the model was trained on: center, whole or K/N",
+        help="window shown of a part that is longer than in training: center, whole or K/N",
     )
 
 

@@ -45,7 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--ascii-only", action="store_true",
         help="captions: make every non-ASCII character a blank, as TVC's scorer does")  # fmt: skip
     add("--ties", choices=("pessimistic", "howto100m"), default="pessimistic",
-        help="retrieval: the target loses ties, or as HowTo100M's script counts them")  # fmt: skip
+        help="retrieval: how ties count: against the target (pessimistic), or as in HowTo100M's "
+        "script (default: pessimistic)")  # fmt: skip
     add("--per-class", type=Path, metavar="FILE", help="classify: write each class's accuracy")
     add("--confidence", type=float, metavar="LEVEL",
         help="add bootstrap intervals of this level, for instance 0.95")  # fmt: skip
@@ -53,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="predictions of another system, for a paired test")  # fmt: skip
     add("--resamples", type=command.positive, default=1000, metavar="N",
         help="draws of --confidence and --compare (default: 1000)")  # fmt: skip
-    add("--seed", type=int, default=1, help="of those draws (default: 1)")
+    add("--seed", type=int, default=1, help="random seed of the draws (default: 1)")
     return made
 
 

@@ -50,7 +50,12 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--video-network", help="34, 18 or your own (default: that of --arch)")
     source.add_argument("--seed", type=int, default=1, help="seed of the new weights (default: 1)")
     source = made.add_argument_group("a model from a checkpoint")
-    source.add_argument("--from-checkpoint", type=Path, metavar="FILE", help="of fairseq-train")
+    source.add_argument(
+        "--from-checkpoint",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="checkpoint that fairseq-train wrote",
+    )
     source.add_argument(
         "--trust-checkpoint",
         action="store_true",

@@ -25,10 +25,12 @@ def build_parser() -> argparse.ArgumentParser:
         from fairseq.dataclass.utils import gen_parser_from_dataclass
 
         from vt_fairseq.models.architectures import VideoTranslateConfig
-        from vt_fairseq.training.memory.prediction import DTYPES, BatchShape, Setup
+        from vt_fairseq.training.memory.prediction import BatchShape, Setup
 
     made = command.parser(PROG, "Predicted memory of a training run on each GPU.", EXAMPLE)
-    made.add_argument("--arch", default="video_translate_t5_large", help="(%(default)s)")
+    made.add_argument(
+        "--arch", default="video_translate_t5_large", help="architecture (default: %(default)s)"
+    )
     made.add_argument("--json", action="store_true", help="print one JSON object")
     batch = made.add_argument_group("batch of one GPU")
     default = BatchShape()
@@ -39,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("--source-tokens", default.source, "tokens of the encoder's input, video included"),
         ("--target-tokens", default.target, "tokens of the target"),
     ):
-        batch.add_argument(option, type=int, default=number, help=f"{text} (%(default)s)")
+        batch.add_argument(option, type=int, default=number, help=f"{text} (default: %(default)s)")
     run = made.add_argument_group("training")
     setup = Setup()
     command.add_with_aliases(
@@ -47,32 +49,41 @@ def build_parser() -> argparse.ArgumentParser:
         "--dtype",
         "--precision",
         dest="precision",
-        choices=list(DTYPES),
+        choices=command.DTYPES,
         default=setup.precision,
-        help="(%(default)s)",
+        help="precision of training (default: %(default)s)",
     )
     run.add_argument(
         "--zero-stage",
         type=int,
         choices=range(4),
         default=setup.zero_stage,
-        help="DeepSpeed's ZeRO stage; 0: fairseq's own trainer (%(default)s)",
+        help="DeepSpeed's ZeRO stage; 0: fairseq's own trainer (default: %(default)s)",
     )
-    run.add_argument("--gpus", type=int, default=setup.gpus, help="of all nodes (%(default)s)")
     run.add_argument(
-        "--offload-optimizer", choices=("none", "cpu"), default="none", help="(%(default)s)"
+        "--gpus",
+        type=int,
+        default=setup.gpus,
+        help="number of GPUs on all nodes (default: %(default)s)",
+    )
+    run.add_argument(
+        "--offload-optimizer",
+        choices=("none", "cpu"),
+        default="none",
+        help="where the optimizer's states are kept: the GPU (none) or the CPU "
+        "(default: %(default)s)",
     )
     run.add_argument(
         "--reduce-bucket-size",
         type=float,
         default=setup.reduce_bucket_size,
-        help="gradients that ZeRO reduces at once (%(default)s)",
+        help="gradients that ZeRO reduces at once (default: %(default)s)",
     )
     run.add_argument(
         "--stage3-max-live-parameters",
         type=float,
         default=setup.stage3_max_live_parameters,
-        help="parameters that ZeRO-3 keeps gathered (%(default)s)",
+        help="parameters that ZeRO-3 keeps gathered (default: %(default)s)",
     )
     model = made.add_argument_group("model (where not given, as --arch has it)")
     gen_parser_from_dataclass(model, VideoTranslateConfig(), delete_default=True)

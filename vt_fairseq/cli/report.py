@@ -20,7 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("folders", type=Path, nargs="+", metavar="DIR", help="folders, or files of logs")
     add("--out", type=Path, default=Path("report.html"), metavar="FILE",
-        help="(default: report.html)")  # fmt: skip
+        help="HTML file to write (default: report.html)")  # fmt: skip
     add("--data", type=Path, nargs="+", default=[], metavar="DATA",
         help="data directories that lie elsewhere, for pictures and texts")  # fmt: skip
     add("--clips", type=positive, default=400, metavar="N",

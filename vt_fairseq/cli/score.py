@@ -32,8 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
-    add("data", type=Path, help="data directory that vt-prepare wrote")
-    add("--path", type=Path, required=True, help="checkpoint")
+    add("data", type=Path, metavar="DATA", help="data directory that vt-prepare wrote")
+    add("--path", type=Path, required=True, metavar="CHECKPOINT", help="model to score with")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     add("--split", default="test", help="split to score (default: test)")
     add_candidates(parser.add_argument_group("what is ranked"))
@@ -47,17 +47,18 @@ def build_parser() -> argparse.ArgumentParser:
 def add_candidates(group) -> None:
     """Candidates and prompts."""
     add = group.add_argument
-    add("--targets", choices=TARGETS,
-        help="classify: which classes; action: verb-noun pairs as texts; verb,noun: each on its "
-        "own, actions by their product (default: label, or what the heads are for)")  # fmt: skip
+    add("--targets", choices=TARGETS, metavar="TARGETS",
+        help="classify: classes to rank: label, verb, noun, 'verb,noun' (each on its own, actions "
+        "by their product) or action (verb-noun pairs as texts) (default: label, or what the heads "
+        "are for)")  # fmt: skip
     add("--pairs", choices=PAIRS,
         help="verb-noun pairs that can be an action: those of the split train (default where texts "
         "of pairs are ranked), or all (default where scores are multiplied)")  # fmt: skip
     add("--labels", type=read_labels, metavar="FILE",
-        help="classify: a file with other labels, one per line")  # fmt: skip
+        help="classify: rank the class names in FILE instead of the data directory's")  # fmt: skip
     add("--top-k", type=positive, metavar="K",
         help="classify: only the K likeliest candidates, found without scoring all")  # fmt: skip
-    add("--action", help="prompt to use (default: the one that fits)")
+    add("--action", help="action (prompt) to use (default: the one that fits)")
 
 
 def add_scoring(group) -> None:
@@ -85,7 +86,9 @@ def add_inputs(group) -> None:
     """Video and context."""
     add = group.add_argument
     add("--no-context", action="store_true", help="leave out the rows' context (subtitles)")
-    add("--video-root", default="", metavar="DIR", help="folder of the videos, if they moved")
+    add_with_aliases(
+        group, "--videos", "--video-root", dest="video_root", default="", metavar="DIR",
+        help="folder of the videos, if they moved")  # fmt: skip
     add("--test-window", default="", help="window of long clips: center, whole or K/N")
     add("--blank-video", action="store_true", help="show uniform gray instead of the video")
 
@@ -98,7 +101,8 @@ def add_run(group) -> None:
     add("--max-nodes", type=positive, default=2048,
         help="beginnings of candidates decoded at once, over all clips of a batch; bounds memory "
         "(default: 2048)")  # fmt: skip
-    add("--num-workers", type=int, default=1, help="processes that decode (default: 1)")
+    add("--num-workers", type=int, default=1, metavar="N",
+        help="processes that decode (default: 1)")  # fmt: skip
     command.add_device(group)
     command.add_dtype(group)
 

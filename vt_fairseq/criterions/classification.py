@@ -97,7 +97,7 @@ def log_head(name: str, total: Callable[[str], float]) -> None:
 
 
 def targets_of_seen_clips(sample: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """(B,) int64 a head; nothing can be learned or measured on a clip that could not be read."""
+    """(B,) int64 per head; nothing can be learned or measured on a clip that could not be read."""
     return {
         name: target.masked_fill(sample["missing"], NO_CLASS)
         for name, target in sample["classes"].items()
@@ -105,7 +105,7 @@ def targets_of_seen_clips(sample: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def logits_of_clips(model: nn.Module, sample: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """(B, N) fp32 a head."""
+    """(B, N) fp32 per head."""
     logits = model(**sample["net_input"])
     if ANSWER in logits:
         logits = {ANSWER: scores_by_question(logits[ANSWER], sample["candidates"])}

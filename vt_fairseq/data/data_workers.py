@@ -1,6 +1,6 @@
 """A data worker that dies ends the run in one line that says which, of what, and what to do.
 
-torch alone ends it with tracebacks, waits for ever for a batch that found no room in shared memory,
+torch alone ends it with tracebacks, waits forever for a batch that found no room in shared memory,
 and interrupts whatever the trainer is at, a save too. On a GPU some of its workers die of the
 trainer's own garbage; ours leave it alone.
 """
@@ -103,7 +103,7 @@ def _room() -> str:
 
 
 class WorkerQueue(Queue):
-    """Ends a worker whose batch could not be sent: the trainer would wait for it for ever."""
+    """Ends a worker whose batch could not be sent: the trainer would wait for it forever."""
 
     @staticmethod
     def _on_queue_feeder_error(error: BaseException, item: object) -> None:

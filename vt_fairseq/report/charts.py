@@ -38,7 +38,7 @@ def charts_of(log: TrainingLog) -> list[Chart]:
         Chart("Loss scale", "", {"training": _curve(log.inner, "loss_scale")}),
         Chart("Waiting for data", "per cent of the time", {"training": _waiting(log)},
               "what updates did not take, without stretches of validation and saving"),
-        Chart("Speed", "clips a second", {"training": _speed(log)}),
+        Chart("Speed", "clips per second", {"training": _speed(log)}),
     ]  # fmt: skip
     charts = [
         replace(chart, curves={name: curve for name, curve in chart.curves.items() if curve})

@@ -1,7 +1,7 @@
 """What ends a training run for good ends it on all processes, in one line that says what to do.
 
 Non-finite losses and gradients, a loss scale at its floor, and too little memory. fairseq tries to
-go on after the last, which leaves the other processes waiting for ever.
+go on after the last, which leaves the other processes waiting forever.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
 """Process groups that fairseq alone gets wrong: launchers' (``torchrun``, ``deepspeed``), and CPUs.
 
 fairseq looks at the launcher's environment only when it sees more than one GPU in the machine. On
-CPUs, or with one GPU a node, every process would silently train a model of its own. And it starts
-one process a GPU itself: on CPUs that is none, and a run that ends well without having trained.
+CPUs, or with one GPU per node, every process would silently train a model of its own. And it starts
+one process per GPU itself: on CPUs that is none, and a run that ends well without having trained.
 ``--bf16`` it takes for a TPU's.
 """
 
@@ -70,8 +70,8 @@ def spawn_on_cpus(cfg: Any, main: Callable[..., None], kwargs: dict[str, Any]) -
     options = cfg.distributed_training
     if options.distributed_init_method is not None:
         raise UserError(
-            "--distributed-init-method: fairseq starts one process a GPU, and on CPUs cannot know "
-            "how many belong to this machine; leave it out for one machine, or use torchrun"
+            "--distributed-init-method: fairseq starts one process per GPU, and on CPUs cannot "
+            "know how many belong to this machine; leave it out for one machine, or use torchrun"
         )
     port = options.distributed_port if options.distributed_port > 0 else get_free_port()
     options.distributed_init_method = f"tcp://localhost:{port}"
@@ -98,7 +98,7 @@ def refuse_separate_slurm_tasks(options: Any) -> None:
 def join_launcher(cfg: Any) -> None:
     """Fill in fairseq's distributed options from the launcher's environment.
 
-    Raises UserError when it is incomplete or asks for more processes a node than there are GPUs.
+    Raises UserError when it is incomplete or asks for more processes per node than there are GPUs.
     """
     missing = [name for name in ENVIRONMENT if name not in os.environ]
     if missing:
@@ -113,7 +113,7 @@ def join_launcher(cfg: Any) -> None:
     if on_gpu and local_rank >= torch.cuda.device_count():
         raise UserError(
             f"the launcher started a process for GPU {local_rank} of this node, which has "
-            f"{torch.cuda.device_count()}; start at most that many processes a node"
+            f"{torch.cuda.device_count()}; start at most that many processes per node"
         )
     cfg.distributed_init_method = "env://"
     cfg.distributed_world_size = int(os.environ["WORLD_SIZE"])

@@ -55,7 +55,7 @@ class Setup:
     Attributes:
         precision: "fp16", "bf16" or "fp32".
         zero_stage: 1 to 3 for DeepSpeed's ZeRO, 0 for fairseq's own trainer.
-        gpus: processes that train together, one a GPU.
+        gpus: processes that train together, one per GPU.
         offload_optimizer: whether the optimizer and its states are on the CPU (ZeRO only).
         reduce_bucket_size: gradients that ZeRO reduces at once, in numbers.
         stage3_max_live_parameters: parameters that ZeRO-3 keeps gathered, in numbers; DeepSpeed's

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from vt_fairseq.errors import UserError, naming
 from vt_fairseq.models.pretrained.files import read_json
 
-# Gathered and reduced at once, in elements. DeepSpeed's 5e8 takes 0.9 GiB a buffer in fp16.
+# Gathered and reduced at once, in elements. DeepSpeed's 5e8 takes 0.9 GiB per buffer in fp16.
 BUCKET_ELEMENTS = 50_000_000
 NEVER = 10**12
 
@@ -27,7 +27,7 @@ def engine_config(cfg: Any, world_size: int) -> dict[str, Any]:
     """Configuration of ``deepspeed.initialize`` from fairseq's whole configuration.
 
     Gradient accumulation, normalization, clipping and the loss scale stay with fairseq's trainer,
-    so the engine is told of one micro batch a step and of no clipping (see ``optimizer.py``).
+    so the engine is told of one micro batch per step and of no clipping (see ``optimizer.py``).
 
     Raises UserError when the user's file cannot be read or contradicts fairseq's options.
     """

@@ -18,7 +18,7 @@ class DeepSpeedOptimizer(FairseqOptimizer):
 
     Args:
         cfg: the optimizer's configuration.
-        engine: a ``DeepSpeedEngine`` with one micro batch a step and no clipping of its own.
+        engine: a ``DeepSpeedEngine`` with one micro batch per step and no clipping of its own.
         scaler: fairseq's loss scaler for fp16, else None.
         shards: writes and reads the sharded state (``state_dict`` says where it is).
     """

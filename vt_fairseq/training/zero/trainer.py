@@ -159,7 +159,7 @@ def refuse_unsupported(cfg, stage: int, quantizer) -> None:
     if stage == 3 and "eval_bleu" in cfg.task and cfg.task.eval_bleu:
         raise UserError(
             "--zero-stage 3 does not go with --eval-bleu: processes that generate texts of "
-            "different lengths would wait for each other for ever; use --zero-stage 2, or generate "
+            "different lengths would wait for each other forever; use --zero-stage 2, or generate "
             "from the saved checkpoint"
         )
 
