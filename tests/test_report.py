@@ -224,7 +224,9 @@ def test_a_clip_that_leads_out_of_the_video_root_has_a_reason_and_no_picture(run
 
 
 def test_candidates_beyond_ten_keep_the_right_one():
-    bars = bars_of([f"t{k}" for k in range(20)], [float(-k) for k in range(20)], correct=19, chosen=0)
+    bars = bars_of(
+        [f"t{k}" for k in range(20)], [float(-k) for k in range(20)], correct=19, chosen=0
+    )
     assert len(bars) == 10 and bars[-1].correct and bars[0].chosen
     assert sum(bar.share for bar in bars_of("abc", [0.0, 1.0, 2.0], None, 2)) == pytest.approx(1)
 

@@ -98,8 +98,8 @@ def video_to_caption(walk: Walk, work: Path, plugin: list[str]) -> None:
     """``vt-caption`` of one file."""
     video = min((work / "data" / "world" / "videos").rglob("*.mp4"))
     with walk.recorded():
-        # An untrained model does not stop by itself.
-        options = ["--path", work / "save" / "checkpoint_last.pt", "--max-target-tokens", "4"]
+        # An untrained model does not stop by itself; 0.1.0 knows this spelling alone.
+        options = ["--path", work / "save" / "checkpoint_last.pt", "--max-tokens", "4"]
         call_main("vt_fairseq.cli.caption", video, *options)
 
 
