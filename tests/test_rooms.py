@@ -87,6 +87,7 @@ def test_the_table_itself_has_no_circle():
 
 PLAIN = ("video", "data", "models", "metrics", "candidates")
 NAMES_OPTIONS = {
+    "models/checkpoint_config.py",  # reads options in files, and says how their classes are known
     "models/architectures.py",  # has the model's options as fields, and what builds from them
     "data/data_workers.py",  # docker's --shm-size
 }

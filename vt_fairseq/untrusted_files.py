@@ -7,6 +7,7 @@ A ``.pt`` file is a pickle, which can call anything that Python can. So it is re
 import argparse
 import importlib
 import logging
+import os
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 # Older releases run code from hostile checkpoints even with weights_only=True
 # (CVE-2025-32434, CVE-2026-24747).
 MINIMUM_TORCH = (2, 10)
+FORCED = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 # dtypes of the numbers that fairseq's meters and iterators keep.
 NUMPY_DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "bool")
 PLAIN = (torch.Tensor, np.ndarray, np.generic, str, bytes, bool, int, float, type(None))
@@ -53,6 +55,27 @@ def checkpoint_types() -> list[Any]:
         (multiarray.scalar, "numpy.core.multiarray.scalar"),
         *(type(np.dtype(name)) for name in NUMPY_DTYPES),
     ]
+
+
+def refuse_forced_unpickling() -> None:
+    """Raise UserError where the environment makes ``torch.load`` run code.
+
+    It does so where no ``weights_only`` is given, as in fairseq and in DeepSpeed.
+    """
+    if os.environ.get(FORCED, "0").lower() not in ("", "0", "false", "n", "no"):
+        raise UserError(
+            f"the environment variable {FORCED} is set, by which checkpoints run code: unset it; "
+            "vt-init --trust-checkpoint is the way for one whose maker you trust"
+        )
+
+
+def load_plain(path: Path | str, mmap: bool = True) -> Any:
+    """What a file of torch holds, read without running anything in it.
+
+    Raises UserError where the environment would have it run, else what ``torch.load`` raises.
+    """
+    refuse_forced_unpickling()
+    return torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
 
 
 def reason(path: Path | str, error: Exception) -> str:

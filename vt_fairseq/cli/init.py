@@ -86,14 +86,20 @@ def main() -> None:
     _check(args)
     command.import_user_dir(args.user_dir)
     with command.quiet_imports():
+        import vt_fairseq.criterions.classification
+        import vt_fairseq.criterions.cross_entropy  # noqa: F401
         from vt_fairseq.atomic_files import atomic_folder
         from vt_fairseq.inference.loading import read_state
+        from vt_fairseq.models.checkpoint_config import WITH_CRITERION, checked_config
         from vt_fairseq.models.pretrained.exported import write_exported
         from vt_fairseq.models.pretrained.t5_export import write_t5
         from vt_fairseq.untrusted_files import read_trusted
 
     if args.trust_checkpoint:
-        _write(read_trusted(args.from_checkpoint), args.out)
+        content = read_trusted(args.from_checkpoint)
+        if isinstance(content, dict) and content.get("cfg") is not None:
+            checked_config(content["cfg"], args.from_checkpoint, WITH_CRITERION)
+        _write(content, args.out)
         print(f"wrote {args.out}, which runs nothing")
         return
     state = (

@@ -50,7 +50,7 @@ class HeadTargets:
         """The heads ``names``; raise UserError for an empty class list, which ``where`` has."""
         classes = {}
         for name in names:
-            texts = () if name == ANSWER else class_lists[name]
+            texts = () if name == ANSWER else class_lists.get(name, ())
             if name != ANSWER and not texts:
                 raise UserError(
                     f"no row of {where} has a {name}; prepare annotations that have one"

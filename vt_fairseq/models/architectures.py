@@ -1,6 +1,6 @@
 """What ``--arch`` may name: the options of the model, their defaults, and the model made of them.
 
-The other modules of this room know sizes and values, no options.
+But for `checkpoint_config`, which reads them in files, the other modules know sizes and values.
 """
 
 import logging
@@ -171,6 +171,16 @@ class VideoTranslateArchitecture(VideoTranslateModel):
             if _head_names([name]) & new:
                 state_dict[name] = own[name]
                 logger.info("%s is new: the checkpoint does not have it", name)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, **options: Any
+    ) -> Any:
+        """fairseq's; raises UserError of one line for weights that are not this model's."""
+        try:
+            return super().load_state_dict(state_dict, strict=strict, **options)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"the weights are those of another model: {reason:.300}") from error
 
 
 def _head_names(names: Iterable[str]) -> set[str]:

@@ -1,15 +1,37 @@
 """What a checkpoint of fairseq holds, read without running anything in it."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from vt_fairseq.data.tokenizer import Tokenizer
-from vt_fairseq.errors import UserError
-from vt_fairseq.models.pretrained.files import read_tensors
+from vt_fairseq.errors import UserError, naming
+from vt_fairseq.models.architectures import saved_config, transformer_dims
+from vt_fairseq.models.checkpoint_config import (
+    TASK_AND_MODEL,
+    check_task_state,
+    checked_config,
+)
+from vt_fairseq.models.pretrained.files import Tensors, only_tensors, read_tensors
+from vt_fairseq.models.t5 import T5Decoder, T5Encoder
+
+
+def check_state(
+    state: Mapping[str, Any], path: Path, parts: Sequence[str] = TASK_AND_MODEL
+) -> dict[str, dict[str, Any]]:
+    """``parts`` of a checkpoint's ``cfg``, as ``checked_config`` makes them.
+
+    Raises UserError for other options, another ``task_state`` than the task writes, or ``args``:
+    the options of classic architectures, which fairseq would take in place of ``cfg``.
+    """
+    if state.get("args") is not None:
+        raise UserError(f"{path} has options of a classic architecture (args), expected none")
+    check_task_state(state.get("task_state") or {}, path)
+    return checked_config(state.get("cfg"), path, parts)
 
 
 def optimizer_history(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -18,7 +40,9 @@ def optimizer_history(state: Mapping[str, Any]) -> dict[str, Any]:
     return history if history.get("optimizer_name") else {}
 
 
-def read_checkpoint(path: Path, vocabulary: Tokenizer | None = None) -> dict[str, Any]:
+def read_checkpoint(
+    path: Path, vocabulary: Tokenizer | None = None, parts: Sequence[str] = TASK_AND_MODEL
+) -> dict[str, Any]:
     """A checkpoint of ``fairseq-train``: ``cfg``, ``model``, ``task_state``, and what else it has.
 
     Tensors stay on disk until they are used.
@@ -26,19 +50,56 @@ def read_checkpoint(path: Path, vocabulary: Tokenizer | None = None) -> dict[str
     Args:
         path: the file.
         vocabulary: of a checkpoint that holds none; where it holds one, both must be equal.
+        parts: of ``cfg`` that something is made of; the others are plain data.
 
     Raises:
-        UserError: it is no checkpoint of fairseq, is damaged, or has another vocabulary.
+        UserError: it is no checkpoint of fairseq, is damaged, has another vocabulary, or names what
+            is not of this project.
     """
     state = read_tensors(path)
     if not isinstance(state, dict) or not {"cfg", "model", "task_state"} <= state.keys():
         raise UserError(f"{path} is no checkpoint of fairseq: expected cfg, model and task_state")
+    checked = check_state(state, path, parts)
+    state["cfg"] = {**state["cfg"], **checked}
+    saved = state["task_state"]
     if vocabulary is not None:
         given = vocabulary_state(vocabulary)
-        if given["vocabulary_sha256"] != state["task_state"]["vocabulary_sha256"]:
+        if given["vocabulary_sha256"] != saved.get("vocabulary_sha256"):
             raise UserError(f"{vocabulary.origin} is not the vocabulary of {path}")
-        state["task_state"] |= given
+        saved |= given
+    rows = saved_tokenizer(saved).table_size if saved.get("vocabulary") is not None else 1
+    check_sizes(state["cfg"]["model"], only_tensors(state["model"], path), rows, path)
     return state
+
+
+def check_sizes(
+    options: Mapping[str, Any], tensors: Tensors, rows: int, origin: Path | str
+) -> None:
+    """Raise UserError where the options describe a larger transformer than a file holds.
+
+    So that no options make a model that does not fit into memory: it is checked before one is made.
+
+    Args:
+        options: of the model.
+        tensors: of the file.
+        rows: of the embedding table.
+        origin: the file, for messages.
+    """
+    with naming(f"{origin}: cfg.model"):
+        dims = transformer_dims(saved_config(options), rows)
+        stored = {t.untyped_storage().data_ptr(): t for t in tensors.values()}
+        held = sum(t.untyped_storage().nbytes() // t.element_size() for t in stored.values())
+        if dims.num_layers + dims.num_decoder_layers > len(tensors):
+            raise UserError(f"more layers than the {len(tensors)} tensors of the file")
+        try:
+            with torch.device("meta"):
+                table = nn.Embedding(rows, dims.d_model)
+                parts = nn.ModuleList([T5Encoder(dims), T5Decoder(dims, table)])
+            needed = sum(parameter.numel() for parameter in parts.parameters())
+        except (RuntimeError, ValueError, TypeError, OverflowError) as error:
+            raise UserError("the sizes are those of no transformer") from error
+        if needed > held:
+            raise UserError(f"a transformer of {needed:,} numbers, the file has {held:,}")
 
 
 def vocabulary_state(tokenizer: Tokenizer) -> dict[str, Any]:

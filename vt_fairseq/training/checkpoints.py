@@ -20,11 +20,15 @@ from typing import IO, Any
 
 import torch
 from fairseq import checkpoint_utils
+from fairseq.dataclass.utils import overwrite_args_by_name
 from fairseq.distributed import utils as distributed_utils
+from omegaconf import OmegaConf
 
 from vt_fairseq import untrusted_files
 from vt_fairseq.atomic_files import atomic_file, partial_path, sync_folder, write_file
 from vt_fairseq.errors import UserError
+from vt_fairseq.models.checkpoint_config import WITH_CRITERION
+from vt_fairseq.models.checkpoint_state import check_state, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +204,7 @@ def problem(path: Path, optimizer: bool = True) -> str | None:
         with zipfile.ZipFile(path) as archive:
             if (damaged := archive.testzip()) is not None:
                 return f"its part {damaged} is damaged"
-        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        state = untrusted_files.load_plain(path)
     except (zipfile.BadZipFile, EOFError, NotImplementedError):
         return "it is cut off or is no checkpoint"
     except pickle.UnpicklingError as error:
@@ -209,6 +213,11 @@ def problem(path: Path, optimizer: bool = True) -> str | None:
         return " ".join(str(error).split())[:200]
     if not isinstance(state, dict) or "model" not in state:
         return "it has no model in it"
+    if state.get("cfg") is not None:
+        try:
+            check_state(state, path)
+        except UserError as error:
+            return str(error)
     if not optimizer:
         return None
     return problem_of_shards(path.parent, state.get("last_optimizer_state") or {})
@@ -258,8 +267,10 @@ def choose(trainer: Any) -> None:
     """Before anything is loaded, lock ``--save-dir`` and find the checkpoint that can be used.
 
     Raises UserError when another run writes to the directory, when ``--restore-file`` names nothing
-    or something that cannot be used, and when there are only damaged checkpoints.
+    or something that cannot be used, when there are only damaged checkpoints, and where the
+    environment makes torch run what is in them.
     """
+    untrusted_files.refuse_forced_unpickling()
     cfg = trainer.cfg.checkpoint
     choice: tuple[str | None, str | None] = (None, None)
     if trainer.data_parallel_rank == 0:  # one process reads and checks for all
@@ -311,13 +322,24 @@ def remove_leftovers(cfg) -> None:
             path.unlink(missing_ok=True)
 
 
-def load_checkpoint_to_cpu(path: str, *args, **kwargs):
-    """Calls fairseq's function; raises UserError for a file that is refused.
+def load_checkpoint_to_cpu(
+    path: str,
+    arg_overrides: dict[str, Any] | None = None,
+    load_on_all_ranks: bool | None = None,
+) -> dict[str, Any]:
+    """A checkpoint for fairseq, which makes a task, a model and a criterion of its ``cfg``.
 
-    ``fairseq-generate`` comes here, too.
+    Only fairseq's trainer gives ``load_on_all_ranks``, and makes nothing of ``cfg``: that may be of
+    another task. Raises UserError for a file that is refused.
     """
+    untrusted_files.refuse_forced_unpickling()
+    if load_on_all_ranks is None:
+        state = read_checkpoint(Path(path), parts=WITH_CRITERION)
+        cfg = OmegaConf.create({part: state["cfg"].get(part) for part in WITH_CRITERION})
+        overwrite_args_by_name(cfg, arg_overrides or {})
+        return {"cfg": cfg, "model": state["model"], "task_state": state["task_state"]}
     try:
-        return _load_checkpoint_to_cpu(path, *args, **kwargs)
+        return _load_checkpoint_to_cpu(path, arg_overrides, load_on_all_ranks)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         why = untrusted_files.reason(path, error)
         raise UserError(f"{path} is damaged or not what it seems: {why}") from error

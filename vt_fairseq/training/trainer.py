@@ -138,11 +138,10 @@ class VideoTranslateTrainer(Trainer):
                 filename, reset_optimizer or other_engine, *args, **kwargs
             )
         except Exception as error:
+            if "ensure that the architectures match" in str(error):
+                refuse_other_model(filename, state["cfg"]["model"], self.cfg.model)
             if isinstance(error.__context__, UserError):  # the model's own reason
                 raise error.__context__ from None
-            if "ensure that the architectures match" in str(error):
-                saved_model = (state.get("cfg") or {}).get("model") or {}
-                refuse_other_model(filename, saved_model, self.cfg.model)
             raise
         if other_engine:
             self.lr_scheduler.load_state_dict(history["lr_scheduler_state"])

@@ -13,16 +13,20 @@ from safetensors.torch import save_file
 from vt_fairseq.atomic_files import write_json
 from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError
-from vt_fairseq.models.checkpoint_state import saved_tokenizer, vocabulary_state
-from vt_fairseq.models.pretrained.files import Tensors, read_json, read_tensors
+from vt_fairseq.models.checkpoint_config import (
+    LOCAL_OPTIONS,
+    check_task_state,
+    checked_config,
+    described,
+)
+from vt_fairseq.models.checkpoint_state import check_sizes, saved_tokenizer, vocabulary_state
+from vt_fairseq.models.pretrained.files import Tensors, only_tensors, read_json, read_tensors
 from vt_fairseq.version import __version__
 
 FORMAT = 1
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "spiece.model"
 # Encoder and decoder share one embedding table, which a file holds once.
 SHARED = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
-# Options of the task that have a meaning on one machine only, and what replaces them.
-LOCAL_OPTIONS = {"data": "", "video_root": "", "results_path": None}
 
 
 def write_exported(state: dict[str, Any], folder: Path) -> None:
@@ -55,19 +59,25 @@ def read_exported(folder: Path) -> dict[str, Any]:
     if config.get("format") != FORMAT or "cfg" not in config:
         raise UserError(
             f"{folder / CONFIG} describes no exported model: expected format {FORMAT}, "
-            f"found {config.get('format')}"
+            f"found {described(config.get('format'))}"
         )
+    cfg = checked_config(config["cfg"], folder / CONFIG)
     tokenizer = Tokenizer.from_file(folder / VOCABULARY)
     task_state = vocabulary_state(tokenizer)
-    if task_state["vocabulary_sha256"] != config["vocabulary_sha256"]:
+    if task_state["vocabulary_sha256"] != config.get("vocabulary_sha256"):
         raise UserError(f"{folder / VOCABULARY} is not the vocabulary that the model came with")
-    task_state["classes"] = config["classes"]
-    tensors = read_tensors(folder / WEIGHTS)
-    for copy, original in config["shared"].items():
+    task_state["classes"] = config.get("classes", {})
+    check_task_state(task_state, folder / CONFIG)
+    tensors = only_tensors(read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    shared = config.get("shared")
+    if not isinstance(shared, dict) or any(SHARED.get(k) != v for k, v in shared.items()):
+        raise UserError(f"{folder / CONFIG}: shared: expected some of {SHARED}")
+    for copy, original in shared.items():
         if original not in tensors:
             raise UserError(f"{folder / WEIGHTS} has no tensor {original}")
         tensors[copy] = tensors[original]
-    return {"cfg": config["cfg"], "model": tensors, "task_state": task_state}
+    check_sizes(cfg["model"], tensors, tokenizer.table_size, folder / CONFIG)
+    return {"cfg": cfg, "model": tensors, "task_state": task_state}
 
 
 def _without_copies(tensors: Tensors) -> Tensors:

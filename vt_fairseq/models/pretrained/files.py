@@ -78,6 +78,8 @@ def read_tensors(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(untrusted_files.checkpoint_types()):
             return read(path)
+    except UserError:
+        raise
     except Exception as error:
         # Damaged files fail in many ways: zip, pickle, struct, memory ...
         raise UserError(
@@ -100,7 +102,7 @@ def only_tensors(content: Any, path: Path) -> Tensors:
 def _reader(head: bytes) -> Callable[[Path], Any] | None:
     zipped = head.startswith(ZIP)
     if zipped or TORCH_LEGACY in head:
-        return partial(torch.load, map_location="cpu", mmap=zipped, weights_only=True)
+        return partial(untrusted_files.load_plain, mmap=zipped)
     if head.startswith(PICKLES):
         return _read_pickle
     if head[8:9] == b"{":  # behind the length of the header
@@ -119,7 +121,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"no file {path}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: lists in lists in lists
         raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
