@@ -19,7 +19,7 @@ import numpy as np
 from vt_fairseq.corpora.rows import COPY_SUFFIX
 from vt_fairseq.errors import VideoError
 from vt_fairseq.video.containers import FORMATS
-from vt_fairseq.video.decoding import FrameSource, UnorderedError, frames_of, probe
+from vt_fairseq.video.decoding import FrameSource, frames_of, probe
 from vt_fairseq.video.images import Scaler, decode_image, encode_jpeg, image_files
 
 GOP_SECONDS = 1.0
@@ -57,11 +57,7 @@ def transcode(source: Path, target: Path, short_side: int) -> float:
 
 
 def _copy_file(source: Path, target: Path, short_side: int) -> None:
-    try:
-        written = _encode(frames_of(source), target, short_side)
-    except UnorderedError:
-        target.unlink(missing_ok=True)
-        written = _encode(frames_of(source, counted=True), target, short_side)
+    written = _encode(frames_of(source), target, short_side)
     if (actual := _count(target)) != written:
         raise VideoError(f"the copy has {actual} frames, {written} were written")
     with open(target, "rb") as file:

@@ -1,4 +1,4 @@
-"""Which files are opened as videos, and how long they last.
+"""Which files are opened as videos.
 
 Files are untrusted: only an existing regular file is opened, as one of the container formats in
 FORMATS, over FFmpeg's file protocol; frames above MAX_PIXELS and videos above MAX_HOURS are refused
@@ -25,31 +25,8 @@ FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf"
 MAX_HOURS = 8.0
 
 
-def duration_of(path: str, container: Any, stream: Any) -> float:
-    """Seconds of the video stream; the packets are read where the header does not say."""
-    if stream.duration and stream.duration > 0:
-        return float(stream.duration * stream.time_base)
-    if container.duration and container.duration > 0:
-        return container.duration / av.time_base
-    return scanned_duration(path)
-
-
-def scanned_duration(path: str) -> float:
-    """Seconds until the end of the last packet; reads the file but decodes nothing."""
-    with opened(path) as (container, stream):
-        begin, end = stream.start_time or 0, None
-        last_step = float(1 / stream.average_rate / stream.time_base) if stream.average_rate else 0
-        for packet in container.demux(stream):
-            if packet.pts is not None:
-                end = max(end or 0, packet.pts + (packet.duration or last_step))
-        if end is None:
-            raise VideoError("no frame can be decoded: the video stream is empty")
-        seconds = float((end - begin) * stream.time_base)
-        _check_length(seconds)
-        return seconds
-
-
-def _check_length(seconds: float) -> None:
+def check_length(seconds: float) -> None:
+    """Raise VideoError where a video lasts longer than MAX_HOURS."""
     if seconds > MAX_HOURS * 3600:
         raise VideoError(f"lasts {seconds / 3600:.1f} hours, at most {MAX_HOURS:g} are read")
 
@@ -81,9 +58,6 @@ def opened(path: str) -> Iterator[tuple[Any, Any]]:
         if not codec.width * codec.height:
             raise VideoError(f"frames of unknown size, or of more than {MAX_PIXELS} pixels")
         check_size(codec.width, codec.height)
-        for length, tick in ((stream.duration, stream.time_base), (container.duration, 1e-6)):
-            if length and tick and length > 0:
-                _check_length(float(length * tick))
         # One thread: the loader's workers are the parallelism; frame threads cost 5-25 % more CPU.
         codec.thread_count, codec.thread_type = 1, "NONE"
         codec.options = {"max_pixels": str(MAX_PIXELS)}  # av.open's options do not reach it

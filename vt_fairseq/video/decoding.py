@@ -1,10 +1,12 @@
 """Segments of videos as a fixed number of RGB frames (paper, appendix A.1), decoded with PyAV.
 
-Shapes: F frames, H W pixels. Times are float seconds from the start of the video stream, whatever
-its first timestamp is; intervals are half-open.
+Shapes: F frames, H W pixels. Times are float seconds from the start of the file, which
+``timeline`` defines; intervals are half-open.
 
 Which frame is shown at time t: the last one whose presentation timestamp (pts) is <= t, as a
-player does. Never ``index * fps``, which is wrong for variable frame rates.
+player does; before the first one, that one. Never ``index * fps``, which is wrong for variable
+frame rates. Interlaced frames are shown as they are stored, both fields at once: where they are
+scaled down, their lines blend.
 
 Files are untrusted; ``containers`` says what is opened at all.
 """
@@ -12,10 +14,11 @@ Files are untrusted; ``containers`` says what is opened at all.
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +26,11 @@ import av
 import numpy as np
 
 from vt_fairseq.errors import VideoError
-from vt_fairseq.video.containers import duration_of, opened, scanned_duration
-from vt_fairseq.video.frame_sampling import (
-    TIME_EPSILON,
-    FrameSampling,
-    Plan,
-    StartsAfterEndError,
-    window_position,
-)
+from vt_fairseq.video.containers import opened
+from vt_fairseq.video.frame_sampling import TIME_EPSILON, FrameSampling, Plan, window_position
 from vt_fairseq.video.frame_skipping import decode_wanted
 from vt_fairseq.video.images import Scaler, decode_image, image_files, reason
+from vt_fairseq.video.timeline import Packets, Timeline
 from vt_fairseq.video.timeouts import Unfinished, within
 
 FOLDER_FPS = 3.0  # TVQA and TVC come as frames at this rate
@@ -118,37 +116,39 @@ def _probe(path: str) -> float:
         return len(images) / FOLDER_FPS
     with opened(path) as (container, stream):
         try:
-            frame = next(_decoded(stream, container.demux(stream)), None)
+            frame = next(_decoded(stream, Packets(container, stream)), None)
         except av.FFmpegError as error:
             raise VideoError(f"no frame can be decoded: {reason(error)}") from error
         if frame is None:
             raise VideoError("no frame can be decoded")
-        return duration_of(path, container, stream)
+        return Timeline(path, container, stream).find_end()
 
 
-def frames_of(path: str | os.PathLike[str], counted: bool = False) -> FrameSource:
-    """Every frame of a file in order, as (seconds from the start, duration in seconds, frame).
+def frames_of(path: str | os.PathLike[str]) -> FrameSource:
+    """Every frame of a file that is shown, as (seconds from its start, duration in seconds, frame).
 
-    Args:
-        counted: ignore timestamps, which are missing or wrong, and count frames at a constant rate.
+    Times ascend from 0. Each frame lasts until the next one.
 
     Raises:
         VideoError: the file cannot be opened, or has damage (after the frames before it).
-        UnorderedError: timestamps are missing or go backwards; ``counted`` is the way out.
     """
     with _video_errors(), opened(os.fspath(path)) as (container, stream):
-        yield from _from_start(container, stream, counted or _lacks_times(container, stream))
+        line = Timeline(os.fspath(path), container, stream)
+        held, begin, end = None, 0.0, 0.0
+        for seconds, duration, frame in _timed(line, stream, Packets(container, stream)):
+            if held is not None and seconds > begin:
+                yield begin, seconds - begin, held
+                begin = seconds
+            held, end = frame, max(begin, seconds) + duration
+        if held is not None:
+            yield begin, end - begin, held
 
 
 # --- files -----------------------------------------------------------------------------------
 
 
-class _SeekTooLate(Exception):
-    """The frames after a seek begin after the first wanted time."""
-
-
-class UnorderedError(Exception):
-    """Timestamps are missing or go backwards."""
+class _StartsTooLate(Exception):
+    """The frames from some keyframe on begin after the first wanted time."""
 
 
 class _Ended(Exception):
@@ -157,77 +157,73 @@ class _Ended(Exception):
 
 def _read_file(path: str, plan: Plan, short_side: int | None) -> list[np.ndarray]:
     with opened(path) as (container, stream):
-        duration = duration_of(path, container, stream)
-        lacks_times = _lacks_times(container, stream)
+        line = Timeline(path, container, stream)
+        duration = line.header_end
+        # A header that promises too little is found out where it matters.
+        if plan.end is None or max(plan.start or 0.0, plan.end) > duration:
+            duration = line.find_end()
         while True:
+            times = plan.times(duration)
             try:
-                times = plan.times(duration)
-            except StartsAfterEndError:  # the header may be wrong
-                times = plan.times(scanned_duration(path))
-            try:
-                if lacks_times:
-                    return _take_from_start(path, times, short_side, counted=True)
-                return _take(path, container, stream, times, short_side)
+                return _take(path, container, stream, line, times, short_side)
             except _Ended as ended:  # earlier than the times wanted, so the loop ends
-                plan.times(duration := ended.args[0])
-
-
-def _lacks_times(container: Any, stream: Any) -> bool:
-    """AVI has no presentation times: with reordered frames FFmpeg's guesses are wrong."""
-    return container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
+                duration = ended.args[0]
 
 
 def _take(
-    path: str, container: Any, stream: Any, times: np.ndarray, short_side: int | None
+    path: str,
+    container: Any,
+    stream: Any,
+    line: Timeline,
+    times: np.ndarray,
+    short_side: int | None,
 ) -> list[np.ndarray]:
-    """Frames at ``times``: seek to the keyframe before the first, else decode all from the start.
+    """Frames at ``times``: from a keyframe before the first, else decoding all from the start.
 
     Containers seek by decoding time, which may end at a keyframe that is shown too late.
     """
-    picked = decode_wanted(container, stream, times, Scaler(short_side))
-    if picked is not None:
-        return picked
-    try:
-        for back in SEEK_BACK:
-            if times[0] - back <= 0:
-                break
-            try:
-                source = _frames_after_seek(container, stream, times[0], back)
-                return _pick(source, times, Scaler(short_side), from_start=False)
-            except _SeekTooLate:
-                continue
-        return _take_from_start(path, times, short_side, counted=False)
-    except UnorderedError:
-        return _take_from_start(path, times, short_side, counted=True)
-
-
-def _take_from_start(
-    path: str, times: np.ndarray, short_side: int | None, counted: bool
-) -> list[np.ndarray]:
+    if line.seekable:
+        picked = decode_wanted(container, stream, line, times, Scaler(short_side))
+        if picked is not None:
+            return picked
+    for back in SEEK_BACK:
+        if times[0] - back <= 0 or line.from_first:
+            break
+        try:
+            with _packets_from_keyframe(path, container, stream, line, times[0], back) as source:
+                frames = _timed(line, *source)
+                return _pick(frames, times, Scaler(short_side), from_start=False)
+        except _StartsTooLate:
+            continue
     with opened(path) as (container, stream):
-        frames = _from_start(container, stream, counted)
+        frames = _timed(line, stream, Packets(container, stream))
         return _pick(frames, times, Scaler(short_side), from_start=True)
 
 
-def _from_start(container: Any, stream: Any, counted: bool) -> FrameSource:
-    return (_counted if counted else _timed)(_decoded(stream, container.demux(stream)), stream)
+@contextmanager
+def _packets_from_keyframe(
+    path: str, container: Any, stream: Any, line: Timeline, wanted: float, back: float
+) -> Iterator[tuple[Any, Iterator[av.Packet]]]:
+    """(stream, packets) from the keyframe at or before ``wanted - back`` seconds on.
 
-
-def _frames_after_seek(container: Any, stream: Any, wanted: float, back: float) -> FrameSource:
-    """Frames from the keyframe at or before ``wanted - back`` seconds on."""
-    begin, tick = stream.start_time or 0, float(stream.time_base)
-    container.seek(begin + math.floor((wanted - back) / tick), stream=stream)
-    packets = container.demux(stream)
-    key = next((packet for packet in packets if packet.is_keyframe), None)
-    if key is None:
-        raise _SeekTooLate
-    if key.pts is None:
-        raise UnorderedError
-    if (key.pts - begin) * tick > wanted + TIME_EPSILON:
-        raise _SeekTooLate
-    # Frames shown before the keyframe lack what they were predicted from (open GOP); they are never
-    # picked, because the keyframe itself is not later than the first wanted time.
-    yield from _timed(_decoded(stream, chain([key], packets)), stream)
+    Frames shown before the keyframe lack what they were predicted from (open GOP); they are never
+    picked, because the keyframe itself is not later than the first wanted time.
+    """
+    if line.seekable:
+        container.seek(line.stamp(wanted - back), stream=stream)
+        packets = iter(Packets(container, stream))
+        key = next((packet for packet in packets if packet.is_keyframe), None)
+        if key is None or key.pts is None or not line.knows_keyframe(key.pts):
+            raise _StartsTooLate
+        if line.seconds(key.pts) > wanted + TIME_EPSILON:
+            raise _StartsTooLate
+        yield stream, chain([key], packets)
+        return
+    number = line.keyframe_before(wanted - back)
+    if number is None:
+        raise _StartsTooLate
+    with opened(path) as (container, stream):
+        yield stream, islice(Packets(container, stream), number, None)
 
 
 def _decoded(stream: Any, packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
@@ -236,33 +232,49 @@ def _decoded(stream: Any, packets: Iterable[av.Packet]) -> Iterator[av.VideoFram
     for packet in packets:
         if time.monotonic() > deadline:
             raise VideoError(f"decoding takes more than {MAX_DECODING_SECONDS:.0f} s")
+        if packet.size == 0:  # the frame before stands still; the decoder takes it for the end
+            continue
         try:
             frames = stream.decode(packet)
         except av.FFmpegError:
             yield from stream.decode(None)
             raise
         yield from frames
+    yield from stream.decode(None)
 
 
-def _timed(frames: Iterable[av.VideoFrame], stream: Any) -> FrameSource:
-    """Frames with their timestamps; raises UnorderedError where these do not serve."""
-    begin, tick = stream.start_time or 0, float(stream.time_base)
-    usual = float(1 / stream.average_rate) if stream.average_rate else 0.0
-    previous = -math.inf
-    for frame in frames:
-        if frame.pts is None or frame.pts < previous:
-            raise UnorderedError
-        previous = frame.pts
-        yield (frame.pts - begin) * tick, (frame.duration or 0) * tick or usual, frame
+def _timed(line: Timeline, stream: Any, packets: Iterable[av.Packet]) -> FrameSource:
+    """Decoded frames with their times, which never go back."""
+    previous, due = -math.inf, 0.0
+    for frame in (_counted if line.counted else _decoded)(stream, packets):
+        seconds = due if frame.pts is None else line.seconds(frame.pts)
+        previous = max(previous, seconds)
+        duration = (frame.duration or 0) * line.tick or line.step
+        due = previous + duration
+        yield previous, duration, frame
 
 
-def _counted(frames: Iterable[av.VideoFrame], stream: Any) -> FrameSource:
-    """Frames without usable timestamps, at the stream's constant rate."""
-    if not stream.average_rate:
-        raise VideoError("has neither timestamps in order nor a frame rate")
-    step = float(1 / stream.average_rate)
-    for index, frame in enumerate(frames):
-        yield index * step, step, frame
+def _counted(stream: Any, packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
+    """Frames in the order in which they are shown, with the times of packets in file order.
+
+    Without times of packets, at the stream's rate.
+    """
+    stamps: deque[int] = deque()
+    for index, frame in enumerate(_decoded(stream, _noting(packets, stamps))):
+        if stamps:
+            frame.pts = stamps.popleft()
+        elif stream.average_rate:
+            frame.pts = round(index / stream.average_rate / stream.time_base)
+        else:
+            raise VideoError("has neither timestamps nor a frame rate")
+        yield frame
+
+
+def _noting(packets: Iterable[av.Packet], stamps: deque[int]) -> Iterator[av.Packet]:
+    for packet in packets:
+        if packet.size and packet.dts is not None:
+            stamps.append(packet.dts)
+        yield packet
 
 
 def _pick(
@@ -275,7 +287,7 @@ def _pick(
     try:
         for seconds, duration, frame in frames:
             if held is None and not from_start and seconds > times[0] + TIME_EPSILON:
-                raise _SeekTooLate
+                raise _StartsTooLate
             due = np.searchsorted(times, seconds - TIME_EPSILON) - len(picked)
             if due > 0:
                 picked += [scaler(frame if held is None else held)] * due
@@ -286,7 +298,7 @@ def _pick(
         failure = error
     if held is None:
         if not from_start:
-            raise _SeekTooLate
+            raise _StartsTooLate
         raise VideoError(f"no frame can be decoded{f': {reason(failure)}' if failure else ''}")
     if times[-1] > held_end + TIME_EPSILON:
         if failure is None:

@@ -4,9 +4,12 @@ The packets of the segment are read first, which costs little. Their timestamps 
 will be shown at the wanted times. A frame that is not wanted and that no other frame refers to is
 dropped before it is decoded: 20 to 40 % of the work for video with B-frames
 (``benchmarks/loading.py``). Frames are the same as those of a sequential decode.
+
+Packets have to tell which frames there are and in which order. They do not where the two fields of
+a frame are two packets (interlaced H.264), where no-reference pictures are referred to by others
+(HEVC with temporal layers), or where a timestamp out of order may hide behind reordered frames.
 """
 
-import math
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -15,6 +18,7 @@ import numpy as np
 
 from vt_fairseq.video.frame_sampling import TIME_EPSILON
 from vt_fairseq.video.images import Scaler
+from vt_fairseq.video.timeline import Packets, Timeline
 
 # The decoders of these codecs drop single frames, exactly. VP9 has no such frames; AV1's decoder
 # shows others.
@@ -24,24 +28,24 @@ MAX_HELD_BYTES = 64 * 2**20
 
 
 def decode_wanted(
-    container: Any, stream: Any, times: np.ndarray, scaler: Scaler
+    container: Any, stream: Any, line: Timeline, times: np.ndarray, scaler: Scaler
 ) -> list[np.ndarray] | None:
     """The frames shown at ``times``: of each the last one whose timestamp is not later.
 
     Args:
-        container, stream: open; they stop at some position, so that the caller seeks again.
-        times: (F,) ascending seconds from the stream's start.
+        container, stream, line: open; they stop at some position, so that the caller seeks again.
+        times: (F,) ascending seconds from the file's start.
         scaler: decoded frame to (H, W, 3) uint8.
 
     Returns F arrays, or None where there is nothing to gain (CODECS) or anything is unusual: a seek
     that ends too late, timestamps that are missing, repeated or out of order, a segment past the
-    end, damage.
+    end, interlaced frames, damage.
     """
-    if stream.codec_context.name not in CODECS:
+    if not _can_skip(stream.codec_context):
         return None
     try:
-        packets = _packets(container, stream, times)
-        wanted = _wanted(packets, stream, times)
+        packets = _packets(container, stream, line, times)
+        wanted = _wanted(packets, stream, line, times)
         if not wanted:
             return None
         shown = _decode(stream, packets, set(wanted), scaler)
@@ -52,24 +56,30 @@ def decode_wanted(
     return [shown[pts] for pts in wanted] if shown.keys() == set(wanted) else None
 
 
-def _packets(container: Any, stream: Any, times: np.ndarray) -> list[av.Packet]:
+def _can_skip(codec: Any) -> bool:
+    if codec.name == "hevc":
+        # Bits 3 to 5 of this byte of the hvcC box count temporal layers; 0 is unknown. Other
+        # layers may refer to the pictures that a layer calls non-reference.
+        header = codec.extradata or b""
+        return len(header) > 22 and header[0] == 1 and header[21] >> 3 & 7 == 1
+    return codec.name in CODECS
+
+
+def _packets(container: Any, stream: Any, line: Timeline, times: np.ndarray) -> list[av.Packet]:
     """The packets from the keyframe before the first time to the last time, in decoding order.
 
     Empty where one has no timestamp, or they are more than MAX_HELD_BYTES.
     """
-    begin, tick = stream.start_time or 0, float(stream.time_base)
-    container.seek(begin + math.floor(times[0] / tick), stream=stream)
-    last = begin + math.ceil((times[-1] + TIME_EPSILON) / tick)
+    container.seek(line.stamp(times[0]), stream=stream)
+    last = line.stamp(times[-1] + TIME_EPSILON)
     packets: list[av.Packet] = []
     held_bytes = 0
-    for packet in container.demux(stream):
-        if packet.size == 0:  # the end of the stream
-            break
+    for packet in Packets(container, stream):
         if not packets and not packet.is_keyframe:
             continue
-        if packet.pts is None or packet.dts is None:
+        if packet.pts is None:
             return []
-        if packet.dts > last:  # nothing is shown before it is decoded
+        if packet.dts is not None and packet.dts > last:  # nothing is shown before it is decoded
             break
         packets.append(packet)
         held_bytes += packet.size
@@ -78,23 +88,35 @@ def _packets(container: Any, stream: Any, times: np.ndarray) -> list[av.Packet]:
     return packets
 
 
-def _wanted(packets: list[av.Packet], stream: Any, times: np.ndarray) -> list[int]:
+def _wanted(packets: list[av.Packet], stream: Any, line: Timeline, times: np.ndarray) -> list[int]:
     """The timestamp of the frame shown at each of ``times``; empty if the packets leave doubt."""
-    if not packets:
+    if not packets or not line.knows_keyframe(cast(int, packets[0].pts)):
         return []
-    begin, tick = stream.start_time or 0, float(stream.time_base)
-    # Frames shown before the keyframe lack what they were predicted from (open GOP).
+    # Frames shown before the keyframe lack what they were predicted from (open GOP). Packets
+    # without data show the frame before them for longer.
     timed = [(cast(int, packet.pts), packet) for packet in packets]
     key = timed[0][0]
-    lengths = {pts: p.duration or 0 for pts, p in timed if pts >= key and not p.is_discard}
-    if len({pts for pts, _ in timed}) < len(packets) or key not in lengths:
+    shown = np.array(sorted(pts for pts, p in timed if pts >= key and p.size and not p.is_discard))
+    if len({pts for pts, _ in timed}) < len(packets) or not shown.size or shown[0] != key:
         return []
-    shown = np.array(sorted(lengths))
-    seconds = (shown - begin) * tick
-    end = seconds[-1] + lengths[int(shown[-1])] * tick
-    if seconds[0] > times[0] + TIME_EPSILON or times[-1] > end + TIME_EPSILON:
+    if not _in_order([pts for pts, _ in timed], shown, stream.codec_context.has_b_frames):
+        return []
+    end = max(pts + (p.duration or 0) for pts, p in timed if not p.is_discard)
+    seconds = shown * line.tick - (key * line.tick - line.seconds(key))
+    if seconds[0] > times[0] + TIME_EPSILON or times[-1] > line.seconds(end) + TIME_EPSILON:
         return []
     return shown[np.searchsorted(seconds, times + TIME_EPSILON, side="right") - 1].tolist()
+
+
+def _in_order(decoded: list[int], shown: np.ndarray, reordered: bool) -> bool:
+    """Whether frames are surely shown in the order of their timestamps.
+
+    If frames are reordered, only regular steps tell that none of them is out of its place.
+    """
+    steps = np.diff(shown if reordered else decoded)
+    if not reordered:
+        return bool((steps > 0).all())
+    return steps.size == 0 or bool(steps.max() - steps.min() <= 2)
 
 
 def _decode(
@@ -104,7 +126,7 @@ def _decode(
     shown: dict[int, np.ndarray] = {}
     for frame in _frames(stream, packets, wanted):
         if frame.pts in wanted:
-            if shown and frame.pts <= max(shown):
+            if frame.interlaced_frame or (shown and frame.pts <= max(shown)):
                 return {}
             shown[frame.pts] = scaler(frame)
             if len(shown) == len(wanted):
@@ -115,6 +137,7 @@ def _decode(
 def _frames(stream: Any, packets: list[av.Packet], wanted: set[int]) -> Iterator[av.VideoFrame]:
     codec = stream.codec_context
     for packet in packets:
-        codec.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-        yield from stream.decode(packet)
+        if packet.size:
+            codec.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+            yield from stream.decode(packet)
     yield from stream.decode(None)

@@ -7,7 +7,7 @@ import os
 import re
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -75,12 +75,14 @@ class Scaler:
         self.shape: tuple[int, int] | None = None
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        turns = quarter_turns(frame)
-        width, height = self._stored_size(frame, sideways=turns % 2 == 1)
+        sideways, mirror_x, mirror_y = orientation(frame)
+        width, height = self._stored_size(frame, sideways)
         rgb = frame.reformat(
             width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
         ).to_ndarray()
-        return np.rot90(rgb, turns)
+        if sideways:
+            rgb = rgb.transpose(1, 0, 2)
+        return rgb[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]
 
     def _stored_size(self, frame: av.VideoFrame, sideways: bool) -> tuple[int, int]:
         """Width and height before rotation."""
@@ -99,10 +101,19 @@ def check_size(width: int, height: int) -> None:
         raise VideoError(f"frames of {width}x{height} pixels are no picture")
 
 
-def quarter_turns(frame: av.VideoFrame) -> int:
-    """Quarter turns counter-clockwise, 0 to 3, that make the frame upright."""
-    degrees = frame.rotation
-    return round(degrees / 90) % 4 if abs(degrees) <= 360 else 0  # FFmpeg's NaN is INT_MIN
+def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """How a frame is made upright: whether to swap x and y, then to mirror x, and to mirror y.
+
+    Display matrices that turn by other than quarter turns are taken for the nearest of them.
+    """
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    # A stored point (x, y) is shown at (a x + c y, b x + d y); 16.16 fixed point.
+    a, b, _, c, d = np.frombuffer(matrix, np.int32, count=5).tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return True, c < 0, b < 0
+    return False, a < 0, d < 0
 
 
 def reason(error: BaseException) -> str:

@@ -1,0 +1,261 @@
+"""When the frames of a file are shown: one timeline per file, in seconds from the file's start.
+
+The file's start is its container's, as for ``ffmpeg -ss``: a video that begins after the sound
+begins late. Which timestamps are believed:
+
+- MP4 and Matroska: those of the packets. Where something is asked beyond the duration that the
+  header names, or the whole file is, the packets at its end are read.
+- AVI has no presentation times: the k-th frame that is shown takes the time of the k-th packet.
+- All other containers are read through once, without decoding, since their headers only guess.
+  Timestamps that begin again, as in files joined by ``cat``, go on where the part before ends.
+- Elementary streams without timestamps: frames are counted at the stream's rate.
+
+A single timestamp that goes back is raised to the one before it.
+"""
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import av
+import numpy as np
+
+from vt_fairseq.errors import VideoError
+from vt_fairseq.video.containers import check_length, opened
+
+# Formats whose packets are found by an index. Their timestamps do not begin again, save in joined
+# Matroska files.
+INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
+# Timestamps this much before the expected one, or after it in formats whose clock may jump, begin a
+# new part of the file: the limits of the ffmpeg program.
+PART_BACK_SECONDS = 0.1
+PART_AHEAD_SECONDS = 10.0
+
+
+class Packets:
+    """The packets of a stream from the container's position on, those without data included.
+
+    Their timestamps go on where they begin again. In AVI, whose presentation times FFmpeg guesses,
+    a packet's presentation time is its decoding time.
+
+    Attributes:
+        joined: whether timestamps have begun again so far.
+    """
+
+    def __init__(self, container: Any, stream: Any) -> None:
+        self.joined = False
+        self._container, self._stream = container, stream
+        self._offset = 0  # ticks
+        self._due: int | None = None  # the next part's first timestamp
+        format_ = container.format
+        self._is_avi = format_.name == "avi"
+        # Matroska has no decoding times. A keyframe is not shown before a frame that is decoded
+        # before it.
+        self._by_keyframes = format_.name == "matroska,webm"
+        tick = float(stream.time_base)
+        self._back = PART_BACK_SECONDS / tick
+        clock_jumps = format_.flags & av.format.Flags.ts_discont.value
+        self._ahead = PART_AHEAD_SECONDS / tick if clock_jumps else math.inf
+        self._step = round(1 / stream.average_rate / tick) if stream.average_rate else 0
+
+    def __iter__(self) -> Iterator[av.Packet]:
+        for packet in self._container.demux(self._stream):
+            if packet.size == 0 and packet.pts is None and packet.dts is None:
+                return  # PyAV's mark of the end
+            if self._is_avi:
+                packet.pts = packet.dts
+            else:
+                self._continue(packet)
+            yield packet
+
+    def _continue(self, packet: av.Packet) -> None:
+        by_keyframes = self._by_keyframes
+        stamp = packet.pts if by_keyframes else packet.dts
+        if stamp is None:
+            return
+        if self._due is not None and (packet.is_keyframe or not by_keyframes):
+            late = stamp + self._offset - self._due
+            if late < -self._back or late > self._ahead:
+                self._offset = self._due - stamp
+                self.joined = True
+        if self._offset:
+            packet.pts = None if packet.pts is None else packet.pts + self._offset
+            packet.dts = None if packet.dts is None else packet.dts + self._offset
+        due = stamp + self._offset + (packet.duration or self._step)
+        self._due = max(self._due or due, due) if by_keyframes else due
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the packets of a whole file say; times are seconds on its own clock, parts joined.
+
+    Attributes:
+        begin: the first time.
+        end: the end of the last frame.
+        key_stamps: (K,) int64 ticks, of the keyframes in decoding order.
+        key_packets: (K,) int64, the numbers of their packets in decoding order.
+        joined: whether timestamps begin again somewhere.
+        timed: whether any packet has a presentation time.
+    """
+
+    begin: float
+    end: float
+    key_stamps: np.ndarray
+    key_packets: np.ndarray
+    joined: bool
+    timed: bool
+
+
+def scan(path: str) -> Scan:
+    """Read all packets of a file, which is remembered as long as the file does not change.
+
+    Raises VideoError: it has none, or lasts too long.
+    """
+    status = os.stat(path)
+    return _scan(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _scan(path: str, size: int, modified: int) -> Scan:
+    begin, end, seconds = math.inf, -math.inf, 0.0
+    keys: list[tuple[int, int]] = []
+    with opened(path) as (container, stream):
+        tick, step = float(stream.time_base), _step(stream)
+        packets = Packets(container, stream)
+        for number, packet in enumerate(_until_damage(packets)):
+            length = (packet.duration or 0) * tick or step
+            seconds += length
+            if packet.pts is not None and not packet.is_discard:
+                time = packet.pts * tick
+                begin, end = min(begin, time), max(end, time + length)
+                if packet.is_keyframe and packet.size:
+                    keys.append((packet.pts, number))
+    if not seconds:
+        raise VideoError("no frame can be decoded: the video stream is empty")
+    timed = end > begin
+    if not timed:
+        begin, end = 0.0, seconds
+    check_length(end - begin)
+    stamps, numbers = np.array(keys, np.int64).reshape(-1, 2).T
+    return Scan(begin, end, stamps, numbers, packets.joined, timed)
+
+
+def _until_damage(packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+    """The packets; decoding them comes to the damage as well, and names it."""
+    with suppress(av.FFmpegError):
+        yield from packets
+
+
+def _step(stream: Any) -> float:
+    """Seconds per frame at the stream's rate, 0 where it is unknown."""
+    return float(1 / stream.average_rate) if stream.average_rate else 0.0
+
+
+class Timeline:
+    """The timeline of an open file.
+
+    Attributes:
+        scan: None where the file's index is believed.
+        counted: whether frames take their times in the order in which they come out of the decoder,
+            so that decoding has to begin with the file.
+        from_first: whether it has to for that or another reason.
+        tick: seconds of the stream's time base.
+        step: seconds per frame at the stream's rate, 0 where it is unknown.
+    """
+
+    scan: Scan | None
+
+    def __init__(self, path: str, container: Any, stream: Any) -> None:
+        """Raises VideoError: the file lasts too long, or has no packet."""
+        self._path, self._container, self._stream = path, container, stream
+        self.tick = float(stream.time_base)
+        self.step = _step(stream)
+        codec, name = stream.codec_context, container.format.name
+        self.scan = None if name in INDEXED else scan(path)
+        untimed = self.scan is not None and not self.scan.timed
+        self.counted = untimed or (name == "avi" and bool(codec.has_b_frames))
+        # A palette comes with the first packet alone.
+        self.from_first = self.counted or codec.pix_fmt == "pal8"
+        self._begin = self._container_start()
+        if self.scan is None and self.header_end < math.inf:
+            check_length(self.header_end)
+
+    def _container_start(self) -> float:
+        if self._container.start_time is not None:
+            return self._container.start_time / av.time_base
+        if self.scan:
+            return self.scan.begin
+        return (self._stream.start_time or 0) * self.tick
+
+    def seconds(self, stamp: int) -> float:
+        """A timestamp of the stream, in seconds from the file's start."""
+        return stamp * self.tick - self._begin
+
+    def stamp(self, seconds: float) -> int:
+        """The last timestamp of the stream at or before ``seconds`` from the file's start."""
+        return math.floor((seconds + self._begin) / self.tick)
+
+    @property
+    def header_end(self) -> float:
+        """Seconds until the video's end, unless the file is longer than its header says.
+
+        Infinite where the header does not say.
+        """
+        if self.scan:
+            return self.scan.end - self._begin
+        stream, duration = self._stream, self._container.duration
+        if stream.duration and stream.duration > 0:
+            return self.seconds((stream.start_time or 0) + stream.duration)
+        return duration / av.time_base if duration and duration > 0 else math.inf
+
+    @property
+    def seekable(self) -> bool:
+        """Whether decoding may begin at the keyframe that a seek finds."""
+        return not self.from_first and not (self.scan and self.scan.joined)
+
+    def find_end(self) -> float:
+        """Seconds until the end of the last frame; moves the container's position.
+
+        Raises VideoError: the file lasts too long, or has no packet.
+        """
+        if self.scan is None and self.header_end < math.inf:
+            end = self._end_by_tail()
+            if end is not None:
+                check_length(end)
+                return end
+        self.scan = self.scan or scan(self._path)
+        return self.header_end
+
+    def _end_by_tail(self) -> float | None:
+        """The end, from the packets that a seek to the header's finds; None if they do not tell."""
+        try:
+            self._container.seek(self.stamp(self.header_end), stream=self._stream)
+            tail = Packets(self._container, self._stream)
+            ends = [self._end_of(p) for p in tail if p.pts is not None and not p.is_discard]
+        except av.FFmpegError:
+            return None
+        return None if tail.joined or not ends else max(ends)
+
+    def _end_of(self, packet: av.Packet) -> float:
+        return self.seconds(packet.pts or 0) + ((packet.duration or 0) * self.tick or self.step)
+
+    def knows_keyframe(self, stamp: int) -> bool:
+        """Whether a keyframe that a seek has found is one of those that reading through found.
+
+        True where the file's index is believed.
+        """
+        return self.scan is None or bool(np.isin(stamp, self.scan.key_stamps))
+
+    def keyframe_before(self, seconds: float) -> int | None:
+        """The number of the packet of the last keyframe at or before ``seconds``, if there is one.
+
+        Only where the file has been read through.
+        """
+        if self.scan is None:
+            return None
+        before = np.flatnonzero(self.scan.key_stamps <= self.stamp(seconds))
+        return int(self.scan.key_packets[before[-1]]) if before.size else None
