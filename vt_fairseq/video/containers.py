@@ -8,6 +8,7 @@ before a frame of them is held in memory.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, cast
 
 import av
@@ -16,11 +17,35 @@ from av.video.codeccontext import VideoCodecContext
 from vt_fairseq.errors import VideoError
 from vt_fairseq.video.images import MAX_PIXELS, check_size, reason
 
+# What people call a format -> FFmpeg's demuxers of it, which open no other file. Bare H.264 and HEVC
+# streams are left out: their frames have no times.
+_DEMUXERS = {
+    "MP4, MOV, 3GP": "mov,mp4,m4a,3gp,3g2,mj2",
+    "MKV, WebM": "matroska,webm",
+    "AVI": "avi",
+    "MPEG-TS": "mpegts",
+    "MPEG": "mpeg,mpegvideo,m4v",
+    "FLV": "flv",
+    "WMV": "asf",
+    "MXF": "mxf",
+    "OGV": "ogg",
+    "DV": "dv",
+    "IVF": "ivf",
+    "GIF": "gif",
+    "APNG": "apng",
+}
+FORMATS = ",".join(_DEMUXERS.values())
+FORMAT_NAMES = ", ".join(_DEMUXERS)
+# Of files, in lower case: which of a folder's files are videos. What they hold is told by content.
 VIDEO_SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
-    *(".flv", ".wmv", ".asf", ".3gp", ".3g2", ".mj2"),
+    *(".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".qt", ".3gp", ".3g2", ".mj2", ".f4v"),
+    *(".mpg", ".mpeg", ".mpe", ".vob", ".m1v", ".m2v", ".mpv", ".ts", ".mts", ".m2ts", ".m2t"),
+    *(".mod", ".tod", ".flv", ".wmv", ".asf", ".mxf", ".ogv", ".ogg", ".dv", ".ivf", ".divx"),
+    *(".gif", ".apng"),
 )
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf"
+# Decoders of single pictures. A stream of one is a film if it has more than one packet.
+STILL_CODECS = ("mjpeg", "png", "bmp", "gif", "tiff", "webp", "jpeg2000", "ppm")
+PEEKED_PACKETS = 200  # of all video streams; after so many a stream of one picture is a still
 # Longer ones are a header's lie, or made to keep whoever reads their packets busy.
 MAX_HOURS = 8.0
 
@@ -46,12 +71,11 @@ def opened(path: str) -> Iterator[tuple[Any, Any]]:
     try:
         container = av.open(url, metadata_errors="replace", options=options)
     except av.FFmpegError as error:
-        raise VideoError(f"not a video file of a known format: {reason(error)}") from error
+        raise VideoError(
+            f"not a video file of a known format ({FORMAT_NAMES}): {reason(error)}"
+        ) from error
     with container:
-        stream = container.streams.best("video")
-        if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
-            kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-            raise VideoError(f"has no video stream, found {kinds}")
+        stream = _film(url, options, container)
         codec = cast(VideoCodecContext | None, stream.codec_context)
         if codec is None:
             raise VideoError("has a video stream of a codec that FFmpeg does not know")
@@ -62,3 +86,35 @@ def opened(path: str) -> Iterator[tuple[Any, Any]]:
         codec.thread_count, codec.thread_type = 1, "NONE"
         codec.options = {"max_pixels": str(MAX_PIXELS)}  # av.open's options do not reach it
         yield container, stream
+
+
+def _film(url: str, options: dict[str, str], container: Any) -> Any:
+    """The video stream that players show; attached and still pictures only where there is no film.
+
+    Raises VideoError where there is no video stream, or attached pictures alone.
+    """
+    attached = av.stream.Disposition.attached_pic
+    films = [s for s in container.streams.video if not s.disposition & attached]
+    if not films:
+        kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+        raise VideoError(f"has no video stream, found {kinds}")
+    films = [s for s in films if s.codec_context is not None] or films[:1]
+    if len(films) > 1 and any(s.codec_context.name in STILL_CODECS for s in films):
+        moving = _moving(url, options, [s.index for s in films])
+        films = [s for s in films if s.index in moving] or films
+    if len(films) == 1:
+        return films[0]
+    best, default = container.streams.best("video"), av.stream.Disposition.default
+    if best in films:
+        return best
+    return max(films, key=lambda s: (bool(s.disposition & default), s.width * s.height))
+
+
+def _moving(url: str, options: dict[str, str], indices: list[int]) -> set[int]:
+    """Those of the streams that have more than one picture."""
+    seen = dict.fromkeys(indices, 0)
+    with av.open(url, metadata_errors="replace", options=options) as container:
+        streams = [container.streams[index] for index in indices]
+        for packet in islice(container.demux(streams), PEEKED_PACKETS):
+            seen[packet.stream.index] += packet.size > 0
+    return {index for index, packets in seen.items() if packets > 1}
