@@ -23,10 +23,14 @@ REFUSED = {
         r"^not a video file",
         "without its index nothing says where in the file a frame begins",
     ),
+    r"^26[45]-": (
+        r"^not a video file of a known format \(MP4",
+        "the frames of a bare stream of H.264 or HEVC have no times, nor a certain rate",
+    ),
 }
 """Cells that may be refused: names -> (reason given, why the frames cannot be told)."""
 
-KNOWN: frozenset[str] = frozenset()
+KNOWN = (r"^(m1v|m2v|m4v)-", r"^mxf-h264b-")
 """Cells that are wrong today."""
 
 pytestmark = pytest.mark.skipif(
@@ -45,10 +49,15 @@ def verdict(cell: Cell, found: Outcome) -> str | None:
     return f"{cell.name} is {found.kind}: {found.detail}"
 
 
+def known(name: str) -> bool:
+    """Whether the cell, or a text that begins with its name, is wrong today."""
+    return any(re.search(pattern, name) for pattern in KNOWN)
+
+
 @pytest.mark.parametrize("cell", sample(), ids=lambda cell: cell.name)
 def test_what_is_shown_is_what_ffmpeg_shows(cell, tmp_path):
     wrong = verdict(cell, outcome(cell, tmp_path))
-    if cell.name in KNOWN and wrong:
+    if wrong and known(cell.name):
         pytest.xfail(wrong)
     assert wrong is None
 
@@ -75,5 +84,6 @@ def test_in_every_cell_what_is_shown_is_what_ffmpeg_shows(campaign, record):
             "table": {c.name: o.kind for c, (o, _) in zip(CELLS, found, strict=True)},
         },
     )
-    assert not set(w.split()[0] for w in wrong) - KNOWN, "\n".join(wrong)
+    new = [text for text in wrong if not known(text)]
+    assert not new, "\n".join(new)
     assert len(CELLS) >= 600

@@ -13,6 +13,7 @@ from tests.oracle.programs import ffmpeg
 
 COUNT = 60  # frames in a file
 SECOND_PART = 1000  # number of the first frame in what is joined to a file
+RAW = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}")
 NEAREST = "scale={}:{}:flags=neighbor"
 
 # --- codecs --------------------------------------------------------------------------------------
@@ -138,7 +139,7 @@ CONTAINERS = {
         *(".avi", "-f avi", "libmp3lame", "h264 h264b mpeg4 mpeg4b mjpeg palette"),
         f"{_H264} xvid mpeg2b mpeg1 png raw rawbgr huffyuv utvideo ffv1 zmbv cinepak msvideo1 wmv1 "
         "wmv2 msmpeg4 flv1 h263 dv vp8",
-        timeline="packets",
+        timeline="dts",
     ),
     "ts": Container(
         *(".ts", "-f mpegts", "aac", "h264b h264mbaff hevcopen mpeg2i"),
@@ -155,7 +156,9 @@ CONTAINERS = {
     "wmv": Container(
         ".wmv", "-f asf", "wmav2", "wmv2 msmpeg4", "wmv1 h264 h264b mpeg4 mpeg4b mjpeg"
     ),
-    "mxf": Container(".mxf", "-f mxf", "pcm_s16le", "mpeg2i h264b", "mpeg2 mpeg2b h264 dv"),
+    "mxf": Container(
+        *(".mxf", "-f mxf", "pcm_s16le", "mpeg2i h264b", "mpeg2 mpeg2b h264 dv"), timeline="pts"
+    ),
     "ogv": Container(".ogv", "-f ogv", "libvorbis", "theora", "vp8"),
     "gif": Container(".gif", "-f gif", "", "gif"),
     "apng": Container(".apng", "-f apng -plays 0", "", "apng"),
@@ -245,7 +248,18 @@ def _encode(cell: Cell, path: Path, first: int = 0, count: int = COUNT) -> None:
         CODECS[cell.codec],
     )
     filters = ",".join(filter(None, (anomaly.filters, codec.filters)))
-    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}", "-r", anomaly.rate, "-i", "-"]
+    raw = [
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        f"{WIDTH}x{HEIGHT}",
+        "-r",
+        anomaly.rate,
+        "-i",
+        "-",
+    ]
     sound = anomaly.audio.split()
     chosen = ["-map", "1:v", "-map", "0:a", "-c:a", container.audio] if sound else ["-map", "0:v"]
     if sound:
@@ -318,8 +332,8 @@ def _with_cover(disposition: str, map_order: str) -> Callable[[Cell, Path], None
         film, still = path.with_name(f"film{path.suffix}"), path.with_name("still.png")
         _encode(cell, film)
         scale = NEAREST.format(640, 480)
-        raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}", "-i", "-"]
-        ffmpeg("-v", "error", *raw, "-vf", scale, still, data=pictures(SECOND_PART, 1))
+        command = ("-v", "error", *RAW, "-i", "-", "-vf", scale, still)
+        ffmpeg(*command, data=pictures(SECOND_PART, 1))
         arguments = CONTAINERS[cell.container].arguments.split()
         ffmpeg(
             *("-v", "error", "-i", film, "-i", still, *map_order.split(), "-c", "copy"),
@@ -403,9 +417,7 @@ ANOMALIES = {
     "joined": Anomaly(
         f"ts mts mpg vob flv fmp4 mkv ogv dv {_BARE}", source=_joined, timeline="joined"
     ),
-    "key-lost": Anomaly(
-        "mp4 mov mkv ts flv avi mpg mxf webm", after="-bsf:v noise=drop=lt(n\\,7)"
-    ),
+    "key-lost": Anomaly("mp4 mov mkv ts flv avi mpg mxf webm", after="-bsf:v noise=drop=lt(n\\,7)"),
     "packets-lost": Anomaly(
         "mp4 mov mkv ts flv avi wmv webm",
         codecs="mjpeg png mpeg2b h264b vp8 palette",

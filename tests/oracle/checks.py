@@ -99,7 +99,9 @@ def outcome(cell: Cell, folder: Path) -> Outcome:
         reads = list(readings(truth, np.random.default_rng(zlib.crc32(cell.name.encode()))))
         faults = [*_differences(path, truth, seconds, reads)]
         copy = folder / "copy.mp4"
-        faults += [f"copy: {f}" for f in _differences(copy, truth, transcode(path, copy, 48), reads)]
+        faults += [
+            f"copy: {f}" for f in _differences(copy, truth, transcode(path, copy, 48), reads)
+        ]
     except VideoError as error:
         return Outcome("refused", str(error))
     return Outcome("wrong", "; ".join(faults)) if faults else Outcome("equal")

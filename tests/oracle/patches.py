@@ -23,8 +23,9 @@ def duration(seconds: float) -> Patch:
     def patch(data: bytes) -> bytes:
         if data[4:8] == b"ftyp":
             return _mov_duration(data, seconds)
-        if data.startswith(b"\x1a\x45\xdf\xa3"):  # EBML: the element Duration, a double, in ms
-            return _replaced(data, data.index(b"\x44\x89\x88") + 3, struct.pack(">d", seconds * 1e3))
+        if data.startswith(b"\x1a\x45\xdf\xa3"):  # Duration, in ms
+            at = data.index(b"\x44\x89\x88") + 3
+            return _replaced(data, at, struct.pack(">d", seconds * 1e3))
         if data.startswith(b"FLV"):
             return _replaced(data, data.index(b"duration\0") + 9, struct.pack(">d", seconds))
         return _asf_duration(data, seconds)

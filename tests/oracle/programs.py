@@ -1,4 +1,4 @@
-"""The programs ``ffmpeg`` and ``ffprobe``: they make the files, and tell which frame has which time.
+"""The programs ``ffmpeg`` and ``ffprobe``: they make files, and tell which frame has which time.
 
 Only tests need them. They are another build, and another version, of FFmpeg than the one in PyAV.
 """
@@ -77,8 +77,8 @@ def shown_by_ffmpeg(path: Path, stream: str = "V:0", timeline: str = "stamps") -
     Args:
         stream: ffmpeg's specifier of the video stream; "V" leaves out attached pictures.
         timeline: "stamps": the file's own timestamps, as they are, from the start of the file;
-            "joined": what ffmpeg makes of them when they begin anew; "packets": the k-th frame has
-            the k-th smallest time of the packets, in containers that store no presentation times;
+            "joined": what ffmpeg makes of them when they begin anew; "dts", "pts": the k-th frame
+            has the k-th smallest of these times of packets, where these are all that is stored;
             "counted": frames at a constant rate, in streams without a container.
     """
     flags = [] if timeline == "joined" else ["-copyts"]
@@ -87,9 +87,10 @@ def shown_by_ffmpeg(path: Path, stream: str = "V:0", timeline: str = "stamps") -
     done = ffmpeg("-v", "info", *flags, "-i", path, *output)
     stamps, numbers = _pictures(done.stderr.decode(errors="replace"), done.stdout)
     start, packets = _start_and_packets(path, stream)
-    if timeline == "packets":
-        # dts of packets that hold something: an empty one repeats the frame before.
-        stamps = sorted(float(p["dts_time"]) for p in packets if int(p["size"]))[: len(stamps)]
+    if timeline in ("dts", "pts"):
+        # Of packets that hold something: an empty one repeats the frame before.
+        times = sorted(float(p[f"{timeline}_time"]) for p in packets if int(p["size"]))
+        stamps = times[: len(stamps)]
     if timeline == "counted":
         stamps = [k * _usual_step(stamps) for k in range(len(stamps))]
     if timeline in ("joined", "counted"):

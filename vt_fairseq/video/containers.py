@@ -17,8 +17,8 @@ from av.video.codeccontext import VideoCodecContext
 from vt_fairseq.errors import VideoError
 from vt_fairseq.video.images import MAX_PIXELS, check_size, reason
 
-# What people call a format -> FFmpeg's demuxers of it, which open no other file. Bare H.264 and HEVC
-# streams are left out: their frames have no times.
+# What people call a format -> FFmpeg's demuxers of it, which open no other file. Bare streams of
+# H.264 and HEVC are left out: their frames have no times.
 _DEMUXERS = {
     "MP4, MOV, 3GP": "mov,mp4,m4a,3gp,3g2,mj2",
     "MKV, WebM": "matroska,webm",
