@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vt_fairseq.errors import UserError
+from vt_fairseq.visible_text import json_text
 
 JsonRow = dict[str, Any]
 """The object of one line, with the line's name as ``_where`` for error messages."""
@@ -106,6 +107,15 @@ def refuse_nan(row: JsonRow) -> None:
         raise UserError(f"{where}: NaN among the scores; a prediction made from it means nothing")
 
 
+def check_finite(scores: Iterable[float], clip: str) -> None:
+    """Raise UserError naming ``clip`` for a score of a model that is not a finite number."""
+    if not all(map(math.isfinite, scores)):
+        raise UserError(
+            f"a score of clip {clip} is not a finite number: the model has diverged, or its "
+            "numbers pass fp16's range (take bf16 or fp32)"
+        )
+
+
 # --- fields --------------------------------------------------------------------------------------
 
 
@@ -179,4 +189,4 @@ class PredictionFiles:
                 (self._predictions, prediction),
                 (self._references, {"references": own}),
             ):
-                file.write(json.dumps({"id": clip_id} | row, ensure_ascii=False) + "\n")
+                file.write(json_text({"id": clip_id} | row) + "\n")

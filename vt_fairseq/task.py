@@ -28,7 +28,7 @@ from vt_fairseq.errors import UserError, naming
 from vt_fairseq.metrics.captions import BLEU_KEYS, bleu_counts, bleu_score
 from vt_fairseq.models.checkpoint_state import vocabulary_state
 from vt_fairseq.models.sequence_generator import SharedSourceGenerator
-from vt_fairseq.result_files import PredictionFiles
+from vt_fairseq.result_files import PredictionFiles, check_finite
 from vt_fairseq.task_config import INPUT_OPTIONS, VideoTranslateTaskConfig
 from vt_fairseq.video.decoding import FrameSampling
 from vt_fairseq.video.transforms import ClipTransform
@@ -405,6 +405,9 @@ class VideoTranslateTask(FairseqTask):
         """
         self.unreadable.report(sample["unreadable"])
         hypos = self.generate(generator, sample, prefix_tokens, constraints)
+        for clip_id, own in zip(sample["clip_ids"], hypos, strict=True):
+            if own is not None:
+                check_finite([float(h["score"]) for h in own], clip_id)
         if self.cfg.results_path:
             self._predictions = self._predictions or PredictionFiles(Path(self.cfg.results_path))
             best = [None if h is None else h[0] for h in hypos]

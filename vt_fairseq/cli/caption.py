@@ -5,8 +5,6 @@ is done), 2 for a mistake in the command.
 """
 
 import argparse
-import io
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -24,6 +22,7 @@ from vt_fairseq.cli.caption_formats import FORMATS, SUBTITLES, SegmentResult
 from vt_fairseq.cli.command import add_with_aliases, positive
 from vt_fairseq.cli.inputs import find_videos, read_labels
 from vt_fairseq.errors import UserError, VideoError
+from vt_fairseq.visible_text import json_text, say, visible
 
 if TYPE_CHECKING:
     from vt_fairseq.inference.api import VideoTranslate
@@ -278,8 +277,7 @@ class Output:
         """Write the results of one video."""
         content = self.render(segments, self.top_k)
         if self.folder is None:
-            tqdm.write(content, file=sys.stdout, end="")
-            sys.stdout.flush()
+            print_lines(content)
         elif self.suffix == ".jsonl" or any(one.error is None for one in segments):
             path = self.folder / self.name(segments[0].video)
             write_file(path, content.encode("utf-8", "backslashreplace"))
@@ -293,11 +291,18 @@ class Output:
         return name
 
 
+def print_lines(content: str) -> None:
+    """Print lines beside a progress bar."""
+    for line in content.removesuffix("\n").split("\n") if content else ():
+        tqdm.write(visible(line), file=sys.stdout)
+    sys.stdout.flush()
+
+
 def report_errors(video: Sequence[SegmentResult]) -> int:
     """Name on stderr the segments that could not be read; return how many there are."""
     failed = [one for one in video if one.error is not None]
     for one in failed:
-        tqdm.write(f"{PROG}: error: {one.name}: {one.error}", file=sys.stderr)
+        tqdm.write(visible(f"{PROG}: error: {one.name}: {one.error}"), file=sys.stderr)
     return len(failed)
 
 
@@ -327,8 +332,6 @@ def predict_videos(args: argparse.Namespace, paths: list[str]) -> Iterator[list[
 def main() -> None:
     """Entry point."""
     args = build_parser().parse_args()
-    # Names of files may be no text at all.
-    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="backslashreplace")
     check(args)
     command.import_user_dir(args.user_dir)
     paths = find_videos(args.videos)
@@ -351,11 +354,11 @@ def print_ranking(segments: list[SegmentResult], args: argparse.Namespace) -> No
     ranking = sorted(segments, key=lambda one: -one.score)[: args.top_k]
     for rank, one in enumerate(ranking, 1):
         if args.format == "text":
-            print(f"{rank:4d}  {one.score:9.3f}  {one.name}")
+            say(f"{rank:4d}  {one.score:9.3f}  {one.name}")
             continue
         record = {"query": args.rank, "rank": rank, "video": one.video}
         record |= {"start": one.start, "end": one.end, "score": one.score}
-        print(json.dumps(record, ensure_ascii=False))
+        say(json_text(record))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,15 @@
-"""What ``vt-caption`` writes: text, jsonl, and subtitles that players open."""
+"""What ``vt-caption`` writes: text, jsonl, and subtitles that players open.
+
+One line per text whatever a text holds. Files keep all other characters; on stdout those that would
+act on a terminal are spelled out, but in jsonl, whose escapes keep the true text there, too.
+"""
 
 import html
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from vt_fairseq.visible_text import json_text
 
 if TYPE_CHECKING:
     from vt_fairseq.inference.outputs import Caption, Choice
@@ -75,7 +80,7 @@ def as_text(segments: Sequence[SegmentResult], top_k: int) -> str:
         if one.result is None:
             continue
         candidates = one.candidates(top_k)
-        lines.append(f"{one.name}: {one_line(candidates[0]['text'])}")
+        lines.append(f"{one_line(one.name)}: {one_line(candidates[0]['text'])}")
         if len(candidates) > 1:
             lines += [f"  {_weight(c)}  {one_line(c['text'])}" for c in candidates]
     return "".join(f"{line}\n" for line in lines)
@@ -100,7 +105,7 @@ def as_jsonl(segments: Sequence[SegmentResult], top_k: int) -> str:
             candidates = one.candidates(top_k)
             record |= {"text": candidates[0]["text"], "score": candidates[0]["score"]}
             record["candidates"] = candidates
-        lines.append(json.dumps(record, ensure_ascii=False))
+        lines.append(json_text(record))
     return "".join(f"{line}\n" for line in lines)
 
 

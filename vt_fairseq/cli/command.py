@@ -7,19 +7,28 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from vt_fairseq.errors import UserError, VideoError
 from vt_fairseq.quiet_imports import quiet_imports as quiet_imports
 from vt_fairseq.version import __version__
+from vt_fairseq.visible_text import guard_output, say, visible
 
 EXIT_USER_ERROR = 2
 DTYPES = ("fp32", "bf16", "fp16")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its errors are one line: an argument may be the hostile name of a file."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and message, and exit with code 2."""
+        super().error(visible(message))
+
+
 def parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
     """An argument parser with ``--version`` and an example under its help."""
-    made = argparse.ArgumentParser(
+    made = _Parser(
         prog=prog,
         description=description,
         epilog=f"example:\n  {example}",
@@ -87,11 +96,15 @@ def import_user_dir(folder: Path | None) -> None:
 
 @contextlib.contextmanager
 def console_script(prog: str) -> Iterator[None]:
-    """Decorate ``main``: a user's mistake ends in one line on stderr and exit code 2."""
+    """Decorate ``main``: a user's mistake ends in one line on stderr and exit code 2.
+
+    What the command prints and logs is safe for a terminal from then on (``visible_text``).
+    """
+    guard_output()
     try:
         yield
     except (UserError, VideoError, PermissionError, NotADirectoryError, FileExistsError) as error:
-        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"{prog}: error: {error}", sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except BrokenPipeError:
         # The reader of our output went away (`| head`); that is not an error of ours.

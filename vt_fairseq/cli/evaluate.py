@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vt_fairseq.cli import command
 from vt_fairseq.errors import UserError
+from vt_fairseq.visible_text import say
 
 if TYPE_CHECKING:
     from vt_fairseq.evaluation.tasks import Evaluated
@@ -147,13 +148,14 @@ def main() -> None:
         write_json(args.out, values)
     if args.per_class:
         write_file(args.per_class, b"".join(map(as_line, result.per_class())))
-    print("\n".join(_table(values)))
+    for line in _table(values):
+        say(line)
     if result.unscored:
         what = f"{result.unscored:,} of {result.unscored + result.n:,} rows have no references"
-        print(f"{PROG}: {what} and are left out", file=sys.stderr)
+        say(f"{PROG}: {what} and are left out", sys.stderr)
     if result.left_out:
         reason = next(iter(result.left_out.values()))
-        print(f"{PROG}: {', '.join(result.left_out)} {reason}", file=sys.stderr)
+        say(f"{PROG}: {', '.join(result.left_out)} {reason}", sys.stderr)
 
 
 if __name__ == "__main__":

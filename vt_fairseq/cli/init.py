@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from vt_fairseq.cli import command
 from vt_fairseq.errors import UserError
+from vt_fairseq.visible_text import say
 
 if TYPE_CHECKING:
     from vt_fairseq.data.tokenizer import Tokenizer
@@ -100,7 +101,7 @@ def main() -> None:
         if isinstance(content, dict) and content.get("cfg") is not None:
             checked_config(content["cfg"], args.from_checkpoint, WITH_CRITERION)
         _write(content, args.out)
-        print(f"wrote {args.out}, which runs nothing")
+        say(f"wrote {args.out}, which runs nothing")
         return
     state = (
         read_state(args.from_checkpoint, args.vocabulary) if args.from_checkpoint else _joined(args)
@@ -108,13 +109,13 @@ def main() -> None:
     if args.out:
         _write(state, args.out)
         options = " ".join(_training_options(state["cfg"]["model"]))
-        print(f"wrote {args.out}; train it with")
-        print(f"  fairseq-train DATA --finetune-from-model {args.out} {options} ...")
+        say(f"wrote {args.out}; train it with")
+        say(f"  fairseq-train DATA --finetune-from-model {args.out} {options} ...")
     if args.export:
         with atomic_folder(args.export) as partial:
             write_exported(state, partial)
             write_t5(state, partial / "t5")
-        print(f"wrote {args.export} and {args.export / 't5'}")
+        say(f"wrote {args.export} and {args.export / 't5'}")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -165,7 +166,8 @@ def _joined(args: argparse.Namespace) -> dict[str, Any]:
         seed=args.seed,
         cfg=_whole_configuration(config),
     )
-    print("\n".join(_report(state["pretrained"])))
+    for line in _report(state["pretrained"]):
+        say(line)
     return state
 
 

@@ -4,11 +4,11 @@ Also takes the options of the model as ``fairseq-train`` has them (``--freeze-vi
 """
 
 import argparse
-import json
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from vt_fairseq.cli import command
+from vt_fairseq.visible_text import json_text, say
 
 if TYPE_CHECKING:
     from vt_fairseq.training.memory.prediction import MemoryPrediction, Run
@@ -187,7 +187,8 @@ def main() -> None:
                 sufficient and f"with {sufficient[0]}: {sufficient[1].total / GIB:.2f}"
             )
     report = _report(prediction, suggestions)
-    print(json.dumps(report, indent=1) if args.json else "\n".join(_lines(report)))
+    for line in [json_text(report)] if args.json else _lines(report):
+        say(line)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vt_fairseq.cli import command
 from vt_fairseq.corpora.registry import BUILT_IN, SUBTITLED, corpus_reader
 from vt_fairseq.errors import UserError
+from vt_fairseq.visible_text import say
 
 if TYPE_CHECKING:
     from vt_fairseq.corpora.rows import Source
@@ -62,16 +63,16 @@ def _world(args: argparse.Namespace) -> dict[str, Any]:
     return {"size": SIZES[args.size], "seed": args.seed, "workers": args.workers}
 
 
-def _write_layout(args: argparse.Namespace) -> str:
+def _write_layout(args: argparse.Namespace) -> list[str]:
     """``miniworld --as CORPUS``: no data directory, but the files that CORPUS's reader takes."""
     from vt_fairseq.miniworld import official_layouts
 
     world = official_layouts.write(args.layout, args.out, **_world(args))
-    return (
-        f"{len(world.videos())} videos of MiniWorld as {args.layout}; next:\n"
+    return [
+        f"{len(world.videos())} videos of MiniWorld as {args.layout}; next:",
         f"vt-prepare {args.layout} --annotations {args.out}/annotations "
-        f"--videos {args.out}/videos --out DATA --train-vocabulary 300"
-    )
+        f"--videos {args.out}/videos --out DATA --train-vocabulary 300",
+    ]
 
 
 def _shard(text: str) -> "Shard":
@@ -229,13 +230,15 @@ def main() -> None:
     args = build_parser().parse_args()
     _check_options(args)
     if args.layout:
-        print(_write_layout(args))
+        for line in _write_layout(args):
+            say(line)
         return
     command.import_user_dir(args.user_dir)
     data = _prepare(args)
-    print("\n".join(_table(data, args.out)))
+    for line in _table(data, args.out):
+        say(line)
     for warning in data["warnings"]:
-        print(f"{PROG}: warning: {warning}", file=sys.stderr)
+        say(f"{PROG}: warning: {warning}", sys.stderr)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vt_fairseq.cli import command
 from vt_fairseq.cli.command import positive
+from vt_fairseq.visible_text import say
 
 PROG = "vt-report"
 
@@ -43,7 +44,7 @@ def main() -> None:
     page = render(content)
     write_file(args.out, page)
     for note in filter(None, [*content.notes, content.pictures.limit_note]):
-        print(note)
+        say(note)
     rows = sum(len(result.rows) for result in content.results)
     counts = {
         "results": len(content.results),
@@ -52,7 +53,7 @@ def main() -> None:
         "trainings": len(content.trainings),
     }
     shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    print(f"wrote {args.out} ({len(page) / 1e6:.1f} MB): {shown}")
+    say(f"wrote {args.out} ({len(page) / 1e6:.1f} MB): {shown}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from vt_fairseq.scoring.options import (
     TARGETS,
     ScoreOptions,
 )
+from vt_fairseq.visible_text import say
 
 PROG = "vt-score"
 
@@ -117,13 +118,13 @@ def main() -> None:
         from vt_fairseq.scoring.run import score
 
     options = ScoreOptions(**args)
-    metrics = score(prepare(options), lambda line: print(line, file=sys.stderr))
+    metrics = score(prepare(options), lambda line: say(line, sys.stderr))
     if metrics is None:
         return
     for name, value in metrics.items():
         if name != "signatures":
-            print(f"{name:>24} {value:8.2f}")
-    print(f"wrote {options.out}/{{scores,predictions}}.jsonl and metrics.json")
+            say(f"{name:>24} {value:8.2f}")
+    say(f"wrote {options.out}/{{scores,predictions}}.jsonl and metrics.json")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vt_fairseq.cli import command
 from vt_fairseq.errors import UserError
+from vt_fairseq.visible_text import say
 
 PROG = "vt-submit"
 EXAMPLE = (
@@ -56,8 +57,8 @@ def main() -> None:
     predictions = _by_split(args.predictions)
     files = archive.write(args.server, args.annotations, predictions, args.out, args.meta)
     for name, file in files.items():
-        print(f"{name}: {len(file.ids):,} clips, {file.missing:,} without a prediction")
-    print(f"wrote {args.out}")
+        say(f"{name}: {len(file.ids):,} clips, {file.missing:,} without a prediction")
+    say(f"wrote {args.out}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ beforehand, and a test clip whose class training never shows must be able to get
 import contextlib
 import functools
 import itertools
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -37,6 +36,7 @@ from vt_fairseq.data.manifest import FORMAT, Manifest, ManifestWriter
 from vt_fairseq.data.prompts import BUILT_IN
 from vt_fairseq.data.tokenizer import Tokenizer, train_vocabulary
 from vt_fairseq.errors import UserError, VideoError
+from vt_fairseq.visible_text import json_text
 
 # A tiny vocabulary must be able to spell the prompts, which stand before every clip.
 PROMPT_TEXTS = tuple(prompt.text.replace("{question}", "") for prompt in BUILT_IN.values())
@@ -178,7 +178,7 @@ class _Writer:
             self.splits[entry.split]["rejected"] += 1
             self._first_rejected = self._first_rejected or entry
             self._reasons[entry.reason.partition(":")[0]] += 1
-            self._rejected.write(json.dumps(vars(entry)).encode() + b"\n")
+            self._rejected.write(json_text(vars(entry)).encode() + b"\n")
             return
         self.splits[entry.split]["rows"] += 1
         self._contexts[entry.split] += entry.row.context is not None

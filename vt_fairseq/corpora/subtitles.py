@@ -5,12 +5,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from vt_fairseq.corpora.files import expect, find_file, get, jsonl_records, number
+from vt_fairseq.corpora.files import as_published, expect, find_file, get, jsonl_records, number
 from vt_fairseq.errors import UserError
 
 FILES = ("tvqa_preprocessed_subtitles.jsonl", "tvqa_subtitles", "subtitles")
 PUBLISHED_AT = "github.com/jayleicn/TVRetrieval (data) and tvqa.cs.unc.edu"
-_TIME = r"(\d+):(\d\d):(\d\d)[,.](\d{1,3})"
+_TIME = r"(?<!\d)(\d{1,4}):(\d\d):(\d\d)[,.](\d{1,3})"
 _BLOCK = re.compile(rf"{_TIME}[ \t]*-->[ \t]*{_TIME}[^\n]*\n(.*?)(?=\n[ \t]*\n|\Z)", re.DOTALL)
 
 
@@ -33,7 +33,9 @@ class Subtitles:
         if not path.is_dir():
             for where, record in jsonl_records(path):
                 name = get(record, "vid_name", str, where)
-                self._lines[name] = json.dumps(get(record, "sub", list, where)).encode()
+                lines = get(record, "sub", list, where)
+                with as_published(path):
+                    self._lines[name] = json.dumps(lines, allow_nan=False).encode()
 
     @classmethod
     def find(cls, annotations: Path, mode: str) -> "Subtitles | None":

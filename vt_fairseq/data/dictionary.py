@@ -7,12 +7,14 @@ import torch
 from fairseq.data import Dictionary
 
 from vt_fairseq.data.tokenizer import EOS, PAD, UNK, Tokenizer
+from vt_fairseq.visible_text import visible
 
 
 class T5Dictionary(Dictionary):
     """One symbol per row of the embedding table; pad 0, eos 1, unk 2, and decoding starts from pad.
 
-    ``string`` gives readable text, so that everything fairseq prints is readable.
+    ``string`` gives readable text, so that everything fairseq prints is readable, and on one line
+    that is safe to print: a piece of a vocabulary may hold a line break, which would forge another.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -41,4 +43,4 @@ class T5Dictionary(Dictionary):
         for is_text, group in groupby(ids, lambda i: i < self.tokenizer.num_pieces):
             run = list(group)
             parts += [self.tokenizer.decode(run)] if is_text else [self.symbols[i] for i in run]
-        return " ".join(filter(None, parts))
+        return visible(" ".join(filter(None, parts)))

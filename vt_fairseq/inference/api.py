@@ -21,6 +21,7 @@ from vt_fairseq.errors import UserError, VideoError
 from vt_fairseq.inference.inputs import OwnLoader, OwnVideos, Seconds, VideoInput, own_videos
 from vt_fairseq.inference.loading import Loaded, encode, open_checkpoint, to_device
 from vt_fairseq.inference.outputs import Caption, Choice, Encoding, Ranked, Text
+from vt_fairseq.result_files import check_finite
 from vt_fairseq.video.frame_sampling import window_position
 
 METHODS = ("beam", "greedy", "topk")
@@ -81,7 +82,7 @@ class VideoTranslate:
     result, a list gives a list in the same order.
 
     Raises VideoError where a video cannot be read, unless ``on_error`` is set; UserError for
-    arguments that are not as described.
+    arguments that are not as described, and where a score is not a finite number.
 
     Attributes:
         batch_size: clips at once.
@@ -167,7 +168,10 @@ class VideoTranslate:
 
         def texts(sample: dict[str, Any]) -> list[tuple]:
             hypotheses = task.generate(generator, to_device(sample, self.loaded.device))
-            return [(tuple(map(self._text, (row or [])[:wanted])),) for row in hypotheses]
+            rows = [tuple(map(self._text, (row or [])[:wanted])) for row in hypotheses]
+            for name, row in zip(clips.names(sample), rows, strict=True):
+                check_finite([text.score for text in row], name)
+            return [(row,) for row in rows]
 
         device = self.loaded.device
         # Afterwards the caller's random numbers go on as before.
@@ -272,6 +276,8 @@ class VideoTranslate:
         def states(sample: dict[str, Any]) -> list[tuple]:
             out = encode(self.loaded, sample)["encoder_out"][0].transpose(0, 1).float().cpu()
             tokens = sample["net_input"]["src_tokens"]
+            for name, row in zip(clips.names(sample), out, strict=True):
+                check_finite([row.abs().max().item()], name)
             return [
                 (row[ids.ne(PAD)], tuple(ids[ids.ne(PAD)].tolist()), self._video_slice(ids))
                 for row, ids in zip(out, tokens, strict=True)
@@ -327,7 +333,10 @@ class VideoTranslate:
             rows = score_candidates(
                 self.loaded.model, encoded, own, self.max_nodes, length_normalize
             )
-            return [tuple(row.tolist()) for row in rows]
+            values = [tuple(row.tolist()) for row in rows]
+            for name, row in zip(clips.names(sample), values, strict=True):
+                check_finite(row, name)
+            return values
 
         return self._each_clip(clips, prompt, scores)
 

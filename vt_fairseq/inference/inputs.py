@@ -35,6 +35,10 @@ class OwnVideos:
         """What messages call a row's video."""
         return self.rows[int(row_id)].video or f"the frames of video {row_id}"
 
+    def names(self, sample: dict[str, Any]) -> list[str]:
+        """Those of the rows of a batch."""
+        return [self.name(str(index)) for index in sample["id"].tolist()]
+
     def shaped(self, results: list) -> Any:
         """The results as the videos were given: one, or a list."""
         return results[0] if self.single else results

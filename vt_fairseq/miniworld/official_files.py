@@ -58,7 +58,7 @@ def _csv(header: str, rows: Iterable[Iterable[Any]]) -> str:
 
 
 def _jsonl(records: Iterable[Annotation]) -> str:
-    return "".join(json.dumps(record) + "\n" for record in records)
+    return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
 
 
 # --- HowTo100M ------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def howto100m(world: World) -> dict[str, str]:
         for rank, (name, rows) in enumerate(spoken.items(), 1)
     ]
     return {
-        "raw_caption.json": json.dumps(captions),
+        "raw_caption.json": json.dumps(captions, allow_nan=False),
         "HowTo100M_v1.csv": _csv("video_id,category_1,category_2,rank,task_id", videos),
         "task_ids.csv": "".join(f"{number}\t{task}\n" for number, task in enumerate(_TASKS)),
     }
@@ -235,7 +235,7 @@ def youcook2(world: World) -> dict[str, str]:
         for row in world.of("retrieval")
     )
     return {
-        "youcookii_annotations_trainval.json": json.dumps({"database": database}),
+        "youcookii_annotations_trainval.json": json.dumps({"database": database}, allow_nan=False),
         "validation_youcook.csv": _csv("end,start,task,text,video_id", clips),
     }
 
@@ -281,4 +281,4 @@ def _videodatainfo(rows: list[Annotation]) -> str:
         for number, (row, text) in enumerate(texts)
     ]
     info = {"contributor": "MiniWorld", "version": "2.0"}
-    return json.dumps({"info": info, "videos": videos, "sentences": sentences})
+    return json.dumps({"info": info, "videos": videos, "sentences": sentences}, allow_nan=False)

@@ -104,7 +104,7 @@ def generate(out: Path, size: Size, seed: int, workers: int = 1) -> int:
     prepare_output_folder(out, "miniworld", size, seed)
     files = [VideoFiles(video, out / "videos" / f"{video.name}.mp4") for video in videos]
     written = write_videos(files, seed, workers)
-    text = "".join(json.dumps(row) + "\n" for row in annotations(videos, seed))
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in annotations(videos, seed))
     write_file(out / "annotations.jsonl", text.encode())
     return written
 

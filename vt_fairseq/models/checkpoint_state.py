@@ -45,7 +45,7 @@ def read_checkpoint(
 ) -> dict[str, Any]:
     """A checkpoint of ``fairseq-train``: ``cfg``, ``model``, ``task_state``, and what else it has.
 
-    Tensors stay on disk until they are used.
+    Tensors stay on disk; the system forgets them as it likes after the look at their values.
 
     Args:
         path: the file.
@@ -53,8 +53,8 @@ def read_checkpoint(
         parts: of ``cfg`` that something is made of; the others are plain data.
 
     Raises:
-        UserError: it is no checkpoint of fairseq, is damaged, has another vocabulary, or names what
-            is not of this project.
+        UserError: it is no checkpoint of fairseq, is damaged, has another vocabulary, has a weight
+            that is not a finite number, or names what is not of this project.
     """
     state = read_tensors(path)
     if not isinstance(state, dict) or not {"cfg", "model", "task_state"} <= state.keys():

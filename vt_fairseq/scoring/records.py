@@ -20,6 +20,7 @@ from typing import Any
 
 from vt_fairseq.atomic_files import atomic_file, write_json
 from vt_fairseq.errors import UserError
+from vt_fairseq.visible_text import json_text
 
 SETTINGS, SCORES = "settings.json", "scores.jsonl"
 ScoreRecord = dict[str, Any]
@@ -37,7 +38,7 @@ def prepare_folder(folder: Path, settings: dict[str, Any], restart: bool) -> Non
             old.unlink(missing_ok=True)
     if path.is_file():
         saved = _read_settings(path)
-        settings = json.loads(json.dumps(settings))  # as they will be read again
+        settings = json.loads(json.dumps(settings, allow_nan=False))  # as they will be read again
         changed = sorted(k for k in settings | saved if settings.get(k) != saved.get(k))
         if changed:
             raise UserError(
@@ -86,7 +87,7 @@ class PartWriter:
 
 def as_line(record: ScoreRecord) -> bytes:
     """One line of a jsonl file; raises ValueError for NaN and infinity, which JSON lacks."""
-    return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    return json_text(record).encode() + b"\n"
 
 
 @dataclass(frozen=True)

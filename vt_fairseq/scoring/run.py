@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from vt_fairseq.atomic_files import write_json
 from vt_fairseq.data.manifest import ClipRow
-from vt_fairseq.errors import UserError
+from vt_fairseq.result_files import check_finite
 from vt_fairseq.scoring.job import Job
 from vt_fairseq.scoring.records import (
     PartWriter,
@@ -130,11 +130,7 @@ def _check_finite(prediction: Prediction, row: ClipRow) -> None:
     scores = [*prediction.scores.values()]
     if prediction.top is not None:
         scores.append(prediction.top.scores)
-    if not all(np.isfinite(values).all() for values in scores):
-        raise UserError(
-            f"a score of clip {row.id} is not a finite number: the model has diverged, or "
-            "its numbers pass fp16's range (--dtype bf16 or fp32)"
-        )
+    check_finite((float(np.abs(values).max(initial=0.0)) for values in scores), row.id)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from vt_fairseq.atomic_files import atomic_file, partial_path, sync_folder, writ
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.checkpoint_config import WITH_CRITERION
 from vt_fairseq.models.checkpoint_state import check_state, read_checkpoint
+from vt_fairseq.models.pretrained.files import is_finite
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def save_whole(obj: Any, filename: str) -> None:
 def check_finite(obj: Any, path: Path) -> None:
     """Raise UserError for a model with a weight that is not a number: resuming would not help."""
     for name, tensor in (obj.get("model") or {}).items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if not is_finite(tensor):
             raise UserError(
                 f"{path} is not written: {name} has values that are not finite; go on from an "
                 "earlier checkpoint with a lower --lr"
@@ -175,7 +176,7 @@ class DirectoryLock:
             ) from error
         holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
         self.file.truncate(0)
-        self.file.write(json.dumps(holder))
+        self.file.write(json.dumps(holder, allow_nan=False))
         self.file.flush()
 
 

@@ -25,6 +25,7 @@ from vt_fairseq.training import checkpoints, process_groups
 from vt_fairseq.training.trainer import VideoTranslateTrainer
 from vt_fairseq.training.zero.config import zero_stage
 from vt_fairseq.training.zero.trainer import DeepSpeedTrainer
+from vt_fairseq.visible_text import say
 
 USER_ERROR = f"{UserError.__module__}.{UserError.__qualname__}: "
 
@@ -43,11 +44,11 @@ def report_user_errors(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
     """``sys.excepthook``: one line instead of a traceback for a user's mistake."""
-    # One raised in a process that this one started carries that one's traceback; the last line is
+    # One raised in a process that this one started carries that one's traceback, which ends with
     # the mistake.
-    line = (str(error).strip().splitlines() or [""])[-1]
-    if issubclass(kind, UserError) or line.startswith(USER_ERROR):
-        print(f"error: {line.removeprefix(USER_ERROR)}", file=sys.stderr)
+    _, in_traceback, mistake = f"\n{error}".rpartition(f"\n{USER_ERROR}")
+    if issubclass(kind, UserError) or in_traceback:
+        say(f"error: {mistake.strip()}", sys.stderr)
     else:
         _excepthook(kind, error, traceback)
 

@@ -95,8 +95,11 @@ def _add(archive: zipfile.ZipFile, name: str, pieces: Iterable[str]) -> None:
     info = zipfile.ZipInfo(name)
     info.compress_type = zipfile.ZIP_DEFLATED
     with archive.open(info, "w", force_zip64=True) as member:
-        for piece in pieces:
-            member.write(piece.encode())
+        try:
+            for piece in pieces:
+                member.write(piece.encode())
+        except ValueError as error:  # of json.dumps
+            raise UserError(f"{name} would hold a number that JSON lacks: {error}") from error
 
 
 def _meta(path: Path | None) -> str:
@@ -110,4 +113,7 @@ def _meta(path: Path | None) -> str:
         raise UserError(f"{path}: expected JSON with {keys}: {error}") from error
     if not isinstance(value, dict) or set(value) != set(TVQA_META):
         raise UserError(f"{path}: expected an object with exactly {keys}, found {value!r:.80}")
-    return json.dumps(value) + "\n"
+    try:
+        return json.dumps(value, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise UserError(f"{path} holds a number that JSON lacks: {error}") from error

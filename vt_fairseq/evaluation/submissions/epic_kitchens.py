@@ -48,7 +48,8 @@ def _pieces(ids: list[str], rows: dict[str, JsonRow], classes: Classes) -> Itera
             kind: {str(k): _rounded(score) for k, score in enumerate(row[kind])} for kind in classes
         }
         result["action"] = {f"{verb},{noun}": _rounded(score) for verb, noun, score in actions}
-        yield f"{', ' if number else ''}{json.dumps(uid)}: {json.dumps(result)}"
+        scores = json.dumps(result, allow_nan=False)
+        yield f"{', ' if number else ''}{json.dumps(uid, allow_nan=False)}: {scores}"
     yield "}}\n"
 
 

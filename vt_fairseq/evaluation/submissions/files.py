@@ -57,7 +57,7 @@ def tvqa_answers(annotations: Path, split: str, path: Path) -> SubmissionFile:
     }
     answers = {qid: choice or 0 for qid, choice in choices.items()}
     missing = sum(choice is None for choice in choices.values())
-    return SubmissionFile(ids, missing, iter([json.dumps(answers) + "\n"]))
+    return SubmissionFile(ids, missing, iter([json.dumps(answers, allow_nan=False) + "\n"]))
 
 
 def tvc_descriptions(annotations: Path, split: str, path: Path) -> SubmissionFile:
@@ -73,7 +73,7 @@ def tvc_descriptions(annotations: Path, split: str, path: Path) -> SubmissionFil
 def _described(record: JsonRow, text: str | None) -> str:
     moment = {key: record.get(key) for key in ("vid_name", "clip_id", "ts")}
     description = " ".join((text or "").split()) or NO_CAPTION
-    return json.dumps(moment | {"descs": [{"desc": description}]}) + "\n"
+    return json.dumps(moment | {"descs": [{"desc": description}]}, allow_nan=False) + "\n"
 
 
 def _records(annotations: Path, release: Release, split: str, key: str) -> Iterator[JsonRow]:

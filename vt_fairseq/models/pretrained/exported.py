@@ -52,8 +52,8 @@ def write_exported(state: dict[str, Any], folder: Path) -> None:
 def read_exported(folder: Path) -> dict[str, Any]:
     """What ``write_exported`` wrote, as in a checkpoint: ``cfg``, ``model``, ``task_state``.
 
-    Tensors stay on disk until they are used. Raises UserError where something is missing or
-    damaged, or files do not belong together.
+    Raises UserError where something is missing or damaged, files do not belong together, or a
+    weight is not a finite number.
     """
     config = read_json(folder / CONFIG)
     if config.get("format") != FORMAT or "cfg" not in config:

@@ -6,6 +6,7 @@ failure is a UserError of one line that names the file.
 
 import hashlib
 import json
+import math
 import pickle
 from collections.abc import Callable
 from functools import partial
@@ -88,7 +89,7 @@ def read_tensors(path: Path) -> Any:
 
 
 def only_tensors(content: Any, path: Path) -> Tensors:
-    """``content`` of a file; raises UserError where it is not plain tensors by name alone."""
+    """``content`` of a file; raises UserError where it is not plain, finite tensors alone."""
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected tensors by name, found {type(content).__name__}")
     for name, tensor in content.items():
@@ -96,7 +97,28 @@ def only_tensors(content: Any, path: Path) -> Tensors:
         if not (isinstance(name, str) and plain) or tensor.is_quantized:
             kind = type(tensor).__name__
             raise UserError(f"{path}: expected a plain tensor under {name!r}, found {kind}")
+    refuse_not_finite(content, path)
     return content
+
+
+def refuse_not_finite(tensors: Tensors, path: Path | str) -> None:
+    """Raise UserError where a tensor holds NaN or infinity: nothing that it computes has a meaning.
+
+    Reads each tensor once.
+    """
+    for name, tensor in tensors.items():
+        if not is_finite(tensor):
+            raise UserError(
+                f"{path}: {name} has values that are not finite (NaN or infinity), so the model "
+                "computes nothing; take a checkpoint from before that, or another file"
+            )
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all values are numbers; without a copy, as ``isfinite`` would make one."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return all(map(math.isfinite, (value.item() for value in tensor.aminmax())))
 
 
 def _reader(head: bytes) -> Callable[[Path], Any] | None:
