@@ -30,7 +30,7 @@ from vt_fairseq.video.containers import opened
 from vt_fairseq.video.frame_sampling import TIME_EPSILON, FrameSampling, Plan, window_position
 from vt_fairseq.video.frame_skipping import decode_wanted
 from vt_fairseq.video.images import Scaler, decode_image, image_files, reason
-from vt_fairseq.video.timeline import Packets, Timeline
+from vt_fairseq.video.timeline import Packets, Timeline, frame_seconds
 from vt_fairseq.video.timeouts import Unfinished, within
 
 FOLDER_FPS = 3.0  # TVQA and TVC come as frames at this rate
@@ -191,7 +191,7 @@ def _take(
             break
         try:
             with _packets_from_keyframe(path, container, stream, line, times[0], back) as source:
-                frames = _timed(line, *source)
+                frames = _without_half(_timed(line, *source))
                 return _pick(frames, times, Scaler(short_side), from_start=False)
         except _StartsTooLate:
             continue
@@ -210,9 +210,12 @@ def _packets_from_keyframe(
     picked, because the keyframe itself is not later than the first wanted time.
     """
     if line.seekable:
-        container.seek(line.stamp(wanted - back), stream=stream)
         packets = iter(Packets(container, stream))
-        key = next((packet for packet in packets if packet.is_keyframe), None)
+        try:
+            container.seek(line.stamp(wanted - back), stream=stream)
+            key = next((packet for packet in packets if packet.is_keyframe and packet.size), None)
+        except av.FFmpegError:
+            raise _StartsTooLate from None
         if key is None or key.pts is None or not line.knows_keyframe(key.pts):
             raise _StartsTooLate
         if line.seconds(key.pts) > wanted + TIME_EPSILON:
@@ -224,6 +227,13 @@ def _packets_from_keyframe(
         raise _StartsTooLate
     with opened(path) as (container, stream):
         yield stream, islice(Packets(container, stream), number, None)
+
+
+def _without_half(frames: FrameSource) -> FrameSource:
+    """The frames, without an interlaced first one: the keyframe may be its second field."""
+    for number, (seconds, duration, frame) in enumerate(frames):
+        if number or not frame.interlaced_frame:
+            yield seconds, duration, frame
 
 
 def _decoded(stream: Any, packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
@@ -244,14 +254,26 @@ def _decoded(stream: Any, packets: Iterable[av.Packet]) -> Iterator[av.VideoFram
 
 
 def _timed(line: Timeline, stream: Any, packets: Iterable[av.Packet]) -> FrameSource:
-    """Decoded frames with their times, which never go back."""
-    previous, due = -math.inf, 0.0
-    for frame in (_counted if line.counted else _decoded)(stream, packets):
+    """Decoded frames with their times, which never go back; the last until the last packet's end.
+
+    The last may come twice.
+    """
+    frame, previous, due, end = None, -math.inf, 0.0, 0.0
+
+    def noted() -> Iterator[av.Packet]:
+        nonlocal end
+        for packet in packets:
+            end = max(end, line.end_of(packet))
+            yield packet
+
+    for frame in (_counted if line.counted else _decoded)(stream, noted()):
         seconds = due if frame.pts is None else line.seconds(frame.pts)
         previous = max(previous, seconds)
         duration = (frame.duration or 0) * line.tick or line.step
         due = previous + duration
         yield previous, duration, frame
+    if frame is not None and end > due:
+        yield previous, end - previous, frame
 
 
 def _counted(stream: Any, packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
@@ -263,8 +285,8 @@ def _counted(stream: Any, packets: Iterable[av.Packet]) -> Iterator[av.VideoFram
     for index, frame in enumerate(_decoded(stream, _noting(packets, stamps))):
         if stamps:
             frame.pts = stamps.popleft()
-        elif stream.average_rate:
-            frame.pts = round(index / stream.average_rate / stream.time_base)
+        elif step := frame_seconds(stream):
+            frame.pts = round(index * step / stream.time_base)
         else:
             raise VideoError("has neither timestamps nor a frame rate")
         yield frame

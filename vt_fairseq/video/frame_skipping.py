@@ -6,8 +6,8 @@ dropped before it is decoded: 20 to 40 % of the work for video with B-frames
 (``benchmarks/loading.py``). Frames are the same as those of a sequential decode.
 
 Packets have to tell which frames there are and in which order. They do not where the two fields of
-a frame are two packets (interlaced H.264), where no-reference pictures are referred to by others
-(HEVC with temporal layers), or where a timestamp out of order may hide behind reordered frames.
+a frame are two packets (interlaced H.264), or where a timestamp out of order may hide behind
+reordered frames.
 """
 
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def decode_wanted(
     that ends too late, timestamps that are missing, repeated or out of order, a segment past the
     end, interlaced frames, damage.
     """
-    if not _can_skip(stream.codec_context):
+    if stream.codec_context.name not in CODECS:
         return None
     try:
         packets = _packets(container, stream, line, times)
@@ -54,15 +54,6 @@ def decode_wanted(
     finally:
         stream.codec_context.skip_frame = "DEFAULT"
     return [shown[pts] for pts in wanted] if shown.keys() == set(wanted) else None
-
-
-def _can_skip(codec: Any) -> bool:
-    if codec.name == "hevc":
-        # Bits 3 to 5 of this byte of the hvcC box count temporal layers; 0 is unknown. Other
-        # layers may refer to the pictures that a layer calls non-reference.
-        header = codec.extradata or b""
-        return len(header) > 22 and header[0] == 1 and header[21] >> 3 & 7 == 1
-    return codec.name in CODECS
 
 
 def _packets(container: Any, stream: Any, line: Timeline, times: np.ndarray) -> list[av.Packet]:

@@ -19,7 +19,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from itertools import islice
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -60,33 +61,54 @@ class Packets:
         self._back = PART_BACK_SECONDS / tick
         clock_jumps = format_.flags & av.format.Flags.ts_discont.value
         self._ahead = PART_AHEAD_SECONDS / tick if clock_jumps else math.inf
-        self._step = round(1 / stream.average_rate / tick) if stream.average_rate else 0
+        self._step = round(frame_seconds(stream) / tick)
 
     def __iter__(self) -> Iterator[av.Packet]:
+        packets = self._read()
+        for packet in packets:
+            following: list[av.Packet] = []
+            if self._begins_part(packet):
+                following = list(islice(packets, 1))
+                # One timestamp out of order is none.
+                if following and self._begins_part(following[0], any_frame=True):
+                    self._offset += cast(int, self._due) - cast(int, self._stamp(packet))
+                    self.joined = True
+            for each in (packet, *following):
+                self._continue(each)
+                yield each
+
+    def _read(self) -> Iterator[av.Packet]:
+        """The packets as they are, with the timestamps that count from the last part's start."""
         for packet in self._container.demux(self._stream):
             if packet.size == 0 and packet.pts is None and packet.dts is None:
                 return  # PyAV's mark of the end
             if self._is_avi:
                 packet.pts = packet.dts
-            else:
-                self._continue(packet)
             yield packet
 
+    def _stamp(self, packet: av.Packet) -> int | None:
+        """The time that tells a new part, parts joined."""
+        stamp = packet.pts if self._by_keyframes else packet.dts
+        return None if stamp is None else stamp + self._offset
+
+    def _begins_part(self, packet: av.Packet, any_frame: bool = False) -> bool:
+        stamp = self._stamp(packet)
+        if self._due is None or stamp is None:
+            return False
+        if self._by_keyframes and not (packet.is_keyframe or any_frame):
+            return False
+        late = stamp - self._due
+        return late < -self._back or late > self._ahead
+
     def _continue(self, packet: av.Packet) -> None:
-        by_keyframes = self._by_keyframes
-        stamp = packet.pts if by_keyframes else packet.dts
-        if stamp is None:
-            return
-        if self._due is not None and (packet.is_keyframe or not by_keyframes):
-            late = stamp + self._offset - self._due
-            if late < -self._back or late > self._ahead:
-                self._offset = self._due - stamp
-                self.joined = True
+        """Give a packet the times of the joined parts."""
+        stamp = self._stamp(packet)
+        if stamp is not None:
+            due = stamp + (packet.duration or self._step)
+            self._due = max(self._due or due, due) if self._by_keyframes else due
         if self._offset:
             packet.pts = None if packet.pts is None else packet.pts + self._offset
             packet.dts = None if packet.dts is None else packet.dts + self._offset
-        due = stamp + self._offset + (packet.duration or self._step)
-        self._due = max(self._due or due, due) if by_keyframes else due
 
 
 @dataclass(frozen=True)
@@ -121,22 +143,22 @@ def scan(path: str) -> Scan:
 
 @lru_cache(maxsize=4)
 def _scan(path: str, size: int, modified: int) -> Scan:
-    begin, end, seconds = math.inf, -math.inf, 0.0
+    begin, end, seconds, count = math.inf, -math.inf, 0.0, 0
     keys: list[tuple[int, int]] = []
     with opened(path) as (container, stream):
-        tick, step = float(stream.time_base), _step(stream)
+        tick, step = float(stream.time_base), frame_seconds(stream)
         packets = Packets(container, stream)
         for number, packet in enumerate(_until_damage(packets)):
             length = (packet.duration or 0) * tick or step
-            seconds += length
+            seconds, count = seconds + length, count + 1
             if packet.pts is not None and not packet.is_discard:
                 time = packet.pts * tick
                 begin, end = min(begin, time), max(end, time + length)
                 if packet.is_keyframe and packet.size:
                     keys.append((packet.pts, number))
-    if not seconds:
+    if not count:
         raise VideoError("no frame can be decoded: the video stream is empty")
-    timed = end > begin
+    timed = end >= begin
     if not timed:
         begin, end = 0.0, seconds
     check_length(end - begin)
@@ -150,9 +172,10 @@ def _until_damage(packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
         yield from packets
 
 
-def _step(stream: Any) -> float:
+def frame_seconds(stream: Any) -> float:
     """Seconds per frame at the stream's rate, 0 where it is unknown."""
-    return float(1 / stream.average_rate) if stream.average_rate else 0.0
+    rate = stream.average_rate or stream.guessed_rate
+    return float(1 / rate) if rate else 0.0
 
 
 class Timeline:
@@ -173,7 +196,7 @@ class Timeline:
         """Raises VideoError: the file lasts too long, or has no packet."""
         self._path, self._container, self._stream = path, container, stream
         self.tick = float(stream.time_base)
-        self.step = _step(stream)
+        self.step = frame_seconds(stream)
         codec, name = stream.codec_context, container.format.name
         self.scan = None if name in INDEXED else scan(path)
         untimed = self.scan is not None and not self.scan.timed
@@ -215,7 +238,8 @@ class Timeline:
     @property
     def seekable(self) -> bool:
         """Whether decoding may begin at the keyframe that a seek finds."""
-        return not self.from_first and not (self.scan and self.scan.joined)
+        finds_times = not self._container.format.flags & av.format.Flags.no_timestamps.value
+        return finds_times and not self.from_first and not (self.scan and self.scan.joined)
 
     def find_end(self) -> float:
         """Seconds until the end of the last frame; moves the container's position.
@@ -235,13 +259,16 @@ class Timeline:
         try:
             self._container.seek(self.stamp(self.header_end), stream=self._stream)
             tail = Packets(self._container, self._stream)
-            ends = [self._end_of(p) for p in tail if p.pts is not None and not p.is_discard]
+            end = max(map(self.end_of, tail), default=0.0)
         except av.FFmpegError:
             return None
-        return None if tail.joined or not ends else max(ends)
+        return None if tail.joined or end <= 0 else end
 
-    def _end_of(self, packet: av.Packet) -> float:
-        return self.seconds(packet.pts or 0) + ((packet.duration or 0) * self.tick or self.step)
+    def end_of(self, packet: av.Packet) -> float:
+        """Seconds until the end of what a packet shows; 0 if it shows nothing or has no time."""
+        if packet.pts is None or packet.is_discard:
+            return 0.0
+        return self.seconds(packet.pts) + ((packet.duration or 0) * self.tick or self.step)
 
     def knows_keyframe(self, stamp: int) -> bool:
         """Whether a keyframe that a seek has found is one of those that reading through found.
