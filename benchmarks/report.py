@@ -16,12 +16,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import measuring
 import numpy as np
 
 from vt_fairseq.data.manifest import ClipRow, write_manifest
+from vt_fairseq.data.root_signatures import sign
 
 VIDEOS, SECONDS, RATE = 20, 10, 25
 WIDTH, HEIGHT = 640, 360
@@ -79,7 +81,8 @@ def write_data(folder: Path, count: int) -> list[ClipRow]:
     rows = list(clip_rows(count, random.Random(1)))
     (folder / "data").mkdir()
     write_manifest(folder / "data" / "test.arrow", rows)
-    known = {"format": 1, "corpus": "jsonl", "video_root": str(videos), "settings": {}}
+    known: dict[str, Any] = {"format": 1, "corpus": "jsonl", "settings": {}}
+    known |= {"video_root": str(videos), "video_root_signature": sign(videos)}
     known["splits"] = {"test": {"rows": count, "rejected": 0}}
     (folder / "data" / "data.json").write_text(json.dumps(known))
     return rows

@@ -31,6 +31,14 @@ def shared_folder(tmp_path_factory) -> Path:
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_key(shared_folder) -> Iterator[None]:
+    """The key that signs folders of videos is made beside the tests, not in the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(shared_folder / "config"))
+        yield
+
+
 def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     """``folder``, filled by ``make`` in the first process that wants it while the others wait."""
     folder.mkdir(exist_ok=True)

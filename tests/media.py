@@ -40,10 +40,11 @@ def write_video(
     rotation: int = 0,
     pixel_format: str = "yuv420p",
     muxer_options: dict[str, str] | None = None,
+    muxer: str | None = None,
 ) -> Path:
     """Encode (H, W, 3) uint8 ``frames``, at ``rate`` or shown at the given ``milliseconds``."""
     height, width = frames[0].shape[:2]
-    with av.open(str(path), "w", options=muxer_options or {}) as container:
+    with av.open(str(path), "w", format=muxer, options=muxer_options or {}) as container:
         stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
         if milliseconds is not None:

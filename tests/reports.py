@@ -9,6 +9,7 @@ from typing import Any
 from tests.corpora import write_jsonl
 from tests.media import write_numbered
 from vt_fairseq.data.manifest import ClipRow, write_manifest
+from vt_fairseq.data.root_signatures import sign
 from vt_fairseq.report.content import read_content
 from vt_fairseq.report.page import render
 
@@ -23,7 +24,8 @@ def write_data(folder: Path, videos: Path, splits: Mapping[str, list[ClipRow]]) 
     """A data directory as far as a report looks into it."""
     for name, rows in splits.items():
         write_manifest(folder / f"{name}.arrow", rows)
-    known = {"format": 1, "corpus": "jsonl", "video_root": str(videos), "settings": {}}
+    known: dict[str, Any] = {"format": 1, "corpus": "jsonl", "settings": {}}
+    known |= {"video_root": str(videos), "video_root_signature": sign(videos)}
     known["splits"] = {name: {"rows": len(rows), "rejected": 0} for name, rows in splits.items()}
     (folder / "data.json").write_text(json.dumps(known))
 

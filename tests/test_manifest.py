@@ -22,6 +22,7 @@ from vt_fairseq.data.manifest import (
     Manifest,
     write_manifest,
 )
+from vt_fairseq.data.root_signatures import sign
 from vt_fairseq.errors import UserError
 
 TEXTS = ("a", "", "two\u2028lines", "😀 naïve 日本語", "line\nbreak", "\x00nul", "x" * 5000)
@@ -195,6 +196,7 @@ def data(tmp_path) -> Path:
         "format": module.FORMAT,
         "corpus": "jsonl",
         "video_root": "/videos",
+        "video_root_signature": sign(Path("/videos")),
         "splits": {"train": {"rows": 3, "rejected": 1}, "test": {"rows": 0, "rejected": 0}},
         "settings": {"probed": True},
     }

@@ -217,7 +217,7 @@ def test_pictures_are_of_two_failures_and_a_success_in_turn_up_to_a_limit(tmp_pa
 def test_a_clip_that_leads_out_of_the_video_root_has_a_reason_and_no_picture(runs):
     (runs / "outside.mp4").write_bytes((runs / "videos" / "a.mp4").read_bytes())
     drawn = pictures.draw(pictures.ClipLocation(runs / "videos", "../outside.mp4", None, None))
-    assert not drawn.frames and "outside of the video root" in drawn.reason
+    assert not drawn.frames and "outside of the folder of videos" in drawn.reason
 
 
 # --- parts ----------------------------------------------------------------------------------------
@@ -399,8 +399,12 @@ def test_data_directories_that_lie_elsewhere_or_lost_their_videos(folder, run, t
     assert "does not exist" in run(results, "--data", folder / "no")[1]
     data = json.loads((folder / "data" / "data.json").read_text())
     (folder / "data" / "data.json").write_text(json.dumps(data | {"video_root": "/nowhere/at/all"}))
+    # Somebody else's data.json: the rows are shown, the folder is not looked into.
     code, out, _ = run(results, "--data", folder / "data")
-    assert code == 0 and "/nowhere/at/all, is not there" in out
+    assert code == 0 and "pictures of clips 0" in out
+    assert "No pictures of data" in out and "--video-root /nowhere/at/all" in out
+    code, out, _ = run(results, "--data", folder / "data", "--videos", "/not/there")
+    assert code == 0 and "/not/there, is not there" in out
 
 
 # --- hostile texts --------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ MAX_ROOT_FILES = 12
 
 # Modules at the root that know nothing of the rest, so that every room may use them.
 TOOLS = {
-    *("atomic_files", "devices", "errors", "quiet_imports", "result_files", "untrusted_files"),
-    *("version", "visible_text"),
+    *("atomic_files", "bounded_files", "devices", "errors", "quiet_imports", "result_files"),
+    *("untrusted_files", "version", "visible_text"),
 }
 # Each room, in the order of the data, and the rooms that it may import beside itself and TOOLS.
 ROOMS: dict[str, set[str]] = {

@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# Added where a file is not opened because a link leads to it.
+FOLLOW_LINKS = "--follow-links (in Python follow_links=True) allows links"
+
 
 class UserError(Exception):
     """A mistake in the command, the configuration or the files; commands end in one line, exit 2.

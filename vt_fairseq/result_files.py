@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vt_fairseq.bounded_files import byte_lines
 from vt_fairseq.errors import UserError
 from vt_fairseq.visible_text import json_text
 
@@ -21,13 +22,9 @@ PairedRows = list[tuple[JsonRow, JsonRow | None]]
 
 def jsonl_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The number, from 1, and the bytes of each line that is not blank."""
-    if not path.is_file():
-        raise UserError(f"no file {path}")
-    with open(path, "rb") as file:
-        # Binary lines end at \n alone, so that U+2028 inside a text does not split a row.
-        for number, line in enumerate(file, 1):
-            if line.strip(b" \t\r\n\xef\xbb\xbf"):
-                yield number, line
+    for number, line in enumerate(byte_lines(path), 1):
+        if line.strip(b" \t\r\n\xef\xbb\xbf"):
+            yield number, line
 
 
 def parse_object(line: bytes) -> JsonRow:

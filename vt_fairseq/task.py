@@ -1,8 +1,10 @@
 """The fairseq task ``video_translate``: clips and prompts in, text out."""
 
+import contextlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,14 @@ from vt_fairseq.data.dataset import VideoTextDataset
 from vt_fairseq.data.dictionary import T5Dictionary
 from vt_fairseq.data.epoch_iterator import ReusedBatchIterator
 from vt_fairseq.data.head_targets import ANSWER, HeadTargets, parse_heads
-from vt_fairseq.data.manifest import CLASS_KINDS, ClipRow, DataDirectory
+from vt_fairseq.data.manifest import CLASS_KINDS, ClipRow, DataDirectory, UnconfirmedRootError
 from vt_fairseq.data.prompts import Prompt, build_prompts, limit_targets, select_prompts
 from vt_fairseq.data.text import TextOptions
 from vt_fairseq.data.text_noise import TextNoise
 from vt_fairseq.data.tokenizer import EOS, PAD, Tokenizer
 from vt_fairseq.data.unreadable_clips import UnreadableClips
 from vt_fairseq.devices import check_gpus
-from vt_fairseq.errors import UserError, naming
+from vt_fairseq.errors import FOLLOW_LINKS, UserError, naming
 from vt_fairseq.metrics.captions import BLEU_KEYS, bleu_counts, bleu_score
 from vt_fairseq.models.checkpoint_state import vocabulary_state
 from vt_fairseq.models.sequence_generator import SharedSourceGenerator
@@ -73,6 +75,8 @@ class VideoTranslateTask(FairseqTask):
         if not cfg.cpu:
             check_gpus()
         data = DataDirectory.open(cfg.data, cfg.video_root or None)
+        with asking_for_root():
+            _ = data.video_root  # now rather than at the first clip
         classes = {kind: data.classes(kind) for kind in CLASS_KINDS}
         return cls(cfg, data, Tokenizer.from_file(data.tokenizer_path), classes)
 
@@ -206,6 +210,8 @@ class VideoTranslateTask(FairseqTask):
             ),
             window="random" if train else cfg.test_window,
             blank=cfg.blank_video,
+            follow_links=cfg.follow_links,
+            link_suggestion=FOLLOW_LINKS,
         )
 
     def crop_scales(self) -> tuple[float, ...]:
@@ -415,6 +421,16 @@ class VideoTranslateTask(FairseqTask):
             scores = [None if h is None else float(h["score"]) for h in best]
             self._predictions.write(sample["clip_ids"], sample["references"], texts, scores)
         return [h if h is not None else [empty_hypothesis()] for h in hypos]
+
+
+@contextlib.contextmanager
+def asking_for_root() -> Iterator[None]:
+    """Say by which option a folder of videos is confirmed."""
+    try:
+        yield
+    except UnconfirmedRootError as error:
+        confirmed = f"--video-root {shlex.quote(str(error.root))}"
+        raise UserError(f"{error}; if it is the right one, confirm it: {confirmed}") from error
 
 
 def compare_classes(name: str, saved: list[str], actual: list[str], where: str) -> None:

@@ -33,6 +33,10 @@ class VideoTranslateTaskConfig(FairseqDataclass):
     video_root: str = field(
         default="", metadata={"help": "folder of the videos, if not the one vt-prepare saw"}
     )
+    follow_links: bool = field(
+        default=False,
+        metadata={"help": "open videos and frames that links outside of the video root lead to"},
+    )
     # Video
     num_frames: int = field(default=32, metadata={"help": "frames of a clip that the model sees"})
     frame_size: int = field(default=112, metadata={"help": "side of the square frames in pixels"})

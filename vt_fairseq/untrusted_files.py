@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -69,12 +70,27 @@ def refuse_forced_unpickling() -> None:
         )
 
 
+def refuse_compressed(path: Path | str) -> None:
+    """Raise RuntimeError for a zip file that would be larger in memory than it is on disk.
+
+    torch compresses nothing, but reads what others have compressed: 1 MB can become 1 GB.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        for part in archive.infolist():
+            if part.compress_type != zipfile.ZIP_STORED or part.file_size > part.compress_size:
+                raise RuntimeError(f"its part {part.filename} is compressed, expected plain ones")
+
+
 def load_plain(path: Path | str, mmap: bool = True) -> Any:
     """What a file of torch holds, read without running anything in it.
 
-    Raises UserError where the environment would have it run, else what ``torch.load`` raises.
+    Raises UserError where the environment would have it run, else what ``torch.load`` raises, and
+    RuntimeError for a compressed file.
     """
     refuse_forced_unpickling()
+    refuse_compressed(path)
     return torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
 
 

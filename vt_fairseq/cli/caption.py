@@ -21,7 +21,7 @@ from vt_fairseq.cli import command
 from vt_fairseq.cli.caption_formats import FORMATS, SUBTITLES, SegmentResult
 from vt_fairseq.cli.command import add_with_aliases, positive
 from vt_fairseq.cli.inputs import find_videos, read_labels
-from vt_fairseq.errors import UserError, VideoError
+from vt_fairseq.errors import FOLLOW_LINKS, UserError, VideoError
 from vt_fairseq.visible_text import json_text, say, visible
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes that decode for a GPU (default: 2)",
     )
+    command.add_follow_links(parser)
     command.add_device(parser)
     command.add_dtype(parser)
     command.add_user_dir(parser)
@@ -198,6 +199,7 @@ def load(args: argparse.Namespace) -> "VideoTranslate":
         dtype=DTYPES[args.dtype],
         vocabulary=args.vocabulary,
         test_window=args.test_window,
+        follow_links=args.follow_links,
     )
     model.batch_size, model.num_workers = args.batch_size, args.num_workers
     return model
@@ -223,12 +225,13 @@ def chosen_method(model: "VideoTranslate", args: argparse.Namespace) -> Predict:
 
 def segments_of(path: str, args: argparse.Namespace) -> list[SegmentResult]:
     """The segments of a video, without results yet; one with an error if it cannot be opened."""
+    from vt_fairseq.video.boundary import Boundary
     from vt_fairseq.video.decoding import probe
     from vt_fairseq.video.frame_sampling import equal_segments, regular_segments
 
     uncut = SegmentResult(path, 0.0, 0.0, question=args.ask)
     try:
-        duration = probe(path)
+        duration = probe(path, None if args.follow_links else Boundary(Path(path), FOLLOW_LINKS))
     except VideoError as error:
         return [replace(uncut, error=str(error))]
     if args.segments:
@@ -334,7 +337,7 @@ def main() -> None:
     args = build_parser().parse_args()
     check(args)
     command.import_user_dir(args.user_dir)
-    paths = find_videos(args.videos)
+    paths = find_videos(args.videos, args.follow_links)
     output = Output(args, len(paths))
     failed, ranked = 0, []
     for video in predict_videos(args, paths):

@@ -61,6 +61,16 @@ def add_device(group: Any) -> None:
     )
 
 
+def add_follow_links(group: Any) -> None:
+    """The option that opens what links lead to."""
+    group.add_argument(
+        "--follow-links",
+        action="store_true",
+        help="open videos and frames that links outside of their folder lead to (caches of "
+        "Hugging Face, DVC and git-annex)",
+    )
+
+
 def add_dtype(group: Any) -> None:
     """The option for the precision of the weights."""
     group.add_argument(

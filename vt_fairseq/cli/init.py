@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from vt_fairseq.bounded_files import MAX_OBJECT, read_file
 from vt_fairseq.cli import command
 from vt_fairseq.errors import UserError
 from vt_fairseq.visible_text import say
@@ -200,7 +201,7 @@ def _tokenizer(args: argparse.Namespace, t5: "T5Weights") -> "Tokenizer":
             raise UserError(f"no spiece.model beside {args.t5}: add --vocabulary spiece.model")
         return Tokenizer.from_file(t5.vocabulary)
     tokenizer = Tokenizer.from_file(args.vocabulary)
-    if t5.vocabulary and t5.vocabulary.read_bytes() != tokenizer.model_proto:
+    if t5.vocabulary and read_file(t5.vocabulary, MAX_OBJECT) != tokenizer.model_proto:
         raise UserError(
             f"{args.vocabulary} differs from {t5.vocabulary}, which belongs to the weights"
         )

@@ -6,21 +6,26 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vt_fairseq.errors import UserError
+from vt_fairseq.bounded_files import MAX_DOCUMENT, read_file
+from vt_fairseq.errors import FOLLOW_LINKS, UserError, VideoError
 
 STDIN = "-"
 
 
-def find_videos(names: Sequence[str]) -> list[str]:
+def find_videos(names: Sequence[str], follow_links: bool = False) -> list[str]:
     """Paths of the videos that ``names`` stand for, in their order; a folder's sorted.
 
     A name is a file, a folder of jpg or png frames (one video), a folder that is searched with
     all folders in it, a pattern (``**`` is any number of folders), or ``-``: more names on stdin,
     one per line. A file that does not exist is a path like any other, and fails when it is read.
+    A file that is named may be a link; one that is found in a folder may not lead out of it,
+    unless ``follow_links``.
 
-    Raises UserError where a folder or pattern holds no video, and when there is none at all.
+    Raises UserError where a folder or pattern holds no video, or a folder such a link, and when
+    there is none at all.
     """
-    paths = [path for name in names for line in _lines(name) for path in _expanded(line)]
+    lines = [line for name in names for line in _lines(name)]
+    paths = [path for line in lines for path in _expanded(line, follow_links)]
     if not paths:
         raise UserError("no videos were named")
     return paths
@@ -33,12 +38,11 @@ def read_labels(name: str | Path) -> list[str]:
     UserError where there is no such file, where it is not UTF-8, and where it has no names.
     """
     path = Path(name)
-    if not path.is_file():
-        raise UserError(f"no file {path}")
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        text = read_file(path, MAX_DOCUMENT).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8: {error}") from error
+    lines = text.replace("\r", "\n").split("\n")
     labels = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not labels:
         raise UserError(f"{path} is empty, expected one class name per line")
@@ -53,9 +57,9 @@ def _lines(name: str) -> list[str]:
     return [os.fsdecode(line) for line in lines if line]
 
 
-def _expanded(name: str) -> Iterator[str]:
+def _expanded(name: str, follow_links: bool) -> Iterator[str]:
     if os.path.isdir(name):
-        yield from _in_folder(name)
+        yield from _in_folder(name, follow_links)
     elif os.path.exists(name) or not glob.has_magic(name):
         yield name
     else:
@@ -63,10 +67,11 @@ def _expanded(name: str) -> Iterator[str]:
         if not matches:
             raise UserError(f"nothing matches {name}")
         for match in matches:
-            yield from _in_folder(match) if os.path.isdir(match) else [match]
+            yield from _in_folder(match, follow_links) if os.path.isdir(match) else [match]
 
 
-def _in_folder(folder: str) -> list[str]:
+def _in_folder(folder: str, follow_links: bool) -> list[str]:
+    from vt_fairseq.video.boundary import Boundary
     from vt_fairseq.video.containers import VIDEO_SUFFIXES
     from vt_fairseq.video.images import IMAGE_SUFFIXES
 
@@ -82,4 +87,11 @@ def _in_folder(folder: str) -> list[str]:
     if not videos:
         kinds = ", ".join(suffix[1:] for suffix in VIDEO_SUFFIXES)
         raise UserError(f"folder {folder} holds no videos ({kinds}) and no jpg or png frames")
+    if not follow_links:
+        boundary = Boundary(Path(folder), FOLLOW_LINKS)
+        for video in videos:
+            try:
+                boundary.check(video)
+            except VideoError as error:
+                raise UserError(f"folder {folder}: {error}") from error
     return videos

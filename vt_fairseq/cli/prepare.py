@@ -51,6 +51,8 @@ def _reader_options(args: argparse.Namespace) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if args.subtitles is not None:
         options["subtitles"] = args.subtitles
+    if args.follow_links and args.corpus in SUBTITLED:
+        options["follow_links"] = True
     if args.shard is not None and args.corpus == "howto100m":
         options["keeps"] = args.shard.keeps  # saves it the work on the other shards' rows
     return options
@@ -135,6 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="copy the videos to DATA/videos with this short side (default: %(const)s), from where "
         "they load many times faster; a run that was stopped goes on",
     )
+    command.add_follow_links(parser)
     command.add_with_aliases(
         parser,
         "--num-workers",
@@ -202,6 +205,7 @@ def _prepare(args: argparse.Namespace) -> dict[str, Any]:
         workers=args.workers,
         copies=args.out / "videos" if args.transcode else None,
         short_side=args.transcode or 0,
+        follow_links=args.follow_links,
     )
     if args.shard is not None:
         return prepare_shard(args.corpus, open_source(args), args.out, args.shard, probing)

@@ -24,6 +24,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="HTML file to write (default: report.html)")  # fmt: skip
     add("--data", type=Path, nargs="+", default=[], metavar="DATA",
         help="data directories that lie elsewhere, for pictures and texts")  # fmt: skip
+    command.add_with_aliases(
+        parser, "--videos", "--video-root", dest="video_root", type=Path, metavar="DIR",
+        help="folder of the videos of data directories that others have prepared")  # fmt: skip
+    command.add_follow_links(parser)
     add("--clips", type=positive, default=400, metavar="N",
         help="the most clips that get pictures, failures first (default: 400)")  # fmt: skip
     return parser
@@ -40,7 +44,7 @@ def main() -> None:
 
     if args.out.is_dir():
         raise UserError(f"--out {args.out} is a folder, expected a file")
-    content = read_content(args.folders, args.data, args.clips)
+    content = read_content(args.folders, args.data, args.clips, args.video_root, args.follow_links)
     page = render(content)
     write_file(args.out, page)
     for note in filter(None, [*content.notes, content.pictures.limit_note]):

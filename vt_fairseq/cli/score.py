@@ -90,6 +90,7 @@ def add_inputs(group) -> None:
     add_with_aliases(
         group, "--videos", "--video-root", dest="video_root", default="", metavar="DIR",
         help="folder of the videos, if they moved")  # fmt: skip
+    command.add_follow_links(group)
     add("--test-window", default="", help="window of long clips: center, whole or K/N")
     add("--blank-video", action="store_true", help="show uniform gray instead of the video")
 

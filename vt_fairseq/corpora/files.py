@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vt_fairseq.bounded_files import MAX_DOCUMENT, read_file, text_lines
 from vt_fairseq.errors import UserError
 from vt_fairseq.result_files import JsonRow, numbered_objects
 from vt_fairseq.video.containers import VIDEO_SUFFIXES
@@ -57,8 +58,8 @@ def csv_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[
 
     Raise UserError when one of ``columns`` is missing or a row has another number of fields.
     """
-    with as_published(path), open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+    with as_published(path):
+        reader = csv.reader(text_lines(path), strict=True)
         header = next(reader, [])
         missing = [column for column in columns if column not in header]
         if missing:
@@ -78,7 +79,7 @@ def csv_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[
 def json_document(path: Path) -> Any:
     """A whole JSON file; raise UserError where it is none."""
     with as_published(path):
-        return json.loads(path.read_bytes())
+        return json.loads(read_file(path, MAX_DOCUMENT))
 
 
 def jsonl_records(path: Path) -> Iterator[tuple[str, JsonRow]]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vt_fairseq.bounded_files import text_lines
 from vt_fairseq.corpora.files import (
     VideoFinder,
     as_published,
@@ -73,11 +74,10 @@ def open_corpus(
 
 def read_tasks(path: Path) -> dict[int, str]:
     """Task id -> readable name; commas, tabs or semicolons, with or without a header."""
-    with as_published(path), open(path, encoding="utf-8-sig", newline="") as file:
-        head = list(itertools.islice(file, _SAMPLE))
+    with as_published(path):
+        head = list(itertools.islice(text_lines(path), _SAMPLE))
         delimiter = max(DELIMITERS, key=lambda d: sum(_task_id(line, d) for line in head))
-        file.seek(0)
-        rows = list(csv.reader(file, delimiter=delimiter))
+        rows = list(csv.reader(text_lines(path), delimiter=delimiter))
     tasks: dict[int, str] = {}
     for line, row in enumerate(rows, 1):
         if not row or (line == 1 and not row[0].strip().isdigit()):

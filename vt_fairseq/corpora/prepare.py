@@ -34,8 +34,9 @@ from vt_fairseq.corpora.rows import (
 )
 from vt_fairseq.data.manifest import FORMAT, Manifest, ManifestWriter
 from vt_fairseq.data.prompts import BUILT_IN
+from vt_fairseq.data.root_signatures import sign
 from vt_fairseq.data.tokenizer import Tokenizer, train_vocabulary
-from vt_fairseq.errors import UserError, VideoError
+from vt_fairseq.errors import FOLLOW_LINKS, UserError, VideoError
 from vt_fairseq.visible_text import json_text
 
 # A tiny vocabulary must be able to spell the prompts, which stand before every clip.
@@ -55,12 +56,14 @@ class Probing:
         workers: videos probed at a time.
         copies: folder for copies of the videos at the training size, which the rows then name.
         short_side: pixels of the copies' short side.
+        follow_links: open videos and frames that links outside of the folder of videos lead to.
     """
 
     probe: bool = True
     workers: int = 1
     copies: Path | None = None
     short_side: int = 128
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         if self.copies is not None and not self.probe:
@@ -140,10 +143,13 @@ def write_rows(
     for kind in CLASS_KINDS:
         names = source.classes.get(kind) or sorted(writer.classes[kind])
         write_file(out / f"{kind}s.txt", "".join(f"{name}\n" for name in names).encode())
+    root = videos if probing.copies is None else probing.copies.absolute()
+    signature, unsigned = _signed(root)
     return {
         "format": FORMAT,
         "corpus": corpus,
-        "video_root": str(videos if probing.copies is None else probing.copies.absolute()),
+        "video_root": str(root),
+        "video_root_signature": signature,
         **writer.counts(),
         "published": dict(source.published),
         "published_at": source.published_at,
@@ -151,8 +157,19 @@ def write_rows(
         "context_wanted": source.context,
         "settings": dict(source.settings),
         "notes": list(source.notes),
-        "warnings": list(source.warnings),
+        "warnings": [*source.warnings, *unsigned],
     }
+
+
+def _signed(root: Path) -> tuple[str | None, list[str]]:
+    """The signature of ``root``; where the user has no place for a key None, and a warning."""
+    try:
+        return sign(root), []
+    except OSError as error:
+        return None, [
+            f"the folder of the videos could not be signed ({error}): commands that open them will "
+            f"ask for --video-root {root}, unless it lies in the data directory"
+        ]
 
 
 class _Writer:
@@ -318,18 +335,20 @@ def _probed(videos: Path, probing: Probing, video: str) -> float | str | None:
     """
     # Loads FFmpeg, which --skip-probe does without.
     from vt_fairseq.corpora.transcode import transcode
+    from vt_fairseq.video.boundary import Boundary, OutsideError
     from vt_fairseq.video.decoding import probe
 
     path = videos / video
     if not os.path.exists(path):  # unlike Path.exists, False too for a name that is too long
         return "missing video: there is no such file"
-    if not path.resolve().is_relative_to(videos.resolve()):
-        return "outside of --videos: a link leads out of it; point --videos at the folder itself"
+    boundary = Boundary(videos, FOLLOW_LINKS) if not probing.follow_links else None
     try:
         if probing.copies is None:
-            return probe(path)
+            return probe(path, boundary)
         target = probing.copies / copy_name(video, videos)
-        return transcode(path, target, probing.short_side)
+        return transcode(path, target, probing.short_side, boundary)
+    except OutsideError as error:
+        return str(error)
     except VideoError as error:
         return f"broken video: {error}"
 

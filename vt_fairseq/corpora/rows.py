@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vt_fairseq.data.manifest import CLASS_KINDS, SPLIT_NAME, ClipRow
+from vt_fairseq.data.manifest import CLASS_KINDS, MAX_ROW_BYTES, SPLIT_NAME, ClipRow, text_bytes
 
 DEFAULT_SPLIT = "train"
 """The split of a row that names none, and the one that vocabularies are trained on."""
@@ -159,11 +159,12 @@ def _row_problem(row: ClipRow) -> str | None:
     for kind in CLASS_KINDS:
         if "\n" in (getattr(row, kind) or ""):
             return f"bad text: {kind} has a line break"
-    texts = (value for value in vars(row).values() if isinstance(value, str))
     try:
-        "".join((*row.captions, *row.candidates, *texts)).encode()
+        size = text_bytes(row)
     except UnicodeEncodeError as error:
         return f"bad text: it has half a character ({error.reason})"
+    if size > MAX_ROW_BYTES:
+        return f"too much text: {size:,} bytes, at most {MAX_ROW_BYTES:,} fit into a row"
     return None
 
 

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vt_fairseq.atomic_files import atomic_file, write_file, write_json
+from vt_fairseq.bounded_files import MAX_DOCUMENT, MAX_OBJECT, read_file
 from vt_fairseq.corpora.prepare import (
     Probing,
     VocabularyOptions,
@@ -131,7 +132,7 @@ def _folders(out: Path) -> list[Path]:
 
 def _data_json(folder: Path) -> dict[str, Any]:
     DataDirectory.open(folder)
-    return json.loads((folder / "data.json").read_bytes())
+    return json.loads(read_file(folder / "data.json", MAX_OBJECT))
 
 
 def _merged(shards: list[dict[str, Any]], folders: list[Path]) -> dict[str, Any]:
@@ -160,7 +161,7 @@ def _merged(shards: list[dict[str, Any]], folders: list[Path]) -> dict[str, Any]
 
 
 def _joined_classes(folders: list[Path], name: str) -> bytes:
-    lists = [(folder / name).read_bytes() for folder in folders]
+    lists = [read_file(folder / name, MAX_DOCUMENT) for folder in folders]
     if len(set(lists)) == 1:  # a corpus's own list, in its own order
         return lists[0]
     return b"".join(sorted({line for part in lists for line in part.splitlines(keepends=True)}))

@@ -18,6 +18,7 @@ import numpy as np
 
 from vt_fairseq.corpora.rows import COPY_SUFFIX
 from vt_fairseq.errors import VideoError
+from vt_fairseq.video.boundary import Boundary
 from vt_fairseq.video.containers import FORMATS
 from vt_fairseq.video.decoding import FrameSource, frames_of, probe
 from vt_fairseq.video.images import Scaler, decode_image, encode_jpeg, image_files
@@ -34,20 +35,28 @@ ENCODER = {
 }
 
 
-def transcode(source: Path, target: Path, short_side: int) -> float:
+def transcode(
+    source: Path, target: Path, short_side: int, boundary: Boundary | None = None
+) -> float:
     """Write ``target``, the copy of the video or the folder of frames at ``source``.
 
     Args:
         short_side: pixels; a smaller video keeps its size.
+        boundary: what links, of frames too, may not lead out of; None: links may lead anywhere.
 
     Returns the copy's duration in seconds. Raises VideoError when the original cannot be decoded
     to its end, or the copy does not have the frames that were put into it.
     """
+    if boundary is not None:
+        boundary.check(source)
     if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
         partial = target.with_name(f".{target.name}.{os.getpid()}.tmp{COPY_SUFFIX}")
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            (_copy_folder if source.is_dir() else _copy_file)(source, partial, short_side)
+            if source.is_dir():
+                _copy_folder(source, partial, short_side, boundary)
+            else:
+                _copy_file(source, partial, short_side)
             os.replace(partial, target)
         finally:
             if partial.is_dir():
@@ -111,11 +120,11 @@ def _count(path: Path) -> int:
         return sum(1 for packet in container.demux(video=0) if packet.size)
 
 
-def _copy_folder(source: Path, target: Path, short_side: int) -> None:
+def _copy_folder(source: Path, target: Path, short_side: int, boundary: Boundary | None) -> None:
     target.mkdir()
     images = image_files(os.fspath(source))
     width = len(str(len(images)))
     for number, image in enumerate(images):
-        frame = decode_image(image)
+        frame = decode_image(image, boundary)
         picture = _even(Scaler(min(short_side, frame.width, frame.height))(frame))
         (target / f"{number:0{width}}.jpg").write_bytes(encode_jpeg(picture, JPEG_QUALITY))

@@ -90,19 +90,27 @@ ReadSplit = Callable[[str, Path, ShowClips], Iterator[Entry | Rejected]]
 
 
 def open_shows(
-    release: Release, read: ReadSplit, annotations: Path, videos: Path, subtitles: str
+    release: Release,
+    read: ReadSplit,
+    annotations: Path,
+    videos: Path,
+    subtitles: str,
+    follow_links: bool,
 ) -> Source:
     """A corpus over the clips in its official files; raise UserError for a missing or wrong one.
 
     Args:
         read: (split, file, clips) -> its rows.
         subtitles: none, span or whole.
+        follow_links: read files of subtitles that links outside of their folder lead to.
     """
     files = find_files(annotations, release.files)
     if not files:
         raise none_of(release.files.values(), annotations, release.published_at)
     finder = VideoFinder(videos, ("", *STEM_SUFFIXES))
-    clips = ShowClips(finder, Subtitles.find(annotations, subtitles), subtitles == "whole")
+    clips = ShowClips(
+        finder, Subtitles.find(annotations, subtitles, follow_links), subtitles == "whole"
+    )
     notes: list[str] = []
 
     def rows() -> Iterator[Entry | Rejected]:

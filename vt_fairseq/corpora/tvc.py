@@ -25,9 +25,11 @@ RELEASE = Release(
 )
 
 
-def open_corpus(annotations: Path, videos: Path, subtitles: str = "span") -> Source:
+def open_corpus(
+    annotations: Path, videos: Path, subtitles: str = "span", follow_links: bool = False
+) -> Source:
     """The corpus in its official files; see ``open_shows``."""
-    return open_shows(RELEASE, _read, annotations, videos, subtitles)
+    return open_shows(RELEASE, _read, annotations, videos, subtitles, follow_links)
 
 
 def _read(split: str, path: Path, clips: ShowClips) -> Iterator[Entry | Rejected]:

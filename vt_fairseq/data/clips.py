@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from vt_fairseq.data.manifest import ClipRow
-from vt_fairseq.video.decoding import FrameSampling, inside, read_clip
+from vt_fairseq.video.boundary import Boundary, inside
+from vt_fairseq.video.decoding import FrameSampling, read_clip
 from vt_fairseq.video.frame_sampling import pick_frames
 from vt_fairseq.video.transforms import ClipTransform, scale_short_side
 
@@ -31,6 +32,8 @@ class ClipLoader:
         transform: crop and flip.
         window: how a segment longer than ``sampling.max_seconds`` is cut.
         blank: decode, then give uniform gray instead: what the model knows without the video.
+        follow_links: links may lead out of the root, or out of the user's own folder of frames.
+        link_suggestion: how a user allows them, for the reason why a clip cannot be read.
     """
 
     video_root: Path | None
@@ -38,18 +41,24 @@ class ClipLoader:
     transform: ClipTransform
     window: str
     blank: bool = False
+    follow_links: bool = False
+    link_suggestion: str = ""
 
     def __call__(self, row: ClipRow, rng: np.random.Generator | None) -> np.ndarray:
         """Frames of ``row``; raise VideoError where the root has none that can be read."""
         root = self.video_root
+        path = Path(row.video) if root is None else inside(root, row.video)
+        # A file that the user named may be a link; the frames of a folder must be in it.
+        boundary = Boundary(path if root is None else root, self.link_suggestion)
         frames = read_clip(
-            Path(row.video) if root is None else inside(root, row.video),
+            path,
             self.sampling,
             start=row.start,
             end=row.end,
             window=self.window,
             rng=rng,
             short_side=self.short_side,
+            boundary=None if self.follow_links else boundary,
         )
         return self._shown(frames, rng)
 

@@ -2,7 +2,8 @@
 
 A data directory (made by ``vt-prepare``) has::
 
-    data.json            {"format": 1, "corpus", "video_root" (absolute), "settings",
+    data.json            {"format": 1, "corpus", "video_root" (absolute),
+                          "video_root_signature" (module root_signatures), "settings",
                           "splits": {name: {"rows": n, "rejected": n}},
                           "published", "reasons", "notes", "warnings", ...}; written last
     <split>.arrow        the rows (class Manifest)
@@ -24,13 +25,20 @@ from typing import IO, Any
 import pyarrow as pa
 
 from vt_fairseq.atomic_files import atomic_file
+from vt_fairseq.bounded_files import MAX_DOCUMENT, MAX_OBJECT, read_file
+from vt_fairseq.data.arrow_blocks import ArrowBlocks
 from vt_fairseq.data.permutation import LazySequence
+from vt_fairseq.data.root_signatures import is_signed
 from vt_fairseq.errors import UserError
 
 FORMAT = 1
 CLASS_KINDS = ("label", "verb", "noun")
 ROWS_PER_BATCH = 1024
 """Rows of every record batch but the last; so a division tells in which batch a row is."""
+MAX_ROW_BYTES = 1 << 20
+"""Of a row's texts, so that the largest batch is far from Arrow's limit of 2 GiB per column."""
+WHOLE_BATCH_BYTES = 1 << 26
+"""Up to so many the values of a batch become Python's at once; above, row by row."""
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 """A split names a file."""
 TOUCHED_BATCHES = 256
@@ -56,6 +64,8 @@ _SCHEMA = pa.schema(
     ],
     metadata={_BATCH_KEY: str(ROWS_PER_BATCH).encode()},
 )
+# What a row takes in a file at the least: 8 bytes per time, 4 per index, text or list.
+_LEAST_ROW_BYTES = sum(8 if field.type == pa.float64() else 4 for field in _SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,15 @@ class ClipRow:
     group: str | None = None
 
 
+def text_bytes(row: ClipRow) -> int:
+    """About the bytes that the row's texts take in a manifest, at most MAX_ROW_BYTES.
+
+    Raises UnicodeEncodeError for half a character.
+    """
+    single = (value for value in vars(row).values() if isinstance(value, str))
+    return sum(len(text.encode()) + 8 for text in (*row.captions, *row.candidates, *single))
+
+
 class ManifestWriter:
     """Writes rows to an Arrow stream, holding at most ROWS_PER_BATCH of them."""
 
@@ -97,7 +116,12 @@ class ManifestWriter:
         self._writer = pa.ipc.new_file(file, _SCHEMA)
 
     def add(self, row: ClipRow) -> None:
-        """Append one row."""
+        """Append one row; raise UserError where its texts are too long."""
+        if (size := text_bytes(row)) > MAX_ROW_BYTES:
+            raise UserError(
+                f"row {row.id!r:.80} has {size:,} bytes of text, at most {MAX_ROW_BYTES:,} fit "
+                "into a manifest"
+            )
         self.rows += 1
         self._pending.append(row)
         if len(self._pending) == ROWS_PER_BATCH:
@@ -171,29 +195,43 @@ class Manifest(LazySequence[ClipRow]):
             with open(self.path, "rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._reader = pa.ipc.open_file(pa.py_buffer(self._map), options=options)
-            schema, batches = self._reader.schema, self._reader.num_record_batches
-            last = self._reader.get_batch(batches - 1).num_rows if batches else 0
+            self._blocks = ArrowBlocks(self._map)
+            schema, self._batches = self._reader.schema, self._reader.num_record_batches
+            if not schema.equals(_SCHEMA) or _BATCH_KEY not in (schema.metadata or {}):
+                raise UserError(
+                    f"{self.path} is an Arrow file but not a manifest of this version; "
+                    "make it again with vt-prepare"
+                )
+            self._rows_per_batch = int(schema.metadata[_BATCH_KEY])
+            if self._rows_per_batch < 1:
+                raise ValueError(f"{self._rows_per_batch} rows per batch")
+            last = self._batch(self._batches - 1).num_rows if self._batches else 0
+            self._length = max(self._batches - 1, 0) * self._rows_per_batch + last
+            if self._length * _LEAST_ROW_BYTES > len(self._map):
+                raise ValueError(f"{self._length:,} rows do not fit into {len(self._map):,} bytes")
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(error) from error
-        if not schema.equals(_SCHEMA) or _BATCH_KEY not in (schema.metadata or {}):
-            raise UserError(
-                f"{self.path} is an Arrow file but not a manifest of this version; "
-                "make it again with vt-prepare"
-            )
-        self._rows_per_batch = int(schema.metadata[_BATCH_KEY])
-        self._length = max(batches - 1, 0) * self._rows_per_batch + last
 
     def _damaged(self, error: Exception) -> UserError:
         return UserError(f"{self.path} is damaged ({error}); make it again with vt-prepare")
 
     def _batch(self, index: int) -> pa.RecordBatch:
+        """One batch, all of whose buffers are there; raise ValueError for one that is too large."""
         if self._pid != os.getpid():
             self._open()
         self._touched += 1
         if self._touched % TOUCHED_BATCHES == 0:
             # The file stays in the system's cache, but not in this process's memory.
             self._map.madvise(mmap.MADV_DONTNEED)
-        return self._reader.get_batch(index)
+        self._blocks.check_uncompressed(index)
+        batch = self._reader.get_batch(index)
+        batch.validate()
+        rows, expected, size = batch.num_rows, self._rows_per_batch, batch.nbytes
+        if rows > expected or (rows < expected and index < self._batches - 1):
+            raise ValueError(f"batch {index} has {rows:,} rows, expected {expected:,}")
+        if size > 2 * ROWS_PER_BATCH * MAX_ROW_BYTES:
+            raise ValueError(f"batch {index} has {size:,} bytes")
+        return batch
 
     def __len__(self) -> int:
         return self._length
@@ -205,8 +243,9 @@ class Manifest(LazySequence[ClipRow]):
             one = self._batch(batch).slice(row, 1)
             # Damaged offsets would otherwise read foreign memory.
             one.validate(full=True)
+            _check_row_size(one)
             return _clip_row(one.to_pylist()[0])
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(error) from error
 
     def __iter__(self) -> Iterator[ClipRow]:
@@ -217,9 +256,16 @@ class Manifest(LazySequence[ClipRow]):
     def column(self, name: str) -> Iterator[Any]:
         """The values of one field of ClipRow over all rows, batch by batch; lists stay lists."""
         for batch in self.batches():
+            column = batch.column(name)
             try:
-                yield from batch.column(name).to_pylist()
-            except UnicodeDecodeError as error:
+                if column.nbytes <= WHOLE_BATCH_BYTES:
+                    yield from column.to_pylist()
+                    continue
+                for row in range(len(column)):
+                    one = column.slice(row, 1)
+                    _check_row_size(one)
+                    yield from one.to_pylist()
+            except ValueError as error:
                 raise self._damaged(error) from error
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -228,9 +274,9 @@ class Manifest(LazySequence[ClipRow]):
             try:
                 batch = self._batch(index)
                 batch.validate(full=True)
-                yield batch
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, ValueError) as error:
                 raise self._damaged(error) from error
+            yield batch
 
     def __getstate__(self) -> dict:
         return {"path": self.path}
@@ -240,11 +286,32 @@ class Manifest(LazySequence[ClipRow]):
         self._open()
 
 
+def _check_row_size(row: pa.RecordBatch | pa.Array) -> None:
+    """Raise ValueError for one row that is larger than any that a writer takes."""
+    if row.nbytes > 2 * MAX_ROW_BYTES:
+        raise ValueError(f"a row has {row.nbytes:,} bytes, at most {MAX_ROW_BYTES:,} are written")
+
+
 def _clip_row(values: dict) -> ClipRow:
     return ClipRow(
         **values
         | {"captions": tuple(values["captions"]), "candidates": tuple(values["candidates"])}
     )
+
+
+class UnconfirmedRootError(UserError):
+    """A data.json names a folder of videos, and nothing shows that the user wants it opened.
+
+    Attributes:
+        root: the folder.
+    """
+
+    def __init__(self, file: Path, root: Path):
+        super().__init__(
+            f"{file} names {root} as the folder of its videos, which vt-prepare has not written "
+            "for this user on this machine"
+        )
+        self.root = root
 
 
 @dataclass(frozen=True)
@@ -254,20 +321,23 @@ class DataDirectory:
     Attributes:
         path: the directory.
         corpus: name of the corpus it was made from.
-        video_root: absolute; the rows' ``video`` is relative to it.
+        named_root: the folder of videos, absolute, that data.json or the user names.
+        confirmed: whether it may be opened: the user named it, ``vt-prepare`` wrote it for this
+            user, or it lies in the data directory itself.
         splits: name -> {"rows": n, "rejected": n}.
         settings: how it was made.
     """
 
     path: Path
     corpus: str
-    video_root: Path
+    named_root: Path
+    confirmed: bool
     splits: dict[str, dict[str, int]]
     settings: dict[str, Any]
 
     @classmethod
     def open(cls, path: str | Path, video_root: str | Path | None = None) -> "DataDirectory":
-        """Read ``path``/data.json; ``video_root`` replaces the recorded one (moved videos).
+        """Read ``path``/data.json; the user's ``video_root`` replaces the one that it names.
 
         Raise UserError when there is no directory, no data.json, or one that cannot be read.
         """
@@ -277,7 +347,7 @@ class DataDirectory:
             what = "has no data.json" if path.is_dir() else "does not exist"
             raise UserError(f"data directory {path} {what}; make it with: vt-prepare")
         try:
-            data = json.loads(file.read_bytes())
+            data = json.loads(read_file(file, MAX_OBJECT))
             if data["format"] != FORMAT:
                 raise UserError(
                     f"{file} has format {data['format']}, expected {FORMAT}; "
@@ -287,11 +357,27 @@ class DataDirectory:
             if bad:
                 raise ValueError(f"a split is named {bad[0]!r:.80}")
             root = Path(data["video_root"] if video_root is None else video_root).absolute()
-            return cls(path, data["corpus"], root, dict(data["splits"]), dict(data["settings"]))
+            confirmed = (
+                video_root is not None
+                or is_signed(root, data.get("video_root_signature"))
+                or Path(os.path.realpath(root)).is_relative_to(os.path.realpath(path))
+            )
+            splits, settings = dict(data["splits"]), dict(data["settings"])
+            return cls(path, data["corpus"], root, confirmed, splits, settings)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{file} is damaged ({error!r}); make it again with vt-prepare"
             ) from error
+
+    @property
+    def video_root(self) -> Path:
+        """Absolute; the rows' ``video`` is relative to it.
+
+        Raise UnconfirmedRootError for a folder that only somebody else's data.json names.
+        """
+        if not self.confirmed:
+            raise UnconfirmedRootError(self.path / "data.json", self.named_root)
+        return self.named_root
 
     def manifest(self, split: str) -> Manifest:
         """The rows of ``split``; raise UserError naming the splits there are."""
@@ -312,7 +398,7 @@ class DataDirectory:
         """
         file = self.path / f"{kind}s.txt"
         try:
-            return [line for line in file.read_bytes().decode().split("\n") if line]
+            return [line for line in read_file(file, MAX_DOCUMENT).decode().split("\n") if line]
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
                 f"{file} is damaged ({error}); make it again with vt-prepare"

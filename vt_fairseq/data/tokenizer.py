@@ -18,6 +18,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from vt_fairseq.bounded_files import MAX_OBJECT, read_file
 from vt_fairseq.errors import UserError
 
 NUM_SENTINELS = 100
@@ -69,7 +70,7 @@ class Tokenizer:
         path = Path(path)
         if not path.is_file():
             raise UserError(f"no sentencepiece model at {path}")
-        return cls(path.read_bytes(), str(path))
+        return cls(read_file(path, MAX_OBJECT), str(path))
 
     def encode(self, text: str, max_tokens: int | None = None) -> list[int]:
         """Ids of ``text`` without eos, at most ``max_tokens`` of them."""

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from vt_fairseq.bounded_files import MAX_DOCUMENT, read_file
 from vt_fairseq.errors import UserError
 from vt_fairseq.result_files import (
     JsonRow,
@@ -70,10 +71,8 @@ def plain_ascii(text: str) -> str:
 
 
 def _lines(path: Path) -> list[tuple[JsonRow, str]]:
-    if not path.is_file():
-        raise UserError(f"no file {path}")
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_file(path, MAX_DOCUMENT).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected UTF-8 text: {error}") from error
     lines = text.removesuffix("\n").split("\n") if text else []
@@ -108,10 +107,8 @@ def _coco(path: Path) -> Iterator[JsonRow]:
 
 
 def _entries(path: Path) -> list:
-    if not path.is_file():
-        raise UserError(f"no file {path}")
     try:
-        entries = json.loads(path.read_bytes().decode("utf-8-sig"))
+        entries = json.loads(read_file(path, MAX_DOCUMENT).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: expected JSON: {error}") from error
     if isinstance(entries, dict):

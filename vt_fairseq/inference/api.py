@@ -108,6 +108,7 @@ class VideoTranslate:
         dtype: torch.dtype = torch.float32,
         vocabulary: str | os.PathLike[str] | None = None,
         test_window: str | None = None,
+        follow_links: bool = False,
     ) -> "VideoTranslate":
         """Load a checkpoint; no code in it is run.
 
@@ -118,10 +119,12 @@ class VideoTranslate:
             vocabulary: the sentencepiece model, for checkpoints that hold none.
             test_window: of segments longer than ``--max-seconds``: "center", "whole" or "K/N";
                 None: as in the checkpoint.
+            follow_links: read frames that links lead to, out of their folder; a file that is named
+                may always be a link.
 
         Raises UserError when there is no such checkpoint or it cannot be used.
         """
-        overrides = {}
+        overrides: dict[str, Any] = {"follow_links": follow_links}
         if test_window:
             window_position(test_window, rng=None)  # now rather than in a process that decodes
             overrides["test_window"] = test_window

@@ -74,7 +74,9 @@ def open_checkpoint(
     state = read_state(Path(path), vocabulary)
     cfg = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
     with open_dict(cfg):
-        cfg.task.update({"eval_bleu": False, "results_path": None, **(overrides or {})})
+        # Whether links are followed is for the user to say, and never for a checkpoint.
+        cfg.task.update({"eval_bleu": False, "results_path": None, "follow_links": False})
+        cfg.task.update(overrides or {})
         cfg.task.data, cfg.task.cpu = str(data or ""), device.type != "cuda"
     if data:
         task = tasks.setup_task(cfg.task, from_checkpoint=True)

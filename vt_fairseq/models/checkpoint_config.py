@@ -45,8 +45,8 @@ LIMITS = {
     "eval_bleu_max_len": 2**17,
 }
 MAX_CLIP_BYTES = 2**30
-# Paths of another machine, which a file does not choose for this one.
-LOCAL_OPTIONS = {"data": "", "video_root": "", "results_path": None}
+# Paths of another machine, and what may be opened, which a file does not choose for this one.
+LOCAL_OPTIONS = {"data": "", "video_root": "", "follow_links": False, "results_path": None}
 
 
 def checked_config(

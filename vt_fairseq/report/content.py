@@ -2,12 +2,13 @@
 
 import itertools
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vt_fairseq.data.manifest import DataDirectory
+from vt_fairseq.data.manifest import DataDirectory, UnconfirmedRootError
 from vt_fairseq.errors import UserError
 from vt_fairseq.report.logs import TrainingLog, read_log
 from vt_fairseq.report.pictures import Pictures, draw_all
@@ -56,19 +57,32 @@ class ReportContent:
     notes: list[str] = field(default_factory=list)
 
 
-def read_content(folders: Sequence[Path], data: Sequence[Path], clips: int) -> ReportContent:
+def read_content(
+    folders: Sequence[Path],
+    data: Sequence[Path],
+    clips: int,
+    video_root: Path | None = None,
+    follow_links: bool = False,
+) -> ReportContent:
     """Everything in ``folders``.
 
     Args:
         data: data directories elsewhere.
         clips: the most clips that get pictures.
+        video_root: folder of the videos of data directories that this user has not prepared.
+        follow_links: open videos and frames that links outside of the folder lead to.
 
     Raises UserError where there is nothing to show.
     """
     paths = find_inputs(folders, data)
     content = ReportContent(folders)
-    directories = list(_directories(paths, content))
-    logs = [read_log(path) for path in paths.logs]
+    directories = list(_directories(paths, content, video_root))
+    logs = []
+    for path in paths.logs:
+        try:
+            logs.append(read_log(path))
+        except UserError as error:
+            content.notes.append(f"Not shown: {error}")
     content.trainings = [log for log in logs if log.inner or log.valid]
     unread = {clip: reason for log in logs for clip, reason in log.unread.items()}
     finder = SplitFinder(directories)
@@ -95,7 +109,7 @@ def read_content(folders: Sequence[Path], data: Sequence[Path], clips: int) -> R
             "No pictures: no data directory in these folders. Add --data DATA, the directory that "
             "vt-prepare made."
         )
-    content.pictures = draw_all(content.results, clips)
+    content.pictures = draw_all(content.results, clips, follow_links)
     return content
 
 
@@ -165,18 +179,28 @@ def _sort_in(inputs: ReportInputs, folder: Path, files: list[str]) -> None:
 # --- data directories ----------------------------------------------------------------------------
 
 
-def _directories(inputs: ReportInputs, content: ReportContent) -> Iterator[DataDirectory]:
+def _directories(
+    inputs: ReportInputs, content: ReportContent, video_root: Path | None
+) -> Iterator[DataDirectory]:
     for path in inputs.data:
         try:
             directory = DataDirectory.open(path)
+            if video_root is not None and not directory.confirmed:
+                directory = DataDirectory.open(path, video_root)
             content.rejected.append(_read_rejected(path))
         except UserError as error:
             content.notes.append(str(error))
             continue
-        if not directory.video_root.is_dir():
+        try:
+            if not directory.video_root.is_dir():
+                content.notes.append(
+                    f"No pictures of {directory.path.name}: the folder of its videos, "
+                    f"{directory.video_root}, is not there."
+                )
+        except UnconfirmedRootError as error:
             content.notes.append(
-                f"No pictures of {directory.path.name}: the folder of its videos, "
-                f"{directory.video_root}, is not there."
+                f"No pictures of {directory.path.name}: {error}; if it is the right one, confirm "
+                f"it: --video-root {shlex.quote(str(error.root))}"
             )
         yield directory
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vt_fairseq.bounded_files import text_lines
 from vt_fairseq.result_files import parse_object
 
 Points = dict[int, dict[str, float]]  # number of updates -> {name: value}
@@ -61,15 +62,15 @@ def read_log(path: Path) -> TrainingLog:
     """
     log = TrainingLog(path)
     pause = False
-    with open(path, encoding="utf-8", errors="replace") as lines:
-        for tag, message in (match.groups() for match in map(_LINE.search, lines) if match):
-            if tag == "train_inner":
-                pause = _inner(log, message, pause)
-            elif _EPOCH.match(message) or message.startswith(_JSON):
-                pause |= _valid(log, tag, message)
-            else:
-                pause |= message.startswith(_SAVED)
-                _remark(log, message)
+    lines = text_lines(path, encoding="utf-8", errors="replace", newline=None)
+    for tag, message in (match.groups() for match in map(_LINE.search, lines) if match):
+        if tag == "train_inner":
+            pause = _inner(log, message, pause)
+        elif _EPOCH.match(message) or message.startswith(_JSON):
+            pause |= _valid(log, tag, message)
+        else:
+            pause |= message.startswith(_SAVED)
+            _remark(log, message)
     return log
 
 

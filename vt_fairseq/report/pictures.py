@@ -11,12 +11,14 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from vt_fairseq.errors import VideoError
+from vt_fairseq.errors import FOLLOW_LINKS, VideoError
 from vt_fairseq.report.results import ResultFolder
 from vt_fairseq.report.rows import RIGHT
-from vt_fairseq.video.decoding import inside, read_clip
+from vt_fairseq.video.boundary import Boundary, inside
+from vt_fairseq.video.decoding import read_clip
 from vt_fairseq.video.frame_sampling import FrameSampling
 from vt_fairseq.video.images import encode_jpeg
 
@@ -68,7 +70,7 @@ def locate(result: ResultFolder, name: str) -> ClipLocation | None:
     return ClipLocation(result.clips.root, row.video, row.start, row.end)
 
 
-def draw_all(results: Sequence[ResultFolder], most: int) -> Pictures:
+def draw_all(results: Sequence[ResultFolder], most: int, follow_links: bool = False) -> Pictures:
     """Pictures of up to ``most`` clips, as the module says."""
     turns = itertools.zip_longest(*map(_clips, results))
     clips = dict.fromkeys(clip for turn in turns for clip in turn if clip is not None)
@@ -77,12 +79,13 @@ def draw_all(results: Sequence[ResultFolder], most: int) -> Pictures:
     drawn: dict[ClipLocation, Picture] = {}
     size, ends = 0, time.monotonic() + MOST_SECONDS
     workers = os.cpu_count() or 1
+    draw_one = partial(draw, follow_links=follow_links)
     with ThreadPoolExecutor(workers) as pool:
         while group := chosen[len(drawn) : len(drawn) + 2 * workers]:
             if size > MOST_BYTES or time.monotonic() > ends:
                 limit = "their size" if size > MOST_BYTES else f"{MOST_SECONDS:.0f} s of decoding"
                 break
-            drawn |= zip(group, pool.map(draw, group), strict=True)
+            drawn |= zip(group, pool.map(draw_one, group), strict=True)
             size += sum(len(frame) for clip in group for frame in drawn[clip].frames)
     return Pictures(drawn, limit)
 
@@ -97,12 +100,17 @@ def _clips(result: ResultFolder) -> Iterator[ClipLocation]:
                 yield clip
 
 
-def draw(clip: ClipLocation) -> Picture:
+def draw(clip: ClipLocation, follow_links: bool = False) -> Picture:
     """The frames in the middle of FRAMES equal parts of the clip, or why there are none."""
     try:
-        path = inside(clip.root, clip.video)
         frames = read_clip(
-            path, SAMPLING, start=clip.start, end=clip.end, window="whole", short_side=SHORT_SIDE
+            inside(clip.root, clip.video),
+            SAMPLING,
+            start=clip.start,
+            end=clip.end,
+            window="whole",
+            short_side=SHORT_SIDE,
+            boundary=None if follow_links else Boundary(clip.root, FOLLOW_LINKS),
         )
         return Picture(tuple(encode_jpeg(frame, QUALITY) for frame in frames))
     except VideoError as error:

@@ -274,14 +274,12 @@ def read_rankings(path: Path, targets: Mapping[str, str]) -> Iterator[QueryRanki
     A ranking names every clip of the split, so those of 10,000 captions are more than a gigabyte. A
     long line as ``vt-score`` writes it is therefore searched and not parsed.
     """
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                searchable = len(line) > LONG_LINE and b"\\" not in line
-                if searchable and (head := _HEAD.match(line)):
-                    yield _searched(line, head, targets)
-                else:
-                    yield _parsed(line, targets, f"{path} line {number}")
+    for number, line in result_files.jsonl_lines(path):
+        searchable = len(line) > LONG_LINE and b"\\" not in line
+        if searchable and (head := _HEAD.match(line)):
+            yield _searched(line, head, targets)
+        else:
+            yield _parsed(line, targets, f"{path} line {number}")
 
 
 def _searched(line: bytes, head: re.Match[bytes], targets: Mapping[str, str]) -> QueryRanking:

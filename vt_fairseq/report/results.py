@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vt_fairseq.bounded_files import MAX_OBJECT, read_file
 from vt_fairseq.data.manifest import ClipRow, DataDirectory
 from vt_fairseq.errors import UserError
 from vt_fairseq.report.readers import PREDICTIONS, READERS, REFERENCES, kind_of
@@ -19,7 +20,8 @@ class SplitRows:
 
     Attributes:
         split: its name, "" where it is not known.
-        root: folder of the videos, None without a data directory.
+        root: folder of the videos; None without a data directory, or where its folder of videos
+            is somebody else's word.
         rows: by id; none without a data directory.
     """
 
@@ -45,7 +47,8 @@ class SplitFinder:
                 key = (directory.path, name)
                 if key not in self._read and clip_id in directory.manifest(name).column("id"):
                     rows = {row.id: row for row in directory.manifest(name)}
-                    self._read[key] = SplitRows(name, directory.video_root, rows)
+                    root = directory.video_root if directory.confirmed else None
+                    self._read[key] = SplitRows(name, root, rows)
                 if key in self._read and clip_id in self._read[key].rows:
                     return self._read[key]
         return SplitRows(split)
@@ -125,7 +128,7 @@ def _notes(
         yield f"no metrics.json: vt-evaluate {kind} --out metrics.json makes it"
     if all(row.outcome in (OPEN, MISSING) for row in rows):
         yield "nothing says what is right: neither references.jsonl nor a data directory"
-    if clips.root is None and finder.directories:
+    if not clips.rows and finder.directories:
         yield f"no data directory has the clip {rows[0].id} (split {clips.split or 'not known'})"
 
 
@@ -134,6 +137,6 @@ def read_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return parse_object(path.read_bytes())
+        return parse_object(read_file(path, MAX_OBJECT))
     except ValueError as error:
         raise UserError(f"{path} is damaged: expected a JSON object: {error}") from error

@@ -37,7 +37,7 @@ TRAIN_SPLIT = "train"  # where --pairs seen looks
 # Options that do not change the scores, or not by more than rounding, or that are hashed instead.
 NOT_SETTINGS = frozenset(
     ("data", "path", "out", "labels", "fuse", "video_root", "restart", "batch_size", "max_nodes")
-) | {"num_workers", "device"}
+) | {"num_workers", "device", "follow_links"}
 
 
 class ScoringTask(Protocol):
@@ -146,6 +146,7 @@ def _device(name: str | None) -> torch.device:
 def _open(options: ScoreOptions, path: Path, device: torch.device) -> Loaded:
     overrides: dict[str, Any] = {
         "video_root": options.video_root,
+        "follow_links": options.follow_links,
         "blank_video": options.blank_video,
         "action": "",
     }

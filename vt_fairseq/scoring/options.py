@@ -39,6 +39,7 @@ class ScoreOptions:
     # What the model sees
     no_context: bool = False
     video_root: str = ""
+    follow_links: bool = False
     test_window: str = ""
     blank_video: bool = False
     # The run

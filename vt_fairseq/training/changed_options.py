@@ -24,7 +24,7 @@ COMPARED: dict[str, tuple[str, ...] | None] = {
 }
 # Where things lie, how results are written; and copies of other sections' options.
 RESPELLED = [("centre", "center"), ("center", "centre")]  # 0.1.0 had the first
-LEFT_OUT = ("data", "video_root", "results_path", "cpu")
+LEFT_OUT = ("data", "video_root", "follow_links", "results_path", "cpu")
 
 
 def warn_of_changes(

@@ -340,6 +340,7 @@ def load_checkpoint_to_cpu(
         overwrite_args_by_name(cfg, arg_overrides or {})
         return {"cfg": cfg, "model": state["model"], "task_state": state["task_state"]}
     try:
+        untrusted_files.refuse_compressed(path)
         return _load_checkpoint_to_cpu(path, arg_overrides, load_on_all_ranks)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         why = untrusted_files.reason(path, error)

@@ -18,14 +18,15 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 
 from vt_fairseq.errors import VideoError
+from vt_fairseq.video.boundary import Boundary
 from vt_fairseq.video.containers import opened
 from vt_fairseq.video.frame_sampling import TIME_EPSILON, FrameSampling, Plan, window_position
 from vt_fairseq.video.frame_skipping import decode_wanted
@@ -54,6 +55,7 @@ def read_clip(
     window: str = "center",
     rng: np.random.Generator | None = None,
     short_side: int | None = 128,
+    boundary: Boundary | None = None,
 ) -> np.ndarray:
     """Frames of the segment [start, end) of a video, or of a folder of jpg or png frames.
 
@@ -70,6 +72,8 @@ def read_clip(
             spaced windows.
         short_side: the short side in pixels that frames are scaled to, up or down, bilinearly and
             keeping the ratio of the stored pixels' sides; None: as stored.
+        boundary: what links, also those among a folder's frames, may not lead out of; None: links
+            may lead anywhere.
 
     Returns:
         (F, H, W, 3) uint8 RGB, upright.
@@ -82,37 +86,32 @@ def read_clip(
     if window == "whole":
         sampling = replace(sampling, max_seconds=None)
     plan = Plan(sampling, start, end, position)
-    read = _read_folder if os.path.isdir(path) else _read_file
+    if boundary is not None:
+        boundary.check(path)
+    read = partial(_read_folder, boundary) if os.path.isdir(path) else _read_file
     with _video_errors():
         return np.stack(within(MAX_CALL_SECONDS, read, os.fspath(path), plan, short_side))
 
 
-def inside(root: Path, video: str) -> Path:
-    """The file of a manifest's row below the video root.
-
-    Raises:
-        VideoError: the path, or a link on it, leads out of the root.
-    """
-    path = root / video
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-        raise VideoError("outside of the video root: the manifest's path leads out of it")
-    return path
-
-
-def probe(path: str | os.PathLike[str]) -> float:
+def probe(path: str | os.PathLike[str], boundary: Boundary | None = None) -> float:
     """Seconds that the video or folder of frames lasts; its first frame is decoded as well.
+
+    Args:
+        boundary: what links may not lead out of; None: links may lead anywhere.
 
     Raises:
         VideoError: it cannot be opened or has no frame that decodes.
     """
+    if boundary is not None:
+        boundary.check(path)
     with _video_errors():
-        return within(MAX_CALL_SECONDS, _probe, os.fspath(path))
+        return within(MAX_CALL_SECONDS, _probe, os.fspath(path), boundary)
 
 
-def _probe(path: str) -> float:
+def _probe(path: str, boundary: Boundary | None) -> float:
     if os.path.isdir(path):
         images = image_files(path)
-        decode_image(images[0])
+        decode_image(images[0], boundary)
         return len(images) / FOLDER_FPS
     with opened(path) as (container, stream):
         try:
@@ -335,12 +334,14 @@ def _pick(
 # --- folders of frames -----------------------------------------------------------------------
 
 
-def _read_folder(path: str, plan: Plan, short_side: int | None) -> list[np.ndarray]:
+def _read_folder(
+    boundary: Boundary | None, path: str, plan: Plan, short_side: int | None
+) -> list[np.ndarray]:
     images = image_files(path)
     times = plan.times(len(images) / FOLDER_FPS)
     indices = np.floor((times + TIME_EPSILON) * FOLDER_FPS).astype(int).tolist()
     scaler = Scaler(short_side)
-    arrays = {i: scaler(decode_image(images[i])) for i in dict.fromkeys(indices)}
+    arrays = {i: scaler(decode_image(images[i], boundary)) for i in dict.fromkeys(indices)}
     return [arrays[i] for i in indices]
 
 

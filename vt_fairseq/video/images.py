@@ -15,8 +15,10 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import Interpolation
 
 from vt_fairseq.errors import VideoError
+from vt_fairseq.video.boundary import Boundary
 
 MAX_PIXELS = 8192 * 4320  # of one frame; "full 8K" video
+MAX_IMAGE_BYTES = 3 * MAX_PIXELS  # of a jpg or png: the largest frame as uncompressed RGB
 MAX_ASPECT = 32  # long side / short side; keeps a 1 x 10,000 frame from being scaled to gigabytes
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 IMAGE_DECODERS = {b"\xff\xd8\xff": "mjpeg", b"\x89PNG": "png"}  # by the first bytes of the file
@@ -32,11 +34,22 @@ def image_files(folder: str) -> list[Path]:
     return [Path(folder, name) for name in names]
 
 
-def decode_image(path: Path) -> av.VideoFrame:
-    """One jpg or png, told by its content; straight to the decoder, so nothing else is opened."""
+def decode_image(path: Path, boundary: Boundary | None = None) -> av.VideoFrame:
+    """One jpg or png, told by its content; straight to the decoder, so nothing else is opened.
+
+    ``boundary`` is one that the picture's folder lies in: only a link can lead out of it.
+    Raises VideoError for a file that is no picture, or is larger than any can be.
+    """
+    if boundary is not None and path.is_symlink():
+        boundary.check(path)
     if not path.is_file():
         raise VideoError(f"frame {path.name} is not a regular file")
-    data = path.read_bytes()
+    with open(path, "rb") as file:
+        if (size := os.fstat(file.fileno()).st_size) > MAX_IMAGE_BYTES:
+            raise VideoError(
+                f"frame {path.name} has {size:,} bytes, at most {MAX_IMAGE_BYTES:,} are read"
+            )
+        data = file.read(size)
     name = next((codec for magic, codec in IMAGE_DECODERS.items() if data.startswith(magic)), None)
     if name is None:
         raise VideoError(f"frame {path.name} is neither jpg nor png")

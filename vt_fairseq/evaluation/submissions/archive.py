@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vt_fairseq.atomic_files import atomic_file
+from vt_fairseq.bounded_files import MAX_OBJECT, read_file
 from vt_fairseq.errors import UserError
 from vt_fairseq.evaluation.submissions.epic_kitchens import epic_scores
 from vt_fairseq.evaluation.submissions.files import (
@@ -108,7 +109,7 @@ def _meta(path: Path | None) -> str:
         missing = "found none" if path is None else f"no file {path}"
         raise UserError(f"TVQA's server wants --meta FILE: JSON with {keys}; {missing}")
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_file(path, MAX_OBJECT))
     except ValueError as error:
         raise UserError(f"{path}: expected JSON with {keys}: {error}") from error
     if not isinstance(value, dict) or set(value) != set(TVQA_META):

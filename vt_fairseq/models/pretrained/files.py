@@ -19,6 +19,7 @@ from numpy._core import multiarray, numeric
 from safetensors.torch import load_file
 
 from vt_fairseq import untrusted_files
+from vt_fairseq.bounded_files import MAX_OBJECT, read_file
 from vt_fairseq.errors import UserError
 
 Tensors = dict[str, torch.Tensor]
@@ -128,8 +129,16 @@ def _reader(head: bytes) -> Callable[[Path], Any] | None:
     if head.startswith(PICKLES):
         return _read_pickle
     if head[8:9] == b"{":  # behind the length of the header
-        return load_file
+        return _read_safetensors
     return None
+
+
+def _read_safetensors(path: Path) -> Tensors:
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > MAX_OBJECT:
+        raise UserError(f"{path} has a header of {length:,} bytes, at most {MAX_OBJECT:,} are read")
+    return load_file(path)
 
 
 def _read_pickle(path: Path) -> Any:
@@ -139,10 +148,8 @@ def _read_pickle(path: Path) -> Any:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; raises UserError for a missing file or another content."""
-    if not path.is_file():
-        raise UserError(f"no file {path}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_file(path, MAX_OBJECT).decode())
     except (ValueError, RecursionError) as error:  # RecursionError: lists in lists in lists
         raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
