@@ -85,6 +85,14 @@ def test_captions_are_those_of_fairseq_generate(
         assert [c.text.split() for c in caption.candidates] == plain
 
 
+def test_an_answer_of_a_thousand_words_is_cut_as_in_training_which_the_log_says(vt, caplog):
+    frames = np.zeros((8, 32, 32, 3), np.uint8)
+    long = "a red circle slides left " * 200
+    cut = vt.answer(frames, "what ?", [long, f"{long} and then up", "blue"])
+    assert cut.scores[0] == cut.scores[1] != cut.scores[2]
+    assert "2 of 3 candidates are cut to 20 tokens" in caplog.text
+
+
 def test_answers_classes_and_rankings_have_the_scores_of_vt_score(
     vt, trained, directory, data_directory, tmp_path
 ):

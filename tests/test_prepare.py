@@ -98,7 +98,7 @@ def test_broken_and_missing_videos_are_rejected_with_reasons(tmp_path, videos):
     assert found["empty"]["reason"].startswith("broken video: ")
     assert found["empty"]["split"] == "test"
     assert found["noise"]["reason"].startswith("broken video: ")
-    assert found["link"]["reason"].startswith("outside of --videos")
+    assert found["link"]["reason"].startswith("outside of the folder of videos: a link")
     assert found["late"]["reason"].startswith("starts after the end: start 2.5 s, the video has 2")
     assert found["name"]["reason"].startswith("missing video")
     assert found[None]["where"] == "clips.jsonl line 10"
@@ -140,7 +140,9 @@ def test_each_video_is_opened_once(tmp_path, videos, monkeypatch):
     import vt_fairseq.video.decoding as video
 
     opened, real = [], video.probe
-    monkeypatch.setattr(video, "probe", lambda path: opened.append(path.name) or real(path))
+    monkeypatch.setattr(
+        video, "probe", lambda path, *more: opened.append(path.name) or real(path, *more)
+    )
     made(tmp_path, videos, *(clip(id=str(i), start=i / 10000) for i in range(5000)))
     assert opened == ["a.mp4"]
 

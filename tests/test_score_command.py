@@ -526,6 +526,26 @@ def test_length_normalized_scores_are_divided_by_the_tokens(scored, trained, dat
         assert np.multiply(mean["scores"], lengths) == pytest.approx(total["scores"])
 
 
+def test_an_answer_of_a_thousand_words_is_cut_as_in_training_which_the_log_says_once(
+    scored, trained, unlabeled, rows, caplog
+):
+    texts = ("a red circle slides left " * 200, "blue cross")
+    long = [replace(row, candidates=texts, answer=None) for row in rows[:2]]
+    write_manifest(unlabeled / "long.arrow", long)
+    known = json.loads((unlabeled / "data.json").read_text())
+    known["splits"]["long"] = {"rows": len(long), "rejected": 0}
+    (unlabeled / "data.json").write_text(json.dumps(known))
+    _, found = scored("vqa", data=unlabeled, split="long")
+    # The loop cuts by itself, to the 20 tokens that answers have in training.
+    expected = naive(opened(trained, unlabeled), "long", "answer", list(texts))
+    assert np.array([record["scores"] for record in found]) == pytest.approx(expected, abs=1e-4)
+    said = [r.getMessage() for r in caplog.records if "candidates" in r.getMessage()]
+    assert said == [
+        f"1 of 2 candidates of row {long[0].id} (the first such row; others are not named) are cut "
+        "to 20 tokens, the longest that the model was trained on"
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

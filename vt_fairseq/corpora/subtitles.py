@@ -65,7 +65,8 @@ class Subtitles:
         """
         if self.path.is_dir():
             file = self._file(clip)
-            return parse_srt(file) if file.is_file() else []
+            # os.path: False, no error, for a name that is too long.
+            return parse_srt(file) if os.path.isfile(file) else []
         where = f"{self.path.name}, {clip}"
         return [
             Subtitle(

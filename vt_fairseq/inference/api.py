@@ -18,6 +18,7 @@ from vt_fairseq.data.data_workers import WatchedDataLoader
 from vt_fairseq.data.prompts import Prompt
 from vt_fairseq.data.tokenizer import PAD
 from vt_fairseq.errors import UserError, VideoError
+from vt_fairseq.inference.candidate_texts import candidate_ids, warn_of_cuts
 from vt_fairseq.inference.inputs import OwnLoader, OwnVideos, Seconds, VideoInput, own_videos
 from vt_fairseq.inference.loading import Loaded, encode, open_checkpoint, to_device
 from vt_fairseq.inference.outputs import Caption, Choice, Encoding, Ranked, Text
@@ -194,13 +195,16 @@ class VideoTranslate:
         context: Texts = None,
         length_normalize: bool = False,
     ) -> Choice | list[Choice | None]:
-        """Candidate answers by likelihood; ``candidates`` for all videos or a list for each."""
+        """Candidate answers by likelihood; ``candidates`` for all videos or a list for each.
+
+        They are cut to the tokens that answers had in training, which the log says.
+        """
         clips = own_videos(videos, start, end, question, context)
         shared = bool(candidates) and isinstance(candidates[0], str)
         texts: Any = [candidates] if shared else candidates
         if not shared and len(texts) != len(clips.rows):
             raise UserError(f"{len(texts)} lists of candidates for {len(clips.rows)} videos")
-        return self._choose(clips, self._prompt("answer"), texts, None, length_normalize)
+        return self._choose(clips, self._prompt("answer"), texts, length_normalize)
 
     def classify(
         self,
@@ -219,7 +223,7 @@ class VideoTranslate:
         labels = labels or self.loaded.task.classes.get(prompt.field)
         if not labels:
             raise UserError("the model knows no class names of its own: name the labels")
-        return self._choose(clips, prompt, [labels], prompt.max_target_tokens, length_normalize)
+        return self._choose(clips, prompt, [labels], length_normalize)
 
     def score(
         self,
@@ -234,11 +238,11 @@ class VideoTranslate:
     ) -> list[float] | list[list[float] | None]:
         """Log-likelihood of every text under every video.
 
-        Texts are cut to the tokens that the action's targets had in training.
+        Texts are cut to the tokens that the action's targets had in training, which the log says.
         """
         clips = own_videos(videos, start, end, context=context)
         prompt = self._prompt(action)
-        scores = self._scores(clips, prompt, [texts], prompt.max_target_tokens, length_normalize)
+        scores = self._scores(clips, prompt, [texts], length_normalize)
         return clips.shaped([None if row is None else list(row) for row in scores])
 
     def rank(
@@ -255,7 +259,7 @@ class VideoTranslate:
         """Videos by the likelihood of the query, best first; those not read are left out."""
         clips = own_videos(videos, start, end, context=context)
         prompt = self._prompt(action)
-        scores = self._scores(clips, prompt, [[query]], prompt.max_target_tokens, length_normalize)
+        scores = self._scores(clips, prompt, [[query]], length_normalize)
         ranked = [
             Ranked(i, row[0], clips.rows[i].start, clips.rows[i].end)
             for i, row in enumerate(scores)
@@ -300,12 +304,11 @@ class VideoTranslate:
         clips: OwnVideos,
         prompt: Prompt,
         candidates: Sequence[Sequence[str]],
-        max_tokens: int | None,
         length_normalize: bool,
     ) -> Any:
         if not all(candidates):
             raise UserError("there are no texts to choose from")
-        scores = self._scores(clips, prompt, candidates, max_tokens, length_normalize)
+        scores = self._scores(clips, prompt, candidates, length_normalize)
         texts = [tuple(own) for own in candidates] * (len(clips.rows) // max(1, len(candidates)))
         choices = [
             None if row is None else (given, row) for given, row in zip(texts, scores, strict=True)
@@ -317,18 +320,19 @@ class VideoTranslate:
         clips: OwnVideos,
         prompt: Prompt,
         candidates: Sequence[Sequence[str]],
-        max_tokens: int | None,
         length_normalize: bool,
     ) -> list[tuple[float, ...] | None]:
-        """The scores of ``candidates``, cut to ``max_tokens``; a single list is every clip's."""
+        """The scores of ``candidates``, cut to training's length; a single list is every clip's."""
         if self.loaded.task.heads is not None:
             raise UserError("a model with heads has no likelihoods; vt-score reads its heads")
-        trees = []
+        trees, cuts, total = [], 0, 0
         for texts in candidates:
             if isinstance(texts, str):
                 raise UserError(f"expected a list of texts, found the text {texts[:60]!r}")
-            ids = [self.loaded.task.tokenizer.encode(text, max_tokens) for text in texts]
+            ids, cut = candidate_ids(self.loaded.task.tokenizer, prompt, texts)
             trees.append(PrefixTree.build(ids))
+            cuts, total = cuts + cut, total + len(ids)
+        warn_of_cuts(cuts, total, prompt)
 
         def scores(sample: dict[str, Any]) -> list[tuple[float, ...]]:
             own = trees if len(trees) == 1 else [trees[i] for i in sample["id"].tolist()]

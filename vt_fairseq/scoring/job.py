@@ -1,7 +1,6 @@
 """From the options of ``vt-score`` to all that scoring a split takes: the ``Job``."""
 
 import hashlib
-import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,7 @@ from vt_fairseq.data.manifest import ClipRow, DataDirectory, Manifest
 from vt_fairseq.data.prompts import Prompt
 from vt_fairseq.devices import DTYPES
 from vt_fairseq.errors import UserError
+from vt_fairseq.inference.candidate_texts import candidate_ids, warn_of_cuts
 from vt_fairseq.inference.loading import Loaded, open_checkpoint, usable_device
 from vt_fairseq.scoring.answers import MultipleChoice
 from vt_fairseq.scoring.classification import (
@@ -30,8 +30,6 @@ from vt_fairseq.scoring.retrieval import Retrieval
 from vt_fairseq.scoring.scorers import DecoderQuery, DecoderScorer, HeadScorer, Prediction
 from vt_fairseq.version import __version__
 from vt_fairseq.video.transforms import ClipTransform
-
-logger = logging.getLogger(__name__)
 
 TRAIN_SPLIT = "train"  # where --pairs seen looks
 # Options that do not change the scores, or not by more than rounding, or that are hashed instead.
@@ -269,14 +267,9 @@ def _prompt_for(options: ScoreOptions, model: Loaded, field: str) -> Prompt:
 
 
 def _tree(model: Loaded, prompt: Prompt, texts: Sequence[str]) -> PrefixTree:
-    ids = [model.task.tokenizer.encode(text) for text in texts]
-    cut = sum(len(one) > prompt.max_target_tokens for one in ids)
-    if cut:
-        logger.warning(
-            "%d of %d candidates are cut to %d tokens, the longest that the model was trained on",
-            *(cut, len(ids), prompt.max_target_tokens),
-        )
-    return PrefixTree.build(one[: prompt.max_target_tokens] for one in ids)
+    ids, cut = candidate_ids(model.task.tokenizer, prompt, texts)
+    warn_of_cuts(cut, len(ids), prompt)
+    return PrefixTree.build(ids)
 
 
 def _first_captions(rows: Manifest) -> list[str]:

@@ -18,6 +18,7 @@ from vt_fairseq.data.dataset import pad_right
 from vt_fairseq.data.head_targets import ANSWER, candidate_mask
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.data.prompts import Prompt
+from vt_fairseq.inference.candidate_texts import candidate_ids, warn_of_cuts
 from vt_fairseq.inference.loading import Loaded
 from vt_fairseq.models.heads import scores_by_question
 
@@ -79,6 +80,7 @@ class DecoderScorer:
     generate_answer: bool
 
     def __post_init__(self) -> None:
+        self._has_cut = False
         self.text = self.loaded.task.text_options()
         self.bounds = {
             query.key: Bounds.of(query.tree, self.length_normalize)
@@ -144,15 +146,19 @@ class DecoderScorer:
             for one, top in zip(predictions, best, strict=True):
                 one.top = top
             return
-        encode = self.loaded.task.tokenizer.encode
-        trees = (
-            [query.tree]
-            if query.tree
-            else [PrefixTree.build(map(encode, row.candidates)) for row in rows]
-        )
+        trees = [query.tree] if query.tree else [self._own_tree(query, row) for row in rows]
         scores = score_candidates(model, encoded, trees, self.max_nodes, self.length_normalize)
         for one, values in zip(predictions, scores, strict=True):
             one.scores[query.key] = values
+
+    def _own_tree(self, query: DecoderQuery, row: ClipRow) -> PrefixTree:
+        """The row's own candidates; the log names the first row that has longer ones."""
+        ids, cut = candidate_ids(self.loaded.task.tokenizer, query.prompt, row.candidates)
+        if cut and not self._has_cut:
+            self._has_cut = True
+            whose = f" of row {row.id} (the first such row; others are not named)"
+            warn_of_cuts(cut, len(ids), query.prompt, whose)
+        return PrefixTree.build(ids)
 
     def _generate(self, inputs: dict[str, torch.Tensor], prompt: Prompt) -> list[str]:
         """The best text of beam search for each row."""

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from vt_fairseq import untrusted_files
 from vt_fairseq.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -167,7 +168,7 @@ def unused_name(path: Path) -> Path:
 
 def shards_of(checkpoint: Path) -> str | None:
     """Folder of a checkpoint's shards relative to it, or None; reads no tensor data."""
-    state = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+    state = untrusted_files.load_plain(checkpoint)
     optimizer_state = state.get("last_optimizer_state") or {}
     return optimizer_state.get("folder")
 
