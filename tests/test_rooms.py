@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "vt_fairseq"
-MAX_ROOT_FILES = 12
+MAX_ROOT_FILES = 13
 
 # Modules at the root that know nothing of the rest, so that every room may use them.
 TOOLS = {
