@@ -20,6 +20,11 @@ PairedRows = list[tuple[JsonRow, JsonRow | None]]
 """Each reference with its prediction, None where it has none."""
 
 
+def is_plain_file(path: Path) -> bool:
+    """Whether ``path`` is a regular file itself: no link, no named pipe, no device."""
+    return path.is_file() and not path.is_symlink()
+
+
 def jsonl_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The number, from 1, and the bytes of each line that is not blank."""
     for number, line in enumerate(byte_lines(path), 1):
@@ -151,10 +156,19 @@ def is_ranking(value: Any) -> bool:
 
 
 def is_numbers(value: Any) -> bool:
-    """A list of numbers."""
+    """A list of numbers, each within the range of a float: JSON's may have any number of digits."""
     return isinstance(value, list) and all(
-        isinstance(v, int | float) and not isinstance(v, bool) for v in value
+        isinstance(v, float) or (isinstance(v, int) and not isinstance(v, bool) and _is_float(v))
+        for v in value
     )
+
+
+def _is_float(value: int) -> bool:
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
 
 
 # --- writing -------------------------------------------------------------------------------------

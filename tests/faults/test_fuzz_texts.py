@@ -1,10 +1,11 @@
 """Damaged annotation files and manifests: each is read, or ends in one line; every row is counted.
 
 Hypothesis changes sound files of every kind that is read: the jsonl manifest, the official files of
-the six corpora (MiniWorld's, in their layouts), captions in four formats, and a prepared data
-directory. It puts other values, types and texts into them, leaves parts out, doubles them, and
-changes bytes. What may come of a file: rows and rejected rows, whose counts must be those of the
-rows that were found, or UserError of one line. Anything else, or more than 10 s of CPU time, is a
+the six corpora (MiniWorld's, in their layouts), captions in four formats, a prepared data
+directory, and what vt-report reads: results of each kind and logs of fairseq-train. It puts other
+values, types and texts into them, leaves parts out, doubles them, and changes bytes. What may come
+of a file: rows and rejected rows, whose counts must be those of the rows that were found, a report
+whose data is JSON, or UserError of one line. Anything else, or more than 10 s of CPU time, is a
 failure, which is shown with the smallest input that has it.
 """
 
@@ -14,6 +15,7 @@ import copy
 import csv
 import io
 import json
+import re
 import signal
 import tempfile
 import time
@@ -38,6 +40,8 @@ from vt_fairseq.errors import UserError
 from vt_fairseq.evaluation import caption_files, tasks
 from vt_fairseq.miniworld.official_layouts import LAYOUTS, annotation_files
 from vt_fairseq.miniworld.world import SIZES
+from vt_fairseq.report.content import read_content
+from vt_fairseq.report.page import render
 
 CPU_SECONDS = 10
 Files = dict[str, bytes]
@@ -49,6 +53,19 @@ ROW = {
     "label": "l", "verb": "v", "noun": "n", "question": "q ?", "candidates": ["x", "y"],
     "answer": 1, "context": "c", "group": "g", "split": "train",
 }  # fmt: skip
+START = "2026-11-28 12:00:00 | "
+LOG = (
+    START + "INFO | fairseq_cli.train | {'heads': 'label', 'video_lr_scale': 0.1}\n" + START
+    + "INFO | train_inner | epoch 001:  1 / 2 loss=2.5, ups=1, bsz=8, wall=40, train_wall=1, "
+    "lr=1e-3, gnorm=inf, num_updates=1\n"
+    + START + "WARNING | task | cannot read clip a: it is no video\n"
+    + START + "INFO | valid | epoch 001 | valid on 'valid' subset | loss 3 | num_updates 1\n"
+    + START + "INFO | fairseq_cli.train | done training in 1.0 seconds\n"
+)  # fmt: skip
+JSON_LOG = (
+    START + 'INFO | train_inner | {"epoch": 1, "loss": "2.5", "lr": "1e-3", "num_updates": "1"}\n'
+    + START + 'INFO | valid | {"epoch": 1, "valid_loss": "3", "valid_num_updates": "1"}\n'
+)  # fmt: skip
 CAPTIONS = {"a": ["a red circle slides", "it slides"], "b": ["a blue square"], "c": ["x"]}
 
 
@@ -82,6 +99,36 @@ def _captions() -> dict[str, Files]:
     }
 
 
+def _results() -> dict[str, Files]:
+    """Folders that vt-report reads."""
+    signatures = {"signatures": {"accuracy": "exact"}}
+    data = {"format": 1, "corpus": "jsonl", "video_root": "/none", "settings": {}, "splits": {}}
+    data["reasons"], rejected = {"bad times": 1}, ("id", "video", "split", "reason", "where")
+    ids, asked = ["a", "b"], {"question": "q ?", "candidates": ["x", "y"]}
+    rows: dict[str, tuple[dict, dict, dict]] = {  # kind: prediction, reference, score
+        "captions": ({"prediction": "it slides", "score": -1.5}, {"references": ["it"]}, {}),
+        "vqa": ({"prediction": 0, "scores": [-1.0, -2.5]}, {"answer": 1, **asked}, {}),
+        "classify": (
+            {"prediction": "l", "ranking": ["l", "m"]},
+            {"label": "m"},
+            {"ranks": {"label": 2}, "scores": [-1.0, -2.0], "captions": ["it"]},
+        ),
+        "retrieval": ({"ranking": ["a", "b"]}, {"target": "b", "query": "it"}, {}),
+    }
+    return {
+        f"report of {kind}": {
+            "predictions.jsonl": _lines([{"id": n} | prediction for n in ids]),
+            "references.jsonl": _lines([{"id": n} | reference for n in ids]),
+            "scores.jsonl": _lines([{"id": n} | scores for n in ids]),
+            "settings.json": json.dumps({"kind": kind, "split": "test"}).encode(),
+            "metrics.json": json.dumps({"accuracy": 50.0, "n": 2} | signatures).encode(),
+            "data/data.json": json.dumps(data).encode(),
+            "data/rejected.jsonl": _lines([dict.fromkeys(rejected, "x")]),
+        }
+        for kind, (prediction, reference, scores) in rows.items()
+    } | {"report of a log": {"simple.log": LOG.encode(), "json.log": JSON_LOG.encode()}}
+
+
 def _directory() -> Files:
     """A prepared data directory, without its vocabulary."""
     with tempfile.TemporaryDirectory() as folder:
@@ -101,6 +148,7 @@ for _corpus in LAYOUTS:
 for _format, _files in _captions().items():
     SOUND[f"captions in {_format}"] = _files
 SOUND["data directory"] = _directory()
+SOUND |= _results()
 KINDS = tuple(SOUND)
 
 # --- damage ---------------------------------------------------------------------------------------
@@ -119,7 +167,7 @@ VALUES = st.recursive(
 PIECES = st.one_of(
     st.binary(min_size=1, max_size=4),
     st.sampled_from([b"", b"\xff", b"\xef\xbb\xbf", b"\n", b"\r", b'"', b"," * 9, b"[" * 100_000]),
-    st.sampled_from([b"\0" * 8, b"\xff" * 8, b"1" * 5000, b"\xe2\x80\xa8", b"}\n{"]),
+    st.sampled_from([b"\0" * 8, b"\xff" * 8, b"1" * 5000, b"1" * 400, b"\xe2\x80\xa8", b"}\n{"]),
 )
 
 
@@ -207,6 +255,8 @@ def read(kind: str, folder: Path) -> str:
             return read_captions(*(folder / name for name in sorted(SOUND[kind])))
         if kind == "data directory":
             return read_directory(folder)
+        if kind.startswith("report"):
+            return read_report(folder)
         return prepare(kind, folder)
     except UserError as error:
         assert str(error) and "\n" not in str(error), error
@@ -219,6 +269,17 @@ def read_captions(predictions: Path, references: Path) -> str:
     found = tasks.captions(pairs, tokenizer="off")
     assert found.n + found.unscored == len(pairs) and found.missing <= found.n
     return "read, rows rejected" if found.unscored else "read"
+
+
+def read_report(folder: Path) -> str:
+    """As vt-report does."""
+    content = read_content([folder], [], 2)
+    page = render(content).decode()
+    for data in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL):
+        json.loads(data, parse_constant=pytest.fail)
+    if any(note.startswith("Not shown") for note in content.notes):
+        return "read, rows rejected"
+    return "read"
 
 
 def read_directory(folder: Path) -> str:
@@ -269,6 +330,7 @@ def write(files: dict[str, bytes | None], folder: Path) -> Path:
     folder.mkdir()
     for name, data in files.items():
         if data is not None:
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(data)
     return folder
 
@@ -316,7 +378,8 @@ def test_damaged_texts_give_rows_and_counted_rejections_or_one_line(
     assert read(kind, write(SOUND[kind], tmp_path / "sound")) == "read"
     outcomes = fuzz(kind, *((1000, 0) if campaign else (15, 7)))
     record(kind, {"files": outcomes.total(), **outcomes})
-    assert outcomes["refused"]
+    # What is no line of a log is passed over.
+    assert outcomes["refused"] or kind == "report of a log"
 
 
 # --- odd texts ------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
-from vt_fairseq.report.logs import Points, TrainingLog
+from vt_fairseq.report.logs import LARGEST, Points, TrainingLog
 
 WIDTH, HEIGHT = 360, 190  # units of the drawing
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 24
@@ -142,10 +142,10 @@ class Drawing:
 def draw(chart: Chart) -> Drawing:
     """Place the curves of ``chart``, whose axes begin at zero."""
     every = [point for curve in chart.curves.values() for point in curve]
-    x_ticks = ticks(0.0, max((x for x, _ in every), default=1.0) or 1.0, 4)
+    x_ticks = ticks(0.0, max((x for x, _ in every), default=1.0), 4)
     low = min(0.0, *(y for _, y in every), 0.0)
     high = max((y for _, y in every), default=1.0)
-    y_ticks = ticks(low, high if high > low else low + 1.0, 4)
+    y_ticks = ticks(low, high, 4)
 
     def across(x: float) -> float:
         return round(LEFT + (WIDTH - LEFT - RIGHT) * x / x_ticks[-1], 1)
@@ -181,7 +181,12 @@ def thinned(curve: Curve) -> Curve:
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers from at most ``low`` to at least ``high``, some ``about`` + 1 of them."""
+    """Round numbers from at most ``low`` to at least ``high``, some ``about`` + 1 of them.
+
+    Up to ``low`` + 1 where ``high`` is not above it.
+    """
+    if high - low < 1 / LARGEST:
+        high = low + 1.0
     raw = (high - low) / about
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * k for k in (1, 2, 2.5, 5, 10) if power * k >= raw * (1 - 1e-9))

@@ -13,10 +13,11 @@ from vt_fairseq.errors import UserError
 from vt_fairseq.report.logs import TrainingLog, read_log
 from vt_fairseq.report.pictures import Pictures, draw_all
 from vt_fairseq.report.readers import PREDICTIONS
-from vt_fairseq.report.results import ResultFolder, SplitFinder, read_object, read_result
-from vt_fairseq.result_files import objects
+from vt_fairseq.report.results import ResultFolder, SplitFinder, object_in, read_object, read_result
+from vt_fairseq.result_files import is_index, is_plain_file, objects
 
 DATA, CHECKPOINT_SUFFIX, LOG_SUFFIXES = "data.json", ".pt", (".log", ".out", ".txt")
+READ_SUFFIXES = (".json", ".jsonl", ".arrow", *LOG_SUFFIXES)
 DEEPEST = 5  # folders below a named one
 MOST_REJECTED = 500  # rows
 
@@ -88,12 +89,16 @@ def read_content(
     finder = SplitFinder(directories)
     for path in paths.results:
         try:
+            refuse_special(path)
             content.results.append(read_result(path, finder, unread))
         except UserError as error:
             content.notes.append(f"Not shown: {error}")
-    unfinished = [
+    not_read = [
         f"{path} has scores of a vt-score that has not ended; the same command goes on with it."
         for path in paths.unfinished
+    ]
+    not_read += [
+        f"{path} is a link, a pipe or a device and was not opened." for path in paths.special
     ]
     if not content.results and not content.trainings:
         text = (
@@ -102,8 +107,8 @@ def read_content(
         )
         if paths.checkpoints:
             text += "; checkpoints alone have nothing to show, what fairseq-train printed has"
-        raise UserError(". ".join([text, *content.notes, *unfinished]))
-    content.notes += unfinished
+        raise UserError(". ".join([text, *content.notes, *not_read]))
+    content.notes += not_read
     if content.results and not directories:
         content.notes.append(
             "No pictures: no data directory in these folders. Add --data DATA, the directory that "
@@ -111,6 +116,13 @@ def read_content(
         )
     content.pictures = draw_all(content.results, clips, follow_links)
     return content
+
+
+def refuse_special(folder: Path) -> None:
+    """Raise UserError where ``folder`` has a link, pipe or device in place of a file to be read."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.suffix in READ_SUFFIXES and not path.is_dir() and not is_plain_file(path):
+            raise UserError(f"{path} is a link, a pipe or a device, expected a file")
 
 
 # --- paths ---------------------------------------------------------------------------------------
@@ -125,6 +137,7 @@ class ReportInputs:
         results: folders with predictions.jsonl.
         unfinished: folders of a ``vt-score`` that has not ended.
         logs: files that may be logs of a training.
+        special: what has the name of one of these files and is none, so it is not opened.
         checkpoints: whether there are any; they have nothing to show.
     """
 
@@ -132,6 +145,7 @@ class ReportInputs:
     results: list[Path] = field(default_factory=list)
     unfinished: list[Path] = field(default_factory=list)
     logs: list[Path] = field(default_factory=list)
+    special: list[Path] = field(default_factory=list)
     checkpoints: bool = False
 
 
@@ -153,10 +167,18 @@ def find_inputs(names: Sequence[Path], data: Sequence[Path]) -> ReportInputs:
             deep = len(folder.relative_to(name).parts) >= DEEPEST
             below = [] if deep or DATA in files else folders
             folders[:] = sorted(f for f in below if not f.startswith("."))
-            _sort_in(inputs, folder, sorted(files))
+            _sort_in(inputs, folder, _plain_files(inputs, folder, files))
     for paths in (inputs.data, inputs.results, inputs.unfinished, inputs.logs):
         paths[:] = dict.fromkeys(paths)  # one folder may have been named twice
     return inputs
+
+
+def _plain_files(inputs: ReportInputs, folder: Path, files: list[str]) -> list[str]:
+    """Those of ``files`` that may be opened, sorted; what could be read and may not is noted."""
+    plain = [name for name in sorted(files) if is_plain_file(folder / name)]
+    others = sorted(set(files) - set(plain))
+    inputs.special += [folder / name for name in others if name.endswith(READ_SUFFIXES)]
+    return plain
 
 
 def _sort_in(inputs: ReportInputs, folder: Path, files: list[str]) -> None:
@@ -184,6 +206,7 @@ def _directories(
 ) -> Iterator[DataDirectory]:
     for path in inputs.data:
         try:
+            refuse_special(path)
             directory = DataDirectory.open(path)
             if video_root is not None and not directory.confirmed:
                 directory = DataDirectory.open(path, video_root)
@@ -206,13 +229,16 @@ def _directories(
 
 
 def _read_rejected(directory: Path) -> RejectedRows:
-    counts = dict(read_object(directory / DATA).get("reasons") or {})
+    counts = object_in(read_object(directory / DATA), "reasons")
     path = directory / "rejected.jsonl"
     rows = list(itertools.islice(objects(path), MOST_REJECTED + 1)) if path.is_file() else []
     keys = ("id", "video", "split", "reason", "where")
     return RejectedRows(
         directory.name,
-        sorted(counts.items(), key=lambda item: -item[1]),
+        sorted(
+            ((reason, rows) for reason, rows in counts.items() if is_index(rows)),
+            key=lambda item: -item[1],
+        ),
         [{key: row.get(key) for key in keys} for row in rows[:MOST_REJECTED]],
         len(rows) > MOST_REJECTED,
     )

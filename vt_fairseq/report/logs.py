@@ -9,14 +9,17 @@ from typing import Any
 from vt_fairseq.bounded_files import text_lines
 from vt_fairseq.result_files import parse_object
 
+LARGEST = 1e100  # of the values that are drawn; NaN is not below it
 Points = dict[int, dict[str, float]]  # number of updates -> {name: value}
 
 _LINE = re.compile(r"\| (?:INFO|WARNING) \| (\S+) \| (.*)")
 _EPOCH = re.compile(r"epoch \d+( \||:)")
-_NUMBER = r"[-+]?(?:[\d.]+(?:e[-+]?\d+)?|inf|nan)"
-_INNER = re.compile(rf"(\w+)=({_NUMBER})")
-_END = re.compile(rf"\| (\w+) ({_NUMBER})(?= \||$)")
-_SCALE = re.compile(r"'(video_lr_scale|head_lr_scale)': ([\d.e-]+)")
+# A line may be anybody's and long: words begin at a border and give nothing back (``++``), so that
+# the time grows with the line and not with its square.
+_NUMBER = r"[-+]?(?:[\d.]++(?:e[-+]?\d++)?+|inf|nan)"
+_INNER = re.compile(rf"\b(\w++)=({_NUMBER})")
+_END = re.compile(rf"\| (\w++) ({_NUMBER})(?= \||$)")
+_SCALE = re.compile(rf"'(video_lr_scale|head_lr_scale)': ({_NUMBER})")
 _HEADS = re.compile(r"'heads': '([^']+)'")
 _UNREAD = re.compile(r"cannot read clip (.+?): (.+)")
 _SAVED = "Saved checkpoint"
@@ -35,7 +38,8 @@ class TrainingLog:
         scales: ``video_lr_scale`` and ``head_lr_scale``, where they are not 1.
         heads: whether the model has heads.
         unread: clips that could not be read, with reasons.
-        not_finite: how many values were left out because they are NaN or infinite.
+        not_finite: how many values were left out because they are NaN, infinite, or too large to
+            draw.
         ended: whether the log says that the training is done.
     """
 
@@ -112,7 +116,7 @@ def _remark(log: TrainingLog, message: str) -> None:
     elif message.startswith("done training"):
         log.ended = True
     elif "'video_lr_scale'" in message:  # the configuration
-        scales = {name: float(value) for name, value in _SCALE.findall(message)}
+        scales = _finite_values(log, dict(_SCALE.findall(message)))
         log.scales = {name: value for name, value in scales.items() if value != 1.0}
         log.heads = bool(_HEADS.search(message))
 
@@ -131,6 +135,8 @@ def _finite_values(log: TrainingLog, logged: dict[str, Any]) -> dict[str, float]
             values[name] = float(value)
         except (TypeError, ValueError):
             continue
-    finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        except OverflowError:  # a whole number of hundreds of digits
+            values[name] = math.inf
+    finite = {name: value for name, value in values.items() if abs(value) <= LARGEST}
     log.not_finite += len(values) - len(finite)
     return finite

@@ -42,7 +42,7 @@ _Prediction = TypeVar("_Prediction")
 def kind_of(folder: Path, settings: Mapping[str, Any]) -> str:
     """``captions``, ``vqa``, ``classify`` or ``retrieval``."""
     kind = settings.get("kind")
-    if kind in READERS:
+    if isinstance(kind, str) and kind in READERS:
         return kind
     prediction, reference = _first(folder / PREDICTIONS), _first(folder / REFERENCES)
     if "ranking" in prediction and ("target" in reference or "prediction" not in prediction):
@@ -183,11 +183,11 @@ def _class(
     if None in given:
         return row
     head = "action" if len(parts) == 2 else kinds[0]
-    best = _ranked(prediction.get("ranking" if head == "label" else f"{head}_ranking") or [])
+    best = _ranked(prediction, "ranking" if head == "label" else f"{head}_ranking")
     # The best pair need not be the best verb and the best noun.
     text = best[0] if head == "action" and best else " ".join(given)
-    rank = (record.get("ranks") or {}).get(head)
-    ranked = head in (record.get("ranks") or {})
+    ranks = _optional(record, "ranks", _are_ranks, "ranks from 1, or null", {})
+    rank, ranked = ranks.get(head), head in ranks
     # Without vt-score's ranks, which lose ties, the texts tell.
     correct = rank == 1 if ranked else _plain(text) in map(_plain, texts)
     return replace(
@@ -202,17 +202,35 @@ def _class(
     )
 
 
-def _ranked(classes: Sequence[Any]) -> list[str]:
+def _are_ranks(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        rank is None or (is_index(rank) and is_numbers([rank])) for rank in value.values()
+    )
+
+
+def _ranked(prediction: JsonRow, key: str) -> list[str]:
     """The first TOP classes, as texts; an action is a list of verb and noun."""
-    return [name if is_text(name) else " ".join(map(str, name)) for name in classes[:TOP]]
+
+    def are_classes(value: Any) -> bool:
+        return isinstance(value, list) and all(is_text(v) or is_texts(v) for v in value)
+
+    classes = _optional(prediction, key, are_classes, "a list of classes", [])
+    return [name if is_text(name) else " ".join(name) for name in classes[:TOP]]
 
 
 def _class_scores(record: JsonRow, head: str) -> list[float]:
     """Scores of vt-score, the highest first: of all classes, or of the best ones."""
-    scores = record.get("top") or record.get("scores") if head == "label" else record.get(head)
+    key = head if head != "label" else "top" if record.get("top") else "scores"
+
     # [class, score] or [verb, noun, score] where not all classes have one
-    values = [entry[-1] if isinstance(entry, list) else entry for entry in scores or []]
-    return sorted(values, reverse=True)
+    def values(scores: Any) -> list[Any]:
+        return [entry[-1] if isinstance(entry, list) and entry else entry for entry in scores]
+
+    def are_scores(value: Any) -> bool:
+        return isinstance(value, list) and is_numbers(values(value))
+
+    scores = values(_optional(record, key, are_scores, "a list of scores", []))
+    return sorted(map(float, scores), reverse=True)
 
 
 def _class_bars(
@@ -276,14 +294,21 @@ def read_rankings(path: Path, targets: Mapping[str, str]) -> Iterator[QueryRanki
     """
     for number, line in result_files.jsonl_lines(path):
         searchable = len(line) > LONG_LINE and b"\\" not in line
+        where = f"{path} line {number}"
         if searchable and (head := _HEAD.match(line)):
-            yield _searched(line, head, targets)
+            yield _searched(line, head, targets, where)
         else:
-            yield _parsed(line, targets, f"{path} line {number}")
+            yield _parsed(line, targets, where)
 
 
-def _searched(line: bytes, head: re.Match[bytes], targets: Mapping[str, str]) -> QueryRanking:
+def _searched(
+    line: bytes, head: re.Match[bytes], targets: Mapping[str, str], where: str
+) -> QueryRanking:
     """Without a backslash a quotation mark always ends a text, so marks can be counted."""
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: expected a JSON object: {error}") from error
     name = head[1].decode()
     end, top = head.end(), []
     for _ in range(TOP):

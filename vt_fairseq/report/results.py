@@ -104,11 +104,17 @@ def read_result(folder: Path, finder: SplitFinder, unread: Mapping[str, str]) ->
         path=folder,
         kind=kind,
         metrics={k: v for k, v in metrics.items() if is_numbers([v])},
-        signatures={k: str(v) for k, v in dict(metrics.get("signatures") or {}).items()},
+        signatures={k: str(v) for k, v in object_in(metrics, "signatures").items()},
         rows=failures_first(rows),
         clips=clips,
         notes=list(_notes(kind, metrics, rows, clips, finder)),
     )
+
+
+def object_in(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """``values[key]``, {} where it is no object."""
+    value = values.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _generated_split(folder: Path) -> str:
