@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, dropwhile, islice
 from typing import Any
 
 import av
@@ -31,7 +31,7 @@ from vt_fairseq.video.containers import opened
 from vt_fairseq.video.frame_sampling import TIME_EPSILON, FrameSampling, Plan, window_position
 from vt_fairseq.video.frame_skipping import decode_wanted
 from vt_fairseq.video.images import Scaler, decode_image, image_files, reason
-from vt_fairseq.video.timeline import Packets, Timeline, frame_seconds
+from vt_fairseq.video.timeline import Packets, Timeline
 from vt_fairseq.video.timeouts import Unfinished, within
 
 FOLDER_FPS = 3.0  # TVQA and TVC come as frames at this rate
@@ -262,10 +262,12 @@ def _timed(line: Timeline, stream: Any, packets: Iterable[av.Packet]) -> FrameSo
     def noted() -> Iterator[av.Packet]:
         nonlocal end
         for packet in packets:
-            end = max(end, line.end_of(packet))
+            end = max(end, line.end_of(packet)) if line.timed else 0.0
             yield packet
 
-    for frame in (_counted if line.counted else _decoded)(stream, noted()):
+    source = noted()
+    frames = _counted(line, stream, source) if line.counted else _decoded(stream, source)
+    for frame in frames:
         seconds = due if frame.pts is None else line.seconds(frame.pts)
         previous = max(previous, seconds)
         duration = (frame.duration or 0) * line.tick or line.step
@@ -275,19 +277,21 @@ def _timed(line: Timeline, stream: Any, packets: Iterable[av.Packet]) -> FrameSo
         yield previous, end - previous, frame
 
 
-def _counted(stream: Any, packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
+def _counted(line: Timeline, stream: Any, packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
     """Frames in the order in which they are shown, with the times of packets in file order.
 
-    Without times of packets, at the stream's rate.
+    Where these have none, at the stream's rate from the first keyframe on.
     """
+    if not line.timed:
+        if not line.step:
+            raise VideoError("has neither timestamps nor a frame rate")
+        packets = dropwhile(lambda packet: not packet.is_keyframe, packets)
     stamps: deque[int] = deque()
     for index, frame in enumerate(_decoded(stream, _noting(packets, stamps))):
-        if stamps:
+        if not line.timed:
+            frame.pts = round(index * line.step / line.tick)
+        elif stamps:
             frame.pts = stamps.popleft()
-        elif step := frame_seconds(stream):
-            frame.pts = round(index * step / stream.time_base)
-        else:
-            raise VideoError("has neither timestamps nor a frame rate")
         yield frame
 
 

@@ -61,7 +61,7 @@ class Packets:
         self._back = PART_BACK_SECONDS / tick
         clock_jumps = format_.flags & av.format.Flags.ts_discont.value
         self._ahead = PART_AHEAD_SECONDS / tick if clock_jumps else math.inf
-        self._step = round(frame_seconds(stream) / tick)
+        self._step = round(_frame_seconds(container, stream) / tick)
 
     def __iter__(self) -> Iterator[av.Packet]:
         packets = self._read()
@@ -121,7 +121,10 @@ class Scan:
         key_stamps: (K,) int64 ticks, of the keyframes in decoding order.
         key_packets: (K,) int64, the numbers of their packets in decoding order.
         joined: whether timestamps begin again somewhere.
-        timed: whether any packet has a presentation time.
+        timed: whether packets have presentation times. They have none in elementary streams, whose
+            times FFmpeg makes up.
+        in_file_order: whether all presentation times are the decoding times: where frames are
+            reordered, they are those of packets, not of frames.
     """
 
     begin: float
@@ -130,6 +133,7 @@ class Scan:
     key_packets: np.ndarray
     joined: bool
     timed: bool
+    in_file_order: bool
 
 
 def scan(path: str) -> Scan:
@@ -143,27 +147,33 @@ def scan(path: str) -> Scan:
 
 @lru_cache(maxsize=4)
 def _scan(path: str, size: int, modified: int) -> Scan:
-    begin, end, seconds, count = math.inf, -math.inf, 0.0, 0
+    begin, end, seconds, count, in_file_order = math.inf, -math.inf, 0.0, 0, True
+    first_key: av.Packet | None = None
     keys: list[tuple[int, int]] = []
     with opened(path) as (container, stream):
-        tick, step = float(stream.time_base), frame_seconds(stream)
+        tick, step = float(stream.time_base), _frame_seconds(container, stream)
         packets = Packets(container, stream)
         for number, packet in enumerate(_until_damage(packets)):
+            count += 1
             length = (packet.duration or 0) * tick or step
-            seconds, count = seconds + length, count + 1
+            first_key = first_key or (packet if packet.is_keyframe else None)
+            if first_key and (packet.pts or 0) >= (first_key.pts or 0):
+                seconds += length
             if packet.pts is not None and not packet.is_discard:
                 time = packet.pts * tick
                 begin, end = min(begin, time), max(end, time + length)
+                in_file_order &= packet.pts == packet.dts
                 if packet.is_keyframe and packet.size:
                     keys.append((packet.pts, number))
+        made_up = _are_times_made_up(container)
     if not count:
         raise VideoError("no frame can be decoded: the video stream is empty")
-    timed = end >= begin
+    timed = not made_up and end >= begin
     if not timed:
         begin, end = 0.0, seconds
     check_length(end - begin)
     stamps, numbers = np.array(keys, np.int64).reshape(-1, 2).T
-    return Scan(begin, end, stamps, numbers, packets.joined, timed)
+    return Scan(begin, end, stamps, numbers, packets.joined, timed, in_file_order)
 
 
 def _until_damage(packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
@@ -172,9 +182,15 @@ def _until_damage(packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
         yield from packets
 
 
-def frame_seconds(stream: Any) -> float:
+def _are_times_made_up(container: Any) -> bool:
+    """Whether the file has no timestamps, and FFmpeg makes them up from a rate of its own."""
+    return bool(container.format.flags & av.format.Flags.no_timestamps.value)
+
+
+def _frame_seconds(container: Any, stream: Any) -> float:
     """Seconds per frame at the stream's rate, 0 where it is unknown."""
-    rate = stream.average_rate or stream.guessed_rate
+    rate = None if _are_times_made_up(container) else stream.average_rate
+    rate = rate or stream.guessed_rate
     return float(1 / rate) if rate else 0.0
 
 
@@ -183,6 +199,7 @@ class Timeline:
 
     Attributes:
         scan: None where the file's index is believed.
+        timed: whether packets have presentation times; else frames come at the stream's rate.
         counted: whether frames take their times in the order in which they come out of the decoder,
             so that decoding has to begin with the file.
         from_first: whether it has to for that or another reason.
@@ -196,11 +213,13 @@ class Timeline:
         """Raises VideoError: the file lasts too long, or has no packet."""
         self._path, self._container, self._stream = path, container, stream
         self.tick = float(stream.time_base)
-        self.step = frame_seconds(stream)
+        self.step = _frame_seconds(container, stream)
         codec, name = stream.codec_context, container.format.name
         self.scan = None if name in INDEXED else scan(path)
-        untimed = self.scan is not None and not self.scan.timed
-        self.counted = untimed or (name == "avi" and bool(codec.has_b_frames))
+        reordered = bool(codec.has_b_frames)
+        self.timed = self.scan is None or self.scan.timed
+        in_file_order = name == "avi" or (self.scan is not None and self.scan.in_file_order)
+        self.counted = not self.timed or (reordered and in_file_order)
         # A palette comes with the first packet alone.
         self.from_first = self.counted or codec.pix_fmt == "pal8"
         self._begin = self._container_start()
@@ -208,10 +227,10 @@ class Timeline:
             check_length(self.header_end)
 
     def _container_start(self) -> float:
+        if self.scan and (self._container.start_time is None or not self.scan.timed):
+            return self.scan.begin
         if self._container.start_time is not None:
             return self._container.start_time / av.time_base
-        if self.scan:
-            return self.scan.begin
         return (self._stream.start_time or 0) * self.tick
 
     def seconds(self, stamp: int) -> float:
@@ -238,8 +257,7 @@ class Timeline:
     @property
     def seekable(self) -> bool:
         """Whether decoding may begin at the keyframe that a seek finds."""
-        finds_times = not self._container.format.flags & av.format.Flags.no_timestamps.value
-        return finds_times and not self.from_first and not (self.scan and self.scan.joined)
+        return not self.from_first and not (self.scan and self.scan.joined)
 
     def find_end(self) -> float:
         """Seconds until the end of the last frame; moves the container's position.
