@@ -74,7 +74,7 @@ class VideoTranslateTask(FairseqTask):
             raise UserError("expected the data directory that vt-prepare wrote, found none")
         if not cfg.cpu:
             check_gpus()
-        data = DataDirectory.open(cfg.data, cfg.video_root or None)
+        data = DataDirectory.open(cfg.data, cfg.video_root or None, cfg.follow_links)
         with asking_for_root():
             _ = data.video_root  # now rather than at the first clip
         classes = {kind: data.classes(kind) for kind in CLASS_KINDS}

@@ -119,6 +119,21 @@ def test_videos_in_the_data_directory_itself_come_with_it(prepared, tmp_path, ot
         set_up(prepared)
 
 
+@pytest.mark.parametrize("name", ["labels.txt", "spiece.model", "train.arrow"])
+def test_a_file_of_the_directory_that_is_a_link_out_of_it_is_not_read(prepared, tmp_path, name):
+    """The lines of a secret would be class names, which everybody is shown."""
+    shutil.move(prepared / name, tmp_path / "elsewhere")
+    (prepared / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=rf"{name} is a link that leads out .*; --follow-links"):
+        set_up(prepared).data.manifest("train")
+    assert set_up(prepared, follow_links=True).data.manifest("train")[0].id == "a"
+    # A link that stays in the directory is one's own business.
+    shutil.move(tmp_path / "elsewhere", prepared / "here")
+    (prepared / name).unlink()
+    (prepared / name).symlink_to("here")
+    assert set_up(prepared).data.manifest("train")[0].id == "a"
+
+
 def test_without_a_place_for_the_key_the_preparation_says_so_and_goes_on(
     tmp_path, call_main, monkeypatch
 ):

@@ -226,6 +226,8 @@ class VideoFinder:
         return next(filter(self._exists, paths), paths[0])
 
     def _exists(self, path: str) -> bool:
+        if ".." in path.split("/") or path.startswith("/"):
+            return False  # no folder outside of the root is listed
         folder, _, name = path.rpartition("/")
         if folder not in self._listed:
             below = self._root / folder

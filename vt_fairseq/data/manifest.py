@@ -29,7 +29,7 @@ from vt_fairseq.bounded_files import MAX_DOCUMENT, MAX_OBJECT, read_file
 from vt_fairseq.data.arrow_blocks import ArrowBlocks
 from vt_fairseq.data.permutation import LazySequence
 from vt_fairseq.data.root_signatures import is_signed
-from vt_fairseq.errors import UserError
+from vt_fairseq.errors import FOLLOW_LINKS, UserError
 
 FORMAT = 1
 CLASS_KINDS = ("label", "verb", "noun")
@@ -326,6 +326,7 @@ class DataDirectory:
             user, or it lies in the data directory itself.
         splits: name -> {"rows": n, "rejected": n}.
         settings: how it was made.
+        follow_links: its files may be links out of it.
     """
 
     path: Path
@@ -334,9 +335,15 @@ class DataDirectory:
     confirmed: bool
     splits: dict[str, dict[str, int]]
     settings: dict[str, Any]
+    follow_links: bool = False
 
     @classmethod
-    def open(cls, path: str | Path, video_root: str | Path | None = None) -> "DataDirectory":
+    def open(
+        cls,
+        path: str | Path,
+        video_root: str | Path | None = None,
+        follow_links: bool = False,
+    ) -> "DataDirectory":
         """Read ``path``/data.json; the user's ``video_root`` replaces the one that it names.
 
         Raise UserError when there is no directory, no data.json, or one that cannot be read.
@@ -363,7 +370,7 @@ class DataDirectory:
                 or Path(os.path.realpath(root)).is_relative_to(os.path.realpath(path))
             )
             splits, settings = dict(data["splits"]), dict(data["settings"])
-            return cls(path, data["corpus"], root, confirmed, splits, settings)
+            return cls(path, data["corpus"], root, confirmed, splits, settings, follow_links)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{file} is damaged ({error!r}); make it again with vt-prepare"
@@ -384,19 +391,30 @@ class DataDirectory:
         if split not in self.splits:
             known = ", ".join(sorted(self.splits))
             raise UserError(f"data directory {self.path} has no split {split!r}; it has: {known}")
-        return Manifest(self.path / f"{split}.arrow")
+        return Manifest(self.file(f"{split}.arrow"))
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files; raise UserError for a link that leads out of it.
+
+        The lines of a file elsewhere would be taken for classes, and shown.
+        """
+        path = self.path / name
+        inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.path))
+        if not (inside or self.follow_links):
+            raise UserError(f"{path} is a link that leads out of {self.path}; {FOLLOW_LINKS}")
+        return path
 
     @property
     def tokenizer_path(self) -> Path:
         """The sentencepiece model, for ``Tokenizer.from_file``."""
-        return self.path / "spiece.model"
+        return self.file("spiece.model")
 
     def classes(self, kind: str) -> list[str]:
         """The class names in their order; ``kind`` is label, verb or noun; empty without any.
 
         Raise UserError when the file is missing or damaged.
         """
-        file = self.path / f"{kind}s.txt"
+        file = self.file(f"{kind}s.txt")
         try:
             return [line for line in read_file(file, MAX_DOCUMENT).decode().split("\n") if line]
         except (OSError, UnicodeDecodeError) as error:

@@ -77,7 +77,7 @@ def read_content(
     """
     paths = find_inputs(folders, data)
     content = ReportContent(folders)
-    directories = list(_directories(paths, content, video_root))
+    directories = list(_directories(paths, content, video_root, follow_links))
     logs = []
     for path in paths.logs:
         try:
@@ -202,15 +202,18 @@ def _sort_in(inputs: ReportInputs, folder: Path, files: list[str]) -> None:
 
 
 def _directories(
-    inputs: ReportInputs, content: ReportContent, video_root: Path | None
+    inputs: ReportInputs,
+    content: ReportContent,
+    video_root: Path | None,
+    follow_links: bool,
 ) -> Iterator[DataDirectory]:
     for path in inputs.data:
         try:
             refuse_special(path)
-            directory = DataDirectory.open(path)
+            directory = DataDirectory.open(path, follow_links=follow_links)
             if video_root is not None and not directory.confirmed:
-                directory = DataDirectory.open(path, video_root)
-            content.rejected.append(_read_rejected(path))
+                directory = DataDirectory.open(path, video_root, follow_links)
+            content.rejected.append(_read_rejected(directory))
         except UserError as error:
             content.notes.append(str(error))
             continue
@@ -228,13 +231,13 @@ def _directories(
         yield directory
 
 
-def _read_rejected(directory: Path) -> RejectedRows:
-    counts = object_in(read_object(directory / DATA), "reasons")
-    path = directory / "rejected.jsonl"
+def _read_rejected(directory: DataDirectory) -> RejectedRows:
+    counts = object_in(read_object(directory.path / DATA), "reasons")
+    path = directory.file("rejected.jsonl")
     rows = list(itertools.islice(objects(path), MOST_REJECTED + 1)) if path.is_file() else []
     keys = ("id", "video", "split", "reason", "where")
     return RejectedRows(
-        directory.name,
+        directory.path.name,
         sorted(
             ((reason, rows) for reason, rows in counts.items() if is_index(rows)),
             key=lambda item: -item[1],

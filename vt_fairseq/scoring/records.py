@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vt_fairseq.atomic_files import atomic_file, write_json
+from vt_fairseq.bounded_files import MAX_OBJECT, byte_lines, read_file
 from vt_fairseq.errors import UserError
 from vt_fairseq.visible_text import json_text
 
@@ -55,7 +56,7 @@ def prepare_folder(folder: Path, settings: dict[str, Any], restart: bool) -> Non
 
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_bytes()))
+        return dict(json.loads(read_file(path, MAX_OBJECT)))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): --restart begins anew") from error
 
@@ -115,11 +116,10 @@ def locate_records(folder: Path) -> dict[str, RecordLocation]:
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Offset and bytes of each whole line."""
     offset = 0
-    with open(path, "rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield offset, line
-            offset += len(line)
+    for line in byte_lines(path):
+        if line.endswith(b"\n"):
+            yield offset, line
+        offset += len(line)
 
 
 def _parse(line: bytes, path: Path) -> ScoreRecord:
