@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 # Older releases run code from hostile checkpoints even with weights_only=True
 # (CVE-2025-32434, CVE-2026-24747).
 MINIMUM_TORCH = (2, 10)
+LONGEST_REASON = 400  # letters of a library's error
 FORCED = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 # dtypes of the numbers that fairseq's meters and iterators keep.
 NUMPY_DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "bool")
@@ -99,11 +100,12 @@ def reason(path: Path | str, error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     named = re.search(r"GLOBAL ([\w.]*\w)", str(error))
     if named is None or not isinstance(error, pickle.UnpicklingError):
-        return next((line.strip() for line in lines if "Unsupported" in line), lines[0])
+        line = next((line.strip() for line in lines if "Unsupported" in line), lines[0])
+        return f"{line:.{LONGEST_REASON}}"  # libraries quote whatever the file has
     return (
-        f"it would run {named[1]}, so it is refused; the only way round, for a file whose maker "
-        f"you trust, is vt-init --from-checkpoint {path} --trust-checkpoint --out SAFE.pt, which "
-        "runs it once and writes a safe copy"
+        f"it would run {named[1]:.{LONGEST_REASON}}, so it is refused; the only way round, for a "
+        f"file whose maker you trust, is vt-init --from-checkpoint {path} --trust-checkpoint "
+        "--out SAFE.pt, which runs it once and writes a safe copy"
     )
 
 

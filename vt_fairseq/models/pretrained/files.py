@@ -97,7 +97,7 @@ def only_tensors(content: Any, path: Path) -> Tensors:
         plain = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
         if not (isinstance(name, str) and plain) or tensor.is_quantized:
             kind = type(tensor).__name__
-            raise UserError(f"{path}: expected a plain tensor under {name!r}, found {kind}")
+            raise UserError(f"{path}: expected a plain tensor under {name!r:.80}, found {kind}")
     refuse_not_finite(content, path)
     return content
 
