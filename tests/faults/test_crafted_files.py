@@ -408,7 +408,9 @@ def _new(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.slow] if k == "pictures" else []) for k in KINDS]
+)
 def test_crafted_files_are_read_or_refused_in_one_line_in_little_memory(
     kind, tmp_path, campaign, record
 ):
