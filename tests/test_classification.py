@@ -295,7 +295,7 @@ def test_restoring_with_everything_reset_starts_heads_anew_as_well(
 
 def refused(command: str, *arguments: str | Path) -> str:
     """The one line with which a command refuses."""
-    log = run(command, *arguments, expected_code=1)
+    log = run(command, *arguments, expected_code=2)
     assert "Traceback" not in log
     return log.splitlines()[-1]
 

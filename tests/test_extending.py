@@ -190,6 +190,6 @@ def test_the_built_in_networks_have_the_width_of_their_features():
 
 def test_an_unknown_network_ends_training_in_one_line(data_directory, tmp_path):
     arguments = [data_directory, *PLUGIN, *TINY, "--save-dir", tmp_path, "--max-update", "1"]
-    said = run("fairseq-train", *arguments, "--video-network", "35", expected_code=1)
+    said = run("fairseq-train", *arguments, "--video-network", "35", expected_code=2)
     assert "error: --video-network 35: expected one of tiny" in said
     assert "Traceback" not in said

@@ -344,12 +344,12 @@ def test_training_goes_on_from_it_and_what_it_saves_exports(started, files, tmp_
 
 def test_another_vocabulary_than_the_checkpoints_is_named(started, data_directory, tmp_path):
     options = same_model(read(started / "init.pt"))
-    log = train(started, data_directory, tmp_path, *options, expected_code=1)
+    log = train(started, data_directory, tmp_path, *options, expected_code=2)
     assert "error: the model was trained with another vocabulary than" in log
 
 
 def test_another_architecture_than_the_checkpoints_is_named(started, data, tmp_path):
-    log = train(started, data, tmp_path, "--arch", "video_translate_tiny", expected_code=1)
+    log = train(started, data, tmp_path, "--arch", "video_translate_tiny", expected_code=2)
     assert "init.pt holds a model of --t5-size large (the command: tiny)" in log
 
 

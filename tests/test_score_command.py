@@ -19,6 +19,7 @@ from tests import warm
 from tests.checkpoints import changed, with_heads
 from tests.commands import environment, free_port, run
 from tests.conftest import run_main
+from vt_fairseq.atomic_files import DirectoryLock
 from vt_fairseq.candidates.prefix_tree import PrefixTree
 from vt_fairseq.candidates.probabilities import log_softmax
 from vt_fairseq.data.clips import ClipLoader
@@ -616,3 +617,31 @@ def test_the_tree_of_a_split_says_what_there_is_to_compute(data_directory, train
     tree = PrefixTree.build(encode(label, 12) for label in labels)
     assert said[0] == "5 clips of test, 0 done before"
     assert f"{len(labels)} candidates" in said[1] and f"{tree.num_inner} prefixes" in said[1]
+
+
+def test_scores_of_another_folder_of_videos_are_not_kept(scored, data_directory, tmp_path):
+    scored("vqa", split="test")
+    root = DataDirectory.open(data_directory).video_root
+    shutil.copytree(root, tmp_path / "other")
+    with pytest.raises(UserError, match=r"other settings \(video_root\)"):
+        scored("vqa", split="test", video_root=tmp_path / "other")
+
+
+def test_a_folder_that_another_run_scores_into_is_refused_also_with_restart(scored, tmp_path):
+    scored("vqa", split="test")
+    before = (tmp_path / "out" / "scores.jsonl").read_bytes()
+    reading, writing = os.pipe()
+    if (other := os.fork()) == 0:
+        _held = DirectoryLock(tmp_path / "out", "--out")
+        os.write(writing, b"held")
+        signal.pause()
+    try:
+        assert os.read(reading, 4) == b"held"
+        for restart in (False, True):
+            with pytest.raises(UserError, match=rf"another run writes to .*process {other} on"):
+                scored("vqa", split="test", restart=restart)
+    finally:
+        os.kill(other, signal.SIGKILL)
+        os.waitpid(other, 0)
+    assert (tmp_path / "out" / "scores.jsonl").read_bytes() == before
+    scored("vqa", split="test", restart=True)

@@ -207,7 +207,7 @@ def test_a_users_mistake_ends_in_one_line_and_not_in_a_traceback(
     log = run(
         "fairseq-train",
         *[data_directory, *PLUGIN, *TINY, "--save-dir", tmp_path, "--max-update", "1", *change],
-        expected_code=1,
+        expected_code=2,
     )
     assert message in log.splitlines()[-1] and "Traceback" not in log
 
@@ -230,7 +230,7 @@ def test_fp16_that_would_lose_the_video_networks_learning_rate_is_refused(data_d
         "fairseq-train",
         *[data_directory, *PLUGIN, *TINY, "--save-dir", tmp_path, "--max-update", "1"],
         *["--fp16", "--video-lr-scale", "0.1", "--disable-validation"],
-        expected_code=1,
+        expected_code=2,
     )
     assert "--fp16-no-flatten-grads" in log.splitlines()[-1] and "Traceback" not in log
 
@@ -239,7 +239,7 @@ def test_a_missing_data_directory_is_named(tmp_path):
     log = run(
         "fairseq-train",
         *[tmp_path / "none", *PLUGIN, *TINY, "--save-dir", tmp_path],
-        expected_code=1,
+        expected_code=2,
     )
     assert str(tmp_path / "none") in log.splitlines()[-1] and "Traceback" not in log
 
@@ -253,6 +253,6 @@ def test_a_checkpoint_that_would_run_code_is_refused(data_directory, tmp_path):
     run(
         "fairseq-generate",
         *[data_directory, *PLUGIN, "--path", tmp_path / "hostile.pt"],
-        expected_code=1,
+        expected_code=2,
     )
     assert not (tmp_path / "ran").exists()

@@ -284,14 +284,14 @@ def test_what_deepspeed_cannot_convert_is_refused_with_the_way_out(
     data_directory, zero_2_run, tmp_path
 ):
     out = copy_of(zero_2_run, tmp_path)
-    log = train(data_directory, out, *zero(3), "--max-update", 5, expected_code=1)
+    log = train(data_directory, out, *zero(3), "--max-update", 5, expected_code=2)
     assert "--reset-optimizer" in log.splitlines()[-1] and "Traceback" not in log
 
 
 def test_missing_shards_are_named(data_directory, zero_2_run, tmp_path):
     out = copy_of(zero_2_run, tmp_path)
     shutil.rmtree(out / "save" / "deepspeed")
-    log = train(data_directory, out, *zero(2), "--max-update", 5, expected_code=1)
+    log = train(data_directory, out, *zero(2), "--max-update", 5, expected_code=2)
     last = log.splitlines()[-1]
     assert "/deepspeed/update4/" in last and "is missing; --reset-optimizer" in last
     assert "Traceback" not in log
@@ -309,7 +309,7 @@ def test_shards_that_would_run_code_are_refused(data_directory, zero_2_run, tmp_
         state = torch.load(path, weights_only=True)
         state["last_optimizer_state"]["files"][shard.name] = shard.stat().st_size
         torch.save(state, path)
-    train(data_directory, out, *zero(2), "--max-update", 5, expected_code=1)
+    train(data_directory, out, *zero(2), "--max-update", 5, expected_code=2)
     assert not (tmp_path / "ran").exists()
 
 
@@ -373,7 +373,7 @@ def test_a_missing_compiler_is_named_with_the_cure(data_directory, tmp_path):
     options = ["--optimizer", "deepspeed_adam", "--max-update", "1", "--no-save"]
     log = output_of(
         command(data_directory, tmp_path / "run", *options),
-        expected_code=1,
+        expected_code=2,
         **{"CXX": "no-such-compiler", "TORCH_EXTENSIONS_DIR": str(tmp_path)},
     )
     last = log.splitlines()[-1]
@@ -390,5 +390,5 @@ def test_a_missing_compiler_is_named_with_the_cure(data_directory, tmp_path):
     ],
 )
 def test_what_an_engine_cannot_do_ends_in_one_line(data_directory, tmp_path, change, message):
-    log = train(data_directory, tmp_path / "run", *ADAM, *change, expected_code=1)
+    log = train(data_directory, tmp_path / "run", *ADAM, *change, expected_code=2)
     assert message in log.splitlines()[-1] and "Traceback" not in log

@@ -206,7 +206,7 @@ def test_a_mistake_in_processes_that_fairseq_starts_itself_is_one_line(data_dire
     log = fairseq_train(
         *[data_directory, *PLUGIN, *TINY, *zero(3), "--store-ema", "--save-dir", tmp_path],
         *["--distributed-world-size", "2"],
-        expected_code=1,
+        expected_code=2,
     )
     assert log.splitlines()[-1].startswith("error: --zero-stage 3 does not go with --store-ema")
     assert "Traceback" not in log

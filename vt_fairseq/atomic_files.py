@@ -1,17 +1,38 @@
-"""Files and folders that appear under their name whole, or not at all."""
+"""Files and folders that appear under their name whole, or not at all; one run a folder.
+
+Until then they have a name beside it that nobody can guess, and are locked. What a killed process
+left behind is no longer locked, and goes when something is written to its folder again.
+"""
 
 import contextlib
+import errno
+import fcntl
+import functools
 import json
+import logging
 import os
+import re
+import secrets
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from vt_fairseq.errors import UserError
 
-def partial_path(path: Path) -> Path:
-    """Where this process writes what will be renamed to ``path``: beside it, hidden."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
+# Between making a partial file and locking it another process must not take it for a leftover.
+SECONDS_BEFORE_REMOVAL = 60
+PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)
+
+
+def partial_name(path: Path) -> str:
+    """A name for what will be renamed to ``path``: beside it, hidden, not to be guessed."""
+    return f".{path.name}.{secrets.token_hex(8)}.tmp"
 
 
 @contextlib.contextmanager
@@ -22,13 +43,15 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_path(path)
+    remove_leftovers(path.parent.resolve())
+    partial = path.with_name(partial_name(path))
     try:
-        with open(partial, "wb") as file:
+        with open(partial, "xb") as file:  # follows no link
+            lock(file.fileno())
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+            os.replace(partial, path)
         sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
@@ -51,13 +74,58 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
     Under that name there may be nothing yet, or an empty folder.
     """
-    partial = partial_path(folder)
-    partial.mkdir(parents=True)
-    try:
+    with partial_folder(folder) as partial:
         yield partial
         partial.replace(folder)
+
+
+@contextlib.contextmanager
+def partial_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder beside ``path`` for as long as the block runs; the folder around it is made.
+
+    For what others write by its name, and what is then renamed to ``path``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent.resolve())
+    partial = path.with_name(partial_name(path))
+    partial.mkdir()
+    handle = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        lock(handle)
+        yield partial
     finally:
+        os.close(handle)
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@functools.cache  # once in a process: folders may hold a hundred thousand files
+def remove_leftovers(folder: Path) -> None:
+    """Delete the partial files and folders that killed processes left in ``folder``."""
+    for entry in os.scandir(folder):
+        if PARTIAL.fullmatch(entry.name) is None:
+            continue
+        with contextlib.suppress(OSError):  # renamed meanwhile, in use, or not ours
+            if time.time() - entry.stat(follow_symlinks=False).st_mtime > SECONDS_BEFORE_REMOVAL:
+                remove_unlocked(Path(entry.path))
+
+
+def remove_unlocked(partial: Path) -> None:
+    """Delete what no process holds; raises OSError where one does."""
+    handle = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink()
+    finally:
+        os.close(handle)
+
+
+def lock(handle: int) -> None:
+    """Hold a partial file until its process ends; nothing where the file system has no locks."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def sync_folder(folder: Path) -> None:
@@ -67,3 +135,47 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+class DirectoryLock:
+    """Holds a folder of results for one run.
+
+    The system lets go of it when the process ends, however.
+    """
+
+    def __init__(self, folder: Path, option: str):
+        """Take the lock; raise UserError naming the run that has it, and the ``option`` to change.
+
+        A second one in the same process is the first one's.
+        """
+        self.file: IO[str] = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+        try:
+            # Of this process alone: data workers that outlive a killed run must not hold it.
+            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                logger.warning("%s has no locks: two runs would not notice each other", folder)
+                return
+            self.file.seek(0)
+            raise UserError(
+                f"another run writes to {folder}: {describe_holder(self.file.read())}; stop it, or "
+                f"give this one a {option} of its own"
+            ) from error
+        holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+        self.file.truncate(0)
+        self.file.write(json.dumps(holder, allow_nan=False))
+        self.file.flush()
+
+    def release(self) -> None:
+        """Let go of it."""
+        self.file.close()
+
+
+def describe_holder(text: str) -> str:
+    """ "process 17 on node3, for 5 min" from the lock's content."""
+    try:
+        holder = json.loads(text)
+        minutes = (time.time() - holder["since"]) / 60
+        return f"process {holder['pid']} on {holder['host']}, for {minutes:.0f} min"
+    except (ValueError, KeyError, TypeError):
+        return "it has only just begun"

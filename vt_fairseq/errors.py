@@ -1,4 +1,4 @@
-"""The two kinds of expected failure: the user's mistake and a clip that cannot be read."""
+"""Expected failures: the user's mistakes, what ends a run, and clips that cannot be read."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +13,17 @@ class UserError(Exception):
     The message says what was expected, what was found, where, and a suggestion.
     """
 
+    exit_code = 2
+
+
+class RunFailure(UserError):
+    """What ends a run though nobody made a mistake: a full disk, a dead worker, a diverged loss.
+
+    Commands end in one line, exit 1; the message says what to do.
+    """
+
+    exit_code = 1
+
 
 class VideoError(Exception):
     """A clip that cannot be decoded; ``str(error)`` is the one-line reason, without the clip id."""
@@ -24,4 +35,4 @@ def naming(option: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{option}: {error}") from error
+        raise type(error)(f"{option}: {error}") from error

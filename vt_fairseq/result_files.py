@@ -4,12 +4,17 @@ jsonl: one object per line, with an ``id`` that is text. Every mistake raises Us
 file and line.
 """
 
+import fcntl
 import json
 import math
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from vt_fairseq.atomic_files import atomic_file
 from vt_fairseq.bounded_files import byte_lines
 from vt_fairseq.errors import UserError
 from vt_fairseq.visible_text import json_text
@@ -27,9 +32,19 @@ def is_plain_file(path: Path) -> bool:
 
 def jsonl_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The number, from 1, and the bytes of each line that is not blank."""
+    if not path.is_file():
+        raise UserError(f"no file {path}{unfinished(path)}")
     for number, line in enumerate(byte_lines(path), 1):
         if line.strip(b" \t\r\n\xef\xbb\xbf"):
             yield number, line
+
+
+def unfinished(path: Path) -> str:
+    """What there is of the file in parts, for a message; "" where there are none."""
+    parts = sorted(p.name for p in path.parent.glob(f"{path.stem}.*of*.jsonl"))
+    if not parts:
+        return ""
+    return f": only {', '.join(parts)} of a run that did not end; start fairseq-generate again"
 
 
 def parse_object(line: bytes) -> JsonRow:
@@ -174,15 +189,28 @@ def _is_float(value: int) -> bool:
 # --- writing -------------------------------------------------------------------------------------
 
 
-class PredictionFiles:
-    """predictions.jsonl and references.jsonl of ``fairseq-generate --results-path``."""
+@dataclass(frozen=True)
+class Share:
+    """The rows that this process writes: those of the first of one process, or of another."""
 
-    def __init__(self, folder: Path):
-        # Line-buffered: what is done is on disk when the run is interrupted.
-        self._predictions, self._references = (
-            open(folder / name, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
-            for name in ("predictions.jsonl", "references.jsonl")
-        )
+    rows: int
+    rank: int = 0
+    processes: int = 1
+
+
+class PredictionFiles:
+    """predictions.jsonl and references.jsonl of ``fairseq-generate --results-path``.
+
+    They have these names once all rows of all processes are in them. Until then each process writes
+    its own under ``part_name``.
+    """
+
+    def __init__(self, folder: Path, share: Share):
+        """Open this process's parts; UserError where another run is writing them."""
+        self.folder, self.share, self._written = folder, share, 0
+        for name in NAMES:
+            (folder / part_name(name, share, done=True)).unlink(missing_ok=True)
+        self._files = [open_part(folder / part_name(name, share)) for name in NAMES]
 
     def write(
         self,
@@ -196,8 +224,59 @@ class PredictionFiles:
             prediction: JsonRow = {"prediction": "", "missing": True}
             if text is not None:
                 prediction = {"prediction": text, "score": score}
-            for file, row in (
-                (self._predictions, prediction),
-                (self._references, {"references": own}),
-            ):
+            for file, row in zip(self._files, (prediction, {"references": own}), strict=True):
                 file.write(json_text({"id": clip_id} | row) + "\n")
+        self._written += len(clip_ids)
+        self.finish_if_whole()
+
+    def finish_if_whole(self) -> None:
+        """Give the files their names if these were the last rows of the last process."""
+        if self._written < self.share.rows:
+            return
+        for name, file in zip(NAMES, self._files, strict=True):
+            file.flush()
+            os.fsync(file.fileno())
+            part = self.folder / part_name(name, self.share)
+            os.replace(part, self.folder / part_name(name, self.share, done=True))
+        with open(self.folder / MERGING, "w") as merging:
+            fcntl.flock(merging, fcntl.LOCK_EX)  # two processes may come to their end together
+            merge_parts(self.folder, self.share)
+            (self.folder / MERGING).unlink(missing_ok=True)
+
+
+NAMES = ("predictions", "references")
+MERGING = ".merging"
+
+
+def part_name(name: str, share: Share, done: bool = False) -> str:
+    """What the rows of one process are called while others are missing."""
+    return f"{name}.{'done' if done else 'part'}{share.rank}of{share.processes}.jsonl"
+
+
+def open_part(path: Path) -> IO[str]:
+    """An empty file, line-buffered, so that what is done can be read; locked until it is closed."""
+    file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(
+            f"another run writes its predictions to {path.parent}: give this one a --results-path "
+            "of its own"
+        ) from error
+    file.truncate(0)
+    return file
+
+
+def merge_parts(folder: Path, share: Share) -> None:
+    """Make one file of the parts of all processes, if all are done; the predictions come last."""
+    for name in reversed(NAMES):
+        shares = [replace(share, rank=rank) for rank in range(share.processes)]
+        parts = [folder / part_name(name, one, done=True) for one in shares]
+        if not all(part.is_file() for part in parts):
+            return
+        with atomic_file(folder / f"{name}.jsonl") as merged:
+            for part in parts:
+                with open(part, "rb") as file:
+                    shutil.copyfileobj(file, merged)
+        for part in parts:
+            part.unlink()

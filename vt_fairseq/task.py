@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from fairseq.data import iterators
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
@@ -30,7 +31,7 @@ from vt_fairseq.errors import FOLLOW_LINKS, UserError, naming
 from vt_fairseq.metrics.captions import BLEU_KEYS, bleu_counts, bleu_score
 from vt_fairseq.models.checkpoint_state import vocabulary_state
 from vt_fairseq.models.sequence_generator import SharedSourceGenerator
-from vt_fairseq.result_files import PredictionFiles, check_finite
+from vt_fairseq.result_files import PredictionFiles, Share, check_finite
 from vt_fairseq.task_config import INPUT_OPTIONS, VideoTranslateTaskConfig
 from vt_fairseq.video.decoding import FrameSampling
 from vt_fairseq.video.transforms import ClipTransform
@@ -63,6 +64,7 @@ class VideoTranslateTask(FairseqTask):
         self.dictionary = T5Dictionary(self.tokenizer)
         self.unreadable = UnreadableClips(cfg.max_bad_fraction)
         self._predictions: PredictionFiles | None = None
+        self._share = Share(0)
         self.heads: HeadTargets | None = None
         self._video_tokens: Callable[[int], int] | None = None
         self._validation_generator: SharedSourceGenerator | None = None
@@ -308,6 +310,7 @@ class VideoTranslateTask(FairseqTask):
             max_tokens=max_tokens,
             max_sentences=max_sentences,
         )
+        self._share = Share(sum(map(len, batches[shard_id::num_shards])), shard_id, num_shards)
         uses = len(dataset.prompts) if dataset.reuse_batch else 1
         frequencies = self.cfg.update_freq  # of each epoch
         return ReusedBatchIterator(
@@ -387,6 +390,11 @@ class VideoTranslateTask(FairseqTask):
         """Calls fairseq's method with a faster generator; UserError for a model with heads."""
         if self.heads is not None:
             raise UserError("a model with heads writes no text; vt-score reads its classes")
+        if self.cfg.results_path:
+            self._predictions = PredictionFiles(Path(self.cfg.results_path), self._share)
+            if dist.is_initialized():
+                dist.barrier()  # now all have thrown away what an earlier run left
+            self._predictions.finish_if_whole()  # a process may have no rows at all
         if not args.print_alignment:
             kwargs.setdefault("seq_gen_cls", SharedSourceGenerator)
         return super().build_generator(models, args, **kwargs)
@@ -414,8 +422,7 @@ class VideoTranslateTask(FairseqTask):
         for clip_id, own in zip(sample["clip_ids"], hypos, strict=True):
             if own is not None:
                 check_finite([float(h["score"]) for h in own], clip_id)
-        if self.cfg.results_path:
-            self._predictions = self._predictions or PredictionFiles(Path(self.cfg.results_path))
+        if self._predictions is not None:
             best = [None if h is None else h[0] for h in hypos]
             texts = [None if h is None else self.tokenizer.decode(h["tokens"]) for h in best]
             scores = [None if h is None else float(h["score"]) for h in best]

@@ -95,6 +95,19 @@ def load_plain(path: Path | str, mmap: bool = True) -> Any:
     return torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
 
 
+def damage(path: Path) -> str | None:
+    """What is wrong with a file of torch, by the checksums in it; None if nothing is.
+
+    It reads all of it. Files of torch before 1.6 and pickles have no checksums.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception:  # damaged directories fail in many ways: zlib, struct, NotImplementedError
+        return "it is cut off, damaged or no file of torch"
+    return None if damaged is None else f"its part {damaged} is damaged"
+
+
 def reason(path: Path | str, error: Exception) -> str:
     """Why a file of torch cannot be read, in one line; for one that would run code, the way out."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -5,13 +5,18 @@ import errno
 import json
 import logging
 import os
+import random
+import re
 import signal
 from pathlib import Path
 
 import pytest
 import torch
 
+from vt_fairseq import atomic_files
+from vt_fairseq.atomic_files import DirectoryLock, atomic_file, atomic_folder
 from vt_fairseq.errors import UserError
+from vt_fairseq.models.pretrained.files import read_tensors, write_tensors
 from vt_fairseq.training import checkpoints
 
 MODEL = {"model": {"weight": torch.arange(1000.0)}}
@@ -133,12 +138,13 @@ def test_leftovers_of_killed_saves_are_removed(tmp_path, name):
 def test_a_missing_or_shortened_shard_makes_a_checkpoint_incomplete(tmp_path):
     shard = tmp_path / "deepspeed" / "update4" / "rank0.pt"
     shard.parent.mkdir(parents=True)
-    shard.write_bytes(b"12345")
-    named = {"folder": "deepspeed/update4", "files": {"rank0.pt": 5}}
+    torch.save(MODEL, shard)
+    size = shard.stat().st_size
+    named = {"folder": "deepspeed/update4", "files": {"rank0.pt": size}}
     path = save(tmp_path / "checkpoint_last.pt", {**MODEL, "last_optimizer_state": named})
     assert checkpoints.problem(path) is None
     cut(shard, 0.5)
-    assert "has 2 bytes, 5 were written" in checkpoints.problem(path)
+    assert f"has {size // 2} bytes, {size} were written" in checkpoints.problem(path)
     shard.unlink()
     assert "rank0.pt is missing" in checkpoints.problem(path)
     assert checkpoints.problem(path, optimizer=False) is None
@@ -233,7 +239,7 @@ def test_a_directory_that_may_not_be_written_to_is_named(tmp_path, monkeypatch):
 def test_a_second_run_on_a_directory_is_refused_with_the_first_ones_name(tmp_path):
     reading, writing = os.pipe()
     if (first := os.fork()) == 0:
-        _held = checkpoints.DirectoryLock(tmp_path)
+        _held = DirectoryLock(tmp_path, "--save-dir")
         os.write(writing, b"held")
         signal.pause()
     try:
@@ -249,7 +255,7 @@ def test_a_second_run_on_a_directory_is_refused_with_the_first_ones_name(tmp_pat
     finally:
         os.kill(first, signal.SIGKILL)
         os.waitpid(first, 0)
-    checkpoints.DirectoryLock(tmp_path).file.close()  # a killed run holds nothing
+    DirectoryLock(tmp_path, "--save-dir").release()  # a killed run holds nothing
     assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
 
 
@@ -259,3 +265,129 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     with pytest.raises(UserError, match="weight has values that are not finite"):
         checkpoints.save_whole(broken, str(path))
     assert loads(path)
+
+
+# --- damage, age, leftovers ---------------------------------------------------------------------
+
+FLIPS = 200  # of each kind of file in the campaign
+
+
+def flips(path: Path, number: int, seed: int):
+    """Copies of a file, each with one bit turned at a place that the seed decides."""
+    draw, whole = random.Random(seed), path.read_bytes()
+    for _ in range(number):
+        data = bytearray(whole)
+        data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        path.write_bytes(data)
+        yield
+    path.write_bytes(whole)
+
+
+def same(one, other) -> bool:
+    """Whether two states, of tensors in dicts and lists, are equal."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    return one == other
+
+
+def test_every_bit_that_turns_in_a_checkpoint_is_noticed_or_changes_nothing(
+    tmp_path, campaign, record
+):
+    draw = torch.Generator().manual_seed(1)
+    weights = {f"layer{i}": torch.randn(40, 40, generator=draw) for i in range(6)}
+    state = {"model": weights, "optimizer_history": [{"optimizer_name": "adam", "num_updates": 8}]}
+    torch.save(state, path := tmp_path / "checkpoint_last.pt")
+    noticed = 0
+    for _ in flips(path, FLIPS if campaign else 40, 3):
+        if checkpoints.problem(path) is not None:
+            noticed += 1
+            with pytest.raises(UserError, match=r"checkpoint_last\.pt"):
+                read_tensors(path)
+        else:
+            assert same(read_tensors(path), state)
+    record("bits turned in a checkpoint", {"turned": FLIPS, "noticed": noticed, "used": 0})
+    assert noticed > (FLIPS if campaign else 40) * 0.8
+    assert checkpoints.problem(path) is None
+
+
+def test_every_bit_that_turns_in_a_safetensors_file_is_noticed(tmp_path, campaign, record):
+    draw = torch.Generator().manual_seed(1)
+    weights = {f"layer{i}": torch.randn(40, 40, generator=draw) for i in range(6)}
+    weights["half"] = weights["layer0"].bfloat16()
+    write_tensors(weights, path := tmp_path / "model.safetensors")
+    assert same(read_tensors(path), weights)
+    noticed = 0
+    for _ in flips(path, FLIPS if campaign else 40, 4):
+        try:
+            assert same(read_tensors(path), weights)
+        except UserError:
+            noticed += 1
+    record("bits turned in a safetensors file", {"turned": FLIPS, "noticed": noticed, "used": 0})
+    assert noticed > (FLIPS if campaign else 40) * 0.9
+
+
+def test_a_shard_of_the_right_size_with_a_bit_turned_makes_a_checkpoint_incomplete(tmp_path):
+    shard = tmp_path / "deepspeed" / "update4" / "rank0.pt"
+    shard.parent.mkdir(parents=True)
+    torch.save(MODEL, shard)
+    named = {"folder": "deepspeed/update4", "files": {"rank0.pt": shard.stat().st_size}}
+    path = save(tmp_path / "checkpoint_last.pt", {**MODEL, "last_optimizer_state": named})
+    assert checkpoints.problem(path) is None
+    flip_a_byte(shard)
+    assert re.search(r"rank0.pt: its part .* is damaged", checkpoints.problem(path))
+
+
+def test_the_newest_checkpoint_is_the_one_of_the_most_updates_whatever_the_clock_says(tmp_path):
+    def trained(name: str, updates: int, age: int) -> Path:
+        history = [{"optimizer_name": "adam", "num_updates": updates}]
+        return save(tmp_path / name, {**MODEL, "optimizer_history": history}, age)
+
+    newest = trained("checkpoint_1_30.pt", 30, age=500)
+    trained("checkpoint_1_20.pt", 20, age=0)
+    trained("checkpoint_last.pt", 10, age=100)
+    assert checkpoints.newest_complete(tmp_path) == newest
+    cut(newest, 0.5)
+    assert checkpoints.newest_complete(tmp_path) == tmp_path / "checkpoint_1_20.pt"
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path, caplog):
+    save(tmp_path / "checkpoint_1_2.pt")
+    (tmp_path / "checkpoint_last.pt").symlink_to(tmp_path / "gone.pt")
+    with caplog.at_level(logging.WARNING):
+        assert checkpoints.newest_complete(tmp_path) == tmp_path / "checkpoint_1_2.pt"
+    assert re.search(r"checkpoint_last.pt cannot be used: it is a link to .*gone.pt", caplog.text)
+
+
+def test_what_a_killed_process_left_goes_and_what_another_writes_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic_files, "SECONDS_BEFORE_REMOVAL", -1)
+    reading, writing = os.pipe()
+    if (other := os.fork()) == 0:
+        with atomic_file(tmp_path / "scores"), atomic_folder(tmp_path / "model"):
+            os.write(writing, b"begun")
+            signal.pause()
+    assert os.read(reading, 5) == b"begun"
+    partial = set(tmp_path.iterdir())
+    assert len(partial) == 2
+
+    def write_another(name: str) -> None:
+        atomic_files.remove_leftovers.cache_clear()  # as in a new process
+        atomic_files.write_file(tmp_path / name, b"1")
+
+    try:
+        write_another("one")
+        assert partial < set(tmp_path.iterdir())
+    finally:
+        os.kill(other, signal.SIGKILL)
+        os.waitpid(other, 0)
+    write_another("two")
+    assert {p.name for p in tmp_path.iterdir()} == {"one", "two"}
+
+
+def test_a_partial_file_has_a_name_that_nobody_can_put_a_link_under(tmp_path):
+    names = set()
+    for _ in range(2):
+        with atomic_file(tmp_path / "scores.json"):
+            names |= {path.name for path in tmp_path.iterdir()} - {"scores.json"}
+    assert len(names) == 2 and str(os.getpid()) not in " ".join(names)

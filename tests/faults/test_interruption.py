@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 during training; real runs, recorded update by update."""
+"""SIGTERM, SIGUSR1 and Ctrl-C during training; real runs, recorded update by update."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import pytest
 
 from tests import warm
 from tests.commands import PLUGIN, ROOT, TINY
+from vt_fairseq.training import signals
 from vt_fairseq.training.signals import EXIT_INTERRUPTED
 
 UPDATES = 16
@@ -21,11 +22,12 @@ OPTIONS = [
 ]
 
 
-def start(data: Path, out: Path):
+def start(data: Path, out: Path, *more: str):
     """A training whose losses go to ``out/recorded`` and whose log goes to ``out/log``."""
     out.mkdir(exist_ok=True)
     script = str(ROOT / "tests" / "recording.py")
-    arguments = [script, out / "recorded", data, *PLUGIN, *TINY, *OPTIONS, "--save-dir", out]
+    options = [*PLUGIN, *TINY, *OPTIONS, *more, "--save-dir", out]
+    arguments = [script, out / "recorded", data, *options]
     return warm.start(list(map(str, arguments)), out / "log")
 
 
@@ -34,6 +36,14 @@ def recorded(out: Path) -> dict[int, float]:
         return {}
     lines = map(json.loads, (out / "recorded").read_text().splitlines())
     return {line["update"]: line["loss"] for line in lines}
+
+
+def wait_for(process, out: Path, updates: int) -> None:
+    """Until the run has come to so many updates."""
+    deadline = time.monotonic() + 200
+    while max(recorded(out), default=0) < updates:
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def finish(process, out: Path) -> int:
@@ -59,10 +69,7 @@ def test_a_signal_saves_at_the_next_update_and_nothing_finished_is_lost(
     data_directory, tmp_path, whole, number, to_workers, times
 ):
     process = start(data_directory, tmp_path)
-    deadline = time.monotonic() + 200
-    while len(recorded(tmp_path)) < 4:
-        assert process.is_alive() and time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(process, tmp_path, 4)
     workers = psutil.Process(process.pid).children() if to_workers else []
     for _ in range(times):  # it may come again while it is being dealt with
         for pid in (*(worker.pid for worker in workers), process.pid):
@@ -72,6 +79,110 @@ def test_a_signal_saves_at_the_next_update_and_nothing_finished_is_lost(
     log = (tmp_path / "log").read_text()
     saved = int(re.search(rf"{number}: saved at update (\d+)", log)[1])
     assert saved == max(recorded(tmp_path)) < UPDATES
+    (tmp_path / "recorded").unlink()
+    assert finish(start(data_directory, tmp_path), tmp_path) == 0
+    assert recorded(tmp_path) == {k: v for k, v in whole.items() if k > saved}
+
+
+def test_ctrl_c_saves_and_a_second_one_ends_at_once(data_directory, tmp_path, whole):
+    process = start(data_directory, tmp_path)
+    wait_for(process, tmp_path, 4)
+    os.kill(process.pid, signal.SIGINT)
+    assert finish(process, tmp_path) == EXIT_INTERRUPTED
+    log = (tmp_path / "log").read_text()
+    saved = int(re.search(r"SIGINT: saved at update (\d+)", log)[1])
+    assert saved == max(recorded(tmp_path)) < UPDATES and "Traceback" not in log
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once_and_one_that_comes_twice_does_not():
+    def ended_by(gap: float) -> int:
+        if (child := os.fork()) == 0:
+            signals.watch()
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(gap)
+            os._exit(7)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert ended_by(signals.SAME_KEY_SECONDS + 0.1) == -signal.SIGINT
+    assert ended_by(0.1) == 7
+
+
+SIGNAL_IN_VALIDATION = """
+import os, signal, sys
+from tests import recording
+from vt_fairseq.task import VideoTranslateTask
+
+step, updates = VideoTranslateTask.valid_step, int(sys.argv.pop(1))
+def valid_step(self, *arguments):
+    if self.updates == updates:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(self, *arguments)
+VideoTranslateTask.valid_step = valid_step
+from vt_fairseq.training.trainer import VideoTranslateTrainer
+trained = VideoTranslateTrainer.train_step
+VideoTranslateTask.updates = 0
+def train_step(self, samples, *arguments, **others):
+    result = trained(self, samples, *arguments, **others)
+    VideoTranslateTask.updates = self.get_num_updates()
+    return result
+VideoTranslateTrainer.train_step = train_step
+recording.record(sys.argv.pop(1))
+recording.cli_main()
+"""
+
+
+def validations(out: Path) -> dict[int, float]:
+    """Validation losses by the number of updates, from the log."""
+    lines = re.findall(r"subset \| loss ([\d.]+) .*? num_updates (\d+)", (out / "log").read_text())
+    return {int(updates): float(loss) for loss, updates in lines}
+
+
+def test_a_validation_that_a_signal_ended_is_made_up_for_and_patience_counts_on(
+    data_directory, tmp_path
+):
+    (tmp_path / "signal.py").write_text(SIGNAL_IN_VALIDATION)
+
+    def run(name: str, in_validation_of: int) -> tuple[int, Path]:
+        (out := tmp_path / name).mkdir(exist_ok=True)
+        options = [*PLUGIN, *TINY, "--max-update", "40", "--batch-size", "4", "--num-workers", "0"]
+        options += ["--validate-interval-updates", "2", "--batch-size-valid", "1", "--seed", "1"]
+        # No loss is larger than the first, so that nothing improves.
+        options += ["--patience", "3", "--maximize-best-checkpoint-metric", "--save-dir", str(out)]
+        begun = [str(tmp_path / "signal.py"), str(in_validation_of), str(out / "recorded")]
+        return finish(warm.start([*begun, str(data_directory), *options], out / "log"), out), out
+
+    code, whole = run("whole", -1)
+    assert code == 0 and "early stop" in (whole / "log").read_text()
+    expected, stopped = validations(whole), max(recorded(whole))
+    last = max(expected)
+    assert stopped == last < 40
+    for at in (last, last - 2):  # the validation that stops the run, and the one before
+        code, out = run(f"interrupted{at}", at)
+        assert code == EXIT_INTERRUPTED
+        before = validations(out)
+        assert at not in before
+        code, out = run(f"interrupted{at}", -1)
+        assert code == 0 and max(recorded(out)) == stopped
+        assert before | validations(out) == expected
+
+
+def test_with_no_save_a_signal_says_that_nothing_is_saved(data_directory, tmp_path):
+    process = start(data_directory, tmp_path, "--no-save")
+    wait_for(process, tmp_path, 2)
+    os.kill(process.pid, signal.SIGTERM)
+    assert finish(process, tmp_path) == 128 + signal.SIGTERM
+    log = (tmp_path / "log").read_text()
+    assert "not saved (--no-save)" in log and ": saved at" not in log
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_without_last_checkpoints_a_signal_saves_all_the_same(data_directory, tmp_path, whole):
+    process = start(data_directory, tmp_path, "--no-last-checkpoints")
+    wait_for(process, tmp_path, 2)
+    os.kill(process.pid, signal.SIGTERM)
+    assert finish(process, tmp_path) == EXIT_INTERRUPTED
+    saved = max(recorded(tmp_path))
     (tmp_path / "recorded").unlink()
     assert finish(start(data_directory, tmp_path), tmp_path) == 0
     assert recorded(tmp_path) == {k: v for k, v in whole.items() if k > saved}

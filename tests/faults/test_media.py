@@ -20,7 +20,7 @@ def test_training_stops_when_too_many_clips_cannot_be_read(data_directory, tmp_p
         path.write_bytes(b"not a video")
     arguments = [data_directory, *PLUGIN, *TINY, "--video-root", videos, "--no-save"]
     arguments += ["--disable-validation", "--max-epoch", "9", "--save-dir", tmp_path / "save"]
-    log = run("fairseq-train", *arguments, expected_code=1)
+    log = run("fairseq-train", *arguments, expected_code=2)
     last = log.splitlines()[-1]
     assert "Traceback" not in log
     bad, seen = map(int, re.search(r"error: (\d+) of (\d+) clips of this process", last).groups())

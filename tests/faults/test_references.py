@@ -51,7 +51,7 @@ def test_validation_leaves_them_out_of_loss_bleu_and_exact_match(data, rows, tra
 
 
 def test_bleu_of_a_split_without_any_is_refused(data, rows, trained):
-    log = validate(data([rows[0], rows[2]]), trained, code=1)
+    log = validate(data([rows[0], rows[2]]), trained, code=2)
     assert log.splitlines()[-1] == (
         "error: --eval-bleu: expected references for caption, found none in the 2 rows of test: "
         "leave it out, or prepare annotations that have them"

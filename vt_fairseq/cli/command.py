@@ -113,7 +113,10 @@ def console_script(prog: str) -> Iterator[None]:
     guard_output()
     try:
         yield
-    except (UserError, VideoError, PermissionError, NotADirectoryError, FileExistsError) as error:
+    except UserError as error:
+        say(f"{prog}: error: {error}", sys.stderr)
+        sys.exit(error.exit_code)
+    except (VideoError, PermissionError, NotADirectoryError, FileExistsError) as error:
         say(f"{prog}: error: {error}", sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except BrokenPipeError:

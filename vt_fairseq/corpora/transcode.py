@@ -7,7 +7,6 @@ kept, so an interrupted run goes on.
 """
 
 import os
-import shutil
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import av
 import numpy as np
 
+from vt_fairseq.atomic_files import partial_folder
 from vt_fairseq.corpora.rows import COPY_SUFFIX
 from vt_fairseq.errors import VideoError
 from vt_fairseq.video.boundary import Boundary
@@ -50,18 +50,13 @@ def transcode(
     if boundary is not None:
         boundary.check(source)
     if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
-        partial = target.with_name(f".{target.name}.{os.getpid()}.tmp{COPY_SUFFIX}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with partial_folder(target) as folder:
+            partial = folder / f"copy{COPY_SUFFIX}"
             if source.is_dir():
                 _copy_folder(source, partial, short_side, boundary)
             else:
                 _copy_file(source, partial, short_side)
             os.replace(partial, target)
-        finally:
-            if partial.is_dir():
-                shutil.rmtree(partial)
-            partial.unlink(missing_ok=True)
     return probe(target)
 
 

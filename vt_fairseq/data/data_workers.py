@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
-from vt_fairseq.errors import UserError
+from vt_fairseq.errors import RunFailure
 
 SHARED_MEMORY = "/dev/shm"
 EXIT_NO_SHARED_MEMORY = 71  # of a worker; EX_OSERR of sysexits.h
@@ -34,7 +34,7 @@ GRACE_SECONDS = 60
 
 
 class WatchedDataLoader(DataLoader):
-    """torch's ``DataLoader``; raises UserError for a worker that died, wherever the batch is taken.
+    """torch's ``DataLoader``; raises RunFailure for a dead worker, wherever the batch is taken.
 
     Takes all of its options but ``worker_init_fn`` and ``multiprocessing_context``.
     """
@@ -66,7 +66,7 @@ class WatchedIterator(_MultiProcessingDataLoaderIter):
         except RuntimeError as error:
             for number, worker in enumerate(self._workers):
                 if worker.exitcode:
-                    raise UserError(death(number, worker.pid, worker.exitcode)) from error
+                    raise RunFailure(death(number, worker.pid, worker.exitcode)) from error
             raise
 
 
@@ -175,14 +175,15 @@ def begin_worker(number: int) -> None:
     garbage.let_go_in_worker()
     if _outlive_signals.is_set():
         signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_SECONDS))
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        for number in (signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def outlive_signals() -> None:
-    """Let the workers that this process starts from now on outlive SIGTERM and SIGUSR1 for a while.
+    """Let the workers that this process starts from now on outlive SIGTERM and others for a while.
 
-    A cluster sends them to every process of a job, and without its workers a trainer could not come
-    to the next boundary. They end with it, and after GRACE_SECONDS in any case.
+    A cluster and a terminal send them to every process of a job, and without its workers a trainer
+    could not come to the next boundary. They end with it, and after GRACE_SECONDS in any case.
     """
     _outlive_signals.set()
 

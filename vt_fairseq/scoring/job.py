@@ -127,7 +127,7 @@ def prepare(options: ScoreOptions) -> Job:
         loaders=distinct,
         loader_of=[distinct.index(loader) for loader in loaders],
         pin_memory=device.type == "cuda",
-        settings=_settings(options, rows, task),
+        settings=_settings(options, rows, task, _data(models[0]).video_root),
         signatures=_signatures(options),
     )
 
@@ -303,13 +303,16 @@ def _pairs(options: ScoreOptions, model: Loaded) -> VerbNounPairs:
 # What the results say of themselves
 
 
-def _settings(options: ScoreOptions, rows: Manifest, task: ScoringTask) -> dict[str, Any]:
+def _settings(
+    options: ScoreOptions, rows: Manifest, task: ScoringTask, video_root: Path | None
+) -> dict[str, Any]:
     chosen = {k: v for k, v in asdict(options).items() if k not in NOT_SETTINGS}
     files = {"path": options.path, "fuse": options.fuse, "rows": rows.path}
     return {
         "version": __version__,
         **chosen,
         **{name: None if path is None else _sha256(path) for name, path in files.items()},
+        "video_root": None if video_root is None else str(video_root.resolve()),
         "candidates": hashlib.sha256(repr(list(task.candidates)).encode()).hexdigest(),
     }
 

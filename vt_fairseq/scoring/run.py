@@ -13,7 +13,7 @@ import numpy as np
 import torch.distributed as dist
 from tqdm import tqdm
 
-from vt_fairseq.atomic_files import write_json
+from vt_fairseq.atomic_files import DirectoryLock, write_json
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.result_files import check_finite
 from vt_fairseq.scoring.job import Job
@@ -39,21 +39,30 @@ def score(job: Job, report: Callable[[str], None] = logger.info) -> dict[str, An
     """Score a split and write the results into ``job.out``; goes on where a run was stopped.
 
     ``report`` gets lines about what there is to do. Returns the metrics, or None in a process that
-    is not the first. Raises UserError for scores of other settings in ``job.out``, and for a score
-    that is not a finite number.
+    is not the first. Raises UserError where another run scores into ``job.out``, for scores of
+    other settings in it, and for a score that is not a finite number.
     """
-    with joined_processes() as processes:
-        pending = processes.from_first(_pending(job, report) if processes.first else None)
-        _score_batches(job, processes, pending)
-        processes.wait()
-        if not processes.first:
-            return None
-        out = job.options.out
-        merge_records(out, list(job.rows.column("id")))
-        metrics = job.task.finish(out, job.rows, read_records(out))
-        metrics["signatures"] = job.signatures
-        write_json(out / METRICS, metrics)
-        return metrics
+    with joined_processes() as processes, contextlib.ExitStack() as held:
+        if processes.first:
+            job.options.out.mkdir(parents=True, exist_ok=True)
+            held.callback(DirectoryLock(job.options.out, "--out").release)
+        return _score(job, processes, report)
+
+
+def _score(
+    job: Job, processes: "Processes", report: Callable[[str], None]
+) -> dict[str, Any] | None:
+    pending = processes.from_first(_pending(job, report) if processes.first else None)
+    _score_batches(job, processes, pending)
+    processes.wait()
+    if not processes.first:
+        return None
+    out = job.options.out
+    merge_records(out, list(job.rows.column("id")))
+    metrics = job.task.finish(out, job.rows, read_records(out))
+    metrics["signatures"] = job.signatures
+    write_json(out / METRICS, metrics)
+    return metrics
 
 
 def _pending(job: Job, report: Callable[[str], None]) -> list[list[int]]:

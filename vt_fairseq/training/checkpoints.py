@@ -6,15 +6,12 @@ written before the ``.pt``, which names them with their sizes: it marks the whol
 """
 
 import errno
-import fcntl
-import json
 import logging
+import math
 import os
 import pickle
 import shutil
-import socket
 import time
-import zipfile
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,16 +22,21 @@ from fairseq.distributed import utils as distributed_utils
 from omegaconf import OmegaConf
 
 from vt_fairseq import untrusted_files
-from vt_fairseq.atomic_files import atomic_file, partial_path, sync_folder, write_file
-from vt_fairseq.errors import UserError
+from vt_fairseq.atomic_files import (
+    DirectoryLock,
+    atomic_file,
+    partial_name,
+    sync_folder,
+    write_file,
+)
+from vt_fairseq.errors import RunFailure, UserError
 from vt_fairseq.models.checkpoint_config import WITH_CRITERION
-from vt_fairseq.models.checkpoint_state import check_state, read_checkpoint
+from vt_fairseq.models.checkpoint_state import check_state, optimizer_history, read_checkpoint
 from vt_fairseq.models.pretrained.files import is_finite
 
 logger = logging.getLogger(__name__)
 
 LAST = "checkpoint_last.pt"
-LOCK = ".lock"
 SAVE_ATTEMPTS, SECONDS_BETWEEN = 3, 2.5
 SCARCE = 3  # warn when fewer than so many checkpoints still fit
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -60,7 +62,7 @@ def save_whole(obj: Any, filename: str) -> None:
             return
         except (OSError, RuntimeError) as error:
             if (reason := lasting_reason(error, path.parent)) is not None:
-                raise UserError(f"cannot write {path}: {reason}") from error
+                raise RunFailure(f"cannot write {path}: {reason}") from error
             if attempt == SAVE_ATTEMPTS:
                 raise
             logger.warning("writing %s failed, once more: %s", path, error)
@@ -68,10 +70,10 @@ def save_whole(obj: Any, filename: str) -> None:
 
 
 def check_finite(obj: Any, path: Path) -> None:
-    """Raise UserError for a model with a weight that is not a number: resuming would not help."""
+    """Raise RunFailure for a model with a weight that is not a number: resuming would not help."""
     for name, tensor in (obj.get("model") or {}).items():
         if not is_finite(tensor):
-            raise UserError(
+            raise RunFailure(
                 f"{path} is not written: {name} has values that are not finite; go on from an "
                 "earlier checkpoint with a lower --lr"
             )
@@ -98,8 +100,7 @@ def copy_whole(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
     target = Path(dst_path)
     if target.exists() and not overwrite:
         return False
-    temporary = partial_path(target)
-    temporary.unlink(missing_ok=True)
+    temporary = target.with_name(partial_name(target))
     try:
         os.link(src_path, temporary)
     except OSError:  # another file system, or one without links
@@ -156,40 +157,6 @@ def verify_directory(save_dir: str) -> None:
         raise UserError(f"--save-dir {folder} cannot be written to: {reason}") from error
 
 
-class DirectoryLock:
-    """Holds ``--save-dir`` for one run. The system lets go of it when the process ends, however."""
-
-    def __init__(self, folder: Path):
-        """Take the lock; raise UserError naming the run that has it."""
-        self.file: IO[str] = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
-        try:
-            # Of this process alone: data workers that outlive a killed run must not hold it.
-            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                logger.warning("%s has no locks: two runs would not notice each other", folder)
-                return
-            self.file.seek(0)
-            raise UserError(
-                f"another run writes to {folder}: {describe_holder(self.file.read())}; stop it, or "
-                "give this one a --save-dir of its own"
-            ) from error
-        holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
-        self.file.truncate(0)
-        self.file.write(json.dumps(holder, allow_nan=False))
-        self.file.flush()
-
-
-def describe_holder(text: str) -> str:
-    """ "process 17 on node3, for 5 min" from the lock's content."""
-    try:
-        holder = json.loads(text)
-        minutes = (time.time() - holder["since"]) / 60
-        return f"process {holder['pid']} on {holder['host']}, for {minutes:.0f} min"
-    except (ValueError, KeyError, TypeError):
-        return "it has only just begun"
-
-
 # --- choosing ------------------------------------------------------------------------------------
 
 
@@ -199,18 +166,17 @@ def problem(path: Path, optimizer: bool = True) -> str | None:
     Args:
         optimizer: its shards are wanted, too.
     """
+    if not path.exists():
+        return f"it is a link to {os.readlink(path)}, which is not there"
     if path.stat().st_size == 0:
         return "it is empty (0 bytes)"
     try:
-        with zipfile.ZipFile(path) as archive:
-            if (damaged := archive.testzip()) is not None:
-                return f"its part {damaged} is damaged"
+        if (reason := untrusted_files.damage(path)) is not None:
+            return reason
         state = untrusted_files.load_plain(path)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError):
-        return "it is cut off or is no checkpoint"
     except pickle.UnpicklingError as error:
         return untrusted_files.reason(path, error)
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, EOFError) as error:
         return " ".join(str(error).split())[:200]
     if not isinstance(state, dict) or "model" not in state:
         return "it has no model in it"
@@ -234,21 +200,23 @@ def problem_of_shards(folder: Path, optimizer_state: dict[str, Any]) -> str | No
         if (actual := file.stat().st_size) != size:
             sizes = f"{actual} bytes, {size} were written"
             return f"the optimizer's shard {file} has {sizes}; {suggestion}"
+        if file.suffix == ".pt" and (reason := untrusted_files.damage(file)) is not None:
+            return f"the optimizer's shard {file}: {reason}; {suggestion}"
     return None
 
 
 def newest_complete(save_dir: Path, optimizer: bool = True) -> Path | None:
     """The checkpoint that a restart goes on from; None in a directory without any.
 
-    That is ``checkpoint_last.pt`` if it is complete, otherwise the newest complete one; the log
-    says which. Raises UserError when there are checkpoints and none is complete: nothing starts
-    from scratch unasked.
+    That is the complete one of the most updates, of several ``checkpoint_last.pt``; the log says
+    which if it is another. Raises UserError when there are checkpoints and none is complete:
+    nothing starts from scratch unasked.
     """
     last = save_dir / LAST
-    others = sorted(save_dir.glob("checkpoint*.pt"), key=lambda p: p.stat().st_mtime, reverse=True)
-    candidates = ([last] if last.exists() else []) + [p for p in others if p != last]
+    # In order of time where the updates are equal or cannot be read: what is damaged is said first.
+    paths = sorted(save_dir.glob("checkpoint*.pt"), key=age)
     reasons = []
-    for path in candidates:
+    for path in sorted(paths, key=lambda p: (-updates_of(p), p != last)):
         reason = problem(path, optimizer)
         if reason is None:
             if path != last:
@@ -262,6 +230,21 @@ def newest_complete(save_dir: Path, optimizer: bool = True) -> Path | None:
             "there, or start from scratch with another --save-dir"
         )
     return None
+
+
+def age(path: Path) -> float:
+    """Minus the time at which it was written, in seconds; that of the link if it leads nowhere."""
+    return -path.stat(follow_symlinks=path.exists()).st_mtime
+
+
+def updates_of(path: Path) -> float:
+    """How many updates a checkpoint has behind it; infinity where it does not say."""
+    try:
+        return optimizer_history(untrusted_files.load_plain(path))["num_updates"]
+    except UserError:
+        raise
+    except Exception:  # whatever a damaged file makes of torch, which `problem` names
+        return math.inf
 
 
 def choose(trainer: Any) -> None:
@@ -297,7 +280,7 @@ def choose(trainer: Any) -> None:
 def other_than_last(cfg: Any) -> str | None:
     """What has to be loaded in place of a ``checkpoint_last.pt`` that is not whole, if anything."""
     if not cfg.no_save:
-        _locks.append(DirectoryLock(Path(cfg.save_dir)))
+        _locks.append(DirectoryLock(Path(cfg.save_dir), "--save-dir"))
     optimizer = not cfg.reset_optimizer
     if cfg.restore_file == LAST:
         path = newest_complete(Path(cfg.save_dir), optimizer)

@@ -4,12 +4,16 @@
 ``TRAINING_PATCHES`` when our trainer is made. fairseq's files do not change.
 """
 
+import contextlib
 import functools
+import io
 import sys
-from collections.abc import Iterable
-from types import TracebackType
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
+import fairseq_cli.generate
 import torch
 from fairseq import checkpoint_utils
 from fairseq import trainer as fairseq_trainer
@@ -18,16 +22,16 @@ from fairseq.file_io import PathManager
 from fairseq.nan_detector import NanDetector
 from fairseq.scoring.bleu import Scorer
 from fairseq.trainer import Trainer
+from torch.multiprocessing import ProcessRaisedException
 
-from vt_fairseq.errors import UserError
+from vt_fairseq.atomic_files import atomic_file
+from vt_fairseq.errors import RunFailure, UserError
 from vt_fairseq.task import VideoTranslateTask
 from vt_fairseq.training import checkpoints, process_groups
 from vt_fairseq.training.trainer import VideoTranslateTrainer
 from vt_fairseq.training.zero.config import zero_stage
 from vt_fairseq.training.zero.trainer import DeepSpeedTrainer
 from vt_fairseq.visible_text import say
-
-USER_ERROR = f"{UserError.__module__}.{UserError.__qualname__}: "
 
 
 def choose_trainer(cls: type, cfg: Any, task: Any, *args: Any, **kwargs: Any) -> Any:
@@ -40,17 +44,54 @@ def choose_trainer(cls: type, cfg: Any, task: Any, *args: Any, **kwargs: Any) ->
     return object.__new__(cls)
 
 
-def report_user_errors(
-    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
-) -> None:
-    """``sys.excepthook``: one line instead of a traceback for a user's mistake."""
-    # One raised in a process that this one started carries that one's traceback, which ends with
-    # the mistake.
-    _, in_traceback, mistake = f"\n{error}".rpartition(f"\n{USER_ERROR}")
-    if issubclass(kind, UserError) or in_traceback:
-        say(f"error: {mistake.strip()}", sys.stderr)
-    else:
-        _excepthook(kind, error, traceback)
+def generate_whole(cfg: Any) -> Any:
+    """``fairseq_cli.generate.main``; of our task the results appear when they are whole."""
+    with one_line_errors():
+        return _generate_whole(cfg)
+
+
+def _generate_whole(cfg: Any) -> Any:
+    if not process_groups.is_our_task(cfg.task) or cfg.common_eval.results_path is None:
+        return _generate(cfg)
+    rank = cfg.distributed_training.distributed_rank
+    name = f"generate-{cfg.dataset.gen_subset}{f'.{rank}' if rank else ''}.txt"
+    with atomic_file(Path(cfg.common_eval.results_path) / name) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", line_buffering=True)
+        try:
+            return generate_module()._main(cfg, text)
+        finally:
+            text.detach()
+
+
+def generate_module() -> ModuleType:
+    """The module of ``fairseq-generate``, which ``python -m`` has under another name."""
+    main = sys.modules["__main__"]
+    return main if hasattr(main, "get_symbols_to_strip_from_output") else fairseq_cli.generate
+
+
+def call_main(cfg: Any, main: Callable[..., None], **kwargs: Any) -> None:
+    """``distributed_utils.call_main`` of fairseq-train and others, which ends in one line."""
+    with one_line_errors():
+        process_groups.call_main(cfg, main, **kwargs)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """An expected failure, of a process that this one started too, is one line and an exit code."""
+    try:
+        yield
+    except UserError as error:
+        say(f"error: {error}", sys.stderr)
+        sys.exit(error.exit_code)
+    except ProcessRaisedException as error:
+        for kind in (UserError, RunFailure):
+            # What another process raised carries its traceback, which ends with the message.
+            name = f"\n{kind.__module__}.{kind.__qualname__}: "
+            _, in_traceback, message = str(error).rpartition(name)
+            if in_traceback:
+                say(f"error: {message.strip()}", sys.stderr)
+                sys.exit(kind.exit_code)
+        raise
 
 
 def add_if_referenced(self: Scorer, reference: torch.Tensor, hypothesis: torch.Tensor) -> None:
@@ -59,7 +100,7 @@ def add_if_referenced(self: Scorer, reference: torch.Tensor, hypothesis: torch.T
         _add(self, reference, hypothesis)
 
 
-_excepthook = sys.excepthook
+_generate = generate_module().main
 _add = Scorer.add
 
 
@@ -78,8 +119,9 @@ PATCHES = (
         "fairseq-train calls the class by its name and has no option for another.",
     ),
     Patch(
-        *(distributed_utils, "call_main", process_groups.call_main),
-        "It decides on the process group before the task exists; see process_groups.py.",
+        *(distributed_utils, "call_main", call_main),
+        "It decides on the process group before the task exists (process_groups.py), and a user's "
+        "mistake should be one line.",
     ),
     Patch(
         *(checkpoint_utils, "verify_checkpoint_directory", checkpoints.verify_directory),
@@ -90,12 +132,12 @@ PATCHES = (
         "fairseq-validate calls it before the task exists, and it does not say why it refuses.",
     ),
     Patch(
-        *(Scorer, "add", add_if_referenced),
-        "Its C code crashes fairseq-generate on a row without references.",
+        *(generate_module(), "main", generate_whole),
+        "It empties the results of the run before when it starts; all processes use one file.",
     ),
     Patch(
-        *(sys, "excepthook", report_user_errors),
-        "fairseq's commands catch no error, and a user's mistake should be one line.",
+        *(Scorer, "add", add_if_referenced),
+        "Its C code crashes fairseq-generate on a row without references.",
     ),
 )
 TRAINING_PATCHES = (

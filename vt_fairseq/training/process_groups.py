@@ -17,6 +17,7 @@ from torch.distributed.elastic.utils.distributed import get_free_port
 
 from vt_fairseq.errors import UserError
 from vt_fairseq.task import VideoTranslateTask
+from vt_fairseq.training import signals
 
 ENVIRONMENT = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK")
 
@@ -37,9 +38,12 @@ def call_main(cfg: Any, main: Callable[..., None], **kwargs: Any) -> None:
         on_cpus = (cfg.common.cpu or not torch.cuda.is_available()) and not cfg.common.tpu
         if on_cpus:
             options.distributed_backend = "gloo"
-        if on_cpus and starts_processes(options):
-            spawn_on_cpus(cfg, main, kwargs)
-            return
+        with signals.passed_on():
+            if on_cpus and starts_processes(options):
+                spawn_on_cpus(cfg, main, kwargs)
+            else:
+                _call_main(cfg, main, **kwargs)
+        return
     _call_main(cfg, main, **kwargs)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from fairseq import utils
 from fairseq.trainer import Trainer
 
-from vt_fairseq.errors import UserError
+from vt_fairseq.errors import RunFailure, UserError
 from vt_fairseq.models.architectures import refuse_other_model
 from vt_fairseq.models.checkpoint_state import optimizer_history, read_checkpoint
 from vt_fairseq.training import checkpoints, failures, signals
@@ -25,6 +25,7 @@ class VideoTranslateTrainer(Trainer):
     Attributes:
         sharded: whether a DeepSpeed engine has the optimizer, in shards.
         epoch_iterator: the iterator over the training set, whose place is saved.
+        boundary: where this run was interrupted, or the one before and that is not yet made up for.
     """
 
     sharded = False
@@ -33,6 +34,7 @@ class VideoTranslateTrainer(Trainer):
     def __init__(self, cfg, task, model, criterion, quantizer=None):
         super().__init__(cfg, task, model, criterion, quantizer)
         self.epoch_iterator: Any = None
+        self.boundary: signals.Boundary | None = None
         self._is_saving = False
         # Otherwise rank 0 sends the others a pickle that weights_only=True rightly refuses.
         cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
@@ -73,7 +75,7 @@ class VideoTranslateTrainer(Trainer):
             line = failures.one_line(self, samples, error)
             if line is None:
                 raise
-            raise UserError(line) from error
+            raise RunFailure(line) from error
 
     def cumulative_training_time(self) -> float:
         """Calls fairseq's method, unless a signal ends the run.
@@ -92,6 +94,12 @@ class VideoTranslateTrainer(Trainer):
         signals.end_if_received(self)
         return super().valid_step(*args, **kwargs)
 
+    def lr_step(self, epoch: int, val_loss: float | None = None) -> float:
+        """Calls fairseq's method, the first that it calls once a checkpoint is loaded."""
+        if self.boundary is not None:
+            signals.finish_boundary(self)
+        return super().lr_step(epoch, val_loss)
+
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
@@ -103,6 +111,7 @@ class VideoTranslateTrainer(Trainer):
             self._is_saving = False
         if "last_optimizer_state" in state:
             state["last_optimizer_state"] |= half_precision_state(self.optimizer)
+        state["extra_state"] |= signals.saved_state(self)
         return state
 
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> str | None:
@@ -153,4 +162,7 @@ class VideoTranslateTrainer(Trainer):
             )
         elif history:
             restore_half_precision(self.optimizer, state.get("last_optimizer_state") or {})
+        anew = reset_optimizer or self.cfg.checkpoint.reset_meters
+        if extra_state and not (anew or self.cfg.checkpoint.reset_dataloader):
+            signals.restore_state(self, extra_state)
         return extra_state

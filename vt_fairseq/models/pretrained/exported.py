@@ -4,11 +4,12 @@ It holds what a checkpoint of fairseq holds, but for the optimizer, pickles, and
 machine that it was made on.
 """
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from vt_fairseq.atomic_files import write_json
 from vt_fairseq.data.tokenizer import Tokenizer
@@ -20,7 +21,14 @@ from vt_fairseq.models.checkpoint_config import (
     described,
 )
 from vt_fairseq.models.checkpoint_state import check_sizes, saved_tokenizer, vocabulary_state
-from vt_fairseq.models.pretrained.files import Tensors, only_tensors, read_json, read_tensors
+from vt_fairseq.models.pretrained.files import (
+    CHECKSUM,
+    Tensors,
+    only_tensors,
+    read_json,
+    read_tensors,
+    write_tensors,
+)
 from vt_fairseq.version import __version__
 
 FORMAT = 1
@@ -46,7 +54,7 @@ def write_exported(state: dict[str, Any], folder: Path) -> None:
     }
     write_tensors(_without_copies(state["model"]), folder / WEIGHTS)
     (folder / VOCABULARY).write_bytes(tokenizer.model_proto)
-    write_json(folder / CONFIG, config)
+    write_json(folder / CONFIG, {**config, CHECKSUM: config_checksum(config)})
 
 
 def read_exported(folder: Path) -> dict[str, Any]:
@@ -60,6 +68,12 @@ def read_exported(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder / CONFIG} describes no exported model: expected format {FORMAT}, "
             f"found {described(config.get('format'))}"
+        )
+    written = config.pop(CHECKSUM, None)
+    if written is not None and written != config_checksum(config):
+        raise UserError(
+            f"{folder / CONFIG} is damaged or was changed: it has not what was written; where the "
+            f"change is meant, remove the line {CHECKSUM!r}"
         )
     cfg = checked_config(config["cfg"], folder / CONFIG)
     tokenizer = Tokenizer.from_file(folder / VOCABULARY)
@@ -80,13 +94,13 @@ def read_exported(folder: Path) -> dict[str, Any]:
     return {"cfg": cfg, "model": tensors, "task_state": task_state}
 
 
+def config_checksum(config: dict[str, Any]) -> str:
+    """SHA-256 of the entries of ``config.json``, in hexadecimal."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
 def _without_copies(tensors: Tensors) -> Tensors:
     for copy, original in SHARED.items():
         if copy in tensors and not torch.equal(tensors[copy], tensors[original]):
             raise UserError(f"{copy} differs from {original}, expected a copy of it")
     return {name: tensor for name, tensor in tensors.items() if name not in SHARED}
-
-
-def write_tensors(tensors: Tensors, path: Path) -> None:
-    """A safetensors file that also Hugging Face's libraries read."""
-    save_file({n: t.contiguous() for n, t in tensors.items()}, path, metadata={"format": "pt"})

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy._core import multiarray, numeric
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from vt_fairseq import untrusted_files
 from vt_fairseq.bounded_files import MAX_OBJECT, read_file
@@ -28,6 +29,8 @@ Tensors = dict[str, torch.Tensor]
 ZIP = b"PK\x03\x04"
 TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 PICKLES = (b"\x80", b"(d", b"}")  # a dict in protocols 2 and newer, 0 and 1
+# In the metadata of a safetensors file.
+CHECKSUM = "sha256"
 FROM_BUFFER = numeric._frombuffer  # type: ignore[attr-defined]  # private, yet pickles name it
 # All that a pickle of numpy arrays names, none of which does more than make arrays. The names of
 # numpy 1 and 2 differ, and Python 2's strings arrive as text that is encoded again.
@@ -123,9 +126,10 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 
 def _reader(head: bytes) -> Callable[[Path], Any] | None:
-    zipped = head.startswith(ZIP)
-    if zipped or TORCH_LEGACY in head:
-        return partial(untrusted_files.load_plain, mmap=zipped)
+    if head.startswith(ZIP):
+        return _read_zip
+    if TORCH_LEGACY in head:
+        return partial(untrusted_files.load_plain, mmap=False)
     if head.startswith(PICKLES):
         return _read_pickle
     if head[8:9] == b"{":  # behind the length of the header
@@ -133,12 +137,38 @@ def _reader(head: bytes) -> Callable[[Path], Any] | None:
     return None
 
 
+def _read_zip(path: Path) -> Any:
+    if (reason := untrusted_files.damage(path)) is not None:
+        raise UserError(f"{path} is damaged or not what it seems: {reason}")
+    return untrusted_files.load_plain(path)
+
+
 def _read_safetensors(path: Path) -> Tensors:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > MAX_OBJECT:
         raise UserError(f"{path} has a header of {length:,} bytes, at most {MAX_OBJECT:,} are read")
-    return load_file(path)
+    tensors = load_file(path)
+    with safe_open(path, "pt") as opened:
+        written = (opened.metadata() or {}).get(CHECKSUM)
+    if written is not None and written != checksum(tensors):
+        raise UserError(f"{path} is damaged: its tensors are not those that were written")
+    return tensors
+
+
+def write_tensors(tensors: Tensors, path: Path) -> None:
+    """A safetensors file that also Hugging Face's libraries read, with a checksum for ours."""
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, path, metadata={"format": "pt", CHECKSUM: checksum(tensors)})
+
+
+def checksum(tensors: Tensors) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of contiguous tensors, in hexadecimal."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _read_pickle(path: Path) -> Any:

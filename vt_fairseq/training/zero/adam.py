@@ -13,6 +13,7 @@ from fairseq.optim import FairseqOptimizer, register_optimizer
 from omegaconf import II
 
 from vt_fairseq.errors import UserError
+from vt_fairseq.training.zero.builds import wait_for_other_builds
 
 BACKENDS = ("deepspeed", "torch")
 OFFLOADS = ("none", "cpu", "nvme")
@@ -104,6 +105,7 @@ def build_adam(
             f"--adam-backend deepspeed: {error}; pip install 'vt_fairseq[deepspeed]', or add "
             "--adam-backend torch"
         ) from error
+    wait_for_other_builds("cpu_adam" if offload else "fused_adam")
     try:
         if offload:
             return DeepSpeedCPUAdam(params, adamw_mode=True, **settings)

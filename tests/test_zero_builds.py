@@ -1,0 +1,42 @@
+"""Waiting for another process that compiles DeepSpeed's Adam."""
+
+import os
+import threading
+import time
+
+import pytest
+
+from vt_fairseq.errors import UserError
+from vt_fairseq.training import signals
+from vt_fairseq.training.zero import builds
+
+
+@pytest.fixture(params=["", "py311_cpu"])
+def lock(request, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setattr(builds, "SECONDS_BETWEEN_LOOKS", 0.01)
+    (folder := tmp_path / request.param / "cpu_adam").mkdir(parents=True)
+    (folder / "lock").touch()
+    return folder / "lock"
+
+
+def test_a_lock_that_a_killed_process_left_ends_in_a_line_that_names_it(lock):
+    hour_ago = time.time() - 3600
+    os.utime(lock, (hour_ago, hour_ago))
+    with pytest.raises(UserError, match=f"{lock} is more than 10 minutes old: .* Delete the file"):
+        builds.wait_for_other_builds("cpu_adam")
+    builds.wait_for_other_builds("fused_adam")  # which nobody compiles
+
+
+def test_a_process_that_compiles_is_waited_for(lock):
+    threading.Timer(0.2, lock.unlink).start()
+    began = time.monotonic()
+    builds.wait_for_other_builds("cpu_adam")
+    assert not lock.exists() and time.monotonic() - began >= 0.1
+
+
+def test_a_signal_ends_the_waiting(lock, monkeypatch):
+    monkeypatch.setattr(signals, "_received", [15])
+    with pytest.raises(SystemExit) as ended:
+        builds.wait_for_other_builds("cpu_adam")
+    assert ended.value.code == 128 + 15
