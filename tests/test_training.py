@@ -120,6 +120,7 @@ def test_generation_writes_one_prediction_a_row_with_the_checkpoints_input_optio
     )
     assert "num_frames = 8, from the checkpoint" in log
     printed = (tmp_path / "generate-test.txt").read_text()
+    assert printed.splitlines()[-1].startswith("Generate test with beam="), "whole"
     predictions = (tmp_path / "predictions.jsonl").read_text().splitlines()
     references = (tmp_path / "references.jsonl").read_text().splitlines()
     assert len(predictions) == len(references) == printed.count("\nD-") == 5

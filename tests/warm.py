@@ -6,6 +6,7 @@ imports them, and each command is a fork of it. What a process does while it sta
 """
 
 import atexit
+import importlib
 import logging
 import multiprocessing
 import os
@@ -62,7 +63,13 @@ def _exit_code(arguments: list[str]) -> int:
         logging.root.handlers.clear()
     code = 0
     try:
-        if is_module:
+        if name == "fairseq_cli.generate":
+            # As its console script: the plugin replaces functions of the module of this name.
+            module = importlib.reload(importlib.import_module(name))
+            patches = importlib.import_module("vt_fairseq.training.patches")
+            patches.install(patches.PATCHES)
+            module.cli_main()
+        elif is_module:
             runpy.run_module(name, run_name="__main__", alter_sys=True)
         else:
             runpy.run_path(name, run_name="__main__")

@@ -17,6 +17,7 @@ from tests import killing, tracing
 from tests.faults.test_checkpoints import cut
 from vt_fairseq.data.dataset import VideoTextDataset
 from vt_fairseq.task import VideoTranslateTask
+from vt_fairseq.training import trainer
 from vt_fairseq.training.signals import EXIT_INTERRUPTED
 
 REAL_VALIDATION = fairseq_cli.train.validate
@@ -177,6 +178,7 @@ def test_another_number_of_processes_goes_on_with_the_rows_that_the_epoch_has_le
 
 def fp16_on_a_cpu() -> None:
     torch.Tensor.cuda = lambda self, *args, **others: self  # fairseq's handling of overflows
+    trainer.refuse_fp16_on_a_cpu = lambda cfg, device: None
 
 
 @pytest.mark.parametrize(("precision", "scale"), [("--fp16", 16), ("--bf16", None)])

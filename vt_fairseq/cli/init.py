@@ -91,9 +91,8 @@ def main() -> None:
         import vt_fairseq.criterions.classification
         import vt_fairseq.criterions.cross_entropy  # noqa: F401
         from vt_fairseq.atomic_files import atomic_folder
-        from vt_fairseq.inference.loading import read_state
         from vt_fairseq.models.checkpoint_config import WITH_CRITERION, checked_config
-        from vt_fairseq.models.pretrained.exported import write_exported
+        from vt_fairseq.models.pretrained.exported import read_model, write_exported
         from vt_fairseq.models.pretrained.t5_export import write_t5
         from vt_fairseq.untrusted_files import read_trusted
 
@@ -105,7 +104,7 @@ def main() -> None:
         say(f"wrote {args.out}, which runs nothing")
         return
     state = (
-        read_state(args.from_checkpoint, args.vocabulary) if args.from_checkpoint else _joined(args)
+        read_model(args.from_checkpoint, args.vocabulary) if args.from_checkpoint else _joined(args)
     )
     if args.out:
         _write(state, args.out)

@@ -14,11 +14,10 @@ from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import vt_fairseq.models.architectures  # noqa: F401
-from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.devices import check_gpus, emulates
 from vt_fairseq.errors import UserError
-from vt_fairseq.models.checkpoint_state import read_checkpoint, saved_tokenizer
-from vt_fairseq.models.pretrained.exported import read_exported
+from vt_fairseq.models.checkpoint_state import saved_tokenizer
+from vt_fairseq.models.pretrained.exported import read_model
 from vt_fairseq.models.video_translate import VideoTranslateModel
 from vt_fairseq.task import VideoTranslateTask
 
@@ -71,7 +70,7 @@ def open_checkpoint(
             "%s on a processor without instructions for it takes many times as long as float32",
             str(dtype).removeprefix("torch."),
         )
-    state = read_state(Path(path), vocabulary)
+    state = read_model(Path(path), vocabulary)
     cfg = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
     with open_dict(cfg):
         # Whether links are followed is for the user to say, and never for a checkpoint.
@@ -96,21 +95,6 @@ def usable_device(name: str | torch.device | None) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"there is no device {name}: {str(error).splitlines()[0]}") from error
-
-
-def read_state(path: Path, vocabulary: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """``cfg``, ``model`` and ``task_state`` of a checkpoint or an exported folder.
-
-    Tensors stay on disk until they are used. Raises UserError where it is missing, damaged, none of
-    this task, or would run code, and where the vocabulary is not the model's.
-    """
-    if path.is_dir():
-        state = read_exported(path)
-    elif path.is_file():
-        state = read_checkpoint(path, Tokenizer.from_file(vocabulary) if vocabulary else None)
-    else:
-        raise UserError(f"no checkpoint at {path}")
-    return state
 
 
 def task_without_data(cfg: DictConfig, task_state: dict[str, Any]) -> VideoTranslateTask:

@@ -29,9 +29,10 @@ from vt_fairseq.atomic_files import (
     sync_folder,
     write_file,
 )
-from vt_fairseq.errors import RunFailure, UserError
+from vt_fairseq.errors import RunFailure, UserError, naming
 from vt_fairseq.models.checkpoint_config import WITH_CRITERION
-from vt_fairseq.models.checkpoint_state import check_state, optimizer_history, read_checkpoint
+from vt_fairseq.models.checkpoint_state import check_state, optimizer_history
+from vt_fairseq.models.pretrained.exported import read_model
 from vt_fairseq.models.pretrained.files import is_finite
 
 logger = logging.getLogger(__name__)
@@ -284,6 +285,8 @@ def other_than_last(cfg: Any) -> str | None:
     optimizer = not cfg.reset_optimizer
     if cfg.restore_file == LAST:
         path = newest_complete(Path(cfg.save_dir), optimizer)
+        if path is None and cfg.finetune_from_model is not None:
+            check_pretrained(Path(cfg.finetune_from_model))
         return None if path is None or path.name == LAST else str(path)
     check_named(Path(cfg.restore_file), optimizer)
     return None
@@ -295,6 +298,14 @@ def check_named(path: Path, optimizer: bool = True) -> None:
         raise UserError(f"--restore-file {path}: there is no such file")
     if (reason := problem(path, optimizer)) is not None:
         raise UserError(f"--restore-file {path} cannot be used: {reason}")
+
+
+def check_pretrained(path: Path) -> None:
+    """Raise UserError unless ``--finetune-from-model`` can be used."""
+    if not path.exists():
+        raise UserError(f"--finetune-from-model {path}: there is no such file or folder")
+    with naming("--finetune-from-model"):
+        read_model(path)
 
 
 def remove_leftovers(cfg) -> None:
@@ -318,7 +329,7 @@ def load_checkpoint_to_cpu(
     """
     untrusted_files.refuse_forced_unpickling()
     if load_on_all_ranks is None:
-        state = read_checkpoint(Path(path), parts=WITH_CRITERION)
+        state = read_model(Path(path), parts=WITH_CRITERION)
         cfg = OmegaConf.create({part: state["cfg"].get(part) for part in WITH_CRITERION})
         overwrite_args_by_name(cfg, arg_overrides or {})
         return {"cfg": cfg, "model": state["model"], "task_state": state["task_state"]}

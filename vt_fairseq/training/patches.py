@@ -4,6 +4,7 @@
 ``TRAINING_PATCHES`` when our trainer is made. fairseq's files do not change.
 """
 
+import argparse
 import contextlib
 import functools
 import io
@@ -15,8 +16,9 @@ from typing import Any, NamedTuple
 
 import fairseq_cli.generate
 import torch
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, options, utils
 from fairseq import trainer as fairseq_trainer
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.nan_detector import NanDetector
@@ -27,7 +29,7 @@ from torch.multiprocessing import ProcessRaisedException
 from vt_fairseq.atomic_files import atomic_file
 from vt_fairseq.errors import RunFailure, UserError
 from vt_fairseq.task import VideoTranslateTask
-from vt_fairseq.training import checkpoints, process_groups
+from vt_fairseq.training import checkpoints, default_options, process_groups
 from vt_fairseq.training.trainer import VideoTranslateTrainer
 from vt_fairseq.training.zero.config import zero_stage
 from vt_fairseq.training.zero.trainer import DeepSpeedTrainer
@@ -46,7 +48,10 @@ def choose_trainer(cls: type, cfg: Any, task: Any, *args: Any, **kwargs: Any) ->
 
 def generate_whole(cfg: Any) -> Any:
     """``fairseq_cli.generate.main``; of our task the results appear when they are whole."""
+    if isinstance(cfg, argparse.Namespace):
+        cfg = convert_namespace_to_omegaconf(cfg)
     with one_line_errors():
+        check_models(cfg)
         return _generate_whole(cfg)
 
 
@@ -72,7 +77,16 @@ def generate_module() -> ModuleType:
 def call_main(cfg: Any, main: Callable[..., None], **kwargs: Any) -> None:
     """``distributed_utils.call_main`` of fairseq-train and others, which ends in one line."""
     with one_line_errors():
+        check_models(cfg)
         process_groups.call_main(cfg, main, **kwargs)
+
+
+def check_models(cfg: Any) -> None:
+    """Raise UserError for a ``--path`` of our task that leads nowhere."""
+    paths = cfg.common_eval.path if process_groups.is_our_task(cfg.task) else None
+    for path in utils.split_paths(paths or ""):
+        if path and not Path(path).exists():
+            raise UserError(f"--path {path}: there is no such checkpoint or exported folder")
 
 
 @contextlib.contextmanager
@@ -130,6 +144,11 @@ PATCHES = (
     Patch(
         *(checkpoint_utils, "load_checkpoint_to_cpu", checkpoints.load_checkpoint_to_cpu),
         "fairseq-validate calls it before the task exists, and it does not say why it refuses.",
+    ),
+    Patch(
+        *(options, "parse_args_and_arch", default_options.parse_args_and_arch),
+        "Its defaults (a rate of 0.25, cross_entropy) are of other tasks, and what is missing ends "
+        "in tracebacks.",
     ),
     Patch(
         *(generate_module(), "main", generate_whole),

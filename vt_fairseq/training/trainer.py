@@ -5,18 +5,26 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from fairseq import utils
 from fairseq.trainer import Trainer
 
 from vt_fairseq.errors import RunFailure, UserError
 from vt_fairseq.models.architectures import refuse_other_model
-from vt_fairseq.models.checkpoint_state import optimizer_history, read_checkpoint
+from vt_fairseq.models.checkpoint_state import optimizer_history
+from vt_fairseq.models.pretrained.exported import read_model
 from vt_fairseq.training import checkpoints, failures, signals
 from vt_fairseq.training.changed_options import warn_of_changes
 from vt_fairseq.training.half_precision_state import half_precision_state, restore_half_precision
 from vt_fairseq.training.lr_scale import refuse_merged_parameters, scale_learning_rates
 
 logger = logging.getLogger(__name__)
+
+
+def refuse_fp16_on_a_cpu(cfg: Any, device: torch.device) -> None:
+    """Raise UserError: at an overflow fairseq calls ``.cuda()``."""
+    if cfg.common.fp16 and device.type == "cpu":
+        raise UserError("--fp16 needs a GPU: leave it out on a CPU, or take --bf16")
 
 
 class VideoTranslateTrainer(Trainer):
@@ -30,6 +38,7 @@ class VideoTranslateTrainer(Trainer):
 
     sharded = False
     _dummy_batch: Any
+    _ema: Any
 
     def __init__(self, cfg, task, model, criterion, quantizer=None):
         super().__init__(cfg, task, model, criterion, quantizer)
@@ -44,6 +53,7 @@ class VideoTranslateTrainer(Trainer):
     def _build_optimizer(self) -> None:
         trained = (p for p in self._model.parameters() if p.requires_grad)
         refuse_merged_parameters(self.cfg, trained)
+        refuse_fp16_on_a_cpu(self.cfg, self.device)
         super()._build_optimizer()
         scale_learning_rates(self._optimizer)
 
@@ -51,6 +61,12 @@ class VideoTranslateTrainer(Trainer):
         """Calls fairseq's method, and also keeps the iterator."""
         self.epoch_iterator = super().get_train_iterator(*args, **kwargs)
         return self.epoch_iterator
+
+    def _build_ema(self) -> None:
+        super()._build_ema()
+        if self._ema is not None:  # counters are taken over: fairseq would average them
+            values = self._model.state_dict().items()
+            self._ema.skip_keys |= {name for name, v in values if not v.is_floating_point()}
 
     # Updates
 
@@ -134,11 +150,15 @@ class VideoTranslateTrainer(Trainer):
         Raises UserError where the checkpoint is damaged, or of another model or vocabulary than the
         command's.
         """
-        state = read_checkpoint(Path(filename)) if os.path.isfile(filename) else {}
+        state = read_model(Path(filename)) if os.path.exists(filename) else {}
         self.task.load_state_dict(state.get("task_state") or {})
         self.get_model().heads_start_anew = reset_optimizer
         if state and not reset_optimizer:
             warn_of_changes(filename, state, self.cfg, self.task.state_dict())
+        if os.path.isdir(filename):
+            self.model.load_state_dict(state["model"], strict=True, model_cfg=self.cfg.model)
+            logger.info("loaded the weights of %s", filename)
+            return None
         history = {} if reset_optimizer else optimizer_history(state)
         was_sharded = history.get("optimizer_name") == "DeepSpeedOptimizer"
         other_engine = bool(history) and was_sharded != self.sharded

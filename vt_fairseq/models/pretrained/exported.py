@@ -6,6 +6,8 @@ machine that it was made on.
 
 import hashlib
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,17 @@ from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.checkpoint_config import (
     LOCAL_OPTIONS,
+    TASK_AND_MODEL,
     check_task_state,
     checked_config,
     described,
 )
-from vt_fairseq.models.checkpoint_state import check_sizes, saved_tokenizer, vocabulary_state
+from vt_fairseq.models.checkpoint_state import (
+    check_sizes,
+    read_checkpoint,
+    saved_tokenizer,
+    vocabulary_state,
+)
 from vt_fairseq.models.pretrained.files import (
     CHECKSUM,
     Tensors,
@@ -92,6 +100,30 @@ def read_exported(folder: Path) -> dict[str, Any]:
         tensors[copy] = tensors[original]
     check_sizes(cfg["model"], tensors, tokenizer.table_size, folder / CONFIG)
     return {"cfg": cfg, "model": tensors, "task_state": task_state}
+
+
+def read_model(
+    path: Path,
+    vocabulary: str | os.PathLike[str] | None = None,
+    parts: Sequence[str] = TASK_AND_MODEL,
+) -> dict[str, Any]:
+    """``cfg``, ``model`` and ``task_state`` of a checkpoint or an exported folder.
+
+    Tensors stay on disk until they are used. Raises UserError where it is missing, damaged, none of
+    this task, or would run code, and where the vocabulary is not the model's.
+
+    Args:
+        path: the file or the folder.
+        vocabulary: the spiece.model of a checkpoint that holds none.
+        parts: of ``cfg`` that something is made of; a folder has no criterion but our default.
+    """
+    if path.is_dir():
+        state = read_exported(path)
+        state["cfg"].setdefault("criterion", {"_name": "video_translate"})
+        return state
+    if path.is_file():
+        return read_checkpoint(path, Tokenizer.from_file(vocabulary) if vocabulary else None, parts)
+    raise UserError(f"no checkpoint at {path}")
 
 
 def config_checksum(config: dict[str, Any]) -> str:

@@ -5,9 +5,11 @@ does otherwise.
 """
 
 import contextlib
+import importlib
 import logging
 import os
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -67,9 +69,7 @@ class DeepSpeedTrainer(VideoTranslateTrainer):
     def _build_optimizer(self) -> None:
         if self.engine is not None:
             raise RuntimeError("the engine was built before the checkpoint was loaded")
-        # The first import of DeepSpeed; it takes seconds.
-        import deepspeed
-
+        deepspeed = imported_deepspeed()
         cfg = self.cfg
         parameters = [p for p in self._model.parameters() if p.requires_grad]
         adam = optim.build_optimizer(cfg.optimizer, parameters)
@@ -129,6 +129,14 @@ class DeepSpeedTrainer(VideoTranslateTrainer):
         return super().load_checkpoint(filename, *args, **kwargs)
 
 
+def imported_deepspeed() -> ModuleType:
+    """DeepSpeed, imported when it is needed, which takes seconds; UserError where it is not."""
+    try:
+        return importlib.import_module("deepspeed")
+    except ImportError as error:
+        raise UserError(f"--zero-stage: {error}; pip install 'vt_fairseq[deepspeed]'") from error
+
+
 def refuse_unsupported(cfg, stage: int, quantizer) -> None:
     """Raise UserError for options that an engine cannot honor."""
     distributed = cfg.distributed_training
@@ -179,8 +187,7 @@ def build_scaler(cfg) -> DynamicLossScaler | None:
 
 def join_process_group(cfg, device: torch.device) -> None:
     """Tell DeepSpeed of fairseq's process group; make one for a process that runs alone."""
-    import deepspeed
-
+    deepspeed = imported_deepspeed()
     os.environ["LOCAL_RANK"] = str(cfg.distributed_training.device_id)
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"

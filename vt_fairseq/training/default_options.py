@@ -1,0 +1,94 @@
+"""What our task trains and generates with where the command does not say: one line says so.
+
+fairseq's own defaults are those of other tasks: a learning rate of 0.25, ``cross_entropy``, batches
+by tokens, texts of up to 200 tokens.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from fairseq import options
+from fairseq.tasks import TASK_REGISTRY
+
+from vt_fairseq.errors import UserError
+from vt_fairseq.task import VideoTranslateTask
+from vt_fairseq.visible_text import say
+
+logger = logging.getLogger(__name__)
+
+# Of generative fine-tuning (paper, C.1), with the batch that a V100 takes (4.1).
+TRAINING = {"optimizer": "adam", "lr": [1e-4]}
+BATCH_SIZE = 8
+MAX_NEW_TOKENS = 64
+# Any of these ends a training.
+ENDS = ("max_update", "max_epoch", "stop_time_hours", "patience")
+
+
+def parse_args_and_arch(
+    parser: argparse.ArgumentParser,
+    input_args: list[str] | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """fairseq's function, with the defaults of our task; one line and exit 2 for a mistake."""
+    words = sys.argv[1:] if input_args is None else input_args
+    try:
+        chosen = our_defaults(parser, words)
+    except UserError as error:
+        say(f"error: {error}", sys.stderr)
+        sys.exit(error.exit_code)
+    parser.set_defaults(**chosen)
+    found = _parse_args_and_arch(parser, input_args, *args, **kwargs)
+    if chosen:
+        named = ", ".join(f"--{k.replace('_', '-')} {shown(v)}" for k, v in chosen.items())
+        logger.info("not given, so by default: %s", named)
+    return found
+
+
+def our_defaults(parser: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, Any]:
+    """Options of a command for our task that it does not give, and should have.
+
+    Raises UserError for a command that cannot be meant.
+    """
+    known, _ = parser.parse_known_args(list(words))
+    if not issubclass(TASK_REGISTRY.get(getattr(known, "task", None), object), VideoTranslateTask):
+        return {}
+    given = {word.split("=")[0] for word in words}
+    chosen: dict[str, Any] = {}
+    if "arch" in known:
+        check_training(known)
+        heads = "--heads" in given
+        criterion = "video_translate_classification" if heads else "video_translate"
+        wanted = {"criterion": criterion, **TRAINING}
+        chosen |= {k: v for k, v in wanted.items() if f"--{k}" not in given}
+        if "deepspeed_adam" not in words and "--zero-stage" in given and "optimizer" in chosen:
+            chosen["optimizer"] = "deepspeed_adam"
+    if "batch_size" in known and known.batch_size is None and known.max_tokens is None:
+        chosen["batch_size"] = BATCH_SIZE
+    if "max_len_b" in known and not given & {"--max-len-a", "--max-len-b"}:
+        chosen["max_len_b"] = MAX_NEW_TOKENS
+    return chosen
+
+
+def check_training(known: argparse.Namespace) -> None:
+    """Raise UserError for what cannot be trained; say so where it has no end."""
+    if known.arch is None:
+        raise UserError(
+            "--arch is missing: video_translate_t5_small, _t5_base or _t5_large, or "
+            "video_translate_tiny to try it on a CPU"
+        )
+    if not any((getattr(known, name, 0) or 0) > 0 for name in ENDS):
+        logger.warning(
+            "nothing ends this training (--max-update, --max-epoch, --patience): Ctrl-C does, saved"
+        )
+
+
+def shown(value: Any) -> str:
+    """A value as it is written on the command line."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+_parse_args_and_arch = options.parse_args_and_arch
