@@ -31,6 +31,7 @@ setup(
         "av>=14",
         "numpy",
         "pyarrow",
+        "pysubs2>=1.7",
         "sacrebleu>=2.3",
         "jinja2>=3.1",
         "tqdm",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.corpora import by_id, outline, real_corpus, rows, write_jsonl
-from vt_fairseq.corpora.subtitles import Subtitles, parse_srt
+from vt_fairseq.corpora.subtitles import Subtitles, parse_subtitles
 from vt_fairseq.corpora.tvqa import open_corpus
 from vt_fairseq.errors import UserError
 
@@ -172,14 +172,14 @@ def test_srt_files_of_both_encodings_are_read(tmp_path, encoding, newline):
     )["train"]
     assert row.context == "Robin: café next line"
     assert other.context is None
-    [first, second] = parse_srt(folder / f"{CLIP}.srt")
+    [first, second] = parse_subtitles(folder / f"{CLIP}.srt")
     assert (first.start, first.end, second.start, second.end) == (1.0, 2.5, 9.0, 3610.0)
 
 
 def test_an_srt_file_without_times_is_refused(tmp_path):
     (tmp_path / "x.srt").write_text("<html>not found</html>")
     with pytest.raises(UserError, match=r"x.srt: expected subtitles with HH:MM:SS,mmm -->"):
-        parse_srt(tmp_path / "x.srt")
+        parse_subtitles(tmp_path / "x.srt")
 
 
 def test_subtitles_that_are_asked_for_must_be_there(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from tests.corpora import write_jsonl
 from tests.reports import page_of
-from vt_fairseq.corpora.subtitles import parse_srt
+from vt_fairseq.corpora.subtitles import parse_subtitles
 from vt_fairseq.errors import UserError
 from vt_fairseq.report.content import read_content
 from vt_fairseq.report.logs import read_log
@@ -111,7 +111,7 @@ def test_a_long_line_of_subtitles_takes_time_in_proportion(tmp_path, text):
     (tmp_path / "a.srt").write_text(text)
     begin = time.process_time()
     with pytest.raises(UserError, match="expected subtitles"):
-        parse_srt(tmp_path / "a.srt")
+        parse_subtitles(tmp_path / "a.srt")
     assert time.process_time() - begin < 3
 
 

@@ -21,7 +21,7 @@ from vt_fairseq.cli.inputs import read_labels
 from vt_fairseq.corpora import files, howto100m, jsonl
 from vt_fairseq.corpora.prepare import Probing, write_rows
 from vt_fairseq.corpora.rows import Source
-from vt_fairseq.corpora.subtitles import Subtitles, parse_srt
+from vt_fairseq.corpora.subtitles import Subtitles, parse_subtitles
 from vt_fairseq.data.manifest import ClipRow, DataDirectory, Manifest, write_manifest
 from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError
@@ -65,7 +65,7 @@ SPARSE: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "official JSON in one object": ("a.json", lambda path: list(files.json_items(path))),
     "official CSV": ("a.csv", lambda path: list(files.csv_records(path, ["x"]))),
     "the tasks of HowTo100M": ("task_ids.csv", howto100m.read_tasks),
-    "a subtitle": ("a.srt", parse_srt),
+    "a subtitle": ("a.srt", parse_subtitles),
     "subtitles": ("a.jsonl", Subtitles),
     "class names": ("labels.txt", read_labels),
     "captions in lines": ("a.txt", lambda path: caption_files.read_pairs(path, [path])),

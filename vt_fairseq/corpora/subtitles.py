@@ -1,11 +1,13 @@
-"""Subtitles of the TVQA clips, from the preprocessed ``.jsonl`` or a folder of ``.srt`` files."""
+"""Subtitles of the TVQA clips: the preprocessed ``.jsonl``, or a folder of ``.srt`` and others."""
 
-import itertools
+import codecs
 import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+import pysubs2
 
 from vt_fairseq.bounded_files import read_file
 from vt_fairseq.corpora.files import as_published, expect, find_file, get, jsonl_records, number
@@ -14,8 +16,11 @@ from vt_fairseq.errors import FOLLOW_LINKS, UserError
 FILES = ("tvqa_preprocessed_subtitles.jsonl", "tvqa_subtitles", "subtitles")
 PUBLISHED_AT = "github.com/jayleicn/TVRetrieval (data) and tvqa.cs.unc.edu"
 MAX_SRT = 1 << 22  # bytes; an hour has a tenth of a megabyte
-_TIME = r"(\d{1,4}):(\d\d):(\d\d)[,.](\d{1,3})"
-_TIMES = re.compile(rf"[ \t]*{_TIME}[ \t]*-->[ \t]*{_TIME}")
+SUFFIXES = (".srt", ".vtt", ".ass", ".ssa")
+MARKED_BY_TAGS = ("srt", "vtt")
+FORMATS = (*MARKED_BY_TAGS, "ass", "ssa")
+_EMPTY_LINES = re.compile(r"\n\s*\n")
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Subtitles:
     """The subtitles of all clips, parsed when they are asked for."""
 
     def __init__(self, path: Path, follow_links: bool = False):
-        """``path``: a .jsonl with a clip per line, or a folder with a .srt per clip.
+        """``path``: a .jsonl with a clip per line, or a folder with a file (SUFFIXES) per clip.
 
         The folder's files may be links out of it where ``follow_links``.
         """
@@ -66,7 +71,7 @@ class Subtitles:
         if self.path.is_dir():
             file = self._file(clip)
             # os.path: False, no error, for a name that is too long.
-            return parse_srt(file) if os.path.isfile(file) else []
+            return parse_subtitles(file) if os.path.isfile(file) else []
         where = f"{self.path.name}, {clip}"
         return [
             Subtitle(
@@ -78,10 +83,10 @@ class Subtitles:
         ]
 
     def _file(self, clip: str) -> Path:
-        name = f"{clip}.srt"
-        if os.path.basename(name) != name or "\0" in name:
+        if os.path.basename(clip) != clip or "\0" in clip:
             raise UserError(f"expected the name of a clip with subtitles, found {clip!r:.80}")
-        file = self.path / name
+        files = [self.path / f"{clip}{suffix}" for suffix in SUFFIXES]
+        file = next((file for file in files if file.is_file()), files[0])
         real = Path(os.path.realpath(file))
         if not self._follow_links and not real.is_relative_to(os.path.realpath(self.path)):
             raise UserError(f"{file}: a link leads out of {self.path}; {FOLLOW_LINKS}")
@@ -97,29 +102,43 @@ class Subtitles:
         return " ".join(" ".join(texts).split()) or None
 
 
-def parse_srt(path: Path) -> list[Subtitle]:
-    """The subtitles of one .srt file; raise UserError when it has text but no times.
+def parse_subtitles(path: Path) -> list[Subtitle]:
+    """What a .srt, .vtt, .ass or .ssa file shows, without markup; UserError where it is none.
 
-    The files are UTF-8 or ISO-8859-1. UTF-8 is tried first, because ISO-8859-1 never fails.
+    The files are UTF-8, UTF-16 or ISO-8859-1. The last is tried last, because it never fails.
     """
     content = read_file(path, MAX_SRT)
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else None
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode(encoding or "utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("iso-8859-1")
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    subtitles = []
-    lines = iter(text.split("\n"))
-    for line in lines:
-        if match := _TIMES.match(line):
-            said = itertools.takewhile(str.strip, lines)  # up to an empty line
-            begin, end = _seconds(match.groups()[:4]), _seconds(match.groups()[4:])
-            subtitles.append(Subtitle("\n".join(said), begin, end))
-    if text.strip() and not subtitles:
-        raise UserError(f"{path}: expected subtitles with HH:MM:SS,mmm --> HH:MM:SS,mmm lines")
-    return subtitles
+    if not text.strip():
+        return []
+    # The number is that of a next subtitle: pysubs2 would take the last line for one. Empty lines
+    # in a row make it slow.
+    text = _EMPTY_LINES.sub("\n\n", text.replace("\r\n", "\n").replace("\r", "\n")) + "\n\n0\n"
+    try:
+        shown = pysubs2.SSAFile.from_string(text, keep_html_tags=True)
+    except (pysubs2.exceptions.Pysubs2Error, ValueError, OverflowError) as error:
+        raise _no_subtitles(path) from error
+    if shown.format not in FORMATS or not shown.events:
+        raise _no_subtitles(path)
+    return [
+        Subtitle(_plain(event, shown.format), event.start / 1000, event.end / 1000)
+        for event in shown
+        if not (event.is_comment or event.is_drawing)
+    ]
 
 
-def _seconds(parts: tuple[str, ...]) -> float:
-    hours, minutes, seconds, fraction = parts
-    return int(hours) * 3600 + int(minutes) * 60 + int(seconds) + float(f"0.{fraction}")
+def _plain(event: pysubs2.SSAEvent, kind: str) -> str:
+    if kind not in MARKED_BY_TAGS:
+        return event.plaintext
+    lines = event.text.replace(r"\N", "\n").split("\n\n")[0]  # what follows is the next one's name
+    return _TAG.sub("", lines)
+
+
+def _no_subtitles(path: Path) -> UserError:
+    return UserError(
+        f"{path}: expected subtitles with HH:MM:SS,mmm --> HH:MM:SS,mmm lines, or .vtt or .ass"
+    )
