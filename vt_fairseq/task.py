@@ -242,6 +242,9 @@ class VideoTranslateTask(FairseqTask):
             seed=cfg.seed,
             train=train,
             heads=self.heads,
+            blank_shape=(cfg.num_frames, cfg.frame_size, cfg.frame_size, 3)
+            if dist.is_initialized() and dist.get_world_size() > 1
+            else None,
         )
 
     def text_options(self) -> TextOptions:

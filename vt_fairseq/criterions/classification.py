@@ -15,8 +15,9 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from torch import nn
 
-from vt_fairseq.criterions.cross_entropy import no_loss, summed
+from vt_fairseq.criterions.cross_entropy import summed
 from vt_fairseq.data.head_targets import ANSWER, CLASS_HEADS, NO_CLASS
+from vt_fairseq.data.tokenizer import EOS
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.heads import scores_by_question
 
@@ -43,12 +44,9 @@ class ClassificationCriterion(FairseqCriterion):
     def forward(
         self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
     ) -> tuple[torch.Tensor, int, dict[str, Any]]:
-        """Loss, its number of clips, and what to log; a sample without sources costs nothing."""
+        """Loss, its number of clips, and what to log."""
         targets = targets_of_seen_clips(sample)
-        if sample["net_input"]["src_tokens"].numel():
-            logits = logits_of_clips(model, sample)
-        else:
-            logits = {name: no_loss(model).expand(len(y), 1) for name, y in targets.items()}
+        logits = logits_of_clips(model, sample)
         reduction = "sum" if reduce else "none"
         losses = {
             name: F.cross_entropy(logits[name], y, ignore_index=NO_CLASS, reduction=reduction)
@@ -105,8 +103,17 @@ def targets_of_seen_clips(sample: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def logits_of_clips(model: nn.Module, sample: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """(B, N) fp32 per head."""
-    logits = model(**sample["net_input"])
+    """(B, N) fp32 per head.
+
+    A batch whose questions have no candidates gets a source of its own all the same: other
+    processes may wait for the model's parameters.
+    """
+    net_input = sample["net_input"]
+    if not net_input["src_tokens"].numel():
+        net_input = {**net_input, "src_tokens": net_input["src_tokens"].new_full((1, 1), EOS)}
+        zero = model(**net_input)[ANSWER][:0].sum()
+        return {ANSWER: zero.expand(len(sample["missing"]), 1)}
+    logits = model(**net_input)
     if ANSWER in logits:
         logits = {ANSWER: scores_by_question(logits[ANSWER], sample["candidates"])}
     return logits

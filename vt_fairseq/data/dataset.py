@@ -75,6 +75,8 @@ class VideoTextDataset(FairseqDataset):
         seed: first part of every random key.
         train: noise, augmentation, shuffling and replacement of unreadable rows.
         heads: what linear heads are trained on; None for a model that writes text.
+        blank_shape: F, H, W, 3 of the ``blank_video`` of a batch that has no frames, where several
+            processes train together: each has to run the video network, for which others may wait.
     """
 
     rows: Sequence[ClipRow]
@@ -86,6 +88,7 @@ class VideoTextDataset(FairseqDataset):
     seed: int
     train: bool
     heads: HeadTargets | None = None
+    blank_shape: tuple[int, ...] | None = None
 
     # The dummy batch is the first real one; decoding one more just for it is a waste.
     supports_fetch_outside_dataloader = False
@@ -132,10 +135,10 @@ class VideoTextDataset(FairseqDataset):
 
         A sample's ``net_input``: ``src_tokens`` (B, S) int64, ``src_lengths`` (B,) int64,
         ``video`` (V, F, H, W, 3) uint8 of the V <= B rows that have [VIDEO] tokens, and
-        ``prev_output_tokens`` (B, L) int64. ``target`` (B, L) int64 ends in eos and is padded, or
-        is None when no row has one; ``num_cut`` of them were longer than their prompt's limit.
-        ``missing`` (B,) bool marks rows whose clip could not be read; ``clip_ids`` and
-        ``references`` (texts) are lists of B, ``unreadable`` lists (id, reason).
+        ``prev_output_tokens`` (B, L) int64; ``blank_video`` where V is 0. ``target`` (B, L) int64
+        ends in eos and is padded, or is None when no row has one; ``num_cut`` of them were longer
+        than their prompt's limit. ``missing`` (B,) bool marks rows whose clip could not be read;
+        ``clip_ids`` and ``references`` (texts) are lists of B, ``unreadable`` lists (id, reason).
 
         For heads there is no ``target`` but ``classes``, (B,) int64 per head. For the head
         ``answer`` the source has R rows, one per candidate, clip after clip: ``candidates``
@@ -181,7 +184,7 @@ class VideoTextDataset(FairseqDataset):
         sources, counts, clip_of_row = heads.sources(self.text, self.prompts[0], rows, tokens)
         sample: Sample = {
             "ntokens": sum(map(len, sources)),
-            "net_input": _source_tensors(sources, clips),
+            "net_input": self._source_tensors(sources, clips),
             "target": None,
             "classes": heads.targets(rows),
         }
@@ -194,7 +197,7 @@ class VideoTextDataset(FairseqDataset):
         share = self._rng(clips[0].index, STREAM_BATCH).random()
         texts = [self._text(c, prompt, share) for c, prompt in zip(clips, prompts, strict=True)]
         sources, targets, cut = (list(column) for column in zip(*texts, strict=True))
-        net_input = _source_tensors(sources, clips)
+        net_input = self._source_tensors(sources, clips)
         target = None
         if any(targets):
             target, _ = pad_right(targets)
@@ -221,6 +224,17 @@ class VideoTextDataset(FairseqDataset):
     def _video_tokens(self, clip: Clip) -> int:
         return 0 if clip.frames is None else self.num_video_tokens
 
+    def _source_tensors(self, sources: list[list[int]], clips: list[Clip]) -> Sample:
+        """``src_tokens``, ``src_lengths`` and, of the clips that have frames, ``video``."""
+        src_tokens, src_lengths = pad_right(sources)
+        net_input: Sample = {"src_tokens": src_tokens, "src_lengths": src_lengths}
+        frames = [c.frames for c in clips if c.frames is not None]
+        if frames:
+            net_input["video"] = torch.from_numpy(np.stack(frames))
+        elif self.blank_shape is not None:
+            net_input["blank_video"] = torch.zeros(1, *self.blank_shape, dtype=torch.uint8)
+        return net_input
+
     def ordered_indices(self) -> Sequence[int]:
         """All rows, in training in an order of their own for each (seed, epoch)."""
         if self.train:
@@ -242,16 +256,6 @@ class VideoTextDataset(FairseqDataset):
             longest = 1 + max(prompt.max_target_tokens for prompt in self.prompts)
             sizes.append(max(1, max_tokens // longest))
         return Batches(indices, min(sizes, default=1))
-
-
-def _source_tensors(sources: list[list[int]], clips: list[Clip]) -> Sample:
-    """``src_tokens``, ``src_lengths`` and, of the clips that have frames, ``video``."""
-    src_tokens, src_lengths = pad_right(sources)
-    net_input: Sample = {"src_tokens": src_tokens, "src_lengths": src_lengths}
-    frames = [c.frames for c in clips if c.frames is not None]
-    if frames:
-        net_input["video"] = torch.from_numpy(np.stack(frames))
-    return net_input
 
 
 def pad_right(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -82,12 +82,14 @@ class MultimodalEncoder(FairseqEncoder):
         video: torch.Tensor | None = None,
         clip_of_row: torch.Tensor | None = None,
         video_tokens: torch.Tensor | None = None,
+        blank_video: torch.Tensor | None = None,
     ) -> EncoderOut:
         """(B, S) ids and (V, F, H, W, 3) uint8 -> fairseq's encoder output.
 
         The r-th row that has [VIDEO] tokens takes the r-th clip, or clip ``clip_of_row[r]`` where
         rows share clips. Rows without them, and batches without ``video``, are text only.
-        ``video_tokens`` (V, T, C) replaces ``video`` where the video network has run before.
+        ``video_tokens`` (V, T, C) replaces ``video`` where the video network has run before. Of
+        ``blank_video`` (1, F, H, W, 3) nothing is seen: see ``zero_of_blank``.
         ``src_lengths`` is not used; fairseq passes it.
         """
         states = self.embed_tokens(src_tokens)
@@ -98,12 +100,27 @@ class MultimodalEncoder(FairseqEncoder):
             if clip_of_row is not None:
                 video_tokens = video_tokens.index_select(0, clip_of_row)
             states = states.masked_scatter(is_video, video_tokens.to(states.dtype))
+        if blank_video is not None:
+            states = states + self.zero_of_blank(blank_video).to(states.dtype)
         padding = src_tokens.eq(PAD)
         states = self.transformer(states, padding)
         return {
             "encoder_out": [states.transpose(0, 1)],
             "encoder_padding_mask": [padding],
         }
+
+    def zero_of_blank(self, video: torch.Tensor) -> torch.Tensor:
+        """Zero, from a run of the video network that leaves its statistics as they are.
+
+        Its gradients are zero, too. Other processes may wait for it: ZeRO-3 gathers the network's
+        parameters from all of them.
+        """
+        modes = [(module, module.training) for module in self.video.modules()]
+        self.video.eval()
+        tokens = self.video(video)
+        for module, training in modes:
+            module.training = training
+        return tokens[:0].sum()
 
     def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: torch.Tensor) -> EncoderOut:
         """Rows in ``new_order`` (which may repeat or leave out rows)."""
@@ -136,13 +153,18 @@ class VideoTranslateModel(FairseqEncoderDecoderModel):
         src_lengths: torch.Tensor | None = None,
         video: torch.Tensor | None = None,
         clip_of_row: torch.Tensor | None = None,
+        blank_video: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, dict] | dict[str, torch.Tensor]:
         """Logits (B, L, vocabulary) fp32 under teacher forcing; see the encoder for the inputs.
 
         Without ``prev_output_tokens`` it returns the heads' logits, see ``class_logits``.
         """
         encoder_out = self.encoder(
-            src_tokens, src_lengths=src_lengths, video=video, clip_of_row=clip_of_row
+            src_tokens,
+            src_lengths=src_lengths,
+            video=video,
+            clip_of_row=clip_of_row,
+            blank_video=blank_video,
         )
         if prev_output_tokens is None:
             return self.class_logits(encoder_out)

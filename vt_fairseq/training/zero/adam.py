@@ -105,7 +105,7 @@ def build_adam(
             f"--adam-backend deepspeed: {error}; pip install 'vt_fairseq[deepspeed]', or add "
             "--adam-backend torch"
         ) from error
-    wait_for_other_builds("cpu_adam" if offload else "fused_adam")
+    wait_for_other_builds()
     try:
         if offload:
             return DeepSpeedCPUAdam(params, adamw_mode=True, **settings)

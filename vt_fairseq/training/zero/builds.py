@@ -13,25 +13,31 @@ from vt_fairseq.training import signals
 
 logger = logging.getLogger(__name__)
 
+# What DeepSpeed compiles for what we use: Adam, and messages between processes of one machine.
+EXTENSIONS = ("cpu_adam", "fused_adam", "deepspeed_shm_comm")
 BUILD_SECONDS, SECONDS_BETWEEN_LOOKS = 600, 2.0
 
 
-def wait_for_other_builds(extension: str) -> None:
-    """Until no other process compiles ``extension``, for which torch waits without end.
+def wait_for_other_builds() -> None:
+    """Until no other process compiles one of DeepSpeed's extensions: torch would wait without end.
 
-    Raises UserError where its lock is BUILD_SECONDS old: whoever made it was killed.
+    Raises UserError where a lock is BUILD_SECONDS old: whoever made it was killed.
     """
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
-    locks = [root / extension / "lock", *root.glob(f"*/{extension}/lock")]
-    for lock in locks:
-        with contextlib.suppress(FileNotFoundError):  # it has been let go
-            while True:
-                if time.time() - lock.stat().st_mtime > BUILD_SECONDS:
-                    raise UserError(
-                        f"{lock} is more than {BUILD_SECONDS / 60:.0f} minutes old: a process that "
-                        f"compiled DeepSpeed's {extension} was killed. Delete the file and start "
-                        "again, or add --adam-backend torch"
-                    )
-                logger.info("waiting for another process that compiles %s (%s)", extension, lock)
-                signals.end_before_training()
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+    for name in EXTENSIONS:
+        for lock in (root / name / "lock", *root.glob(f"*/{name}/lock")):
+            with contextlib.suppress(FileNotFoundError):  # it has been let go
+                wait_for(lock)
+
+
+def wait_for(lock: Path) -> None:
+    """Until the lock is gone, which raises FileNotFoundError, or too old, UserError."""
+    while True:
+        if time.time() - lock.stat().st_mtime > BUILD_SECONDS:
+            raise UserError(
+                f"{lock} is more than {BUILD_SECONDS / 60:.0f} minutes old: a process that compiled "
+                f"DeepSpeed's {lock.parent.name} was killed. Delete the file and start again"
+            )
+        logger.info("waiting for another process that compiles %s (%s)", lock.parent.name, lock)
+        signals.end_before_training()
+        time.sleep(SECONDS_BETWEEN_LOOKS)

@@ -22,6 +22,7 @@ from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
 from vt_fairseq.errors import UserError
 from vt_fairseq.training.lr_scale import follow_scales, scale_learning_rates
 from vt_fairseq.training.trainer import VideoTranslateTrainer
+from vt_fairseq.training.zero.builds import wait_for_other_builds
 from vt_fairseq.training.zero.config import engine_config, scale_window, zero_stage
 from vt_fairseq.training.zero.optimizer import DeepSpeedOptimizer
 from vt_fairseq.training.zero.shards import OptimizerShards
@@ -192,4 +193,5 @@ def join_process_group(cfg, device: torch.device) -> None:
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), world_size=1, rank=0)
+    wait_for_other_builds()
     deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False)

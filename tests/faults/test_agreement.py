@@ -1,0 +1,189 @@
+"""Processes that train together all run every module, whatever is in each one's batch.
+
+Otherwise those that do wait for those that do not: for ever in ZeRO-3, which gathers parameters
+from all, and until gloo gives up where the sums of a log have other shapes. Each cell trains and
+validates, in one process and in two, and has the losses of fairseq's trainer in one process.
+
+python -m pytest tests/faults/test_agreement.py --campaign
+"""
+
+import importlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import fairseq_cli.train
+import pytest
+import torch
+
+from tests import killing
+from tests.commands import free_port
+from vt_fairseq.data.manifest import ClipRow, Manifest, write_manifest
+from vt_fairseq.models.video_backbones import register_video_network
+
+REAL_VALIDATION = fairseq_cli.train.validate
+SECONDS = 300  # a cell takes five when the machine is calm and DeepSpeed is compiled
+UPDATES = 4
+ENGINE = ["--optimizer", "deepspeed_adam", "--adam-backend", "torch", "--zero-stage"]
+TRAINERS = {
+    "fairseq": [*killing.PLAIN, "--ddp-backend", "legacy_ddp"],
+    **{f"ZeRO-{stage}": [*ENGINE, str(stage)] for stage in (1, 2, 3)},
+}
+
+
+@register_video_network("one-layer-without-statistics")
+class OneLayer(torch.nn.Module):
+    """No BatchNorm: its statistics are each process's own, and losses could not be compared."""
+
+    width = 8
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = torch.nn.Conv3d(3, self.width, 3, padding=1)
+
+    def num_tokens(self, frames: int) -> int:
+        return frames
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.convolution(frames).relu().mean(dim=(3, 4)).transpose(1, 2)
+
+
+# --- what is in the batches -----------------------------------------------------------------------
+
+Rows = list[ClipRow]
+
+
+def unreadable(rows: Rows) -> Rows:
+    return [replace(row, video="gone.mp4") for row in rows]
+
+
+def without_texts(rows: Rows) -> Rows:
+    return [replace(row, captions=()) for row in rows]
+
+
+def without_candidates(rows: Rows) -> Rows:
+    return [replace(row, candidates=(), answer=None) for row in rows]
+
+
+# Of 8 rows for training and 4 for validation, in batches of one: what becomes of them.
+DATA: dict[str, Callable[[Rows, Rows], tuple[Rows, Rows]]] = {
+    "all is there": lambda train, valid: (train, valid),
+    "a share of unreadable clips": lambda train, valid: (
+        train,
+        [valid[0], *unreadable(valid[1:2]), valid[2], *unreadable(valid[3:])],
+    ),
+    "rows without targets": lambda train, valid: (
+        [*without_texts(train[:5]), *train[5:]],
+        [*without_texts(valid[:1]), valid[1], *without_texts(valid[2:])],
+    ),
+    "questions without candidates": lambda train, valid: (
+        [*without_candidates(train[:5]), *train[5:]],
+        [*without_candidates(valid[:1]), *valid[1:]],
+    ),
+    "an uneven number of batches": lambda train, valid: (train[:7], valid[:3]),
+    "an empty share of the validation": lambda train, valid: (train, valid[:1]),
+}
+HEADS = ["--heads", "answer", "--criterion", "video_translate_classification", "--lr", "1e-2"]
+
+
+@pytest.fixture(scope="module")
+def questions(data_directory) -> Rows:
+    rows = [r for r in Manifest(data_directory / "train.arrow") if r.candidates and r.captions]
+    assert len(rows) >= 12
+    return rows
+
+
+def prepared(kind: str, rows: Rows, data: Path, folder: Path) -> Path:
+    shutil.copytree(data, folder, ignore=shutil.ignore_patterns("world"))
+    train, valid = DATA[kind](rows[:8], rows[8:12])
+    write_manifest(folder / "train.arrow", train)
+    write_manifest(folder / "valid.arrow", valid)
+    return folder
+
+
+# --- one cell -------------------------------------------------------------------------------------
+
+
+def losses_of(
+    data: Path, folder: Path, trainer: str, processes: int, kind: str
+) -> dict[int, float]:
+    """Validation losses after each update; fails where a process hangs or ends otherwise."""
+    folder.mkdir()
+    options = [*TRAINERS[trainer], "--video-network", "one-layer-without-statistics", "--no-save"]
+    options += ["--batch-size", "1", "--update-freq", str(2 // processes)]
+    options += ["--validate-interval-updates", "1", "--max-bad-fraction", "1", "--no-flip"]
+    options += HEADS if "candidates" in kind else ["--actions", "caption"]
+    cfg = killing.configuration(data, folder / "save", options, UPDATES)
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+
+    def joining(rank: int) -> Callable[[], None]:
+        def join() -> None:
+            fairseq_cli.train.validate = noted(folder / f"valid{rank}")
+            if processes > 1:
+                here = {"WORLD_SIZE": str(processes), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+                os.environ.update(address | here)
+
+        return join
+
+    ranks = range(processes)
+    children = [killing.start(cfg, folder / str(r), change=joining(r)) for r in ranks]
+    deadline = time.monotonic() + SECONDS
+    ended: dict[int, int] = {}
+    while len(ended) < processes and time.monotonic() < deadline:
+        for rank, child in enumerate(children):
+            if rank not in ended and (found := os.waitpid(child, os.WNOHANG))[0]:
+                ended[rank] = os.waitstatus_to_exitcode(found[1])
+        time.sleep(0.05)
+    for rank in set(ranks) - set(ended):
+        os.kill(children[rank], signal.SIGKILL)
+        os.waitpid(children[rank], 0)
+    logs = [(folder / f"{rank}.log").read_text()[-1500:] for rank in ranks]
+    assert ended == dict.fromkeys(ranks, 0), (ended, *logs)
+    found = [(folder / f"valid{rank}").read_text() for rank in ranks]
+    assert len(set(found)) == 1, "all processes have the same"
+    return dict(map(json.loads, found[0].splitlines()))
+
+
+def noted(path: Path) -> Callable:
+    """fairseq's validation, which also writes updates and loss to a file."""
+
+    def validate(cfg, trainer, *others):
+        losses = REAL_VALIDATION(cfg, trainer, *others)
+        with open(path, "a") as file:
+            file.write(json.dumps([trainer.get_num_updates(), losses[0]]) + "\n")
+        return losses
+
+    return validate
+
+
+@pytest.mark.timeout(900)
+def test_processes_end_with_the_losses_of_one_whatever_their_batches_have(
+    questions, data_directory, tmp_path, campaign, record
+):
+    importlib.import_module("deepspeed.runtime.zero")  # once, which takes seconds
+    cells = list(itertools.product(DATA, TRAINERS, (1, 2)))
+    if not campaign:  # what hung or ended in an abort
+        cells = [
+            ("a share of unreadable clips", "ZeRO-3", 2),
+            ("rows without targets", "fairseq", 2),
+            ("questions without candidates", "ZeRO-3", 2),
+        ]
+    table = {}
+    for kind in dict.fromkeys(kind for kind, _, _ in cells):
+        name = kind.replace(" ", "-")
+        data = prepared(kind, questions, data_directory, tmp_path / name)
+        expected = losses_of(data, tmp_path / f"{name}-expected", "fairseq", 1, kind)
+        assert len(expected) == UPDATES
+        for _, trainer, processes in (cell for cell in cells if cell[0] == kind):
+            out = tmp_path / f"{name}-{trainer}-{processes}"
+            found = losses_of(data, out, trainer, processes, kind)
+            assert found == pytest.approx(expected, rel=2e-3), (kind, trainer, processes)
+            difference = max(abs(found[u] / expected[u] - 1) for u in expected)
+            table[f"{kind}, {trainer}, {processes}"] = float(f"{difference:.2g}")
+    record("relative difference of the losses from one process's", table)
