@@ -23,7 +23,7 @@ def lock(request, tmp_path, monkeypatch):
 def test_a_lock_that_a_killed_process_left_ends_in_a_line_that_names_it(lock):
     hour_ago = time.time() - 3600
     os.utime(lock, (hour_ago, hour_ago))
-    with pytest.raises(UserError, match=f"{lock} is more than 10 minutes old: .* Delete the file"):
+    with pytest.raises(UserError, match=f"{lock} is more than 10 minutes old: .* delete the file"):
         builds.wait_for_other_builds()
 
 

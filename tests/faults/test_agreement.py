@@ -2,7 +2,7 @@
 
 Otherwise those that do wait for those that do not: for ever in ZeRO-3, which gathers parameters
 from all, and until gloo gives up where the sums of a log have other shapes. Each cell trains and
-validates, in one process and in two, and has the losses of fairseq's trainer in one process.
+validates, in one process and in two, with the same losses.
 
 python -m pytest tests/faults/test_agreement.py --campaign
 """
@@ -89,7 +89,7 @@ DATA: dict[str, Callable[[Rows, Rows], tuple[Rows, Rows]]] = {
     "an uneven number of batches": lambda train, valid: (train[:7], valid[:3]),
     "an empty share of the validation": lambda train, valid: (train, valid[:1]),
 }
-HEADS = ["--heads", "answer", "--criterion", "video_translate_classification", "--lr", "1e-2"]
+HEADS = ["--heads", "answer", "--criterion", "video_translate_classification"]
 
 
 @pytest.fixture(scope="module")
@@ -167,23 +167,22 @@ def test_processes_end_with_the_losses_of_one_whatever_their_batches_have(
     questions, data_directory, tmp_path, campaign, record
 ):
     importlib.import_module("deepspeed.runtime.zero")  # once, which takes seconds
-    cells = list(itertools.product(DATA, TRAINERS, (1, 2)))
-    if not campaign:  # what hung or ended in an abort
+    cells = list(itertools.product(DATA, TRAINERS))
+    if not campaign:  # what hung, crashed or ended in an abort
         cells = [
-            ("a share of unreadable clips", "ZeRO-3", 2),
-            ("rows without targets", "fairseq", 2),
-            ("questions without candidates", "ZeRO-3", 2),
+            ("a share of unreadable clips", "ZeRO-3"),
+            ("rows without targets", "fairseq"),
+            ("questions without candidates", "ZeRO-3"),
         ]
     table = {}
-    for kind in dict.fromkeys(kind for kind, _, _ in cells):
-        name = kind.replace(" ", "-")
+    for kind, trainer in cells:
+        name = f"{kind}-{trainer}".replace(" ", "-")
         data = prepared(kind, questions, data_directory, tmp_path / name)
-        expected = losses_of(data, tmp_path / f"{name}-expected", "fairseq", 1, kind)
-        assert len(expected) == UPDATES
-        for _, trainer, processes in (cell for cell in cells if cell[0] == kind):
-            out = tmp_path / f"{name}-{trainer}-{processes}"
-            found = losses_of(data, out, trainer, processes, kind)
-            assert found == pytest.approx(expected, rel=2e-3), (kind, trainer, processes)
-            difference = max(abs(found[u] / expected[u] - 1) for u in expected)
-            table[f"{kind}, {trainer}, {processes}"] = float(f"{difference:.2g}")
-    record("relative difference of the losses from one process's", table)
+        one, two = (
+            losses_of(data, tmp_path / f"{name}-{count}", trainer, count, kind) for count in (1, 2)
+        )
+        assert len(one) == UPDATES
+        assert two == pytest.approx(one, rel=2e-3), (kind, trainer)
+        difference = max(abs(two[u] / one[u] - 1) for u in one)
+        table[f"{kind}, {trainer}"] = float(f"{difference:.2g}")
+    record("largest relative difference between two processes and one", table)

@@ -35,8 +35,8 @@ def wait_for(lock: Path) -> None:
     while True:
         if time.time() - lock.stat().st_mtime > BUILD_SECONDS:
             raise UserError(
-                f"{lock} is more than {BUILD_SECONDS / 60:.0f} minutes old: a process that compiled "
-                f"DeepSpeed's {lock.parent.name} was killed. Delete the file and start again"
+                f"{lock} is more than {BUILD_SECONDS / 60:.0f} minutes old: a process that "
+                f"compiled {lock.parent.name} for DeepSpeed was killed: delete the file"
             )
         logger.info("waiting for another process that compiles %s (%s)", lock.parent.name, lock)
         signals.end_before_training()
