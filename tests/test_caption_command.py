@@ -208,8 +208,11 @@ def test_folders_patterns_frames_and_lists_are_found(videos, tmp_path, monkeypat
     for name in ("b.MP4", "a.mkv", ".hidden.mp4", "notes.txt", "deep/c.webm"):
         (world / name).write_bytes(b"x")
     write_folder(world / "frames", 2)
+    (world / "frames" / "labels.json").write_bytes(b"x")
+    notes: list[str] = []
     found = ["a.mkv", "b.MP4", "deep/c.webm", "frames"]
-    assert find_videos([str(world)]) == [str(world / name) for name in found]
+    assert find_videos([str(world)], note=notes.append) == [str(world / name) for name in found]
+    assert notes == [f"left out of {world}, by their names: notes.txt, frames/labels.json"]
     (tmp_path / "x[1].mp4").write_bytes(b"x")
     assert find_videos([str(tmp_path / "x[1].mp4")]) == [str(tmp_path / "x[1].mp4")]
     assert find_videos([f"{tmp_path}/**/*.webm"]) == [str(world / "deep" / "c.webm")]

@@ -3,16 +3,19 @@
 What each reader makes of its corpus's real files stands in test_corpus_NAME.py.
 """
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.corpora import rejected, rows
+from vt_fairseq.corpora.files import VideoFinder
 from vt_fairseq.corpora.registry import SUBTITLED, corpus_reader
 from vt_fairseq.corpora.rows import Source
 from vt_fairseq.errors import UserError
 from vt_fairseq.miniworld.official_layouts import LAYOUTS, annotation_files
 from vt_fairseq.miniworld.world import SIZES
+from vt_fairseq.video.names import similar_file
 
 FILES = {corpus: annotation_files(corpus, SIZES["tiny"]) for corpus in LAYOUTS}
 WHOLE = None  # in place of a text to replace: the whole file
@@ -195,3 +198,47 @@ def test_videos_lie_in_the_official_folders_or_flat(tmp_path, corpus, default, o
             (root / "videos" / path).touch()
         train = rows(opened(corpus, root, "none", None))["train"]
         assert (path or default) in {row.video for row in train}
+
+
+@pytest.mark.parametrize(
+    "there", ["a.mov", "a.MKV", "a.flv", "a.m4v", "a.mp4.webm", "a.Mp4", "a.VOB", "a.gif"]
+)
+def test_a_video_of_any_usual_suffix_in_any_case_is_found(tmp_path, there):
+    for other in ("b.mp4", "aa.mp4", "a.txt", "a.mp4.part", there):
+        (tmp_path / other).touch()
+    assert VideoFinder(tmp_path).find("none/a", "a") == there
+
+
+def test_of_several_files_the_most_usual_suffix_is_taken(tmp_path):
+    for name in ("a.webm", "a.mp4", "a.mp4.mkv", "a.MP4"):
+        (tmp_path / name).touch()
+    assert VideoFinder(tmp_path).find("a") == "a.MP4"
+    assert VideoFinder(tmp_path).find("a.mp4") == "a.mp4.mkv"
+    assert VideoFinder(tmp_path, default=".MP4").find("c") == "c.MP4"
+
+
+def test_a_folder_of_frames_is_preferred_where_there_can_be_one(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "a").mkdir()
+    assert VideoFinder(tmp_path, frames=True).find("a") == "a"
+    assert VideoFinder(tmp_path).find("a") == "a.mp4"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there"),
+    [
+        ("a.mp4", "a.MKV"),
+        ("a.mp4", "A.mp4"),
+        ("a.mp4", "a.f137.webm"),
+        ("a.mp4", "a"),
+        ("a.mp4.mkv", "a.mkv"),
+    ],
+)
+def test_a_file_with_a_similar_name_is_found(tmp_path, wanted, there):
+    for other in ("b.mp4", "ab.mp4", "a1.mp4"):
+        (tmp_path / other).touch()
+    assert similar_file(tmp_path / wanted) is None
+    assert similar_file(tmp_path / "no folder" / wanted) is None
+    (tmp_path / there).touch()
+    os.utime(tmp_path, (1, 1))  # the folder has changed, whatever the clock's resolution
+    assert similar_file(tmp_path / wanted) == there

@@ -1,6 +1,8 @@
 """Copies at the training size show the same frames at the same times."""
 
 import json
+import os
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -11,7 +13,7 @@ from tests.conftest import run_main
 from vt_fairseq.corpora.rows import copy_name
 from vt_fairseq.corpora.transcode import GOP_SECONDS, transcode
 from vt_fairseq.data.manifest import DataDirectory
-from vt_fairseq.errors import VideoError
+from vt_fairseq.errors import UserError, VideoError
 from vt_fairseq.video.decoding import probe, read_clip
 from vt_fairseq.video.frame_sampling import FrameSampling
 
@@ -107,3 +109,97 @@ def test_vt_prepare_transcode_makes_copies_that_the_rows_name(tmp_path):
         assert copy == tmp_path / "data" / "videos" / "a.mkv.mp4"
         assert numbers(copy, end=1.0) == numbers(tmp_path / "a.mkv", end=1.0)
     assert "broken video" in (tmp_path / "data" / "rejected.jsonl").read_text()
+
+
+def test_an_outdated_copy_of_a_folder_of_frames_is_made_anew(tmp_path):
+    source = media.write_folder(tmp_path / "frames", 3)
+    transcode(source, tmp_path / "copy", 48)
+    (source / "1.jpg").unlink()
+    os.utime(source, (2e9, 2e9))
+    assert transcode(source, tmp_path / "copy", 48) == pytest.approx(2 / 3)
+    assert set(numbers(tmp_path / "copy")) == {1, 2}
+
+
+def test_no_two_videos_have_the_same_copy(tmp_path):
+    names = ["a.mp4", "a.mkv", "a.mkv.mp4", "a", "b.MP4", "a.mkv.mp4.mp4"]
+    for name in names:
+        (tmp_path / name).touch()
+    copies = [copy_name(name, tmp_path) for name in names]
+    assert len(set(copies)) == len(names)
+    assert copies[:1] == ["a.mp4"] and all(name.lower().endswith(".mp4") for name in copies)
+
+
+def test_a_disk_that_takes_no_copies_is_no_fault_of_the_video(tmp_path):
+    source = media.write_numbered(tmp_path / "a.mp4", 5, options=X264)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"no copy can be written to .*b\.mp4: File exists"):
+        transcode(source, tmp_path / "file" / "b.mp4", 48)
+
+
+def write_stamped(path, stamps):
+    """A video whose frames have these timestamps in ms, in this order, whatever they are."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={**X264, "bf": "0", "g": "5"})
+        stream.width, stream.height, stream.pix_fmt = media.WIDTH, media.HEIGHT, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        frames = [
+            av.VideoFrame.from_ndarray(media.numbered_frame(n), format="rgb24")
+            for n in range(len(stamps))
+        ]
+        for n, frame in enumerate(frames):
+            frame.pts, frame.time_base = n * 10, Fraction(1, 1000)
+        packets = [p for frame in (*frames, None) for p in stream.encode(frame)]
+        for order, (packet, stamp) in enumerate(zip(packets, stamps, strict=True)):
+            packet.dts, packet.pts, packet.time_base = order, stamp, Fraction(1, 1000)
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize(
+    "stamps",
+    [
+        [0, 40, 80, 80, 120, 160, 200, 200, 200, 240],
+        [0, 40, 80, 70, 120, 160, 150, 140, 200, 240],
+        [0, 40, 80, 120, 120, 120, 120, 160],
+    ],
+)
+def test_of_frames_with_one_timestamp_the_last_is_shown_and_copied(tmp_path, stamps):
+    source = write_stamped(tmp_path / "a.mkv", stamps)
+    transcode(source, tmp_path / "b.mp4", 48)
+    first = stamps[0]
+    shown = {max(stamps[: n + 1]): n for n in range(len(stamps))}  # stamp -> the last with it
+    for stamp, number in shown.items():
+        at = (stamp - first) / 1000
+        for path in (source, tmp_path / "b.mp4"):
+            assert set(numbers(path, at + 0.002, at + 0.008)) == {number}
+
+
+def test_one_bad_file_never_ends_a_preparation(tmp_path):
+    """Each file is copied or its row rejected with a reason; the command ends well."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    good = media.write_numbered(videos / "good.mp4", 30, options=X264)
+    write_stamped(videos / "double.mkv", [0, 40, 40, 80, 120, 120])
+    data = good.read_bytes()
+    (videos / "cut.mp4").write_bytes(data[: len(data) // 2])
+    (videos / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
+    (videos / "text.mp4").write_text("no video")
+    (videos / "empty.mp4").touch()
+    (videos / "nothing").mkdir()
+    media.write_folder(videos / "frames", 2)
+    (videos / "frames" / "3.jpg").mkdir()
+    (videos / "half").mkdir()
+    (videos / "half" / "1.jpg").write_bytes(b"\xff\xd8\xff half")
+    (videos / "loop.mp4").symlink_to("loop.mp4")
+    media.write_video(videos / "odd.mkv", [np.zeros((33, 51, 3), np.uint8)], codec="ffv1")
+    (videos / "good.mp4.mkv").write_bytes(b"\x1a\x45\xdf\xa3" + bytes(200))
+    names = [*sorted(p.name for p in videos.iterdir()), "gone.mp4", "a/\0.mp4", "x" * 400]
+    rows = [{"id": str(n), "video": v, "caption": "numbers"} for n, v in enumerate(names)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["jsonl", "--annotations", tmp_path / "a.jsonl", "--videos", videos]
+    arguments += ["--out", tmp_path / "data", "--train-vocabulary", "60", "--transcode", "48"]
+    run_main("vt_fairseq.cli.prepare", *map(str, arguments))
+    data = DataDirectory.open(tmp_path / "data")
+    kept = {names[int(row.id)] for row in data.manifest("train")}
+    assert kept == {"good.mp4", "double.mkv", "odd.mkv"}
+    assert data.splits == {"train": {"rows": 3, "rejected": len(names) - 3}}

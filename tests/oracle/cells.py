@@ -12,6 +12,7 @@ from tests.oracle import patches
 from tests.oracle.programs import ffmpeg
 
 COUNT = 60  # frames in a file
+CODECS_EACH = 2  # of a container's codecs, taken in turns, have each anomaly
 SECOND_PART = 1000  # number of the first frame in what is joined to a file
 RAW = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}")
 NEAREST = "scale={}:{}:flags=neighbor"
@@ -164,7 +165,6 @@ CONTAINERS = {
     "apng": Container(".apng", "-f apng -plays 0", "", "apng"),
     "m2v": Container(".m2v", "-f mpeg2video", "", "mpeg2b", "mpeg2 mpeg2i", timeline="counted"),
     "m1v": Container(".m1v", "-f mpeg1video", "", "mpeg1", timeline="counted"),
-    "m4v": Container(".m4v", "-f m4v", "", "mpeg4b", "mpeg4", timeline="counted"),
     "264": Container(".264", "-f h264", "", "h264b", "h264", timeline="counted"),
     "265": Container(".265", "-f hevc", "", "hevc", timeline="counted"),
     "ivf": Container(".ivf", "-f ivf", "", "vp8 vp9 av1"),
@@ -191,6 +191,8 @@ class Anomaly:
         source: (cell, path) -> None, writes the file instead.
         stream: the one that is the film, as ffmpeg writes it.
         rate: frames per second.
+        damaged: some frames cannot be decoded; what decoders show in their place is their own
+            business, and where the last one ends is known to DAMAGED_SECONDS.
     """
 
     containers: str = ""
@@ -205,6 +207,7 @@ class Anomaly:
     source: Callable[["Cell", Path], None] | None = None
     stream: str = "V:0"
     rate: str = "25"
+    damaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -222,8 +225,8 @@ class Cell:
     @property
     def timeline(self) -> str:
         """How the oracle reads its times."""
-        own = CONTAINERS[self.container].timeline
-        return own if own != "stamps" else ANOMALIES[self.anomaly].timeline or own
+        own, odd = CONTAINERS[self.container].timeline, ANOMALIES[self.anomaly].timeline
+        return odd if odd and own != "counted" else own
 
 
 def make(cell: Cell, folder: Path) -> Path:
@@ -346,7 +349,7 @@ def _with_cover(disposition: str, map_order: str) -> Callable[[Cell, Path], None
 
 
 _MP4 = "mp4 mov 3gp"
-_BARE = "m2v m1v m4v 264 265"  # streams without a container
+_BARE = "m2v m1v 264 265"  # streams without a container
 _TIMED = "mp4 mov fmp4 mkv webm ts mts flv 3gp wmv"  # containers that take any timestamp
 _IRREGULAR = "settb=1/1000,setpts='N*40+floor(N/7)*90'"
 _NO_REORDER = "h264 vp8 mjpeg flv1 wmv2 msmpeg4 h263 mpeg4"  # pts and dts in the same order
@@ -373,7 +376,7 @@ ANOMALIES = {
     ),
     "late-start": Anomaly(but=f"avi gif apng mxf dv {_BARE}", after="-output_ts_offset 7.13"),
     "negative-start": Anomaly(
-        "mp4 mov fmp4 mkv webm flv 3gp ts",
+        "mp4 mov fmp4 3gp ts",
         after="-output_ts_offset -0.5 -avoid_negative_ts disabled",
     ),
     "stamps-wrap": Anomaly("ts mts", after="-output_ts_offset 95441 -muxdelay 0 -muxpreload 0"),
@@ -393,16 +396,21 @@ ANOMALIES = {
     "fast": Anomaly("mp4 mov fmp4 mkv webm avi ts ogv", rate="120"),
     "double-stamp": Anomaly(
         _TIMED,
+        timeline="order",
         codecs=_NO_REORDER,
         after=f"{FINE_TICK} -bsf:v {_SHIFT}PTS-40*(eq(N\\,20)+eq(N\\,41))",
     ),
     "backward-stamp": Anomaly(
         _TIMED,
+        timeline="order",
         codecs=_NO_REORDER,
         after=f"{FINE_TICK} -bsf:v {_SHIFT}PTS-50*(eq(N\\,20)+eq(N\\,41))",
     ),
     "far-back-stamp": Anomaly(
-        _TIMED, codecs=_NO_REORDER, after=f"{FINE_TICK} -bsf:v {_SHIFT}PTS-330*eq(N\\,40)"
+        _TIMED,
+        timeline="order",
+        codecs=_NO_REORDER,
+        after=f"{FINE_TICK} -bsf:v {_SHIFT}PTS-330*eq(N\\,40)",
     ),
     "short-header": Anomaly("mp4 mov mkv webm flv 3gp wmv", finish=patches.duration(0.4)),
     "long-header": Anomaly("mp4 mov mkv webm flv 3gp wmv", finish=patches.duration(3.0)),
@@ -411,16 +419,20 @@ ANOMALIES = {
     ),
     "piped": Anomaly("fmp4 mkv webm avi ts mpg flv wmv ogv", source=_piped),
     "no-index": Anomaly("avi", finish=patches.without_index),
-    "cut-off": Anomaly(but="mp4 mov 3gp", finish=patches.cut(0.0, 0.65)),
-    "no-beginning": Anomaly(f"ts mts mpg vob dv {_BARE}", finish=patches.cut(0.4, 1.0)),
-    "moov-missing": Anomaly(_MP4, finish=patches.cut(0.0, 0.65)),
-    "joined": Anomaly(
-        f"ts mts mpg vob flv fmp4 mkv ogv dv {_BARE}", source=_joined, timeline="joined"
+    "cut-off": Anomaly(but="mp4 mov 3gp", finish=patches.cut(0.0, 0.65), damaged=True),
+    "no-beginning": Anomaly(
+        f"ts mts mpg vob dv {_BARE}", finish=patches.cut(0.4, 1.0), damaged=True
     ),
-    "key-lost": Anomaly("mp4 mov mkv ts flv avi mpg mxf webm", after="-bsf:v noise=drop=lt(n\\,7)"),
+    "moov-missing": Anomaly(_MP4, finish=patches.cut(0.0, 0.65)),
+    "joined": Anomaly(f"ts mts mpg vob {_BARE}", source=_joined, timeline="joined"),
+    "appended": Anomaly("flv fmp4 mkv dv mp4 mov", source=_joined, timeline="appended"),
+    "chained": Anomaly("ogv", source=_joined, timeline="appended", damaged=True),
+    "key-lost": Anomaly(
+        "mp4 mov mkv ts flv mpg webm", after="-bsf:v noise=drop=lt(n\\,7)", damaged=True
+    ),
     "packets-lost": Anomaly(
-        "mp4 mov mkv ts flv avi wmv webm",
-        codecs="mjpeg png mpeg2b h264b vp8 palette",
+        "mp4 mov mkv avi",
+        codecs="mjpeg png palette",
         after="-bsf:v noise=drop='eq(mod(n\\,9)\\,5)'",
     ),
     "turned-90": _turned("transpose=cclock", (0, 1, -1, 0)),
@@ -486,15 +498,18 @@ def _all_cells() -> Iterable[Cell]:
     for container, spec in CONTAINERS.items():
         for codec in dict.fromkeys(f"{spec.main} {spec.others}".split()):
             yield Cell(container, codec, "plain")
-    for name, anomaly in ANOMALIES.items():
+    for number, (name, anomaly) in enumerate(ANOMALIES.items()):
         if name == "plain":
             continue
         for container in (anomaly.containers or " ".join(CONTAINERS)).split():
             spec, without = CONTAINERS[container], anomaly.but.split()
             every = f"{spec.main} {spec.others}".split()
             codecs = [c for c in anomaly.codecs.split() if c in every] or spec.main.split()
+            codecs = [codec for codec in codecs if codec not in without]
             if container not in without:
-                yield from (Cell(container, c, name) for c in codecs if c not in without)
+                turn = number % max(1, len(codecs))
+                chosen = (codecs[turn:] + codecs)[: min(len(codecs), CODECS_EACH)]
+                yield from (Cell(container, codec, name) for codec in chosen)
 
 
 CELLS = tuple(_all_cells())

@@ -22,6 +22,7 @@ from tests.media import read_numbers
 MISSING = [name for name in ("ffmpeg", "ffprobe") if shutil.which(name) is None]
 SECONDS = 60
 PICTURE = re.compile(r"n: *\d+ pts: *(\S+) .*? s:(\d+)x(\d+) ")
+START = re.compile(r"Duration: .*, start: (-?[0-9.]+)")
 TICK = re.compile(r"config in time_base: (\d+)/(\d+)")
 
 
@@ -77,26 +78,36 @@ def shown_by_ffmpeg(path: Path, stream: str = "V:0", timeline: str = "stamps") -
     Args:
         stream: ffmpeg's specifier of the video stream; "V" leaves out attached pictures.
         timeline: "stamps": the file's own timestamps, as they are, from the start of the file;
-            "joined": what ffmpeg makes of them when they begin anew; "dts", "pts": the k-th frame
+            "joined": what ffmpeg makes of them when they begin anew; "appended": the same where it
+            makes nothing of them, by arithmetic; "dts", "pts": the k-th frame
             has the k-th smallest of these times of packets, where these are all that is stored;
+            "order": the k-th frame has the presentation time of the k-th packet in the file, where
+            frames are not reordered, since the program prefers decoding times after odd ones;
             "counted": frames at a constant rate, in streams without a container.
     """
-    flags = [] if timeline == "joined" else ["-copyts"]
     output = ["-an", "-sn", "-dn", "-fps_mode", "passthrough", "-vf", "showinfo=checksum=0"]
     output += ["-map", f"0:{stream}", "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
-    done = ffmpeg("-v", "info", *flags, "-i", path, *output)
-    stamps, numbers = _pictures(done.stderr.decode(errors="replace"), done.stdout)
-    start, packets = _start_and_packets(path, stream)
-    if timeline in ("dts", "pts"):
-        # Of packets that hold something: an empty one repeats the frame before.
-        times = sorted(float(p[f"{timeline}_time"]) for p in packets if int(p["size"]))
-        stamps = times[: len(stamps)]
-    if timeline == "counted":
-        stamps = [k * _usual_step(stamps) for k in range(len(stamps))]
+    done = ffmpeg("-v", "info", *([] if timeline == "joined" else ["-copyts"]), "-i", path, *output)
+    log = done.stderr.decode(errors="replace")
+    stamps, numbers = _pictures(log, done.stdout)
+    start = float(match[1]) if (match := START.search(log)) else 0.0
     if timeline in ("joined", "counted"):
         start = 0.0
+    if timeline == "counted":
+        stamps = [k * _usual_step(stamps) for k in range(len(stamps))]
+    elif timeline == "appended":
+        stamps = _appended([stamp - start for stamp in stamps])
+        start = 0.0
+    elif timeline == "order":
+        stamps = [float(packet["pts_time"]) for packet in _packets(path, stream)][: len(stamps)]
+    elif timeline in ("dts", "pts"):
+        # Of packets that hold something: an empty one repeats the frame before.
+        packets = [p for p in _packets(path, stream) if int(p["size"])]
+        if all(f"{timeline}_time" in packet for packet in packets):
+            stamps = sorted(float(p[f"{timeline}_time"]) for p in packets)[: len(stamps)]
+            numbers = numbers[: len(stamps)]
     times = list(accumulate((stamp - start for stamp in stamps), max))
-    return Shown(times, numbers, times[-1] + (_last_length(packets) or _usual_step(times)))
+    return Shown(times, numbers, times[-1] + _usual_step(times))
 
 
 def _pictures(log: str, raw: bytes) -> tuple[list[float], list[int]]:
@@ -117,18 +128,20 @@ def _pictures(log: str, raw: bytes) -> tuple[list[float], list[int]]:
     return stamps, numbers
 
 
-def _start_and_packets(path: Path, stream: str) -> tuple[float, list[dict[str, Any]]]:
-    """Seconds of the first timestamp in the file, of whatever stream; the video's packets."""
-    show = ("-show_entries", "format=start_time:packet=pts_time,dts_time,duration_time,size")
-    found = ffprobe(path, "-select_streams", stream, *show)
-    return float(found["format"].get("start_time", 0)), found.get("packets", [])
+def _packets(path: Path, stream: str) -> list[dict[str, Any]]:
+    """The packets of the video in the order of the file."""
+    show = ("-show_entries", "packet=pts_time,dts_time,size")
+    return ffprobe(path, "-select_streams", stream, *show).get("packets", [])
 
 
-def _last_length(packets: Sequence[dict[str, Any]]) -> float:
-    """Seconds of the packet that is shown last; 0 where it does not say."""
-    timed = [packet for packet in packets if "pts_time" in packet]
-    last = max(timed, key=lambda packet: float(packet["pts_time"]), default={})
-    return float(last.get("duration_time", 0))
+def _appended(stamps: Sequence[float]) -> list[float]:
+    """Where they go back by more than 0.1 s another file begins, right behind the one before."""
+    step, offset, found = _usual_step(stamps), 0.0, list(stamps[:1])
+    for stamp in stamps[1:]:
+        if stamp + offset < found[-1] - 0.1:
+            offset = found[-1] + step - stamp
+        found.append(stamp + offset)
+    return found
 
 
 def _usual_step(times: Sequence[float]) -> float:

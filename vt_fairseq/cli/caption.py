@@ -228,12 +228,14 @@ def segments_of(path: str, args: argparse.Namespace) -> list[SegmentResult]:
     from vt_fairseq.video.boundary import Boundary
     from vt_fairseq.video.decoding import probe
     from vt_fairseq.video.frame_sampling import equal_segments, regular_segments
+    from vt_fairseq.video.names import similar_file
 
     uncut = SegmentResult(path, 0.0, 0.0, question=args.ask)
     try:
         duration = probe(path, None if args.follow_links else Boundary(Path(path), FOLLOW_LINKS))
     except VideoError as error:
-        return [replace(uncut, error=str(error))]
+        beside = None if os.path.exists(path) else similar_file(path)
+        return [replace(uncut, error=f"{error}{f', but {beside}' if beside else ''}")]
     if args.segments:
         times = equal_segments(duration, args.segments)
     elif args.every:
@@ -301,6 +303,11 @@ def print_lines(content: str) -> None:
     sys.stdout.flush()
 
 
+def note(text: str) -> None:
+    """Say on stderr what is no error."""
+    say(f"{PROG}: note: {text}", file=sys.stderr)
+
+
 def report_errors(video: Sequence[SegmentResult]) -> int:
     """Name on stderr the segments that could not be read; return how many there are."""
     failed = [one for one in video if one.error is not None]
@@ -337,7 +344,7 @@ def main() -> None:
     args = build_parser().parse_args()
     check(args)
     command.import_user_dir(args.user_dir)
-    paths = find_videos(args.videos, args.follow_links)
+    paths = find_videos(args.videos, args.follow_links, note)
     output = Output(args, len(paths))
     failed, ranked = 0, []
     for video in predict_videos(args, paths):

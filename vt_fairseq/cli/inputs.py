@@ -3,16 +3,20 @@
 import glob
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from vt_fairseq.bounded_files import MAX_DOCUMENT, read_file
 from vt_fairseq.errors import FOLLOW_LINKS, UserError, VideoError
+from vt_fairseq.video.names import VIDEO_SUFFIXES, is_video_name
 
 STDIN = "-"
+SHOWN = 5  # names of files that are left out
 
 
-def find_videos(names: Sequence[str], follow_links: bool = False) -> list[str]:
+def find_videos(
+    names: Sequence[str], follow_links: bool = False, note: Callable[[str], None] | None = None
+) -> list[str]:
     """Paths of the videos that ``names`` stand for, in their order; a folder's sorted.
 
     A name is a file, a folder of jpg or png frames (one video), a folder that is searched with
@@ -21,11 +25,14 @@ def find_videos(names: Sequence[str], follow_links: bool = False) -> list[str]:
     A file that is named may be a link; one that is found in a folder may not lead out of it,
     unless ``follow_links``.
 
+    Args:
+        note: called, for every folder with files that are left out, with a line that says which.
+
     Raises UserError where a folder or pattern holds no video, or a folder such a link, and when
     there is none at all.
     """
     lines = [line for name in names for line in _lines(name)]
-    paths = [path for line in lines for path in _expanded(line, follow_links)]
+    paths = [path for line in lines for path in _expanded(line, follow_links, note)]
     if not paths:
         raise UserError("no videos were named")
     return paths
@@ -57,9 +64,9 @@ def _lines(name: str) -> list[str]:
     return [os.fsdecode(line) for line in lines if line]
 
 
-def _expanded(name: str, follow_links: bool) -> Iterator[str]:
+def _expanded(name: str, follow_links: bool, note: Callable[[str], None] | None) -> Iterator[str]:
     if os.path.isdir(name):
-        yield from _in_folder(name, follow_links)
+        yield from _in_folder(name, follow_links, note)
     elif os.path.exists(name) or not glob.has_magic(name):
         yield name
     else:
@@ -67,23 +74,23 @@ def _expanded(name: str, follow_links: bool) -> Iterator[str]:
         if not matches:
             raise UserError(f"nothing matches {name}")
         for match in matches:
-            yield from _in_folder(match, follow_links) if os.path.isdir(match) else [match]
+            yield from _in_folder(match, follow_links, note) if os.path.isdir(match) else [match]
 
 
-def _in_folder(folder: str, follow_links: bool) -> list[str]:
+def _in_folder(folder: str, follow_links: bool, note: Callable[[str], None] | None) -> list[str]:
     from vt_fairseq.video.boundary import Boundary
-    from vt_fairseq.video.containers import VIDEO_SUFFIXES
     from vt_fairseq.video.images import IMAGE_SUFFIXES
 
     videos: list[str] = []
+    others: list[str] = []
     for parent, folders, names in os.walk(folder):
         folders.sort()
         shown = sorted(name for name in names if not name.startswith("."))
-        here = [name for name in shown if name.lower().endswith(VIDEO_SUFFIXES)]
-        if here:
-            videos += [os.path.join(parent, name) for name in here]
-        elif any(name.lower().endswith(IMAGE_SUFFIXES) for name in shown):
-            videos.append(parent)
+        here = [name for name in shown if is_video_name(name)]
+        images = [] if here else [n for n in shown if n.lower().endswith(IMAGE_SUFFIXES)]
+        videos += [os.path.join(parent, name) for name in here] or [parent] * bool(images)
+        read = {*here, *images}
+        others += [os.path.relpath(os.path.join(parent, n), folder) for n in shown if n not in read]
     if not videos:
         kinds = ", ".join(suffix[1:] for suffix in VIDEO_SUFFIXES)
         raise UserError(f"folder {folder} holds no videos ({kinds}) and no jpg or png frames")
@@ -94,4 +101,7 @@ def _in_folder(folder: str, follow_links: bool) -> list[str]:
                 boundary.check(video)
             except VideoError as error:
                 raise UserError(f"folder {folder}: {error}") from error
+    if others and note is not None:
+        more = f" and {len(others) - SHOWN:,} more" if len(others) > SHOWN else ""
+        note(f"left out of {folder}, by their names: {', '.join(others[:SHOWN])}{more}")
     return videos

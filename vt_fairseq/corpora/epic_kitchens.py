@@ -49,7 +49,7 @@ def open_corpus(annotations: Path, videos: Path) -> Source:
         if len(names) != CLASSES[kind]
     ]
     return Source(
-        rows=unique(_rows(train, tests, classes, VideoFinder(videos, (".MP4", ".mp4")))),
+        rows=unique(_rows(train, tests, classes, VideoFinder(videos, default=".MP4"))),
         videos=videos,
         published=PUBLISHED,
         published_at=PUBLISHED_AT,

@@ -17,9 +17,8 @@ from typing import Any
 from vt_fairseq.bounded_files import MAX_DOCUMENT, read_file, text_lines
 from vt_fairseq.errors import UserError
 from vt_fairseq.result_files import JsonRow, numbered_objects
-from vt_fairseq.video.containers import VIDEO_SUFFIXES
+from vt_fairseq.video.names import VIDEO_SUFFIXES, split_suffix
 
-STEM_SUFFIXES = (*VIDEO_SUFFIXES, ".MP4")
 CHUNK = 1 << 22  # characters read at a time
 MAX_VALUE = 1 << 26  # characters of one value; no video has more narration
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -209,28 +208,56 @@ class VideoFinder:
     """Where the videos of a corpus lie below a root; lists each folder once, as it was then.
 
     One name costs one look-up in memory: of a million files on a network disk not each is asked
-    for under each name that it may have.
+    for under each name that it may have. Suffixes may be in upper case, and two: ``ID.mp4.webm``.
     """
 
-    def __init__(self, root: Path, suffixes: Sequence[str] = STEM_SUFFIXES):
-        self._root = root
-        self._suffixes = suffixes
-        self._listed: dict[str, frozenset[str]] = {}
+    def __init__(self, root: Path, default: str = ".mp4", frames: bool = False):
+        """
+        Args:
+            default: suffix of the path that is returned where there is no file.
+            frames: whether a folder of frames, which has no suffix, serves as well, and better.
+        """
+        self._root, self._default, self._frames = root, default, frames
+        self._listed: dict[str, dict[str, str]] = {}
 
     def find(self, *stems: str) -> str:
         """The first path below the root that exists; when none does the first one there could be.
 
-        ``stems`` are relative to the root and lack the suffix. A folder of frames has suffix "".
+        ``stems`` are relative to the root and lack the suffix.
         """
-        paths = [f"{stem}{suffix}" for stem in stems for suffix in self._suffixes]
-        return next(filter(self._exists, paths), paths[0])
+        for stem in stems:
+            if ".." in stem.split("/") or stem.startswith("/"):
+                continue  # no folder outside of the root is listed
+            folder, _, name = stem.rpartition("/")
+            suffix = self._suffixes(folder).get(name)
+            if suffix is not None:
+                return stem + suffix
+        return stems[0] + self._default
 
-    def _exists(self, path: str) -> bool:
-        if ".." in path.split("/") or path.startswith("/"):
-            return False  # no folder outside of the root is listed
-        folder, _, name = path.rpartition("/")
+    def _suffixes(self, folder: str) -> dict[str, str]:
+        """Name without suffix -> the most usual of the suffixes that it has in ``folder``."""
         if folder not in self._listed:
             below = self._root / folder
+            found = self._listed[folder] = {}
             # os.path: False, no error, for a name that is too long or has a NUL in it.
-            self._listed[folder] = frozenset(os.listdir(below) if os.path.isdir(below) else ())
-        return name in self._listed[folder]
+            for name in os.listdir(below) if os.path.isdir(below) else ():
+                for stem, suffix in self._readings(name):
+                    if stem not in found or _rank(suffix) < _rank(found[stem]):
+                        found[stem] = suffix
+        return self._listed[folder]
+
+    def _readings(self, name: str) -> Iterator[tuple[str, str]]:
+        """(stem, suffix) of a name, in every way in which an annotation may mean it."""
+        if self._frames:
+            yield name, ""
+        stem, suffix = split_suffix(name)
+        while suffix:
+            yield stem, name[len(stem) :]
+            stem, suffix = split_suffix(stem)
+
+
+def _rank(suffix: str) -> tuple[int, int, str]:
+    """Order of preference: none (a folder), one, two suffixes; the most usual first."""
+    last = os.path.splitext(suffix)[1].lower()
+    usual = VIDEO_SUFFIXES.index(last) if last else -1
+    return suffix.count("."), usual, suffix

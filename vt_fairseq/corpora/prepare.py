@@ -37,6 +37,7 @@ from vt_fairseq.data.prompts import BUILT_IN
 from vt_fairseq.data.root_signatures import sign
 from vt_fairseq.data.tokenizer import Tokenizer, train_vocabulary
 from vt_fairseq.errors import FOLLOW_LINKS, UserError, VideoError
+from vt_fairseq.video.names import similar_file
 from vt_fairseq.visible_text import json_text
 
 # A tiny vocabulary must be able to spell the prompts, which stand before every clip.
@@ -339,9 +340,10 @@ def _probed(videos: Path, probing: Probing, video: str) -> float | str | None:
     from vt_fairseq.video.decoding import probe
 
     path = videos / video
+    boundary = None if probing.follow_links else Boundary(videos, FOLLOW_LINKS)
     if not os.path.exists(path):  # unlike Path.exists, False too for a name that is too long
-        return "missing video: there is no such file"
-    boundary = Boundary(videos, FOLLOW_LINKS) if not probing.follow_links else None
+        beside = similar_file(path, boundary)
+        return f"missing video: there is no such file{f', but {beside}' if beside else ''}"
     try:
         if probing.copies is None:
             return probe(path, boundary)

@@ -169,7 +169,14 @@ def _row_problem(row: ClipRow) -> str | None:
 
 
 def copy_name(video: str, root: Path) -> str:
-    """Where, relative to the copies' root, the copy of ``video`` (relative to ``root``) lies."""
+    """Where, relative to the copies' root, the copy of ``video`` (relative to ``root``) lies.
+
+    No two videos have the same: ``a.mkv`` becomes ``a.mkv.mp4`` unless there is a video of that
+    name.
+    """
     if video.lower().endswith(COPY_SUFFIX) or (root / video).is_dir():
         return video
-    return video + COPY_SUFFIX
+    name = video + COPY_SUFFIX
+    while (root / name).exists():
+        name += COPY_SUFFIX
+    return name

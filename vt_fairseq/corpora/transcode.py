@@ -6,8 +6,11 @@ of smaller jpgs. Copies appear whole or not at all; one that is there and newer 
 kept, so an interrupted run goes on.
 """
 
+import errno
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,14 +20,16 @@ import numpy as np
 
 from vt_fairseq.atomic_files import partial_folder
 from vt_fairseq.corpora.rows import COPY_SUFFIX
-from vt_fairseq.errors import VideoError
+from vt_fairseq.errors import UserError, VideoError
 from vt_fairseq.video.boundary import Boundary
 from vt_fairseq.video.containers import FORMATS
 from vt_fairseq.video.decoding import FrameSource, frames_of, probe
-from vt_fairseq.video.images import Scaler, decode_image, encode_jpeg, image_files
+from vt_fairseq.video.images import Scaler, decode_image, encode_jpeg, image_files, reason
 
 GOP_SECONDS = 1.0
 JPEG_QUALITY = 2  # FFmpeg's best
+# Errors of the copies' disk, which are no fault of a video: with the next one they come again.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EFBIG)
 CLOCK = 90_000  # ticks per second of the copies, as in MPEG: exact for every usual frame rate
 # To be read often: without CABAC and deblocking (fastdecode) they are cheaper to decode.
 # No B-frames: the file's duration is then exact at any frame rate. One thread, since many videos
@@ -45,19 +50,43 @@ def transcode(
         boundary: what links, of frames too, may not lead out of; None: links may lead anywhere.
 
     Returns the copy's duration in seconds. Raises VideoError when the original cannot be decoded
-    to its end, or the copy does not have the frames that were put into it.
+    to its end, or the copy does not have the frames that were put into it, and UserError when there
+    is no room for the copy.
     """
     if boundary is not None:
         boundary.check(source)
     if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
-        with partial_folder(target) as folder:
-            partial = folder / f"copy{COPY_SUFFIX}"
-            if source.is_dir():
-                _copy_folder(source, partial, short_side, boundary)
-            else:
-                _copy_file(source, partial, short_side)
-            os.replace(partial, target)
+        with _errors(source, target):
+            _make(source, target, short_side, boundary)
     return probe(target)
+
+
+def _make(source: Path, target: Path, short_side: int, boundary: Boundary | None) -> None:
+    with partial_folder(target) as folder:
+        partial = folder / f"copy{COPY_SUFFIX}"
+        if source.is_dir():
+            _copy_folder(source, partial, short_side, boundary)
+        else:
+            _copy_file(source, partial, short_side)
+        if target.is_dir():
+            shutil.rmtree(target)  # of an original that has changed
+        os.replace(partial, target)
+
+
+@contextmanager
+def _errors(source: Path, target: Path) -> Iterator[None]:
+    """What goes wrong with the original as VideoError, what with the copies' disk as UserError."""
+    try:
+        yield
+    except (av.FFmpegError, OSError) as error:
+        if isinstance(error, av.FFmpegError):
+            of_video = error.errno not in DISK_ERRORS
+        else:
+            name = error.filename
+            of_video = name is not None and Path(os.fsdecode(name)).is_relative_to(source)
+        if of_video:
+            raise VideoError(f"cannot be copied: {reason(error)}") from error
+        raise UserError(f"no copy can be written to {target}: {reason(error)}") from error
 
 
 def _copy_file(source: Path, target: Path, short_side: int) -> None:

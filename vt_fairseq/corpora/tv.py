@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from vt_fairseq.corpora.files import (
-    STEM_SUFFIXES,
     VideoFinder,
     find_files,
     none_of,
@@ -107,7 +106,7 @@ def open_shows(
     files = find_files(annotations, release.files)
     if not files:
         raise none_of(release.files.values(), annotations, release.published_at)
-    finder = VideoFinder(videos, ("", *STEM_SUFFIXES))
+    finder = VideoFinder(videos, default="", frames=True)
     clips = ShowClips(
         finder, Subtitles.find(annotations, subtitles, follow_links), subtitles == "whole"
     )

@@ -8,6 +8,7 @@ before a frame of them is held in memory.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import islice
 from typing import Any, cast
 
@@ -18,13 +19,13 @@ from vt_fairseq.errors import VideoError
 from vt_fairseq.video.images import MAX_PIXELS, check_size, reason
 
 # What people call a format -> FFmpeg's demuxers of it, which open no other file. Bare streams of
-# H.264 and HEVC are left out: their frames have no times.
+# H.264, HEVC and MPEG-4 are left out: their frames have no times.
 _DEMUXERS = {
     "MP4, MOV, 3GP": "mov,mp4,m4a,3gp,3g2,mj2",
     "MKV, WebM": "matroska,webm",
     "AVI": "avi",
     "MPEG-TS": "mpegts",
-    "MPEG": "mpeg,mpegvideo,m4v",
+    "MPEG": "mpeg,mpegvideo",
     "FLV": "flv",
     "WMV": "asf",
     "MXF": "mxf",
@@ -36,16 +37,10 @@ _DEMUXERS = {
 }
 FORMATS = ",".join(_DEMUXERS.values())
 FORMAT_NAMES = ", ".join(_DEMUXERS)
-# Of files, in lower case: which of a folder's files are videos. What they hold is told by content.
-VIDEO_SUFFIXES = (
-    *(".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".qt", ".3gp", ".3g2", ".mj2", ".f4v"),
-    *(".mpg", ".mpeg", ".mpe", ".vob", ".m1v", ".m2v", ".mpv", ".ts", ".mts", ".m2ts", ".m2t"),
-    *(".mod", ".tod", ".flv", ".wmv", ".asf", ".mxf", ".ogv", ".ogg", ".dv", ".ivf", ".divx"),
-    *(".gif", ".apng"),
-)
 # Decoders of single pictures. A stream of one is a film if it has more than one packet.
 STILL_CODECS = ("mjpeg", "png", "bmp", "gif", "tiff", "webp", "jpeg2000", "ppm")
 PEEKED_PACKETS = 200  # of all video streams; after so many a stream of one picture is a still
+MAX_BOXES = 100_000  # of an MP4 file that are looked at; of its fragments each has two
 # Longer ones are a header's lie, or made to keep whoever reads their packets busy.
 MAX_HOURS = 8.0
 
@@ -72,9 +67,11 @@ def opened(path: str) -> Iterator[tuple[Any, Any]]:
         container = av.open(url, metadata_errors="replace", options=options)
     except av.FFmpegError as error:
         raise VideoError(
-            f"not a video file of a known format ({FORMAT_NAMES}): {reason(error)}"
+            f"not a video file of a known format: {reason(error)}; {FORMAT_NAMES} are read"
         ) from error
     with container:
+        if container.format.name.startswith("mov"):
+            refuse_joined_fragments(path)
         stream = _film(url, options, container)
         codec = cast(VideoCodecContext | None, stream.codec_context)
         if codec is None:
@@ -86,6 +83,39 @@ def opened(path: str) -> Iterator[tuple[Any, Any]]:
         codec.thread_count, codec.thread_type = 1, "NONE"
         codec.options = {"max_pixels": str(MAX_PIXELS)}  # av.open's options do not reach it
         yield container, stream
+
+
+def refuse_joined_fragments(path: str) -> None:
+    """Raise VideoError for several fragmented MP4 files that were joined byte by byte.
+
+    The times of their fragments begin again, and FFmpeg finds those of one for those of another.
+    """
+    status = os.stat(path)
+    if _begins_again(path, status.st_size, status.st_mtime_ns):
+        raise VideoError(
+            "several fragmented MP4 files behind one another, whose times begin again; expected "
+            "one: ffmpeg's concat joins them"
+        )
+
+
+@lru_cache(maxsize=64)
+def _begins_again(path: str, size: int, modified: int) -> bool:
+    """Whether a second header (moov) comes after fragments (moof)."""
+    seen: list[bytes] = []
+    at = 0
+    with open(path, "rb", buffering=0) as file:
+        while at + 8 <= size and len(seen) < MAX_BOXES:
+            head = os.pread(file.fileno(), 16, at)
+            length, kind = int.from_bytes(head[:4]), head[4:8]
+            if length == 1:  # the length is the 64 bits after the name
+                length = int.from_bytes(head[8:])
+            if kind == b"moov" and b"moof" in seen:
+                return True
+            seen.append(kind)
+            if length < 8:  # 0: until the end of the file
+                return False
+            at += length
+    return False
 
 
 def _film(url: str, options: dict[str, str], container: Any) -> Any:

@@ -135,7 +135,7 @@ def frames_of(path: str | os.PathLike[str]) -> FrameSource:
         line = Timeline(os.fspath(path), container, stream)
         held, begin, end = None, 0.0, 0.0
         for seconds, duration, frame in _timed(line, stream, Packets(container, stream)):
-            if held is not None and seconds > begin:
+            if held is not None and seconds - begin > TIME_EPSILON:
                 yield begin, seconds - begin, held
                 begin = seconds
             held, end = frame, max(begin, seconds) + duration
