@@ -126,7 +126,7 @@ def _probe(path: str, boundary: Boundary | None) -> float:
 def frames_of(path: str | os.PathLike[str]) -> FrameSource:
     """Every frame of a file that is shown, as (seconds from its start, duration in seconds, frame).
 
-    Times ascend from 0. Each frame lasts until the next one.
+    Times ascend from 0, by more than TIME_EPSILON. Each frame lasts until the next one.
 
     Raises:
         VideoError: the file cannot be opened, or has damage (after the frames before it).

@@ -159,7 +159,7 @@ def _scan(path: str, size: int, modified: int) -> Scan:
             first_key = first_key or (packet if packet.is_keyframe else None)
             if first_key and (packet.pts or 0) >= (first_key.pts or 0):
                 seconds += length
-            if packet.pts is not None and not packet.is_discard:
+            if packet.pts is not None and not packet.is_discard and not packet.is_corrupt:
                 time = packet.pts * tick
                 begin, end = min(begin, time), max(end, time + length)
                 in_file_order &= packet.pts == packet.dts
@@ -284,7 +284,7 @@ class Timeline:
 
     def end_of(self, packet: av.Packet) -> float:
         """Seconds until the end of what a packet shows; 0 if it shows nothing or has no time."""
-        if packet.pts is None or packet.is_discard:
+        if packet.pts is None or packet.is_discard or packet.is_corrupt:
             return 0.0
         return self.seconds(packet.pts) + ((packet.duration or 0) * self.tick or self.step)
 
