@@ -236,28 +236,40 @@ def _without_half(frames: FrameSource) -> FrameSource:
 
 
 def _decoded(stream: Any, packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
-    """Decoded frames in presentation order; after damage those still inside, then the error."""
+    """Decoded frames in presentation order; after damage those still inside, then the error.
+
+    The last packet is no damage: it ends where the file was cut off. Nor is one of which the
+    container says that something is lost.
+    """
     deadline = time.monotonic() + MAX_DECODING_SECONDS
+    failure, count = None, 0
     for packet in packets:
         if time.monotonic() > deadline:
             raise VideoError(f"decoding takes more than {MAX_DECODING_SECONDS:.0f} s")
         if packet.size == 0:  # the frame before stands still; the decoder takes it for the end
             continue
+        if failure is not None:
+            yield from stream.decode(None)
+            raise failure
         try:
             frames = stream.decode(packet)
-        except av.FFmpegError:
-            yield from stream.decode(None)
-            raise
+        except av.FFmpegError as error:
+            frames, failure = [], None if packet.is_corrupt else error
+        count += len(frames)
         yield from frames
-    yield from stream.decode(None)
+    last = stream.decode(None)
+    if failure is not None and not count and not last:
+        raise failure
+    yield from last
 
 
 def _timed(line: Timeline, stream: Any, packets: Iterable[av.Packet]) -> FrameSource:
     """Decoded frames with their times, which never go back; the last until the last packet's end.
 
-    The last may come twice.
+    The last may come twice. Frames without a time come when the one before ends, or, before the
+    first time, infinitely early.
     """
-    frame, previous, due, end = None, -math.inf, 0.0, 0.0
+    frame, previous, due, end = None, -math.inf, -math.inf, 0.0
 
     def noted() -> Iterator[av.Packet]:
         nonlocal end
@@ -273,6 +285,8 @@ def _timed(line: Timeline, stream: Any, packets: Iterable[av.Packet]) -> FrameSo
         duration = (frame.duration or 0) * line.tick or line.step
         due = previous + duration
         yield previous, duration, frame
+    if frame is not None and previous == -math.inf:
+        raise VideoError("no frame has a timestamp")
     if frame is not None and end > due:
         yield previous, end - previous, frame
 

@@ -168,12 +168,13 @@ def _scan(path: str, size: int, modified: int) -> Scan:
         made_up = _are_times_made_up(container)
     if not count:
         raise VideoError("no frame can be decoded: the video stream is empty")
-    timed = not made_up and end >= begin
-    if not timed:
+    if made_up:
         begin, end = 0.0, seconds
+    elif end < begin:
+        raise VideoError("no packet of the video stream has a timestamp")
     check_length(end - begin)
     stamps, numbers = np.array(keys, np.int64).reshape(-1, 2).T
-    return Scan(begin, end, stamps, numbers, packets.joined, timed, in_file_order)
+    return Scan(begin, end, stamps, numbers, packets.joined, not made_up, in_file_order)
 
 
 def _until_damage(packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
