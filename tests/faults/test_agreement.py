@@ -26,6 +26,8 @@ from tests import killing
 from tests.commands import free_port
 from vt_fairseq.data.manifest import ClipRow, Manifest, write_manifest
 from vt_fairseq.models.video_backbones import register_video_network
+from vt_fairseq.task import VideoTranslateTask
+from vt_fairseq.training import watchdog
 
 REAL_VALIDATION = fairseq_cli.train.validate
 SECONDS = 300  # a cell takes five when the machine is calm and DeepSpeed is compiled
@@ -186,3 +188,41 @@ def test_processes_end_with_the_losses_of_one_whatever_their_batches_have(
         difference = max(abs(two[u] / one[u] - 1) for u in one)
         table[f"{kind}, {trainer}"] = float(f"{difference:.2g}")
     record("largest relative difference between two processes and one", table)
+
+
+def test_a_process_that_stands_still_is_named_by_the_other_which_ends(
+    questions, data_directory, tmp_path
+):
+    data = prepared("all is there", questions, data_directory, tmp_path / "data")
+    options = [*TRAINERS["fairseq"], "--batch-size", "1", "--no-save", "--actions", "caption"]
+    cfg = killing.configuration(data, tmp_path / "save", options, 5)
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+
+    def join(rank: int) -> Callable[[], None]:
+        def change() -> None:
+            os.environ.update(address, RANK=str(rank), LOCAL_RANK=str(rank))
+            watchdog.NAMING_SECONDS, watchdog.ENDING_SECONDS = 2.0, 6.0
+            watchdog.SECONDS_BETWEEN_LOOKS = 0.2
+            step = VideoTranslateTask.train_step
+            steps = itertools.count(1)
+
+            def stands_still(*args, **kwargs):
+                if rank == 1 and next(steps) == 3:
+                    time.sleep(SECONDS)
+                return step(*args, **kwargs)
+
+            VideoTranslateTask.train_step = stands_still
+
+        return change
+
+    children = [killing.start(cfg, tmp_path / str(r), change=join(r)) for r in (0, 1)]
+    deadline = time.monotonic() + SECONDS
+    while not (ended := os.waitpid(children[0], os.WNOHANG))[0] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(children[1], signal.SIGKILL)
+    os.waitpid(children[1], 0)
+    log = (tmp_path / "0.log").read_text()
+    assert os.waitstatus_to_exitcode(ended[1]) == 1, log[-2000:]
+    assert "waiting for process 1 (in update 3, at test_agreement.py:" in log.splitlines()[-1]
+    assert "process 0" not in log.splitlines()[-1]
+    assert "no progress for" in log.splitlines()[-2]

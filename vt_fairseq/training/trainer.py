@@ -17,6 +17,7 @@ from vt_fairseq.training import checkpoints, failures, signals
 from vt_fairseq.training.changed_options import warn_of_changes
 from vt_fairseq.training.half_precision_state import half_precision_state, restore_half_precision
 from vt_fairseq.training.lr_scale import refuse_merged_parameters, scale_learning_rates
+from vt_fairseq.training.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class VideoTranslateTrainer(Trainer):
         self._is_saving = False
         # Otherwise rank 0 sends the others a pickle that weights_only=True rightly refuses.
         cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
+        self.watchdog = Watchdog()
         checkpoints.choose(self)
         signals.watch()
 
@@ -84,9 +86,12 @@ class VideoTranslateTrainer(Trainer):
         return super()._prepare_sample(sample, is_dummy)
 
     def train_step(self, samples, raise_oom: bool = False):
-        """Calls fairseq's method; raises UserError on all processes if the run cannot go on."""
+        """Calls fairseq's method; raises RunFailure on all processes if the run cannot go on."""
+        self.watchdog.note(f"in update {self.get_num_updates() + 1}")
         try:
-            return super().train_step(samples, raise_oom=True)
+            result = super().train_step(samples, raise_oom=True)
+            self.watchdog.note(f"after update {self.get_num_updates()}")
+            return result
         except (FloatingPointError, RuntimeError) as error:
             line = failures.one_line(self, samples, error)
             if line is None:
@@ -107,6 +112,7 @@ class VideoTranslateTrainer(Trainer):
 
         A validation may take longer than a cluster waits.
         """
+        self.watchdog.note(f"validating after update {self.get_num_updates()}")
         signals.end_if_received(self)
         return super().valid_step(*args, **kwargs)
 
