@@ -94,18 +94,26 @@ def one_line_errors() -> Iterator[None]:
     """An expected failure, of a process that this one started too, is one line and an exit code."""
     try:
         yield
-    except UserError as error:
-        say(f"error: {error}", sys.stderr)
-        sys.exit(error.exit_code)
-    except ProcessRaisedException as error:
-        for kind in (UserError, RunFailure):
-            # What another process raised carries its traceback, which ends with the message.
-            name = f"\n{kind.__module__}.{kind.__qualname__}: "
-            _, in_traceback, message = str(error).rpartition(name)
-            if in_traceback:
-                say(f"error: {message.strip()}", sys.stderr)
-                sys.exit(kind.exit_code)
-        raise
+    except (UserError, ProcessRaisedException) as error:
+        kind, message = expected_failure(error)
+        if kind is None:
+            raise
+        say(f"error: {message}", sys.stderr)
+        sys.exit(kind.exit_code)
+
+
+def expected_failure(error: Exception) -> tuple[type[UserError] | None, str]:
+    """The kind of an expected failure, None for another, and its message.
+
+    One that a data worker or another process raised carries that one's traceback, which ends with
+    the message.
+    """
+    for kind in (UserError, RunFailure):
+        name = f"\n{kind.__module__}.{kind.__qualname__}: "
+        _, in_traceback, message = f"\n{error}".rpartition(name)
+        if in_traceback:
+            return kind, message.strip()
+    return (type(error) if isinstance(error, UserError) else None), str(error)
 
 
 def add_if_referenced(self: Scorer, reference: torch.Tensor, hypothesis: torch.Tensor) -> None:
