@@ -50,9 +50,10 @@ TRAIN="${TRAINER:---optimizer deepspeed_adam --zero-stage 1 --fp16} --num-worker
   --save-interval-updates 5000 --validate-interval-updates 5000 --keep-interval-updates 1
   --no-epoch-checkpoints --log-format simple --log-interval 100 --seed 1 ${EXTRA:-}"
 # Appendix C.1: T5's own fine-tuning but for the warm-up and the learning rate. Like there, the best
-# of the checkpoints made every 5,000 updates is evaluated.
+# of the checkpoints made every 5,000 updates is evaluated. One rate for "the entire encoder-decoder
+# model": the video network's is the same, where an architecture's default is a tenth.
 GENERATIVE="--arch video_translate_t5_large --criterion video_translate --batch-size 8
-  --lr 1e-4 --lr-scheduler fixed --warmup-updates 20000 --max-update 262144"
+  --lr 1e-4 --video-lr-scale 1 --lr-scheduler fixed --warmup-updates 20000 --max-update 262144"
 # The best by BLEU on the validation set. Captions of these corpora pass pretraining's 20 tokens.
 CAPTIONING="$GENERATIVE --actions caption --max-target-tokens caption=40
   --eval-bleu --eval-bleu-max-len 40 --best-checkpoint-metric bleu

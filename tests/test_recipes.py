@@ -95,11 +95,25 @@ def test_pretraining_has_the_papers_hyper_parameters(recorder, tmp_path, monkeyp
         "video_lr_scale": 0.1,
         "lr_scheduler": "inverse_sqrt",
         "warmup_updates": 50_000,
+        "warmup_init_lr": 1e-3,  # T5's: 1 / sqrt(max(n, k)) does not rise before k
         "max_update": 250_000,
         "batch_size": 8,
         "distributed_world_size": 128,
     }
     assert {key: found[key] for key in paper} == paper
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "pretrain_howto100m"])
+def test_generative_fine_tunings_have_the_papers_one_rate(recipe, recorder, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    commands = recorded(EXAMPLES / recipe / "run.sh", recorder, tmp_path, **INPUTS)
+    trainings = [vars(parsed(c)) for c in commands if c[0] == "fairseq-train"]
+    generative = [t for t in trainings if t["criterion"] == "video_translate"]
+    assert generative
+    for found in generative:  # C.1: "constant learning rate", "entire encoder-decoder model"
+        assert found["lr"] == [1e-4] and found["video_lr_scale"] == 1.0
+        assert (found["lr_scheduler"], found["warmup_updates"]) == ("fixed", 20_000)
+        assert found["max_update"] == 2**18
 
 
 def test_torchrun_starts_the_same_training_as_slurm(recorder, tmp_path):
