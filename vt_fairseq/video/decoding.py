@@ -269,12 +269,13 @@ def _timed(line: Timeline, stream: Any, packets: Iterable[av.Packet]) -> FrameSo
     The last may come twice. Frames without a time come when the one before ends, or, before the
     first time, infinitely early.
     """
-    frame, previous, due, end = None, -math.inf, -math.inf, 0.0
+    frame, previous, due = None, -math.inf, -math.inf
+    last = (0.0, 0.0)  # when what is shown last begins and ends
 
     def noted() -> Iterator[av.Packet]:
-        nonlocal end
+        nonlocal last
         for packet in packets:
-            end = max(end, line.end_of(packet)) if line.timed else 0.0
+            last = max(last, line.span_of(packet)) if line.timed else last
             yield packet
 
     source = noted()
@@ -287,8 +288,8 @@ def _timed(line: Timeline, stream: Any, packets: Iterable[av.Packet]) -> FrameSo
         yield previous, duration, frame
     if frame is not None and previous == -math.inf:
         raise VideoError("no frame has a timestamp")
-    if frame is not None and end > due:
-        yield previous, end - previous, frame
+    if frame is not None and last[1] > due:
+        yield previous, last[1] - previous, frame
 
 
 def _counted(line: Timeline, stream: Any, packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:

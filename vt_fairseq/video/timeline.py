@@ -147,7 +147,8 @@ def scan(path: str) -> Scan:
 
 @lru_cache(maxsize=4)
 def _scan(path: str, size: int, modified: int) -> Scan:
-    begin, end, seconds, count, in_file_order = math.inf, -math.inf, 0.0, 0, True
+    begin, seconds, count, in_file_order = math.inf, 0.0, 0, True
+    last = (-math.inf, -math.inf)  # when the frame that is shown last begins and ends
     first_key: av.Packet | None = None
     keys: list[tuple[int, int]] = []
     with opened(path) as (container, stream):
@@ -161,7 +162,7 @@ def _scan(path: str, size: int, modified: int) -> Scan:
                 seconds += length
             if packet.pts is not None and not packet.is_discard and not packet.is_corrupt:
                 time = packet.pts * tick
-                begin, end = min(begin, time), max(end, time + length)
+                begin, last = min(begin, time), max(last, (time, time + length))
                 in_file_order &= packet.pts == packet.dts
                 if packet.is_keyframe and packet.size:
                     keys.append((packet.pts, number))
@@ -170,8 +171,10 @@ def _scan(path: str, size: int, modified: int) -> Scan:
         raise VideoError("no frame can be decoded: the video stream is empty")
     if made_up:
         begin, end = 0.0, seconds
-    elif end < begin:
+    elif last[0] < begin:
         raise VideoError("no packet of the video stream has a timestamp")
+    else:
+        end = last[1]
     check_length(end - begin)
     stamps, numbers = np.array(keys, np.int64).reshape(-1, 2).T
     return Scan(begin, end, stamps, numbers, packets.joined, not made_up, in_file_order)
@@ -278,16 +281,21 @@ class Timeline:
         try:
             self._container.seek(self.stamp(self.header_end), stream=self._stream)
             tail = Packets(self._container, self._stream)
-            end = max(map(self.end_of, tail), default=0.0)
+            _, end = max(map(self.span_of, tail), default=(0.0, 0.0))
         except av.FFmpegError:
             return None
         return None if tail.joined or end <= 0 else end
 
-    def end_of(self, packet: av.Packet) -> float:
-        """Seconds until the end of what a packet shows; 0 if it shows nothing or has no time."""
+    def span_of(self, packet: av.Packet) -> tuple[float, float]:
+        """When what a packet shows begins and ends; zeros if it shows nothing or has no time.
+
+        Of several the largest is the one that is shown last. Its end is the file's, not the largest
+        end: MP4 stores the steps of decoding times, which may span a gap that is shown elsewhere.
+        """
         if packet.pts is None or packet.is_discard or packet.is_corrupt:
-            return 0.0
-        return self.seconds(packet.pts) + ((packet.duration or 0) * self.tick or self.step)
+            return 0.0, 0.0
+        begin = self.seconds(packet.pts)
+        return begin, begin + ((packet.duration or 0) * self.tick or self.step)
 
     def knows_keyframe(self, stamp: int) -> bool:
         """Whether a keyframe that a seek has found is one of those that reading through found.
