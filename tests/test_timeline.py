@@ -4,6 +4,7 @@ Times count from the file's start. Frames carry their numbers, and the expected 
 the files are made; ``tests/oracle`` compares with the ffmpeg program.
 """
 
+import os
 import struct
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -16,8 +17,12 @@ import pytest
 
 from tests import media
 from tests.field_pairs import write_field_pairs
+from vt_fairseq.video.containers import opened
 from vt_fairseq.video.decoding import frames_of, probe, read_clip
 from vt_fairseq.video.frame_sampling import FrameSampling
+from vt_fairseq.video.frame_skipping import decode_wanted
+from vt_fairseq.video.images import Scaler
+from vt_fairseq.video.timeline import Timeline
 
 RATE = 25
 X264 = {"preset": "veryfast", "g": "25"}
@@ -189,6 +194,17 @@ def test_a_timestamp_out_of_order_does_not_hide_behind_b_frames(tmp_path):
     for begin in (0.9, 1.5, 2.2):
         times = middles(begin, begin + 1, 25)
         assert numbers(path, 25, begin, begin + 1) == shown(stamps, times)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_frames_that_nobody_needs_are_left_out_where_timestamps_are_regular(tmp_path, suffix):
+    path = media.write_numbered(tmp_path / f"a.{suffix}", 100, options={**X264, "bf": "3"})
+    times = np.array(middles(1.1, 3.1, 5))
+    with opened(os.fspath(path)) as (container, stream):
+        line = Timeline(os.fspath(path), container, stream)
+        pictures = decode_wanted(container, stream, line, times, Scaler(None))
+    assert pictures is not None
+    assert media.read_numbers(np.stack(pictures)) == [32, 42, 52, 62, 72]
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])

@@ -90,7 +90,9 @@ def _wanted(packets: list[av.Packet], stream: Any, line: Timeline, times: np.nda
     shown = np.array(sorted(pts for pts, p in timed if pts >= key and p.size and not p.is_discard))
     if len({pts for pts, _ in timed}) < len(packets) or not shown.size or shown[0] != key:
         return []
-    if not _in_order([pts for pts, _ in timed], shown, stream.codec_context.has_b_frames):
+    # Of those after the last time, not all are there.
+    asked = shown[shown <= line.stamp(times[-1] + TIME_EPSILON)]
+    if not _in_order([pts for pts, _ in timed], asked, stream.codec_context.has_b_frames):
         return []
     end = max(pts + (p.duration or 0) for pts, p in timed if not p.is_discard)
     seconds = shown * line.tick - (key * line.tick - line.seconds(key))
