@@ -25,9 +25,9 @@ REFUSED = {
         r"^not a video file of a known format: .*; MP4, .* are read$",
         "the frames of a bare stream of H.264 or HEVC have no times, nor a certain rate",
     ),
-    r"-cut-off$": (
-        r"^(copy: )?(damaged at |cannot be decoded: Invalid data)",
-        "the last frame is cut in two; frames before it are shown, by direct reading",
+    r"^mxf-h264b-cut-off$": (
+        r"^no packet of the video stream has a timestamp",
+        "the index at the end of the file, which is gone, has the order of its frames",
     ),
     r"^ogv-theora-cut-off$": (
         r"^not a video file of a known format: End of file",

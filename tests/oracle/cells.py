@@ -458,7 +458,10 @@ ANOMALIES = {
         "mp4 mov mkv ts flv 3gp", audio=SINE, source=_copied(after="-ss 0.9 -copyinkf")
     ),
     "no-edit-list": Anomaly(_MP4, after="-use_editlist 0"),
-    "two-edits": Anomaly(_MP4, finish=patches.edits((0.0, 0.8), (1.2, 1.0))),
+    # Of frames that are reordered ffmpeg itself shows a jumble behind the second edit.
+    "two-edits": Anomaly(
+        _MP4, codecs="h264 mjpeg png h263 mpeg4", finish=patches.edits((0.0, 0.8), (1.2, 1.0))
+    ),
     "empty-edit": Anomaly(_MP4, finish=patches.edits((None, 0.5), (0.0, 2.4))),
     "late-edit": Anomaly(_MP4, finish=patches.edits((0.52, 1.5))),
     "index-first": Anomaly(_MP4, after="-movflags +faststart"),

@@ -128,15 +128,15 @@ def _film(url: str, options: dict[str, str], container: Any) -> Any:
     if not films:
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
         raise VideoError(f"has no video stream, found {kinds}")
-    films = [s for s in films if s.codec_context is not None] or films[:1]
+    known = [s for s in films if s.codec_context is not None]
+    if not known:
+        return films[0]
+    films = known
     if len(films) > 1 and any(s.codec_context.name in STILL_CODECS for s in films):
         moving = _moving(url, options, [s.index for s in films])
         films = [s for s in films if s.index in moving] or films
-    if len(films) == 1:
-        return films[0]
-    best, default = container.streams.best("video"), av.stream.Disposition.default
-    if best in films:
-        return best
+    # As the ffmpeg program does: the default track before others, then the largest, then the first.
+    default = av.stream.Disposition.default
     return max(films, key=lambda s: (bool(s.disposition & default), s.width * s.height))
 
 
