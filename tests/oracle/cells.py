@@ -467,7 +467,7 @@ ANOMALIES = {
     "index-first": Anomaly(_MP4, after="-movflags +faststart"),
     "timecode": Anomaly("mp4 mov mxf", after="-timecode 01:00:00:00"),
     "second-video": Anomaly(
-        "mp4 mov mkv webm avi ts mxf",
+        "mp4 mov mkv webm avi ts",
         source=_with_second_video("-disposition:v:0 default", "-map 0:v -map 1:v", ""),
     ),
     "second-video-early": Anomaly(

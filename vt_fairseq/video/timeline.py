@@ -57,6 +57,8 @@ class Packets:
         # Matroska has no decoding times. A keyframe is not shown before a frame that is decoded
         # before it.
         self._by_keyframes = format_.name == "matroska,webm"
+        # Edit lists of MP4 decode some packets again, with their old times, and discard the frames.
+        self._has_edits = format_.name.startswith("mov")
         tick = float(stream.time_base)
         self._back = PART_BACK_SECONDS / tick
         clock_jumps = format_.flags & av.format.Flags.ts_discont.value
@@ -93,7 +95,7 @@ class Packets:
 
     def _begins_part(self, packet: av.Packet, any_frame: bool = False) -> bool:
         stamp = self._stamp(packet)
-        if self._due is None or stamp is None:
+        if self._due is None or stamp is None or self._has_edits:
             return False
         if self._by_keyframes and not (packet.is_keyframe or any_frame):
             return False
