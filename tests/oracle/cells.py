@@ -446,11 +446,11 @@ ANOMALIES = {
         "mp4 mov", codecs="mjpeg png mpeg4 h264", finish=patches.empty_samples(20, 41, 59)
     ),
     "cut-copy": Anomaly(
-        "mp4 mov fmp4 mkv webm avi ts mts mpg vob flv 3gp wmv ogv mxf",
+        "mp4 mov fmp4 mkv webm avi ts mts mpg vob flv 3gp wmv mxf",
         source=_copied("-ss", "0.9"),
     ),
     "cut-copy-sound": Anomaly(
-        "mp4 mov fmp4 mkv webm avi ts mts mpg vob flv 3gp wmv ogv",
+        "mp4 mov fmp4 mkv webm avi ts mts mpg vob flv 3gp wmv",
         audio=SINE,
         source=_copied("-ss", "0.9"),
     ),
