@@ -67,6 +67,11 @@ def test_defaults_and_a_training_without_an_end_are_said(caplog):
         ),
         ("fairseq-train", [*TINY_RUN, "--finetune-from-model", "text"], "text holds no tensors"),
         ("fairseq-generate", ["--path", "x.pt"], "--path x.pt: there is no such checkpoint"),
+        (
+            "fairseq-generate",
+            ["--path", "a:b.pt"],
+            "--path a: there is no such check",
+        ),
         ("fairseq-generate", ["--path", "text"], "text holds no tensors"),
         ("fairseq-validate", ["--path", "x.pt"], "--path x.pt: there is no such checkpoint"),
     ],
@@ -79,6 +84,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(data_directory, tmp_path, command
     log = run(command, data_directory, *PLUGIN, *words, *ends, cwd=tmp_path, expected_code=2)
     last = log.splitlines()[-1]
     assert last.startswith("error: ") and said in last and "Traceback" not in log
+
+
+@pytest.mark.parametrize("command", ["fairseq-train", "fairseq-generate", "fairseq-validate"])
+def test_a_colon_in_the_name_of_a_data_directory_is_one_line(tmp_path, trained, command):
+    words = [*TINY_RUN, "--max-update", "1"] if command.endswith("train") else ["--path", trained]
+    log = run(command, "a:b", *PLUGIN, *words, cwd=tmp_path, expected_code=2)
+    assert log.splitlines()[-1].startswith("error: data directory a:b: expected a name without ':'")
 
 
 def test_an_exported_folder_is_fine_tuned_generated_from_and_validated(

@@ -2,6 +2,7 @@
 
 import collections
 import json
+from pathlib import Path
 
 import av
 import numpy as np
@@ -49,10 +50,12 @@ def contents(folder):
 # --- reproducible ---------------------------------------------------------------------------------
 
 
-def test_the_seed_fixes_every_byte_for_any_number_of_workers(world, tmp_path):
-    generate(tmp_path / "again", TINY, seed=3, workers=2)
+def test_the_seed_fixes_every_byte_for_any_number_of_workers(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    again = Path("concat:again")  # FFmpeg would read a protocol into it
+    generate(again, TINY, seed=3, workers=2)
     generate(tmp_path / "other", TINY, seed=4)
-    assert contents(tmp_path / "again") == contents(world)
+    assert contents(again) == contents(world)
     assert contents(tmp_path / "other") != contents(world)
 
 

@@ -89,7 +89,7 @@ def test_every_test_that_the_table_names_is_there():
         assert path.is_file() and (not name or f"def test_{name}" in path.read_text()), (file, name)
 
 
-# --- what four commands open ----------------------------------------------------------------------
+# --- what three commands open ---------------------------------------------------------------------
 
 WATCHER = """
 import importlib, json, os, sys

@@ -3,6 +3,7 @@
 import json
 import os
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -69,6 +70,13 @@ def test_a_folder_of_frames_becomes_a_folder_of_small_frames_in_the_same_order(t
     assert transcode(source, tmp_path / "copy", 48) == 4.0
     assert numbers(tmp_path / "copy") == numbers(source)
     assert read_clip(tmp_path / "copy", SAMPLING, short_side=None).shape[1] == 48
+
+
+def test_a_copy_is_written_to_a_folder_whose_name_looks_like_a_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = media.write_numbered(tmp_path / "a.mp4", 10, options=X264)
+    transcode(source, Path("concat:a/b.mp4"), 48)
+    assert numbers("concat:a/b.mp4") == numbers(source)
 
 
 def test_a_copy_that_is_there_is_kept_and_an_outdated_one_made_anew(tmp_path):

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from vt_fairseq import visible_text
+from vt_fairseq.data.dictionary import T5Dictionary
+from vt_fairseq.data.tokenizer import Tokenizer, train_vocabulary
 from vt_fairseq.visible_text import VisibleRecord, json_text, say, visible
 
 PACKAGE = Path(visible_text.__file__).parent
@@ -131,6 +133,16 @@ def test_json_keeps_the_true_text_and_is_safe_to_print():
             json_text([number])
 
 
+def test_a_piece_of_a_vocabulary_that_holds_a_line_break_forges_no_hypothesis():
+    sound = train_vocabulary(["abcdefgh ijklmnop"] * 9, 40)
+    piece, hostile = b"ijklmnop", b"\nH-0\t\x1b[2"
+    assert sound.count(piece) == 1 and len(piece) == len(hostile)
+    tokenizer = Tokenizer(sound.replace(piece, hostile))
+    ids = [i for i in range(tokenizer.num_pieces) if "\n" in tokenizer.decode([i])]
+    shown = T5Dictionary(tokenizer).string(ids)
+    assert ids and "\\nH-0\\t\\x1b[2" in shown and "\n" not in shown and not raw(shown)
+
+
 # --- no way around -------------------------------------------------------------------------------
 
 
@@ -152,9 +164,13 @@ def test_no_module_prints_but_by_the_function_that_makes_it_safe():
             assert not name.startswith(("sys.stdout.write", "sys.stderr.write")), path
 
 
+# A value of the user's JSON in a message, and what a checksum is taken of.
+WRITE_NO_JSON = {("zero", "config.py"), ("pretrained", "exported.py")}
+
+
 def test_no_module_writes_json_that_could_hold_nan():
     for path in MODULES:
-        if path.parts[-2:] == ("zero", "config.py"):  # a value of the user's JSON in a message
+        if path.parts[-2:] in WRITE_NO_JSON:
             continue
         for name, call in calls(path):
             if name.endswith(("json.dumps", "json.dump", "json_dumps")):

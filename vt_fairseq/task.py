@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -74,6 +75,11 @@ class VideoTranslateTask(FairseqTask):
         """Open the data directory; raise UserError when it is not one."""
         if not cfg.data:
             raise UserError("expected the data directory that vt-prepare wrote, found none")
+        if os.pathsep in cfg.data:
+            raise UserError(
+                f"data directory {cfg.data}: expected a name without {os.pathsep!r}, at which "
+                "fairseq divides it into several: rename the directory"
+            )
         if not cfg.cpu:
             check_gpus()
         data = DataDirectory.open(cfg.data, cfg.video_root or None, cfg.follow_links)

@@ -36,6 +36,7 @@ from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError
 from vt_fairseq.inference.api import VideoTranslate
 from vt_fairseq.models.architectures import architecture, build_model
+from vt_fairseq.models.checkpoint_config import LOCAL_OPTIONS
 from vt_fairseq.models.checkpoint_state import read_checkpoint, vocabulary_state
 from vt_fairseq.models.pretrained.exported import write_exported
 from vt_fairseq.training import checkpoints
@@ -262,6 +263,20 @@ def test_an_architecture_that_evaluates_texts_is_not_made(state, data_directory,
     with pytest.raises(UserError, match="is a checkpoint of the model fconv, expected"):
         read(path)
     assert not marker.exists()
+
+
+def test_a_path_of_the_machine_that_trained_may_hold_any_character_and_is_not_kept(state, tmp_path):
+    odd = "data \x1b[31m\n\u202e"
+    for option, ours in LOCAL_OPTIONS.items():
+        task = state["cfg"]["task"] | {option: odd}
+        if isinstance(ours, bool):
+            continue
+        torch.save(state | {"cfg": state["cfg"] | {"task": task}}, tmp_path / "x.pt")
+        assert read_checkpoint(tmp_path / "x.pt")["cfg"]["task"][option] == ours
+    task = state["cfg"]["task"] | {"data": f"{odd}${{oc.env:HOME}}"}
+    torch.save(state | {"cfg": state["cfg"] | {"task": task}}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match=r"'data': 'data \\x1b.* would be looked up"):
+        read_checkpoint(tmp_path / "x.pt")
 
 
 def test_an_environment_that_makes_torch_unpickle_is_refused(state, tmp_path, monkeypatch):

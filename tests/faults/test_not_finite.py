@@ -1,4 +1,4 @@
-"""Models with weights that are no numbers: one line, no output."""
+"""Models with weights that are no numbers, or whose scores become none: one line, no output."""
 
 import math
 from pathlib import Path
@@ -51,6 +51,32 @@ def test_fairseq_generate_refuses_a_weight_that_is_no_number(trained, data_direc
     out = run(
         *["fairseq-generate", data_directory, *PLUGIN, "--path", tmp_path / "bad.pt"],
         *["--results-path", tmp_path / "results"],
-        expected_code=1,
+        expected_code=2,
     )
     assert f"{name} has values that are not finite" in out and "Traceback" not in out
+
+
+def test_scores_that_are_no_numbers_end_in_one_line_and_no_json(
+    trained, video, tmp_path, call_main
+):
+    changed(trained, tmp_path / "large.pt", 3e38)  # a number, but not its products
+    state = torch.load(tmp_path / "large.pt", weights_only=True)
+    for name, tensor in state["model"].items():
+        if "layer_norm" in name:
+            tensor.fill_(1e30)
+    torch.save(state, tmp_path / "large.pt")
+    of_clip, of_token = (
+        f"a score of clip {video} is not a finite",
+        "scores of the next token are not",
+    )
+    for said, task in (
+        (of_token, []),
+        (of_clip, ["--rank", "it"]),
+        (of_clip, ["--ask", "what", "--candidates", "x", "y"]),
+    ):
+        code, out, err = call_main(
+            *[caption.main, video, "--path", tmp_path / "large.pt", "--device", "cpu", *task],
+            *["--format", "jsonl"],
+        )
+        assert code == 2 and not out
+        assert said in err and "Traceback" not in err

@@ -22,7 +22,7 @@ from vt_fairseq.atomic_files import partial_folder
 from vt_fairseq.corpora.rows import COPY_SUFFIX
 from vt_fairseq.errors import UserError, VideoError
 from vt_fairseq.video.boundary import Boundary
-from vt_fairseq.video.containers import FORMATS
+from vt_fairseq.video.containers import FORMATS, local_url
 from vt_fairseq.video.decoding import FrameSource, frames_of, probe
 from vt_fairseq.video.images import Scaler, decode_image, encode_jpeg, image_files, reason
 
@@ -101,7 +101,7 @@ def _encode(frames: FrameSource, target: Path, short_side: int) -> int:
     """Write ``frames``; return their number."""
     durations: dict[int, int] = {}  # ticks by timestamp; the encoder does not pass them on
     keyframe_due = 0.0
-    with av.open(str(target), "w") as container:
+    with av.open(local_url(target), "w") as container:
         stream = container.add_stream("libx264", rate=CLOCK, options=ENCODER)
         stream.codec_context.time_base = Fraction(1, CLOCK)
         scaler: Scaler | None = None
@@ -140,7 +140,7 @@ def _even(picture: np.ndarray) -> np.ndarray:
 
 
 def _count(path: Path) -> int:
-    with av.open(str(path), options={"format_whitelist": FORMATS}) as container:
+    with av.open(local_url(path), options={"format_whitelist": FORMATS}) as container:
         return sum(1 for packet in container.demux(video=0) if packet.size)
 
 

@@ -43,6 +43,7 @@ from vt_fairseq.miniworld.texts import (
     question,
     subtitles,
 )
+from vt_fairseq.video.containers import local_url
 from vt_fairseq.video.images import encode_jpeg
 
 VERSION = 1  # raise it when the same seed gives other files
@@ -289,7 +290,7 @@ def video_frames(video: PlannedVideo, seed: int) -> np.ndarray:
 def _encode(images: np.ndarray, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    with av.open(str(part), "w", format="mp4") as container:
+    with av.open(local_url(part), "w", format="mp4") as container:
         # Without cpu-independent x264 is faster but gives other bytes from one run to the next.
         options = {"crf": "18", "preset": "veryfast", "x264-params": "cpu-independent=1"}
         stream = container.add_stream("libx264", rate=FPS, options=options)

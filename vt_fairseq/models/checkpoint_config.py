@@ -105,7 +105,9 @@ def merge_options(whole: Any, part: str, options: Mapping[str, Any], origin: Pat
             continue
         value, place = options[option.name], f"{origin}: cfg.{part}.{option.name}"
         try:
-            if value == ABSENT or (isinstance(value, str) and not value.isprintable()):
+            # A path of the machine that trained, which is not used here, may hold any character.
+            shown = isinstance(value, str) and option.name not in LOCAL_OPTIONS
+            if value == ABSENT or (shown and not value.isprintable()):
                 raise ValueError(value)
             whole[part][option.name] = value
         except (OmegaConfBaseException, ValueError, TypeError, OverflowError) as error:

@@ -10,6 +10,8 @@ import torch
 from fairseq.search import BeamSearch, Search
 from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 
+from vt_fairseq.errors import UserError
+
 # Tokens in one block of the vocabulary.
 BLOCK = 128
 
@@ -22,6 +24,20 @@ class SharedSources(EnsembleModel):
     ) -> list[dict[str, list[torch.Tensor]]]:
         """The outputs unchanged, one row per source: only the caches are read, and reordered."""
         return encoder_outs
+
+    def forward_decoder(self, *args: Any, **kwargs: Any) -> Any:
+        """fairseq's; raises UserError for scores that are not numbers.
+
+        The generator would take them for impossible tokens, and end in an assertion when none is
+        left. One column is enough: a softmax over a row with such a value has no other.
+        """
+        found = super().forward_decoder(*args, **kwargs)
+        if found[0][:, 0].isnan().any():
+            raise UserError(
+                "the model's scores of the next token are not finite numbers: the model has "
+                "diverged, or its numbers pass fp16's range (take bf16 or fp32)"
+            )
+        return found
 
 
 class BlockwiseBeamSearch(BeamSearch):

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import functools
 import io
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -86,7 +87,10 @@ def check_models(cfg: Any) -> None:
     paths = cfg.common_eval.path if process_groups.is_our_task(cfg.task) else None
     for path in utils.split_paths(paths or ""):
         if path and not Path(path).exists():
-            raise UserError(f"--path {path}: there is no such checkpoint or exported folder")
+            several = f" ({os.pathsep!r} divides several of them)" if path != paths else ""
+            raise UserError(
+                f"--path {path}: there is no such checkpoint or exported folder{several}"
+            )
 
 
 @contextlib.contextmanager

@@ -51,6 +51,11 @@ def check_length(seconds: float) -> None:
         raise VideoError(f"lasts {seconds / 3600:.1f} hours, at most {MAX_HOURS:g} are read")
 
 
+def local_url(path: str | os.PathLike[str]) -> str:
+    """``path`` for FFmpeg, which would else read a protocol into a file's name ("concat:a")."""
+    return f"file:{os.path.abspath(path)}"
+
+
 @contextmanager
 def opened(path: str) -> Iterator[tuple[Any, Any]]:
     """(container, video stream) of a local file, closed afterwards: PyAV leaks open ones."""
@@ -58,8 +63,7 @@ def opened(path: str) -> Iterator[tuple[Any, Any]]:
         raise VideoError("not a regular local file" if os.path.exists(path) else "no such file")
     if os.path.getsize(path) == 0:
         raise VideoError("the file is empty (0 bytes)")
-    # The prefix keeps FFmpeg from reading a protocol into a file's name ("concat:a").
-    url = f"file:{os.path.abspath(path)}"
+    url = local_url(path)
     options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
     # While the header is read a frame is decoded, too: 310 MB of 16384 x 8192 pixels without this.
     options["max_pixels"] = str(MAX_PIXELS)
