@@ -1,12 +1,13 @@
 """MSR-VTT: captions, the 1k-A retrieval split and its training lists; rows looked up by hand."""
 
 import gzip
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.corpora import by_id, outline, real_corpus, rejected, rows, vt_prepare
-from vt_fairseq.corpora.msrvtt import TRAIN_LISTS, open_corpus, read_list
+from vt_fairseq.corpora.msrvtt import TRAIN_LISTS, open_corpus, read_captions, read_list
 from vt_fairseq.miniworld.official_layouts import annotation_files
 from vt_fairseq.miniworld.world import SIZES
 
@@ -139,3 +140,22 @@ def test_a_listed_video_without_captions_is_rejected(folder):
     [found] = rejected(open_corpus(folder, folder))
     assert (found.id, found.where) == ("video77", "MSRVTT_train.7k.csv line 3")
     assert found.reason.startswith("no caption")
+
+
+def test_the_same_videos_in_two_files_do_not_have_their_captions_twice(tmp_path):
+    def write(name: str, *videos: str) -> None:
+        content = {
+            "videos": [{"video_id": video, "split": "train"} for video in videos],
+            "sentences": [
+                {"video_id": video, "caption": f"caption {k} of {video}"}
+                for k in range(20)
+                for video in videos
+            ],
+        }
+        (tmp_path / name).write_text(json.dumps(content))
+
+    write("videodatainfo_2017.json", "video0", "video1")
+    write("train_val_videodatainfo.json", "video1", "video2")
+    _, captions = read_captions(tmp_path)
+    expected = {f"video{v}": [f"caption {k} of video{v}" for k in range(20)] for v in range(3)}
+    assert captions == expected

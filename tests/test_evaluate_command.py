@@ -159,6 +159,9 @@ def test_scores_beside_a_ranking_break_ties_as_asked(run):
     _, found, _, _ = run("retrieval", predictions, references, "--ties", "howto100m")
     assert found["r1"] == pytest.approx(100 * 2 / 3)
     assert "HowTo100M" in found["signatures"]["r1"]
+    bare = [predictions[0], {"id": "1", "ranking": ["b", "a"]}]
+    code, _, _, error = run("retrieval", bare, references, "--ties", "howto100m")
+    assert code == 2 and "line 2: expected 'scores'" in error and "ties that howto100m" in error
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -61,7 +63,35 @@ def test_processes_that_share_a_folder_write_one_result(tmp_path):
 def test_a_second_run_into_the_same_folder_is_refused_and_disturbs_nothing(tmp_path):
     first = PredictionFiles(tmp_path, Share(2))
     write(first, "a")
-    with pytest.raises(UserError, match="another run writes its predictions to"):
-        PredictionFiles(tmp_path, Share(5))
+
+    def refused() -> None:
+        with pytest.raises(UserError, match="another run writes its predictions to"):
+            PredictionFiles(tmp_path, Share(5))
+
+    second = multiprocessing.get_context("fork").Process(target=refused)
+    second.start()
+    second.join(60)
+    assert second.exitcode == 0
     write(first, "b")
+    assert list(read(tmp_path / "predictions.jsonl")) == ["a", "b"]
+
+
+def test_a_data_worker_that_outlives_a_killed_run_does_not_keep_the_next_one_out(tmp_path):
+    reading, writing = os.pipe()
+
+    def killed() -> None:
+        files = PredictionFiles(tmp_path, Share(2))
+        write(files, "a")
+        if os.fork() == 0:  # has all that the run had open
+            os.close(writing)
+            os.read(reading, 1)  # until the test ends
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    first = multiprocessing.get_context("fork").Process(target=killed)
+    first.start()
+    first.join(60)
+    assert first.exitcode == -signal.SIGKILL
+    write(PredictionFiles(tmp_path, Share(2)), "a", "b")
+    os.close(writing)
     assert list(read(tmp_path / "predictions.jsonl")) == ["a", "b"]

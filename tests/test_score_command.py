@@ -645,3 +645,20 @@ def test_a_folder_that_another_run_scores_into_is_refused_also_with_restart(scor
         os.waitpid(other, 0)
     assert (tmp_path / "out" / "scores.jsonl").read_bytes() == before
     scored("vqa", split="test", restart=True)
+
+
+def test_restart_throws_away_what_was_made_from_the_scores_before_it_scores(
+    scored, tmp_path, monkeypatch
+):
+    """Else a run that is killed leaves earlier metrics beside other settings."""
+    scored("retrieval", split="test")
+    before = {path.name for path in (tmp_path / "out").glob("*.jsonl")}
+    assert before == {"scores.jsonl", "predictions.jsonl", "v2t_predictions.jsonl"}
+
+    def killed(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vt_fairseq.scoring.run._score_batches", killed)
+    with pytest.raises(KeyboardInterrupt):
+        scored("retrieval", split="test", length_normalize=True, restart=True)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"settings.json", ".lock"}

@@ -25,6 +25,7 @@ from vt_fairseq.errors import UserError
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Between making a partial file and locking it another process must not take it for a leftover.
 SECONDS_BEFORE_REMOVAL = 60
 PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)
@@ -53,6 +54,10 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
             os.replace(partial, path)
         sync_folder(path.parent)
+    except OSError as error:
+        if error.filename is None and error.errno in DISK_FULL:
+            error.filename = str(path)  # writing itself does not know the name
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -4,6 +4,7 @@ jsonl: one object per line, with an ``id`` that is text. Every mistake raises Us
 file and line.
 """
 
+import errno
 import fcntl
 import json
 import math
@@ -257,12 +258,14 @@ def open_part(path: Path) -> IO[str]:
     """An empty file, line-buffered, so that what is done can be read; locked until it is closed."""
     file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError(
-            f"another run writes its predictions to {path.parent}: give this one a --results-path "
-            "of its own"
-        ) from error
+        # Of this process alone: data workers that outlive a killed run must not hold it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):  # else the file system has no locks
+            raise UserError(
+                f"another run writes its predictions to {path.parent}: give this one a "
+                "--results-path of its own"
+            ) from error
     file.truncate(0)
     return file
 

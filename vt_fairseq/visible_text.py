@@ -9,12 +9,14 @@ keeps the true text: its own escapes stand for these characters.
 """
 
 import codecs
+import contextlib
 import io
 import json
 import logging
+import os
 import re
 import sys
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # C0, DEL, C1: escape sequences, line breaks, tabs
@@ -36,6 +38,22 @@ def visible(text: str) -> str:
 def say(line: str, file: IO[str] | None = None) -> None:
     """Print one line, on stdout unless another ``file`` is given."""
     print(visible(line), file=file)
+
+
+def end(line: str, code: int) -> NoReturn:
+    """Print one line on stderr and exit, also where neither stream can be written to any more."""
+    with contextlib.suppress(OSError):
+        say(line, sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        drop_output()
+    sys.exit(code)
+
+
+def drop_output() -> None:
+    """What is still to go to stdout goes nowhere: Python would fail at it once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def json_text(value: Any) -> str:

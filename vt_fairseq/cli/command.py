@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vt_fairseq.errors import UserError, VideoError
+from vt_fairseq.errors import UserError, VideoError, from_system
 from vt_fairseq.quiet_imports import quiet_imports as quiet_imports
 from vt_fairseq.version import __version__
-from vt_fairseq.visible_text import guard_output, say, visible
+from vt_fairseq.visible_text import drop_output, end, guard_output, visible
 
 EXIT_USER_ERROR = 2
 DTYPES = ("fp32", "bf16", "fp16")
@@ -106,21 +106,27 @@ def import_user_dir(folder: Path | None) -> None:
 
 @contextlib.contextmanager
 def console_script(prog: str) -> Iterator[None]:
-    """Decorate ``main``: a user's mistake ends in one line on stderr and exit code 2.
+    """Decorate ``main``: a mistake ends in one line on stderr and exit code 2, a failure in 1.
 
     What the command prints and logs is safe for a terminal from then on (``visible_text``).
     """
     guard_output()
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # here, where a full disk can still be told
     except UserError as error:
-        say(f"{prog}: error: {error}", sys.stderr)
-        sys.exit(error.exit_code)
-    except (VideoError, PermissionError, NotADirectoryError, FileExistsError) as error:
-        say(f"{prog}: error: {error}", sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+        end(f"{prog}: error: {error}", error.exit_code)
+    except VideoError as error:
+        end(f"{prog}: error: {error}", EXIT_USER_ERROR)
     except BrokenPipeError:
         # The reader of our output went away (`| head`); that is not an error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
+    except OSError as error:
+        failure = from_system(error)
+        if failure is None:
+            raise
+        end(f"{prog}: error: {failure}", failure.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

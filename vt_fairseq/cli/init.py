@@ -223,12 +223,11 @@ def _whole_configuration(config: "VideoTranslateConfig") -> dict[str, Any]:
 
 
 def _write(content: Any, path: Path) -> None:
-    import torch
-
     from vt_fairseq.atomic_files import atomic_file
+    from vt_fairseq.training.checkpoints import write_state
 
     with atomic_file(path) as file:
-        torch.save(content, file)
+        write_state(content, file, path.parent)
 
 
 def _training_options(model: dict[str, Any]) -> list[str]:

@@ -64,7 +64,10 @@ def open_corpus(annotations: Path, videos: Path) -> Source:
 
 
 def read_captions(annotations: Path) -> tuple[Splits, Captions]:
-    """Splits and captions of all info files in the directory; at least one must be there."""
+    """Splits and captions of all info files in the directory; at least one must be there.
+
+    A video has the captions of the first file that has any for it.
+    """
     splits: Splits = {}
     captions: Captions = {}
     for path in (annotations / name for name in INFO_FILES):
@@ -86,12 +89,13 @@ def _read_info(path: Path, splits: Splits, captions: Captions) -> None:
         if split not in SPLITS:
             raise UserError(f"{where}: expected split {', '.join(SPLITS)}, found {split!r}")
         splits[text(video, "video_id", where)] = SPLITS[split]
+    known = set(captions)  # the files of 2016 and 2017 have the same videos
     # Not sorted by video in the official file.
     for index, sentence in enumerate(get(document, "sentences", list, path.name)):
         where = f"{path.name} sentences[{index}]"
         name = text(expect(sentence, dict, where, "the sentence"), "video_id", where)
         caption = " ".join(get(sentence, "caption", str, where).split())
-        if caption:
+        if caption and name not in known:
             captions.setdefault(name, []).append(caption)
 
 

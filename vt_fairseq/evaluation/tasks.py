@@ -125,10 +125,28 @@ def retrieval(pairs: PairedRows, ties: str = "pessimistic") -> Evaluated:
         else None
         for ranking, (_, row) in zip(rankings, pairs, strict=True)
     ]
+    if ties != "pessimistic":
+        _require_scores(pairs, rankings, scores, ties)
     targets = [field(row, "target", is_text, "an id") for row, _ in pairs]
     measure = recall_measure(ranking_statistics(rankings, targets, scores), ties)
     measure = _signed(measure, "a target absent from its ranking or missing is last of the gallery")
     return Evaluated([measure], sum(ranking is None for ranking in rankings), {}, {})
+
+
+def _require_scores(
+    pairs: PairedRows,
+    rankings: Sequence[list[str] | None],
+    scores: Sequence[list[float] | None],
+    ties: str,
+) -> None:
+    """Raise UserError at a ranking that does not show its ties."""
+    for (_, row), ranking, own in zip(pairs, rankings, scores, strict=True):
+        if row and ranking and own is None:
+            raise UserError(
+                f"{row['_where']}: expected 'scores', a number for each id of the ranking, which "
+                f"show the ties that {ties} counts; found none: a ranking alone, as vt-score "
+                "writes, has broken its ties already, against the target"
+            )
 
 
 def _fits(ranking: Sequence[str]) -> Callable[[Any], bool]:

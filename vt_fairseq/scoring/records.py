@@ -24,6 +24,8 @@ from vt_fairseq.errors import UserError
 from vt_fairseq.visible_text import json_text
 
 SETTINGS, SCORES = "settings.json", "scores.jsonl"
+# What is made from the scores; a folder with metrics is whole.
+RESULTS = ("metrics.json", "predictions.jsonl", "v2t_predictions.jsonl", "classes.jsonl")
 ScoreRecord = dict[str, Any]
 
 
@@ -35,7 +37,8 @@ def prepare_folder(folder: Path, settings: dict[str, Any], restart: bool) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / SETTINGS
     if restart:
-        for old in (path, *_score_files(folder)):
+        # The metrics first, by which a folder is known to be whole.
+        for old in (*(folder / name for name in RESULTS), path, *_score_files(folder)):
             old.unlink(missing_ok=True)
     if path.is_file():
         saved = _read_settings(path)

@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 
 from vt_fairseq import untrusted_files
 from vt_fairseq.atomic_files import (
+    DISK_FULL,
     DirectoryLock,
     atomic_file,
     partial_name,
@@ -40,7 +41,6 @@ logger = logging.getLogger(__name__)
 LAST = "checkpoint_last.pt"
 SAVE_ATTEMPTS, SECONDS_BETWEEN = 3, 2.5
 SCARCE = 3  # warn when fewer than so many checkpoints still fit
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 DISK_FULL_BYTES = 2**20
 
 

@@ -28,13 +28,13 @@ from fairseq.trainer import Trainer
 from torch.multiprocessing import ProcessRaisedException
 
 from vt_fairseq.atomic_files import atomic_file
-from vt_fairseq.errors import RunFailure, UserError
+from vt_fairseq.errors import RunFailure, UserError, from_system
 from vt_fairseq.task import VideoTranslateTask
 from vt_fairseq.training import checkpoints, default_options, process_groups
 from vt_fairseq.training.trainer import VideoTranslateTrainer
 from vt_fairseq.training.zero.config import zero_stage
 from vt_fairseq.training.zero.trainer import DeepSpeedTrainer
-from vt_fairseq.visible_text import say
+from vt_fairseq.visible_text import end
 
 
 def choose_trainer(cls: type, cfg: Any, task: Any, *args: Any, **kwargs: Any) -> Any:
@@ -97,13 +97,22 @@ def check_models(cfg: Any) -> None:
 def one_line_errors() -> Iterator[None]:
     """An expected failure, of a process that this one started too, is one line and an exit code."""
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # here, where a full disk can still be told
     except (UserError, ProcessRaisedException) as error:
         kind, message = expected_failure(error)
         if kind is None:
             raise
-        say(f"error: {message}", sys.stderr)
-        sys.exit(kind.exit_code)
+        end(f"error: {message}", kind.exit_code)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        failure = from_system(error)
+        if failure is None:
+            raise
+        end(f"error: {failure}", failure.exit_code)
 
 
 def expected_failure(error: Exception) -> tuple[type[UserError] | None, str]:
