@@ -11,9 +11,9 @@ from fairseq.optim import FairseqOptimizer
 
 from tests.commands import PLUGIN, ROOT, TINY, command_line, environment, train_losses
 from tests.conftest import run_main
+from vt_fairseq.files.untrusted_files import checkpoint_types
 from vt_fairseq.training.half_precision_state import SCALER, restore_half_precision
 from vt_fairseq.training.lr_scale import scale_learning_rates
-from vt_fairseq.untrusted_files import checkpoint_types
 
 
 class Optimizer(FairseqOptimizer):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vt_fairseq.errors import UserError
-from vt_fairseq.result_files import PredictionFiles, Share, read
+from vt_fairseq.files.result_files import PredictionFiles, Share, read
 
 
 def write(files: PredictionFiles, *ids: str) -> None:

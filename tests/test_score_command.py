@@ -19,13 +19,13 @@ from tests import warm
 from tests.checkpoints import changed, with_heads
 from tests.commands import environment, free_port, run
 from tests.conftest import run_main
-from vt_fairseq.atomic_files import DirectoryLock
 from vt_fairseq.candidates.prefix_tree import PrefixTree
 from vt_fairseq.candidates.probabilities import log_softmax
 from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.data.manifest import ClipRow, DataDirectory, Manifest, write_manifest
 from vt_fairseq.data.tokenizer import EOS, PAD
 from vt_fairseq.errors import UserError
+from vt_fairseq.files.atomic_files import DirectoryLock
 from vt_fairseq.inference.loading import Loaded, open_checkpoint
 from vt_fairseq.models.r2plus1d import R2Plus1D
 from vt_fairseq.models.t5 import T5Encoder

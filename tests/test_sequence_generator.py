@@ -1,6 +1,7 @@
 """Generation without copies writes what fairseq's and Hugging Face's write, and copies nothing."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -57,6 +58,7 @@ def source(models):
 def generator_of(model, options: dict, stock: bool) -> SequenceGenerator:
     """What the task builds, or with ``stock`` what fairseq builds by itself."""
     task = object.__new__(VideoTranslateTask)
+    task.cfg = SimpleNamespace(results_path=None)
     task.heads, task.dictionary = None, Ids(model.decoder.embed_tokens.num_embeddings)
     config = GenerationConfig(**{"max_len_b": MAX_LEN, **options})
     kwargs = {"seq_gen_cls": SequenceGenerator} if stock else {}

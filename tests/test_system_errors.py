@@ -16,7 +16,7 @@ import pytest
 from tests import warm
 from tests.commands import MODULES, PLUGIN, environment
 from tests.corpora import write_jsonl
-from vt_fairseq.atomic_files import write_file
+from vt_fairseq.files.atomic_files import write_file
 
 TOO_LONG = "x" * 300
 
@@ -131,7 +131,7 @@ def test_too_many_open_files_are_a_failure_that_names_the_limit(tmp_path):
         "import os, resource, sys\n"
         "from vt_fairseq.cli import evaluate\n"
         "from vt_fairseq.evaluation import tasks, caption_files\n"
-        "from vt_fairseq import result_files\n"
+        "from vt_fairseq.files import result_files\n"
         "held = [os.dup(0) for _ in range(2)]\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 1,) * 2)\n"
         "evaluate.main()\n"

@@ -12,8 +12,8 @@ import vt_fairseq.criterions.cross_entropy
 import vt_fairseq.models.architectures
 import vt_fairseq.task
 import vt_fairseq.training.zero.adam  # noqa: F401
+from vt_fairseq.files.untrusted_files import checkpoint_types
 from vt_fairseq.training.patches import PATCHES, install
-from vt_fairseq.untrusted_files import checkpoint_types
 from vt_fairseq.visible_text import guard_output
 
 torch.serialization.add_safe_globals(checkpoint_types())

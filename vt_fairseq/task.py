@@ -29,10 +29,10 @@ from vt_fairseq.data.tokenizer import EOS, PAD, Tokenizer
 from vt_fairseq.data.unreadable_clips import UnreadableClips
 from vt_fairseq.devices import check_gpus
 from vt_fairseq.errors import FOLLOW_LINKS, UserError, naming
+from vt_fairseq.files.result_files import PredictionFiles, Share, check_finite
 from vt_fairseq.metrics.captions import BLEU_KEYS, bleu_counts, bleu_score
 from vt_fairseq.models.checkpoint_state import vocabulary_state
 from vt_fairseq.models.sequence_generator import SharedSourceGenerator
-from vt_fairseq.result_files import PredictionFiles, Share, check_finite
 from vt_fairseq.task_config import INPUT_OPTIONS, VideoTranslateTaskConfig
 from vt_fairseq.video.decoding import FrameSampling
 from vt_fairseq.video.transforms import ClipTransform

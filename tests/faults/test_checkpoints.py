@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vt_fairseq import atomic_files
-from vt_fairseq.atomic_files import DirectoryLock, atomic_file, atomic_folder
 from vt_fairseq.errors import UserError
+from vt_fairseq.files import atomic_files
+from vt_fairseq.files.atomic_files import DirectoryLock, atomic_file, atomic_folder
 from vt_fairseq.models.pretrained.files import read_tensors, write_tensors
 from vt_fairseq.training import checkpoints
 

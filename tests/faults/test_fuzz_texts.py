@@ -29,7 +29,6 @@ import pytest
 from hypothesis import strategies as st
 
 from tests.faults.forks import in_a_process
-from vt_fairseq.atomic_files import write_json
 from vt_fairseq.corpora import jsonl
 from vt_fairseq.corpora.prepare import Probing, write_rows
 from vt_fairseq.corpora.registry import corpus_reader
@@ -38,6 +37,7 @@ from vt_fairseq.data.manifest import DataDirectory, Manifest
 from vt_fairseq.data.tokenizer import Tokenizer, train_vocabulary
 from vt_fairseq.errors import UserError
 from vt_fairseq.evaluation import caption_files, tasks
+from vt_fairseq.files.atomic_files import write_json
 from vt_fairseq.miniworld.official_layouts import LAYOUTS, annotation_files
 from vt_fairseq.miniworld.world import SIZES
 from vt_fairseq.report.content import read_content

@@ -212,4 +212,4 @@ def test_the_code_neither_evaluates_text_nor_loads_whole_yaml_or_pickles():
             "\n".join(line for line in path.read_text().splitlines() if "``" not in line),
         )
     }
-    assert found == {("untrusted_files.py", "weights_only=False")}
+    assert found == {("files/untrusted_files.py", "weights_only=False")}

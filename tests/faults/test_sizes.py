@@ -16,7 +16,6 @@ from tests import media
 from tests.corpora import write_jsonl
 from tests.faults.forks import in_a_process
 from tests.faults.test_crafted_files import outcome
-from vt_fairseq import result_files, untrusted_files
 from vt_fairseq.cli.inputs import read_labels
 from vt_fairseq.corpora import files, howto100m, jsonl
 from vt_fairseq.corpora.prepare import Probing, write_rows
@@ -26,6 +25,7 @@ from vt_fairseq.data.manifest import ClipRow, DataDirectory, Manifest, write_man
 from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError
 from vt_fairseq.evaluation import caption_files
+from vt_fairseq.files import result_files, untrusted_files
 from vt_fairseq.models.pretrained.files import read_json, read_tensors
 from vt_fairseq.report.logs import read_log
 from vt_fairseq.report.readers import read_rankings

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from vt_fairseq.atomic_files import write_file
 from vt_fairseq.cli import command
 from vt_fairseq.cli.caption_formats import FORMATS, SUBTITLES, SegmentResult
 from vt_fairseq.cli.command import add_with_aliases, positive
 from vt_fairseq.cli.inputs import find_videos, read_labels
 from vt_fairseq.errors import FOLLOW_LINKS, UserError, VideoError
+from vt_fairseq.files.atomic_files import write_file
 from vt_fairseq.visible_text import json_text, say, visible
 
 if TYPE_CHECKING:

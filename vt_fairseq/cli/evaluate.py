@@ -61,8 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def evaluate(args: argparse.Namespace, predictions: Path) -> "Evaluated":
     """``predictions`` against the references that ``args`` names."""
-    from vt_fairseq import result_files
     from vt_fairseq.evaluation import caption_files, tasks
+    from vt_fairseq.files import result_files
     from vt_fairseq.metrics.coco_java import JavaError
 
     if args.task == "captions":
@@ -139,7 +139,7 @@ def main() -> None:
     args = build_parser().parse_args()
     if args.confidence is not None and not 0 < args.confidence < 1:
         raise UserError(f"--confidence must lie between 0 and 1, found {args.confidence}")
-    from vt_fairseq.atomic_files import write_file, write_json
+    from vt_fairseq.files.atomic_files import write_file, write_json
     from vt_fairseq.scoring.records import as_line
 
     result = evaluate(args, args.predictions)

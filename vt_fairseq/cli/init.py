@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from vt_fairseq.bounded_files import MAX_OBJECT, read_file
 from vt_fairseq.cli import command
 from vt_fairseq.errors import UserError
+from vt_fairseq.files.bounded_files import MAX_OBJECT, read_file
 from vt_fairseq.visible_text import say
 
 if TYPE_CHECKING:
@@ -90,11 +90,11 @@ def main() -> None:
     with command.quiet_imports():
         import vt_fairseq.criterions.classification
         import vt_fairseq.criterions.cross_entropy  # noqa: F401
-        from vt_fairseq.atomic_files import atomic_folder
+        from vt_fairseq.files.atomic_files import atomic_folder
+        from vt_fairseq.files.untrusted_files import read_trusted
         from vt_fairseq.models.checkpoint_config import WITH_CRITERION, checked_config
         from vt_fairseq.models.pretrained.exported import read_model, write_exported
         from vt_fairseq.models.pretrained.t5_export import write_t5
-        from vt_fairseq.untrusted_files import read_trusted
 
     if args.trust_checkpoint:
         content = read_trusted(args.from_checkpoint)
@@ -223,7 +223,7 @@ def _whole_configuration(config: "VideoTranslateConfig") -> dict[str, Any]:
 
 
 def _write(content: Any, path: Path) -> None:
-    from vt_fairseq.atomic_files import atomic_file
+    from vt_fairseq.files.atomic_files import atomic_file
     from vt_fairseq.training.checkpoints import write_state
 
     with atomic_file(path) as file:

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from vt_fairseq.bounded_files import MAX_DOCUMENT, read_file
 from vt_fairseq.errors import FOLLOW_LINKS, UserError, VideoError
+from vt_fairseq.files.bounded_files import MAX_DOCUMENT, read_file
 from vt_fairseq.video.names import VIDEO_SUFFIXES, is_video_name
 
 STDIN = "-"

@@ -37,8 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """The console script."""
     args = build_parser().parse_args()
-    from vt_fairseq.atomic_files import write_file
     from vt_fairseq.errors import UserError
+    from vt_fairseq.files.atomic_files import write_file
     from vt_fairseq.report.content import read_content
     from vt_fairseq.report.page import render
 

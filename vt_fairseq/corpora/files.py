@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vt_fairseq.bounded_files import MAX_DOCUMENT, read_file, text_lines
 from vt_fairseq.errors import UserError
-from vt_fairseq.result_files import JsonRow, numbered_objects
+from vt_fairseq.files.bounded_files import MAX_DOCUMENT, read_file, text_lines
+from vt_fairseq.files.result_files import JsonRow, numbered_objects
 from vt_fairseq.video.names import VIDEO_SUFFIXES, split_suffix
 
 CHUNK = 1 << 22  # characters read at a time

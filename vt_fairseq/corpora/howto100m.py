@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vt_fairseq.bounded_files import text_lines
 from vt_fairseq.corpora.files import (
     VideoFinder,
     as_published,
@@ -30,6 +29,7 @@ from vt_fairseq.corpora.files import (
 from vt_fairseq.corpora.rows import Entry, FirstSeen, Rejected, Source
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
+from vt_fairseq.files.bounded_files import text_lines
 
 SPLIT = "train"
 PUBLISHED = {SPLIT: 136_000_000}

@@ -13,7 +13,7 @@ from typing import Any
 from vt_fairseq.corpora.rows import DEFAULT_SPLIT, Entry, Rejected, Source, unique
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
-from vt_fairseq.result_files import JsonRow, jsonl_lines, parse_object
+from vt_fairseq.files.result_files import JsonRow, jsonl_lines, parse_object
 
 MAX_SECONDS = 1e9  # no video is 30 years long
 _TEXT = (str, "text")

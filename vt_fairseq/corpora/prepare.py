@@ -21,7 +21,6 @@ from typing import IO, Any
 
 import tqdm
 
-from vt_fairseq.atomic_files import atomic_file, write_file, write_json
 from vt_fairseq.corpora.rows import (
     CLASS_KINDS,
     DEFAULT_SPLIT,
@@ -37,6 +36,7 @@ from vt_fairseq.data.prompts import BUILT_IN
 from vt_fairseq.data.root_signatures import sign
 from vt_fairseq.data.tokenizer import Tokenizer, train_vocabulary
 from vt_fairseq.errors import FOLLOW_LINKS, UserError, VideoError
+from vt_fairseq.files.atomic_files import atomic_file, write_file, write_json
 from vt_fairseq.video.names import similar_file
 from vt_fairseq.visible_text import json_text
 

@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vt_fairseq.atomic_files import atomic_file, write_file, write_json
-from vt_fairseq.bounded_files import MAX_DOCUMENT, MAX_OBJECT, read_file
 from vt_fairseq.corpora.prepare import (
     Probing,
     VocabularyOptions,
@@ -27,6 +25,8 @@ from vt_fairseq.corpora.prepare import (
 from vt_fairseq.corpora.rows import CLASS_KINDS, Entry, Rejected, Source
 from vt_fairseq.data.manifest import DataDirectory, join_manifests
 from vt_fairseq.errors import UserError
+from vt_fairseq.files.atomic_files import atomic_file, write_file, write_json
+from vt_fairseq.files.bounded_files import MAX_DOCUMENT, MAX_OBJECT, read_file
 
 FOLDER = "shards"
 _NAME = re.compile(r"([1-9]\d*)-of-([1-9]\d*)")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pysubs2
 
-from vt_fairseq.bounded_files import read_file
 from vt_fairseq.corpora.files import as_published, expect, find_file, get, jsonl_records, number
 from vt_fairseq.errors import FOLLOW_LINKS, UserError
+from vt_fairseq.files.bounded_files import read_file
 
 FILES = ("tvqa_preprocessed_subtitles.jsonl", "tvqa_subtitles", "subtitles")
 PUBLISHED_AT = "github.com/jayleicn/TVRetrieval (data) and tvqa.cs.unc.edu"

@@ -18,9 +18,9 @@ from typing import Any
 import av
 import numpy as np
 
-from vt_fairseq.atomic_files import partial_folder
 from vt_fairseq.corpora.rows import COPY_SUFFIX
 from vt_fairseq.errors import UserError, VideoError
+from vt_fairseq.files.atomic_files import partial_folder
 from vt_fairseq.video.boundary import Boundary
 from vt_fairseq.video.containers import FORMATS, local_url
 from vt_fairseq.video.decoding import FrameSource, frames_of, probe

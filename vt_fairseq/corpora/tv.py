@@ -22,7 +22,7 @@ from vt_fairseq.corpora.files import (
 from vt_fairseq.corpora.rows import Entry, Rejected, Source, unique
 from vt_fairseq.corpora.subtitles import Subtitles
 from vt_fairseq.errors import UserError
-from vt_fairseq.result_files import JsonRow
+from vt_fairseq.files.result_files import JsonRow
 
 MARGIN = 1.0  # seconds that the official loader adds on both sides of a span
 _CLIP = re.compile(r"(?:(friends|grey|met|castle|house)_)?s\d+e[A-Za-z0-9_-]+")

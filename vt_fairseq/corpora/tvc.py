@@ -11,7 +11,7 @@ from vt_fairseq.corpora.files import expect, get, integer, jsonl_records
 from vt_fairseq.corpora.rows import Entry, Rejected, Source, reject
 from vt_fairseq.corpora.tv import Release, ShowClips, open_shows
 from vt_fairseq.data.manifest import ClipRow
-from vt_fairseq.result_files import JsonRow
+from vt_fairseq.files.result_files import JsonRow
 
 RELEASE = Release(
     files={

@@ -12,7 +12,7 @@ from vt_fairseq.corpora.files import expect, get, integer, json_document, jsonl_
 from vt_fairseq.corpora.rows import Entry, Source
 from vt_fairseq.corpora.tv import Release, ShowClips, open_shows
 from vt_fairseq.data.manifest import ClipRow
-from vt_fairseq.result_files import JsonRow
+from vt_fairseq.files.result_files import JsonRow
 
 RELEASE = Release(
     files={

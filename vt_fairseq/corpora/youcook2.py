@@ -27,7 +27,7 @@ from vt_fairseq.corpora.files import (
 from vt_fairseq.corpora.rows import Entry, Source, unique
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
-from vt_fairseq.result_files import JsonRow
+from vt_fairseq.files.result_files import JsonRow
 
 PUBLISHED = {"train": 10_337, "valid": 3_492, "retrieval": 3_350}
 CAPTIONS_AT = "youcook2.eecs.umich.edu"

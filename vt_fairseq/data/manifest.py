@@ -24,12 +24,12 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from vt_fairseq.atomic_files import atomic_file
-from vt_fairseq.bounded_files import MAX_DOCUMENT, MAX_OBJECT, read_file
 from vt_fairseq.data.arrow_blocks import ArrowBlocks
 from vt_fairseq.data.permutation import LazySequence
 from vt_fairseq.data.root_signatures import is_signed
 from vt_fairseq.errors import FOLLOW_LINKS, UserError
+from vt_fairseq.files.atomic_files import atomic_file
+from vt_fairseq.files.bounded_files import MAX_DOCUMENT, MAX_OBJECT, read_file
 
 FORMAT = 1
 CLASS_KINDS = ("label", "verb", "noun")

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import sentencepiece
 
-from vt_fairseq.bounded_files import MAX_OBJECT, read_file
 from vt_fairseq.errors import UserError
+from vt_fairseq.files.bounded_files import MAX_OBJECT, read_file
 
 NUM_SENTINELS = 100
 TABLE_MULTIPLE = 128

@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vt_fairseq.bounded_files import MAX_DOCUMENT, read_file
 from vt_fairseq.errors import UserError
-from vt_fairseq.result_files import (
+from vt_fairseq.files.bounded_files import MAX_DOCUMENT, read_file
+from vt_fairseq.files.result_files import (
     JsonRow,
     PairedRows,
     by_id,

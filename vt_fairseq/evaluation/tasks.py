@@ -11,12 +11,7 @@ from typing import Any
 
 from vt_fairseq.errors import UserError
 from vt_fairseq.evaluation.caption_files import plain_ascii
-from vt_fairseq.metrics import coco
-from vt_fairseq.metrics.captions import caption_measures
-from vt_fairseq.metrics.classification import mean_class_measure, per_class_accuracy
-from vt_fairseq.metrics.measure import Measure, mean_measure
-from vt_fairseq.metrics.retrieval import ranking_statistics, recall_measure
-from vt_fairseq.result_files import (
+from vt_fairseq.files.result_files import (
     JsonRow,
     PairedRows,
     field,
@@ -27,6 +22,11 @@ from vt_fairseq.result_files import (
     is_texts,
     predicted,
 )
+from vt_fairseq.metrics import coco
+from vt_fairseq.metrics.captions import caption_measures
+from vt_fairseq.metrics.classification import mean_class_measure, per_class_accuracy
+from vt_fairseq.metrics.measure import Measure, mean_measure
+from vt_fairseq.metrics.retrieval import ranking_statistics, recall_measure
 
 _CLASS = "same text|case and outer white space ignored|missing is wrong"
 

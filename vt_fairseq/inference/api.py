@@ -18,11 +18,11 @@ from vt_fairseq.data.data_workers import WatchedDataLoader
 from vt_fairseq.data.prompts import Prompt
 from vt_fairseq.data.tokenizer import PAD
 from vt_fairseq.errors import UserError, VideoError
+from vt_fairseq.files.result_files import check_finite
 from vt_fairseq.inference.candidate_texts import candidate_ids, warn_of_cuts
 from vt_fairseq.inference.inputs import OwnLoader, OwnVideos, Seconds, VideoInput, own_videos
 from vt_fairseq.inference.loading import Loaded, encode, open_checkpoint, to_device
 from vt_fairseq.inference.outputs import Caption, Choice, Encoding, Ranked, Text
-from vt_fairseq.result_files import check_finite
 from vt_fairseq.video.frame_sampling import window_position
 
 METHODS = ("beam", "greedy", "topk")

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vt_fairseq.atomic_files import write_file
+from vt_fairseq.files.atomic_files import write_file
 from vt_fairseq.miniworld.official_files import (
     RECIPE_TYPE,
     SHOW_SPLITS,

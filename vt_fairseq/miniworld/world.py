@@ -28,8 +28,8 @@ import av
 import numpy as np
 import tqdm
 
-from vt_fairseq.atomic_files import atomic_folder, write_file, write_json
 from vt_fairseq.errors import UserError
+from vt_fairseq.files.atomic_files import atomic_folder, write_file, write_json
 from vt_fairseq.miniworld.rendering import SIDE, clip_frames
 from vt_fairseq.miniworld.texts import (
     CANDIDATES,

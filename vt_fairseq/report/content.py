@@ -10,11 +10,11 @@ from typing import Any
 
 from vt_fairseq.data.manifest import DataDirectory, UnconfirmedRootError
 from vt_fairseq.errors import UserError
+from vt_fairseq.files.result_files import is_index, is_plain_file, objects
 from vt_fairseq.report.logs import TrainingLog, read_log
 from vt_fairseq.report.pictures import Pictures, draw_all
 from vt_fairseq.report.readers import PREDICTIONS
 from vt_fairseq.report.results import ResultFolder, SplitFinder, object_in, read_object, read_result
-from vt_fairseq.result_files import is_index, is_plain_file, objects
 
 DATA, CHECKPOINT_SUFFIX, LOG_SUFFIXES = "data.json", ".pt", (".log", ".out", ".txt")
 READ_SUFFIXES = (".json", ".jsonl", ".arrow", *LOG_SUFFIXES)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vt_fairseq.bounded_files import text_lines
-from vt_fairseq.result_files import parse_object
+from vt_fairseq.files.bounded_files import text_lines
+from vt_fairseq.files.result_files import parse_object
 
 LARGEST = 1e100  # of the values that are drawn; NaN is not below it
 Points = dict[int, dict[str, float]]  # number of updates -> {name: value}

@@ -6,9 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from vt_fairseq import result_files
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
+from vt_fairseq.files import result_files
+from vt_fairseq.files.result_files import (
+    JsonRow,
+    is_index,
+    is_numbers,
+    is_ranking,
+    is_text,
+    is_texts,
+    predicted,
+)
 from vt_fairseq.metrics.captions import word_f1
 from vt_fairseq.report.rows import (
     OPEN,
@@ -18,15 +27,6 @@ from vt_fairseq.report.rows import (
     ReportRow,
     bars_of,
     softmax,
-)
-from vt_fairseq.result_files import (
-    JsonRow,
-    is_index,
-    is_numbers,
-    is_ranking,
-    is_text,
-    is_texts,
-    predicted,
 )
 
 PREDICTIONS, REFERENCES, SCORES = "predictions.jsonl", "references.jsonl", "scores.jsonl"

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vt_fairseq.bounded_files import MAX_OBJECT, read_file
 from vt_fairseq.data.manifest import ClipRow, DataDirectory
 from vt_fairseq.errors import UserError
+from vt_fairseq.files.bounded_files import MAX_OBJECT, read_file
+from vt_fairseq.files.result_files import is_numbers, objects, parse_object, read
 from vt_fairseq.report.readers import PREDICTIONS, READERS, REFERENCES, kind_of
 from vt_fairseq.report.rows import MISSING, OPEN, ReportRow, failures_first
-from vt_fairseq.result_files import is_numbers, objects, parse_object, read
 
 
 @dataclass(frozen=True)

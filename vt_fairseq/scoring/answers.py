@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from vt_fairseq.atomic_files import atomic_file
 from vt_fairseq.candidates.probabilities import mean_prediction
 from vt_fairseq.data.manifest import ClipRow
+from vt_fairseq.files.atomic_files import atomic_file
 from vt_fairseq.metrics.captions import word_f1
 from vt_fairseq.metrics.measure import per_cent
 from vt_fairseq.scoring.records import ScoreRecord, as_line

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from vt_fairseq.atomic_files import atomic_file
 from vt_fairseq.candidates.probabilities import log_softmax, mean_prediction
 from vt_fairseq.candidates.top_k import Top
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
+from vt_fairseq.files.atomic_files import atomic_file
 from vt_fairseq.metrics.classification import per_class_accuracy, rank_accuracy
 from vt_fairseq.metrics.retrieval import target_ranks
 from vt_fairseq.scoring.records import ScoreRecord, as_line

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vt_fairseq.atomic_files import atomic_file, write_json
-from vt_fairseq.bounded_files import MAX_OBJECT, byte_lines, read_file
 from vt_fairseq.errors import UserError
+from vt_fairseq.files.atomic_files import atomic_file, write_json
+from vt_fairseq.files.bounded_files import MAX_OBJECT, byte_lines, read_file
 from vt_fairseq.visible_text import json_text
 
 SETTINGS, SCORES = "settings.json", "scores.jsonl"

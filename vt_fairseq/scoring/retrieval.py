@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from vt_fairseq.atomic_files import atomic_file
 from vt_fairseq.candidates.probabilities import mean_likelihood
 from vt_fairseq.data.manifest import ClipRow
+from vt_fairseq.files.atomic_files import atomic_file
 from vt_fairseq.metrics.measure import values
 from vt_fairseq.metrics.retrieval import rank_statistics, recall_measure
 from vt_fairseq.scoring.records import ScoreRecord, as_line

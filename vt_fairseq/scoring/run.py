@@ -13,9 +13,9 @@ import numpy as np
 import torch.distributed as dist
 from tqdm import tqdm
 
-from vt_fairseq.atomic_files import DirectoryLock, write_json
 from vt_fairseq.data.manifest import ClipRow
-from vt_fairseq.result_files import check_finite
+from vt_fairseq.files.atomic_files import DirectoryLock, write_json
+from vt_fairseq.files.result_files import check_finite
 from vt_fairseq.scoring.job import Job
 from vt_fairseq.scoring.records import (
     PartWriter,

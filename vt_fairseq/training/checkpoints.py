@@ -21,8 +21,9 @@ from fairseq.dataclass.utils import overwrite_args_by_name
 from fairseq.distributed import utils as distributed_utils
 from omegaconf import OmegaConf
 
-from vt_fairseq import untrusted_files
-from vt_fairseq.atomic_files import (
+from vt_fairseq.errors import RunFailure, UserError, naming
+from vt_fairseq.files import untrusted_files
+from vt_fairseq.files.atomic_files import (
     DISK_FULL,
     DirectoryLock,
     atomic_file,
@@ -30,7 +31,6 @@ from vt_fairseq.atomic_files import (
     sync_folder,
     write_file,
 )
-from vt_fairseq.errors import RunFailure, UserError, naming
 from vt_fairseq.models.checkpoint_config import WITH_CRITERION
 from vt_fairseq.models.checkpoint_state import check_state, optimizer_history
 from vt_fairseq.models.pretrained.exported import read_model

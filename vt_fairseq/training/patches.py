@@ -27,8 +27,8 @@ from fairseq.scoring.bleu import Scorer
 from fairseq.trainer import Trainer
 from torch.multiprocessing import ProcessRaisedException
 
-from vt_fairseq.atomic_files import atomic_file
 from vt_fairseq.errors import RunFailure, UserError, from_system
+from vt_fairseq.files.atomic_files import atomic_file
 from vt_fairseq.task import VideoTranslateTask
 from vt_fairseq.training import checkpoints, default_options, process_groups
 from vt_fairseq.training.trainer import VideoTranslateTrainer

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vt_fairseq.atomic_files import atomic_file
-from vt_fairseq.bounded_files import MAX_OBJECT, read_file
 from vt_fairseq.errors import UserError
 from vt_fairseq.evaluation.submissions.epic_kitchens import epic_scores
 from vt_fairseq.evaluation.submissions.files import (
@@ -20,6 +18,8 @@ from vt_fairseq.evaluation.submissions.files import (
     tvc_descriptions,
     tvqa_answers,
 )
+from vt_fairseq.files.atomic_files import atomic_file
+from vt_fairseq.files.bounded_files import MAX_OBJECT, read_file
 
 TVQA_META = (
     "model_name", "is_ensemble", "with_ts", "show_on_leaderboard", "author", "institution",

@@ -13,7 +13,7 @@ from vt_fairseq.corpora import epic_kitchens
 from vt_fairseq.corpora.files import csv_records, require_file
 from vt_fairseq.errors import UserError
 from vt_fairseq.evaluation.submissions.files import SubmissionFile, known
-from vt_fairseq.result_files import JsonRow, by_id, field, is_numbers, objects
+from vt_fairseq.files.result_files import JsonRow, by_id, field, is_numbers, objects
 
 TOP_ACTIONS = 100  # the server takes exactly so many action scores per clip
 Classes = dict[str, dict[str, int]]  # "verb" and "noun": {readable name: class id}

@@ -13,7 +13,7 @@ from vt_fairseq.corpora import tvc, tvqa
 from vt_fairseq.corpora.files import integer, jsonl_records, require_file
 from vt_fairseq.corpora.tv import Release
 from vt_fairseq.errors import UserError
-from vt_fairseq.result_files import JsonRow, is_index, is_text, predicted, read
+from vt_fairseq.files.result_files import JsonRow, is_index, is_text, predicted, read
 
 NO_CAPTION = "."  # TVC's scorer loses an empty line; a full stop has no word in it either
 

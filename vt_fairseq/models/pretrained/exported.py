@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from vt_fairseq.atomic_files import write_json
 from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError
+from vt_fairseq.files.atomic_files import write_json
 from vt_fairseq.models.checkpoint_config import (
     LOCAL_OPTIONS,
     TASK_AND_MODEL,

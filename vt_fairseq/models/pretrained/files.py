@@ -19,9 +19,9 @@ from numpy._core import multiarray, numeric
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from vt_fairseq import untrusted_files
-from vt_fairseq.bounded_files import MAX_OBJECT, read_file
 from vt_fairseq.errors import UserError
+from vt_fairseq.files import untrusted_files
+from vt_fairseq.files.bounded_files import MAX_OBJECT, read_file
 
 Tensors = dict[str, torch.Tensor]
 

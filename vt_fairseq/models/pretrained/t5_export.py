@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from vt_fairseq.atomic_files import write_json
 from vt_fairseq.data.tokenizer import NUM_SENTINELS, SPECIAL_TOKENS
+from vt_fairseq.files.atomic_files import write_json
 from vt_fairseq.models.architectures import saved_config, transformer_dims
 from vt_fairseq.models.checkpoint_state import saved_tokenizer
 from vt_fairseq.models.pretrained.exported import (

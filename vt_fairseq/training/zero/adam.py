@@ -13,7 +13,7 @@ from fairseq.optim import FairseqOptimizer, register_optimizer
 from omegaconf import II
 
 from vt_fairseq.errors import UserError
-from vt_fairseq.training.zero.builds import wait_for_other_builds
+from vt_fairseq.training.zero.extension_locks import wait_for_other_builds
 
 BACKENDS = ("deepspeed", "torch")
 OFFLOADS = ("none", "cpu", "nvme")

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from vt_fairseq import untrusted_files
 from vt_fairseq.errors import UserError
+from vt_fairseq.files import untrusted_files
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
 from vt_fairseq.errors import UserError
 from vt_fairseq.training.lr_scale import follow_scales, scale_learning_rates
 from vt_fairseq.training.trainer import VideoTranslateTrainer
-from vt_fairseq.training.zero.builds import wait_for_other_builds
 from vt_fairseq.training.zero.config import engine_config, scale_window, zero_stage
+from vt_fairseq.training.zero.extension_locks import wait_for_other_builds
 from vt_fairseq.training.zero.optimizer import DeepSpeedOptimizer
 from vt_fairseq.training.zero.shards import OptimizerShards
 

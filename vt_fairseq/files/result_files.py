@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from vt_fairseq.atomic_files import atomic_file
-from vt_fairseq.bounded_files import byte_lines
 from vt_fairseq.errors import UserError
+from vt_fairseq.files.atomic_files import atomic_file
+from vt_fairseq.files.bounded_files import byte_lines
 from vt_fairseq.visible_text import json_text
 
 JsonRow = dict[str, Any]
