@@ -41,8 +41,12 @@ REFUSED = {
         r"^several fragmented MP4 files",
         "in the demuxer's index the fragments of both have the same times",
     ),
+    r"^vob-mpeg2b-cut-copy": (
+        r"^no packet of the video stream has a timestamp",
+        "ffmpeg copies no timestamps into a VOB that is so short",
+    ),
     r"^webm-vp[89]-key-lost$": (
-        r"^(copy: )?no frame can be decoded",
+        r"^(no frame can be decoded|cannot be decoded: Invalid data)",
         "the file begins with frames without a keyframe, which VP8 and VP9 decoders call damage",
     ),
 }

@@ -359,7 +359,9 @@ _SHIFT = "setts=dts=DTS-200:pts="
 
 def _turned(filters: str, matrix: tuple[int, int, int, int]) -> Anomaly:
     """A display matrix, and pictures stored so that it makes them right."""
-    return Anomaly(f"{_MP4} fmp4", filters=filters, finish=patches.display_matrix(*matrix))
+    patch = patches.display_matrix(*matrix)
+    # H.263 has no pictures of 96 x 128 pixels.
+    return Anomaly(f"{_MP4} fmp4", but="h263", filters=filters, finish=patch)
 
 
 ANOMALIES = {
@@ -445,17 +447,23 @@ ANOMALIES = {
     "empty-samples": Anomaly(
         "mp4 mov", codecs="mjpeg png mpeg4 h264", finish=patches.empty_samples(20, 41, 59)
     ),
+    # In AVI and MXF the frames before the first keyframe, which nothing shows, have times.
     "cut-copy": Anomaly(
-        "mp4 mov fmp4 mkv webm avi ts mts mpg vob flv 3gp wmv mxf",
+        but="mpeg4b mpeg2i",
+        containers="mp4 mov fmp4 mkv webm avi ts mts mpg vob flv 3gp wmv mxf",
         source=_copied("-ss", "0.9"),
     ),
     "cut-copy-sound": Anomaly(
-        "mp4 mov fmp4 mkv webm avi ts mts mpg vob flv 3gp wmv",
+        but="mpeg4b mpeg2i",
+        containers="mp4 mov fmp4 mkv webm avi ts mts mpg vob flv 3gp wmv",
         audio=SINE,
         source=_copied("-ss", "0.9"),
     ),
     "cut-copy-at": Anomaly(
-        "mp4 mov mkv ts flv 3gp", audio=SINE, source=_copied(after="-ss 0.9 -copyinkf")
+        "mp4 mov mkv ts flv 3gp",
+        audio=SINE,
+        source=_copied(after="-ss 0.9 -copyinkf"),
+        damaged=True,
     ),
     "no-edit-list": Anomaly(_MP4, after="-use_editlist 0"),
     # Of frames that are reordered ffmpeg itself shows a jumble behind the second edit.
