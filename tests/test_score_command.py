@@ -601,7 +601,7 @@ def test_labels_that_are_no_candidates_are_refused(scored, labels):
 
 def test_a_score_that_is_no_number_names_the_clip(scored, trained, tmp_path):
     def diverge(state: dict) -> None:
-        state["model"]["decoder.final_norm.weight"].fill_(float("nan"))
+        state["model"]["decoder.final_norm.weight"].fill_(3e38)  # finite, and too large
 
     diverged = changed(trained, tmp_path / "diverged.pt", diverge)
     with pytest.raises(UserError, match="clip test-00000-0 is not a finite number"):

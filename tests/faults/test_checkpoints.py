@@ -347,6 +347,10 @@ def test_the_newest_checkpoint_is_the_one_of_the_most_updates_whatever_the_clock
     newest = trained("checkpoint_1_30.pt", 30, age=500)
     trained("checkpoint_1_20.pt", 20, age=0)
     trained("checkpoint_last.pt", 10, age=100)
+    last = tmp_path / "checkpoint_last.pt"
+    assert checkpoints.newest_complete(tmp_path) == last, "what fairseq and users call so"
+    assert checkpoints.newest_complete(tmp_path, last_first=False) == newest
+    cut(last, 0.5)
     assert checkpoints.newest_complete(tmp_path) == newest
     cut(newest, 0.5)
     assert checkpoints.newest_complete(tmp_path) == tmp_path / "checkpoint_1_20.pt"

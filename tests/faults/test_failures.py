@@ -18,6 +18,7 @@ class FakeTrainer(VideoTranslateTrainer):
     """As much of a trainer as the messages are made of."""
 
     data_parallel_rank = 1
+    watchdog = SimpleNamespace(note=lambda doing: None)
     cfg = SimpleNamespace(checkpoint=SimpleNamespace(save_dir="runs/a"))
 
     def get_num_updates(self) -> int:

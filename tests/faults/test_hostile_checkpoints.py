@@ -90,8 +90,8 @@ def test_the_commands_end_in_one_line(data_directory, tmp_path):
     marker, path = tmp_path / "ran", tmp_path / "x.pt"
     torch.save(hostile_states(marker)[KINDS[0]], path)
     commands = [
-        (1, "fairseq-generate", data_directory, *PLUGIN, "--path", path),
-        (1, "fairseq-train", data_directory, *PLUGIN, *TINY, "--restore-file", path),
+        (2, "fairseq-generate", data_directory, *PLUGIN, "--path", path),
+        (2, "fairseq-train", data_directory, *PLUGIN, *TINY, "--restore-file", path),
         (2, "vt-score", "vqa", data_directory, "--path", path, "--out", tmp_path, "--cpu"),
     ]
     for code, *command in commands:
@@ -178,7 +178,7 @@ HEADERS = {
 def test_a_hostile_safetensors_header_is_refused(tmp_path, kind):
     path = tmp_path / "model.safetensors"
     path.write_bytes(HEADERS[kind])
-    with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+    with pytest.raises(UserError, match=r"model\.safetensors (is damaged|has a header of)"):
         read_tensors(path)
 
 
@@ -202,7 +202,7 @@ def test_the_code_neither_evaluates_text_nor_loads_whole_yaml_or_pickles():
     import re
     from pathlib import Path
 
-    root = Path(untrusted_files.__file__).parent
+    root = Path(untrusted_files.__file__).parent.parent
     found = {
         (path.name, match[0])
         for path in root.rglob("*.py")
@@ -212,4 +212,4 @@ def test_the_code_neither_evaluates_text_nor_loads_whole_yaml_or_pickles():
             "\n".join(line for line in path.read_text().splitlines() if "``" not in line),
         )
     }
-    assert found == {("files/untrusted_files.py", "weights_only=False")}
+    assert found == {("untrusted_files.py", "weights_only=False")}

@@ -86,7 +86,7 @@ class Subtitles:
         if os.path.basename(clip) != clip or "\0" in clip:
             raise UserError(f"expected the name of a clip with subtitles, found {clip!r:.80}")
         files = [self.path / f"{clip}{suffix}" for suffix in SUFFIXES]
-        file = next((file for file in files if file.is_file()), files[0])
+        file = next((file for file in files if os.path.isfile(file)), files[0])
         real = Path(os.path.realpath(file))
         if not self._follow_links and not real.is_relative_to(os.path.realpath(self.path)):
             raise UserError(f"{file}: a link leads out of {self.path}; {FOLLOW_LINKS}")

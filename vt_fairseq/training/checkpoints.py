@@ -206,18 +206,23 @@ def problem_of_shards(folder: Path, optimizer_state: dict[str, Any]) -> str | No
     return None
 
 
-def newest_complete(save_dir: Path, optimizer: bool = True) -> Path | None:
+def newest_complete(save_dir: Path, optimizer: bool = True, last_first: bool = True) -> Path | None:
     """The checkpoint that a restart goes on from; None in a directory without any.
 
-    That is the complete one of the most updates, of several ``checkpoint_last.pt``; the log says
-    which if it is another. Raises UserError when there are checkpoints and none is complete:
-    nothing starts from scratch unasked.
+    That is ``checkpoint_last.pt`` if it is complete and ``last_first``, else the complete one of the
+    most updates; the log says which. Raises UserError when there are checkpoints and none is
+    complete: nothing starts from scratch unasked.
+
+    Args:
+        optimizer: its shards are wanted, too.
+        last_first: False where ``checkpoint_last.pt`` may be old: a run with
+            ``--no-last-checkpoints`` writes it at a signal alone.
     """
     last = save_dir / LAST
     # In order of time where the updates are equal or cannot be read: what is damaged is said first.
     paths = sorted(save_dir.glob("checkpoint*.pt"), key=age)
     reasons = []
-    for path in sorted(paths, key=lambda p: (-updates_of(p), p != last)):
+    for path in sorted(paths, key=lambda p: (last_first and p != last, -updates_of(p), p != last)):
         reason = problem(path, optimizer)
         if reason is None:
             if path != last:
@@ -284,7 +289,9 @@ def other_than_last(cfg: Any) -> str | None:
         _locks.append(DirectoryLock(Path(cfg.save_dir), "--save-dir"))
     optimizer = not cfg.reset_optimizer
     if cfg.restore_file == LAST:
-        path = newest_complete(Path(cfg.save_dir), optimizer)
+        path = newest_complete(
+            Path(cfg.save_dir), optimizer, last_first=not cfg.no_last_checkpoints
+        )
         if path is None and cfg.finetune_from_model is not None:
             check_pretrained(Path(cfg.finetune_from_model))
         return None if path is None or path.name == LAST else str(path)
