@@ -47,19 +47,26 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
     remove_leftovers(path.parent.resolve())
     partial = path.with_name(partial_name(path))
     try:
-        with open(partial, "xb") as file:  # follows no link
+        with full_disk_named(path), open(partial, "xb") as file:  # follows no link
             lock(file.fileno())
             yield file
             file.flush()
             os.fsync(file.fileno())
             os.replace(partial, path)
         sync_folder(path.parent)
-    except OSError as error:
-        if error.filename is None and error.errno in DISK_FULL:
-            error.filename = str(path)  # writing itself does not know the name
-        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Put ``path`` into the OSError of a full disk: writing to an open file does not know it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in DISK_FULL:
+            error.filename = str(path)
+        raise
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -167,9 +174,10 @@ class DirectoryLock:
                 f"give this one a {option} of its own"
             ) from error
         holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
-        self.file.truncate(0)
-        self.file.write(json.dumps(holder, allow_nan=False))
-        self.file.flush()
+        with full_disk_named(folder / LOCK):
+            self.file.truncate(0)
+            self.file.write(json.dumps(holder, allow_nan=False))
+            self.file.flush()
 
     def release(self) -> None:
         """Let go of it."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vt_fairseq.errors import UserError
-from vt_fairseq.files.atomic_files import atomic_file
+from vt_fairseq.files.atomic_files import atomic_file, full_disk_named
 from vt_fairseq.files.bounded_files import byte_lines
 from vt_fairseq.visible_text import json_text
 
@@ -226,7 +226,8 @@ class PredictionFiles:
             if text is not None:
                 prediction = {"prediction": text, "score": score}
             for file, row in zip(self._files, (prediction, {"references": own}), strict=True):
-                file.write(json_text({"id": clip_id} | row) + "\n")
+                with full_disk_named(Path(file.name)):
+                    file.write(json_text({"id": clip_id} | row) + "\n")
         self._written += len(clip_ids)
         self.finish_if_whole()
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vt_fairseq.errors import UserError
-from vt_fairseq.files.atomic_files import atomic_file, write_json
+from vt_fairseq.files.atomic_files import atomic_file, full_disk_named, write_json
 from vt_fairseq.files.bounded_files import MAX_OBJECT, byte_lines, read_file
 from vt_fairseq.visible_text import json_text
 
@@ -73,16 +73,17 @@ class PartWriter:
     """Appends the records of one process; each batch is on the disk before the next begins."""
 
     def __init__(self, folder: Path, rank: int):
-        path = folder / f"scores.part{rank}.jsonl"
+        self._path = path = folder / f"scores.part{rank}.jsonl"
         self._file = open(path, "ab")  # noqa: SIM115
         # A kill may have cut off the last line.
         self._file.truncate(sum(len(line) for _, line in _lines(path)))
 
     def append(self, records: Iterable[ScoreRecord]) -> None:
         """Write the records of a batch."""
-        self._file.write(b"".join(map(as_line, records)))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with full_disk_named(self._path):
+            self._file.write(b"".join(map(as_line, records)))
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""

@@ -209,8 +209,8 @@ def problem_of_shards(folder: Path, optimizer_state: dict[str, Any]) -> str | No
 def newest_complete(save_dir: Path, optimizer: bool = True, last_first: bool = True) -> Path | None:
     """The checkpoint that a restart goes on from; None in a directory without any.
 
-    That is ``checkpoint_last.pt`` if it is complete and ``last_first``, else the complete one of the
-    most updates; the log says which. Raises UserError when there are checkpoints and none is
+    That is ``checkpoint_last.pt`` if it is complete and ``last_first``, else the complete one of
+    the most updates; the log says which. Raises UserError when there are checkpoints and none is
     complete: nothing starts from scratch unasked.
 
     Args:
