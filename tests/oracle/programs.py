@@ -100,7 +100,8 @@ def shown_by_ffmpeg(path: Path, stream: str = "V:0", timeline: str = "stamps") -
         start = 0.0
     elif timeline == "order":
         packets = [packet for packet in _packets(path, stream) if "pts_time" in packet]
-        stamps = [float(packet["pts_time"]) for packet in packets][: len(stamps)]
+        if packets:
+            stamps = [float(packet["pts_time"]) for packet in packets][: len(stamps)]
     elif timeline in ("dts", "pts"):
         # Of packets that hold something: an empty one repeats the frame before.
         packets = [p for p in _packets(path, stream) if int(p["size"])]
