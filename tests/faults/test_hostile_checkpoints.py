@@ -11,11 +11,9 @@ import torch
 
 from tests.commands import PLUGIN, TINY, run
 from tests.conftest import run_main
-from vt_fairseq import (
-    plugin,  # noqa: F401
-    untrusted_files,
-)
+from vt_fairseq import plugin  # noqa: F401
 from vt_fairseq.errors import UserError
+from vt_fairseq.files import untrusted_files
 from vt_fairseq.inference.api import VideoTranslate
 from vt_fairseq.models.pretrained.files import read_tensors
 from vt_fairseq.training import checkpoints, patches
