@@ -192,14 +192,15 @@ def test_a_broken_video_is_named_and_the_rest_goes_on(caption, videos, tmp_path)
     assert code == 1 and written == {Path(v).stem for v in videos[:2]}
 
 
-def test_a_video_that_is_damaged_later_loses_the_segments_behind_the_damage(caption, tmp_path):
+def test_a_video_that_is_cut_off_is_captioned_as_far_as_it_goes(caption, tmp_path):
     good = write_numbered(tmp_path / "good.mp4", 100, muxer_options={"movflags": "faststart"})
     data = good.read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: int(len(data) * 0.8)])
-    code, out, err = caption(tmp_path / "cut.mp4", "--segments", "4", "--format", "jsonl")
-    assert code == 1
-    assert ["error" not in one for one in objects(out)] == [True, True, False, False]
-    assert "[00:00:03.000 - 00:00:04.000]" in err.splitlines()[-1]
+    code, out, _ = caption(tmp_path / "cut.mp4", "--segments", "4", "--format", "jsonl")
+    found = objects(out)
+    assert code == 0 and not any("error" in one for one in found)
+    # 100 frames at 25 a second are 4 s; a fifth of the bytes is missing.
+    assert 2.5 < max(one["end"] for one in found) < 3.6
 
 
 def test_folders_patterns_frames_and_lists_are_found(videos, tmp_path, monkeypatch):
