@@ -290,8 +290,9 @@ def test_a_folder_that_is_damaged_or_mixed_up_is_refused(started, tmp_path, caps
     broken("config.json", lambda f: (f / "config.json").write_text("{}"))
     broken("model.safetensors", lambda f: (f / "model.safetensors").write_bytes(b"\x08" * 99))
     broken("spiece.model", lambda f: (f / "spiece.model").write_bytes(vocabulary(texts=OTHER)))
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no file .*config\.json"):
-        read_exported(tmp_path)
+        read_exported(tmp_path / "empty")
 
 
 # Training from it
