@@ -108,7 +108,7 @@ def test_everything_but_new_heads_is_strict():
     model.heads_start_anew = True
     state = build().state_dict()
     del state["encoder.transformer.final_norm.weight"]
-    with pytest.raises(RuntimeError, match=r"encoder\.transformer\.final_norm\.weight"):
+    with pytest.raises(UserError, match=r"encoder\.transformer\.final_norm\.weight"):
         model.load_state_dict(state)
 
 
