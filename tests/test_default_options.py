@@ -34,8 +34,10 @@ def test_what_a_command_says_wins_over_our_defaults():
 
 
 def test_generation_has_small_batches_and_texts_of_the_tasks_length():
-    found = parsed(options.get_generation_parser(), "--path", "x.pt")
-    assert (found.batch_size, found.max_len_b) == (8, 64)
+    parser = options.get_generation_parser()
+    parser.add_argument("--arch", default="wav2vec2")  # as the command does
+    found = parsed(parser, "--path", "x.pt")
+    assert (found.batch_size, found.max_len_b, found.optimizer) == (8, 64, None)
     found = parsed(options.get_generation_parser(), "--path", "x.pt", "--max-len-b", "200")
     assert found.max_len_b == 200
 

@@ -65,7 +65,7 @@ class VideoTranslateTask(FairseqTask):
         self.dictionary = T5Dictionary(self.tokenizer)
         self.unreadable = UnreadableClips(cfg.max_bad_fraction)
         self._predictions: PredictionFiles | None = None
-        self._share = Share(0)
+        self._share: Share | None = None  # until there are batches
         self.heads: HeadTargets | None = None
         self._video_tokens: Callable[[int], int] | None = None
         self._validation_generator: SharedSourceGenerator | None = None
@@ -399,7 +399,7 @@ class VideoTranslateTask(FairseqTask):
         """Calls fairseq's method with a faster generator; UserError for a model with heads."""
         if self.heads is not None:
             raise UserError("a model with heads writes no text; vt-score reads its classes")
-        if self.cfg.results_path:
+        if self.cfg.results_path and self._share is not None:
             self._predictions = PredictionFiles(Path(self.cfg.results_path), self._share)
             if dist.is_initialized():
                 dist.barrier()  # now all have thrown away what an earlier run left

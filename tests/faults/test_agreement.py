@@ -226,3 +226,4 @@ def test_a_process_that_stands_still_is_named_by_the_other_which_ends(
     assert "waiting for process 1 (in update 3, at test_agreement.py:" in log.splitlines()[-1]
     assert "process 0" not in log.splitlines()[-1]
     assert "no progress for" in log.splitlines()[-2]
+    assert "no progress" not in (tmp_path / "1.log").read_text(), "it waits for nobody"

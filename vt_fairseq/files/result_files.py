@@ -192,7 +192,7 @@ def _is_float(value: int) -> bool:
 
 @dataclass(frozen=True)
 class Share:
-    """The rows that this process writes: those of the first of one process, or of another."""
+    """How many rows this process writes, and which of how many processes it is, from 0."""
 
     rows: int
     rank: int = 0
@@ -242,8 +242,8 @@ class PredictionFiles:
             os.replace(part, self.folder / part_name(name, self.share, done=True))
         with open(self.folder / MERGING, "w") as merging:
             fcntl.flock(merging, fcntl.LOCK_EX)  # two processes may come to their end together
-            merge_parts(self.folder, self.share)
-            (self.folder / MERGING).unlink(missing_ok=True)
+            if merge_parts(self.folder, self.share):
+                (self.folder / MERGING).unlink(missing_ok=True)
 
 
 NAMES = ("predictions", "references")
@@ -271,16 +271,20 @@ def open_part(path: Path) -> IO[str]:
     return file
 
 
-def merge_parts(folder: Path, share: Share) -> None:
-    """Make one file of the parts of all processes, if all are done; the predictions come last."""
+def merge_parts(folder: Path, share: Share) -> bool:
+    """Make one file of the parts of all processes, the predictions last; False until all are done.
+
+    True, too, where another process has done it.
+    """
     for name in reversed(NAMES):
         shares = [replace(share, rank=rank) for rank in range(share.processes)]
         parts = [folder / part_name(name, one, done=True) for one in shares]
         if not all(part.is_file() for part in parts):
-            return
+            return not any(folder.glob(f"{name}.*of{share.processes}.jsonl"))
         with atomic_file(folder / f"{name}.jsonl") as merged:
             for part in parts:
                 with open(part, "rb") as file:
                     shutil.copyfileobj(file, merged)
         for part in parts:
             part.unlink()
+    return True

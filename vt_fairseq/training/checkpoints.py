@@ -12,6 +12,7 @@ import os
 import pickle
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -219,10 +220,8 @@ def newest_complete(save_dir: Path, optimizer: bool = True, last_first: bool = T
             ``--no-last-checkpoints`` writes it at a signal alone.
     """
     last = save_dir / LAST
-    # In order of time where the updates are equal or cannot be read: what is damaged is said first.
-    paths = sorted(save_dir.glob("checkpoint*.pt"), key=age)
     reasons = []
-    for path in sorted(paths, key=lambda p: (last_first and p != last, -updates_of(p), p != last)):
+    for path in newest_first(save_dir, last_first):
         reason = problem(path, optimizer)
         if reason is None:
             if path != last:
@@ -236,6 +235,18 @@ def newest_complete(save_dir: Path, optimizer: bool = True, last_first: bool = T
             "there, or start from scratch with another --save-dir"
         )
     return None
+
+
+def newest_first(save_dir: Path, last_first: bool) -> Iterator[Path]:
+    """All checkpoints in the order in which ``newest_complete`` tries them.
+
+    In order of time where the updates are equal or cannot be read: what is damaged is said first.
+    """
+    paths, last = sorted(save_dir.glob("checkpoint*.pt"), key=age), save_dir / LAST
+    if last_first and last in paths:
+        yield last  # in most cases the others need not be opened
+        paths.remove(last)
+    yield from sorted(paths, key=lambda path: (-updates_of(path), path != last))
 
 
 def age(path: Path) -> float:

@@ -58,13 +58,13 @@ def our_defaults(parser: argparse.ArgumentParser, words: Sequence[str]) -> dict[
         return {}
     given = {word.split("=")[0] for word in words}
     chosen: dict[str, Any] = {}
-    if "arch" in known:
+    if "max_update" in known:  # fairseq-generate has an --arch, too
         check_training(known)
         heads = "--heads" in given
         criterion = "video_translate_classification" if heads else "video_translate"
         wanted = {"criterion": criterion, **TRAINING}
         chosen |= {k: v for k, v in wanted.items() if f"--{k}" not in given}
-        if "deepspeed_adam" not in words and "--zero-stage" in given and "optimizer" in chosen:
+        if "optimizer" in chosen and "--zero-stage" in given:
             chosen["optimizer"] = "deepspeed_adam"
     if "batch_size" in known and known.batch_size is None and known.max_tokens is None:
         chosen["batch_size"] = BATCH_SIZE

@@ -72,7 +72,10 @@ def note_interrupt() -> None:
 
 @contextlib.contextmanager
 def passed_on() -> Iterator[None]:
-    """In a process that starts those which train: they get its signals, and it ends as they do."""
+    """In a process that starts those which train: they get its signals, and it ends as they do.
+
+    Python sets handlers in the main thread alone; in another one nothing is passed on.
+    """
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         children = multiprocessing.active_children()
@@ -83,7 +86,8 @@ def passed_on() -> Iterator[None]:
             if child.pid is not None:
                 os.kill(child.pid, number)
 
-    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {n: signal.signal(n, pass_on) for n in SIGNALS} if is_main else {}
     try:
         yield
     except ProcessExitedException as error:

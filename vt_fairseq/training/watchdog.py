@@ -1,8 +1,8 @@
 """Of several processes that train together, the one that the others wait for is named.
 
 Each tells the others, through the store by which they found each other, how far it has come. One
-that has not come further for NAMING_SECONDS says whom it waits for, and after ENDING_SECONDS it
-ends the run: whatever happened to the other, nothing is lost by it that is not lost already.
+that has waited for others for NAMING_SECONDS says for whom, and after ENDING_SECONDS it ends the
+run. One that is at work, however long it takes, does neither.
 """
 
 import contextlib
@@ -49,8 +49,9 @@ class Watchdog:
         # The store goes with its process, the first, when a run ends.
         with contextlib.suppress(RuntimeError):
             while True:
-                self.store.set(str(self.rank), self.state())
-                waited = time.monotonic() - self.since
+                waits, place = where(self.main_thread)
+                self.store.set(str(self.rank), f"{self.steps} {int(waits)} {self.doing}, {place}")
+                waited = time.monotonic() - self.since if waits else 0.0
                 if waited > NAMING_SECONDS and named_at != self.steps:
                     named_at = self.steps
                     logger.warning("no progress for %.0f s: %s", waited, self.waited_for())
@@ -60,11 +61,6 @@ class Watchdog:
                     sys.stderr.flush()
                     os._exit(EXIT_WAITED_IN_VAIN)  # the main thread does not listen
                 time.sleep(SECONDS_BETWEEN_LOOKS)
-
-    def state(self) -> str:
-        """How far this process has come, whether it waits for others, and what it does."""
-        waits, place = where(self.main_thread)
-        return f"{self.steps} {int(waits)} {self.doing}, {place}"
 
     def waited_for(self) -> str:
         """Which processes have come less far and wait for no other, with what they do."""
