@@ -1,5 +1,6 @@
 """Copies at the training size show the same frames at the same times."""
 
+import errno
 import json
 import os
 from fractions import Fraction
@@ -11,10 +12,11 @@ import pytest
 
 from tests import media
 from tests.conftest import run_main
+from vt_fairseq import corpora
 from vt_fairseq.corpora.rows import copy_name
 from vt_fairseq.corpora.transcode import GOP_SECONDS, transcode
 from vt_fairseq.data.manifest import DataDirectory
-from vt_fairseq.errors import UserError, VideoError
+from vt_fairseq.errors import RunFailure, UserError, VideoError
 from vt_fairseq.video.decoding import probe, read_clip
 from vt_fairseq.video.frame_sampling import FrameSampling
 
@@ -211,3 +213,14 @@ def test_one_bad_file_never_ends_a_preparation(tmp_path):
     kept = {names[int(row.id)] for row in data.manifest("train")}
     assert kept == {"good.mp4", "double.mkv", "odd.mkv"}
     assert data.splits == {"train": {"rows": 3, "rejected": len(names) - 3}}
+
+
+def test_a_full_disk_is_a_failure_and_not_the_videos_fault(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source = media.write_numbered(tmp_path / "a.mp4", 5, options=X264)
+    monkeypatch.setattr(corpora.transcode, "_encode", full)
+    with pytest.raises(RunFailure, match=r"no copy can be written to .*b\.mp4: No space left"):
+        transcode(source, tmp_path / "b.mp4", 48)
+    assert not list(tmp_path.glob("*b.mp4*"))

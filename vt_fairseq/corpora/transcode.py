@@ -19,7 +19,7 @@ import av
 import numpy as np
 
 from vt_fairseq.corpora.rows import COPY_SUFFIX
-from vt_fairseq.errors import UserError, VideoError
+from vt_fairseq.errors import UserError, VideoError, from_system
 from vt_fairseq.files.atomic_files import partial_folder
 from vt_fairseq.video.boundary import Boundary
 from vt_fairseq.video.containers import FORMATS, local_url
@@ -50,8 +50,8 @@ def transcode(
         boundary: what links, of frames too, may not lead out of; None: links may lead anywhere.
 
     Returns the copy's duration in seconds. Raises VideoError when the original cannot be decoded
-    to its end, or the copy does not have the frames that were put into it, and UserError when there
-    is no room for the copy.
+    to its end, or the copy does not have the frames that were put into it, RunFailure when there is
+    no room for the copy, and UserError when it may not be written.
     """
     if boundary is not None:
         boundary.check(source)
@@ -86,7 +86,8 @@ def _errors(source: Path, target: Path) -> Iterator[None]:
             of_video = name is not None and Path(os.fsdecode(name)).is_relative_to(source)
         if of_video:
             raise VideoError(f"cannot be copied: {reason(error)}") from error
-        raise UserError(f"no copy can be written to {target}: {reason(error)}") from error
+        kind = type(from_system(OSError(error.errno, "")) or UserError())
+        raise kind(f"no copy can be written to {target}: {reason(error)}") from error
 
 
 def _copy_file(source: Path, target: Path, short_side: int) -> None:
