@@ -391,6 +391,7 @@ vt = vt_fairseq.VideoTranslate.from_pretrained(sys.argv[1], device="cpu")
 print(len(vt.caption(sys.argv[2]).candidates))
 loaded = [name for name in sys.modules if name.split(".")[0] == "deepspeed"]
 assert not loaded, loaded
+assert "torch._dynamo" not in sys.modules  # takes seconds; work on the meta device imports it
 assert not logging.getLogger().handlers
 import importlib.util
 from fairseq.optim import cpu_adam

@@ -12,7 +12,8 @@ from vt_fairseq.models.architectures import (
     dims_as_text,
     dims_from_text,
 )
-from vt_fairseq.models.t5 import T5_DIMS
+from vt_fairseq.models.checkpoint_state import matrix_elements
+from vt_fairseq.models.t5 import T5_DIMS, T5Decoder, T5Encoder
 from vt_fairseq.models.video_translate import VideoTranslateModel
 
 CLS, SEP, VIDEO = 300, 301, 303
@@ -122,6 +123,9 @@ def test_sizes_are_read_from_text_and_written_as_text():
     ("text", "message"),
     [
         ("d_mode=64", "unknown T5 size 'd_mode=64'"),
+        ("num_buckets=2", "found 2 and 128"),
+        ("max_distance=16", "found 32 and 16"),
+        ("max_distance=9999999999", "at most 100,000"),
         ("vocab_size=64", "unknown T5 size"),
         ("d_model", "a positive int"),
         ("d_model=0", "a positive int"),
@@ -132,3 +136,14 @@ def test_sizes_are_read_from_text_and_written_as_text():
 def test_a_size_that_is_none_is_named(text, message):
     with pytest.raises(UserError, match=message):
         dims_from_text(T5_DIMS["small"], text)
+
+
+@pytest.mark.parametrize("text", ["", "gated_gelu=true", "num_decoder_layers=5,d_ff=300,d_kv=48"])
+def test_the_elements_of_a_transformer_are_nearly_all_counted_and_never_too_many(text):
+    dims = dims_from_text(T5_DIMS["tiny"], text)
+    table = torch.nn.Embedding(dims.vocab_size, dims.d_model)
+    parts = torch.nn.ModuleList([T5Encoder(dims), T5Decoder(dims, table)])
+    elements = sum(parameter.numel() for parameter in parts.parameters())
+    if not dims.tie_word_embeddings:
+        elements -= dims.vocab_size * dims.d_model
+    assert 0.99 * elements < matrix_elements(dims) <= elements

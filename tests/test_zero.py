@@ -309,8 +309,11 @@ def test_shards_that_would_run_code_are_refused(data_directory, zero_2_run, tmp_
         state = torch.load(path, weights_only=True)
         state["last_optimizer_state"]["files"][shard.name] = shard.stat().st_size
         torch.save(state, path)
-    train(data_directory, out, *zero(2), "--max-update", 5, expected_code=2)
+    log = train(data_directory, out, *zero(2), "--max-update", 5, expected_code=2)
     assert not (tmp_path / "ran").exists()
+    last = log.splitlines()[-1]
+    assert "/deepspeed/update4 hold more than data (GLOBAL posix.system)" in last
+    assert "--reset-optimizer" in last and "Traceback" not in log
 
 
 @pytest.mark.slow

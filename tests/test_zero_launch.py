@@ -134,7 +134,7 @@ def test_slurms_tasks_that_would_each_train_alone_are_refused(no_launcher, monke
 
 
 def test_a_mistake_found_in_a_started_process_is_one_line(capsys):
-    from vt_fairseq.training.patches import report_user_errors
+    from vt_fairseq.training.patches import one_line_errors
 
     error = torch.multiprocessing.ProcessRaisedException(
         "\n\n-- Process 1 terminated with the following error:\nTraceback (most recent call "
@@ -142,7 +142,9 @@ def test_a_mistake_found_in_a_started_process_is_one_line(capsys):
         1,
         4711,
     )
-    report_user_errors(type(error), error, None)
+    with pytest.raises(SystemExit) as stopped, one_line_errors():
+        raise error
+    assert stopped.value.code == 2
     assert capsys.readouterr().err == "error: use --zero-stage 2\n"
 
 

@@ -100,8 +100,7 @@ def test_the_commands_end_in_one_line_for_a_folder_that_nobody_confirmed(
         ("fairseq-validate", data, *generate, "--valid-subset", "test", "--batch-size", "8"),
         ("vt-score", "classify", data, *score),
     ):
-        code = 2 if command.startswith("vt-") else 1
-        log = run(command, *arguments, expected_code=code)
+        log = run(command, *arguments, expected_code=2)
         assert "Traceback" not in log and log.count("confirm it: --video-root /") == 1, log
 
 

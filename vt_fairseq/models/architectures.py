@@ -27,6 +27,7 @@ ARCHITECTURE_OPTIONS = ("t5_size", "t5_variant", "t5_dims", "video_network")
 HEADS = "heads."  # what the names of their parameters start with
 # Sizes that --t5-dims may name. The vocabulary's comes from the tokenizer, and the dropout has an
 # option of its own.
+MAX_DISTANCE = 100_000  # of relative positions; each has an entry in a table
 DIMS_IN_TEXT = [f.name for f in fields(T5Dims) if f.name not in ("vocab_size", "dropout")]
 
 if TYPE_CHECKING:
@@ -252,7 +253,13 @@ def dims_from_text(dims: T5Dims, text: str) -> T5Dims:
                 raise ValueError
         except (KeyError, ValueError):
             raise UserError(f"T5 size {item!r}: expected {name}= and {expected}") from None
-    return replace(dims, **changes)
+    changed = replace(dims, **changes)
+    if not 4 <= changed.num_buckets < 2 * changed.max_distance <= 2 * MAX_DISTANCE:
+        raise UserError(
+            "expected num_buckets of 4 or more and a max_distance of more than half of it and at "
+            f"most {MAX_DISTANCE:,}, found {changed.num_buckets} and {changed.max_distance}"
+        )
+    return changed
 
 
 def dims_as_text(dims: T5Dims) -> str:

@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import pickle
+import re
 import shutil
 from argparse import Namespace
 from collections.abc import Iterator
@@ -87,7 +88,7 @@ class OptimizerShards:
             )
         check_stages(saved["zero_stage"], self.stage)
         same = (saved["zero_stage"], saved["processes"]) == (self.stage, dist.get_world_size())
-        with weights_only():
+        with weights_only(path):
             if same:
                 self._load_tag(engine, path)
             else:
@@ -184,8 +185,11 @@ def check_stages(saved: int, stage: int) -> None:
 
 
 @contextlib.contextmanager
-def weights_only() -> Iterator[None]:
-    """Make DeepSpeed read its files as data; it asks for whole pickles, which can run code."""
+def weights_only(path: Path) -> Iterator[None]:
+    """Make DeepSpeed read its files as data; it asks for whole pickles, which can run code.
+
+    Raises UserError, which names the folder ``path``, for a file that holds anything else.
+    """
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
@@ -197,6 +201,13 @@ def weights_only() -> Iterator[None]:
     try:
         with torch.serialization.safe_globals(types):
             yield
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL [\w.]+", str(error))
+        raise UserError(
+            f"the optimizer's shards {path} hold more than data"
+            f"{f' ({refused[0]})' if refused else ''}, which would run code: start the optimizer "
+            "anew with --reset-optimizer (the weights are kept)"
+        ) from error
     finally:
         if before is None:
             del os.environ[name]
