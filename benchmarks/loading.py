@@ -1,15 +1,17 @@
 """Clip loading against its peers: CPU time of 32 frames of a 6 s segment, one thread each.
 
-    python benchmarks/loading.py [--video FILE] [--rounds 6]
+    python benchmarks/loading.py [--video FILE] [--rounds 6] [--against CHECKOUT]
 
 Peers that are not installed are left out, saying so (``pip install decord torchcodec``). Makes
 its videos in a temporary folder: FILE (default: a moving pattern) played back and forth, encoded
 with libx264 (B-frames) at 1280x720 with keyframes every 30 and every 250 frames, and a few others.
 All ways load the same random segments, one per round, in turn; that they show the same pictures is
-checked first. Writes results/loading.json.
+checked first. With another checkout of this project, the reading in that one is one of the ways, in
+the same process. Writes results/loading.json, or loading_against.json.
 """
 
 import argparse
+import importlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -38,7 +40,9 @@ BARS = {"torchvision/pytorchvideo": 2.0, "transformers": 4.0, "torchcodec": 1.3,
 ANY = 0.95
 # Most CPU time of ours, relative to decoding alone without the frames that nobody needs.
 LIMITS = {"720p h264 GOP 30": 1.25, "720p h264 GOP 250": 1.25, "228x128 h264 GOP 30": 1.7}
-OURS, PURE = "ours", "pure decode"
+OURS, PURE, BEFORE = "ours", "pure decode", "the other checkout"
+# Where read_clip was and is.
+MODULES = ("vt_fairseq.data.video", "vt_fairseq.video.decoding")
 CHECKED = 2  # segments of each video
 LARGEST_DIFFERENCE = 8.0  # mean of |a - b| on 0 to 255: scalers differ, frames must not
 
@@ -48,6 +52,33 @@ def ours(path: str, start: float, end: float) -> np.ndarray:
     sampling = FrameSampling(num_frames=FRAMES, max_seconds=SEGMENT)
     frames = read_clip(path, sampling, start=start, end=end, short_side=SHORT_SIDE)
     return center_crop(frames, SIDE)
+
+
+def reading_in(checkout: Path) -> Callable[[str, float, float], np.ndarray]:
+    """What ``ours`` does, by the package of another checkout, imported beside this one."""
+    aside = {name: sys.modules.pop(name) for name in list(sys.modules) if is_ours(name)}
+    sys.path.insert(0, str(checkout))
+    try:
+        name = next(n for n in MODULES if (checkout / f"{n.replace('.', '/')}.py").is_file())
+        there = importlib.import_module(name)
+        assert Path(there.__file__ or "").is_relative_to(checkout), there.__file__
+    finally:
+        sys.path.remove(str(checkout))
+        for name in list(filter(is_ours, sys.modules)):
+            del sys.modules[name]
+        sys.modules |= aside
+
+    def read(path: str, start: float, end: float) -> np.ndarray:
+        sampling = there.FrameSampling(num_frames=FRAMES, max_seconds=SEGMENT)
+        frames = there.read_clip(path, sampling, start=start, end=end, short_side=SHORT_SIDE)
+        return center_crop(frames, SIDE)
+
+    return read
+
+
+def is_ours(module: str) -> bool:
+    """Whether a module is this project's."""
+    return module.split(".")[0] == "vt_fairseq"
 
 
 def pictures(video: str | None):
@@ -107,7 +138,10 @@ def each(load: Callable[..., object], segments: list[tuple]) -> Callable[[], obj
 
 def judge(name: str, spent: dict[str, list[float]]) -> Iterator[tuple[str, dict]]:
     """What is compared on one video, and what came out."""
-    ratios = {way: measuring.ratio(spent[way], spent[OURS]) for way in PEERS}
+    if BEFORE in spent:
+        yield f"{name}: ours to {BEFORE}", measuring.ratio(spent[OURS], spent[BEFORE])
+        yield f"{name}: {BEFORE} to {PURE}", measuring.ratio(spent[BEFORE], spent[PURE])
+    ratios = {way: measuring.ratio(spent[way], spent[OURS]) for way in PEERS if way != BEFORE}
     bars = BARS if name.startswith("720p") else {"": ANY}
     for peer, bar in bars.items():
         # A peer's ways begin with its name; every way with the empty one.
@@ -129,8 +163,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--video", help="what to encode, instead of a moving pattern")
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--against", type=Path, help="another checkout, in the place of the peers")
     args = parser.parse_args()
-    for peer in OPTIONAL:
+    if args.against:
+        PEERS.clear()
+        PEERS[BEFORE] = reading_in(args.against.resolve())
+    for peer in OPTIONAL if not args.against else ():
         if not any(name.startswith(peer) for name in PEERS):
             print(f"left out: {peer} is not installed, or does not start")
     measured: dict[str, dict] = {}
@@ -138,7 +176,8 @@ def main() -> int:
         for name, (*_, seconds) in VIDEOS.items():
             path = make(Path(folder), name, args.video)
             measured |= judge(name, compare(path, seconds, args.rounds))
-    return measuring.write_result("loading", measuring.machine("av", *OPTIONAL), measured)
+    result = "loading_against" if args.against else "loading"
+    return measuring.write_result(result, measuring.machine("av", *OPTIONAL), measured)
 
 
 if __name__ == "__main__":

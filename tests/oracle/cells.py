@@ -154,8 +154,10 @@ CONTAINERS = {
     "vob": Container(".vob", "-f vob", "ac3", "mpeg2b", "mpeg2 mpeg2i mpeg1"),
     "flv": Container(".flv", "-f flv", "aac", "h264b flv1", "h264 h264open flashsv"),
     "3gp": Container(".3gp", "-f 3gp", "aac", "h263 mpeg4 h264b", "h264"),
+    # ASF has one time per packet, that of decoding: the program shows reordered frames late.
     "wmv": Container(
-        ".wmv", "-f asf", "wmav2", "wmv2 msmpeg4", "wmv1 h264 h264b mpeg4 mpeg4b mjpeg"
+        *(".wmv", "-f asf", "wmav2", "wmv2 msmpeg4", "wmv1 h264 h264b mpeg4 mpeg4b mjpeg"),
+        timeline="dts",
     ),
     "mxf": Container(
         *(".mxf", "-f mxf", "pcm_s16le", "mpeg2i h264b", "mpeg2 mpeg2b h264 dv"), timeline="pts"

@@ -119,6 +119,8 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
 
     Display matrices that turn by other than quarter turns are taken for the nearest of them.
     """
+    if not frame.side_data:
+        return False, False, False
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False, False, False

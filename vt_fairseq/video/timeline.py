@@ -5,7 +5,8 @@ begins late. Which timestamps are believed:
 
 - MP4 and Matroska: those of the packets. Where something is asked beyond the duration that the
   header names, or the whole file is, the packets at its end are read.
-- AVI has no presentation times: the k-th frame that is shown takes the time of the k-th packet.
+- AVI and ASF (``.wmv``) have no presentation times: the k-th frame that is shown takes the time of
+  the k-th packet.
 - All other containers are read through once, without decoding, since their headers only guess.
   Timestamps that begin again, as in files joined by ``cat``, go on where the part before ends.
 - Elementary streams without timestamps: frames are counted at the stream's rate.
@@ -31,6 +32,8 @@ from vt_fairseq.video.containers import check_length, opened
 # Formats whose packets are found by an index. Their timestamps do not begin again, save in joined
 # Matroska files.
 INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
+# Formats that store decoding times alone; FFmpeg guesses the others.
+DECODING_TIMES_ONLY = ("avi", "asf")
 # Timestamps this much before the expected one, or after it in formats whose clock may jump, begin a
 # new part of the file: the limits of the ffmpeg program.
 PART_BACK_SECONDS = 0.1
@@ -40,8 +43,8 @@ PART_AHEAD_SECONDS = 10.0
 class Packets:
     """The packets of a stream from the container's position on, those without data included.
 
-    Their timestamps go on where they begin again. In AVI, whose presentation times FFmpeg guesses,
-    a packet's presentation time is its decoding time.
+    Their timestamps go on where they begin again. In DECODING_TIMES_ONLY a packet's presentation
+    time is its decoding time.
 
     Attributes:
         joined: whether timestamps have begun again so far.
@@ -53,12 +56,13 @@ class Packets:
         self._offset = 0  # ticks
         self._due: int | None = None  # the next part's first timestamp
         format_ = container.format
-        self._is_avi = format_.name == "avi"
+        self._decoding_times_only = format_.name in DECODING_TIMES_ONLY
         # Matroska has no decoding times. A keyframe is not shown before a frame that is decoded
         # before it.
         self._by_keyframes = format_.name == "matroska,webm"
-        # Edit lists of MP4 decode some packets again, with their old times, and discard the frames.
-        self._has_edits = format_.name.startswith("mov")
+        # An MP4 file has one timeline. Its edit lists decode some packets again, with their old
+        # times, and discard the frames.
+        self._one_part = format_.name.startswith("mov")
         tick = float(stream.time_base)
         self._back = PART_BACK_SECONDS / tick
         clock_jumps = format_.flags & av.format.Flags.ts_discont.value
@@ -67,6 +71,9 @@ class Packets:
 
     def __iter__(self) -> Iterator[av.Packet]:
         packets = self._read()
+        if self._one_part:
+            yield from packets
+            return
         for packet in packets:
             following: list[av.Packet] = []
             if self._begins_part(packet):
@@ -84,7 +91,7 @@ class Packets:
         for packet in self._container.demux(self._stream):
             if packet.size == 0 and packet.pts is None and packet.dts is None:
                 return  # PyAV's mark of the end
-            if self._is_avi:
+            if self._decoding_times_only:
                 packet.pts = packet.dts
             yield packet
 
@@ -95,7 +102,7 @@ class Packets:
 
     def _begins_part(self, packet: av.Packet, any_frame: bool = False) -> bool:
         stamp = self._stamp(packet)
-        if self._due is None or stamp is None or self._has_edits:
+        if self._due is None or stamp is None:
             return False
         if self._by_keyframes and not (packet.is_keyframe or any_frame):
             return False
@@ -224,7 +231,7 @@ class Timeline:
         self.scan = None if name in INDEXED else scan(path)
         reordered = bool(codec.has_b_frames)
         self.timed = self.scan is None or self.scan.timed
-        in_file_order = name == "avi" or (self.scan is not None and self.scan.in_file_order)
+        in_file_order = name in DECODING_TIMES_ONLY or (self.scan is not None and self.scan.in_file_order)
         self.counted = not self.timed or (reordered and in_file_order)
         # A palette comes with the first packet alone.
         self.from_first = self.counted or codec.pix_fmt == "pal8"
