@@ -231,7 +231,9 @@ class Timeline:
         self.scan = None if name in INDEXED else scan(path)
         reordered = bool(codec.has_b_frames)
         self.timed = self.scan is None or self.scan.timed
-        in_file_order = name in DECODING_TIMES_ONLY or (self.scan is not None and self.scan.in_file_order)
+        in_file_order = name in DECODING_TIMES_ONLY or (
+            self.scan is not None and self.scan.in_file_order
+        )
         self.counted = not self.timed or (reordered and in_file_order)
         # A palette comes with the first packet alone.
         self.from_first = self.counted or codec.pix_fmt == "pal8"
