@@ -14,8 +14,17 @@ setup(
     description="Video understanding as machine translation: a fairseq plugin",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Operating System :: POSIX :: Linux",  # file locks and process groups
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+    ],
     python_requires=">=3.11,<3.13",
-    packages=find_packages(include=["vt_fairseq", "vt_fairseq.*"]),
+    # fairseq looks for a relative --user-dir in the working directory, then beside its own package:
+    # "--user-dir user_dir" is found in both a checkout and an installation.
+    packages=find_packages(include=["vt_fairseq", "vt_fairseq.*", "user_dir"]),
     package_data={
         "vt_fairseq": ["py.typed"],
         "vt_fairseq.report": ["report.html.jinja", "report.css", "report.js"],
