@@ -39,6 +39,7 @@ setup(
         "safetensors",
         "av>=14",
         "numpy",
+        "deepspeed>=0.19.8",  # imported by training alone
         "pyarrow",
         "pysubs2>=1.7",
         "sacrebleu>=2.3",
@@ -48,7 +49,7 @@ setup(
     extras_require={
         # METEOR, ROUGE-L, CIDEr and the PTB tokenizer; needs Java. 104 MB.
         "coco": ["pycocoevalcap==1.2"],
-        "deepspeed": ["deepspeed>=0.19.8"],
+        "deepspeed": [],  # the name that 0.1.0 had; a dependency since
         "test": [
             *["pytest", "pytest-timeout", "pytest-xdist", "ruff", "mypy"],
             *["transformers", "tensorboardX", "hypothesis", "psutil"],

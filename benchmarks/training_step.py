@@ -53,7 +53,7 @@ MODELS = {  # name: steps of a block, options
         "--arch video_translate_tiny --batch-size 32 --num-frames 8 --frame-size 40",
     ),
 }
-ALIKE = "--cpu --adam-backend torch --dropout 0 --video-lr-scale 1"
+ALIKE = "--cpu --adam-backend torch --zero-stage 0 --dropout 0 --video-lr-scale 1"
 CLIPS, UPDATES = 12, 5  # of the wait
 
 

@@ -25,10 +25,10 @@ UPDATES = 1500
 ENVIRONMENT = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
 EVALUATIONS_AT_ONCE = 2
 
-ADAM = ["--optimizer", "adam"]
-if os.environ.get("DEEPSPEED") == "1":
-    ADAM = ["--optimizer", "deepspeed_adam", "--zero-stage", "2", "--adam-backend", "torch"]
-    ENVIRONMENT["DS_ACCELERATOR"] = "cpu"
+ENGINES = {
+    "deepspeed": ["--optimizer", "deepspeed_adam", "--zero-stage", "1", "--adam-backend", "torch"],
+    "fairseq": ["--optimizer", "adam"],
+}
 TRAIN = [
     "fairseq-train",
     str(DATA),
@@ -36,7 +36,7 @@ TRAIN = [
     *["--arch", "video_translate_tiny", "--criterion", "video_translate"],
     *["--actions", "caption,classify,answer", "--text-dropout", "0.8", "--no-context"],
     *["--num-frames", "8", "--frame-size", "40", "--no-flip", "--crop-scales", "1,0.9"],
-    *[*ADAM, "--adam-betas", "(0.9,0.98)", "--clip-norm", "1.0", "--lr", "1e-3"],
+    *["--adam-betas", "(0.9,0.98)", "--clip-norm", "1.0", "--lr", "1e-3"],
     *f"--lr-scheduler polynomial_decay --warmup-updates 100 --total-num-update {UPDATES}".split(),
     *f"--batch-size 32 --max-update {UPDATES} --num-workers 1 --seed 1 --cpu".split(),
     *["--validate-interval", "1000"],
@@ -180,9 +180,12 @@ def main() -> None:
     memory = PeakMemory()
     memory.start()
     OUT.mkdir(exist_ok=True)
+    engine = os.environ.get("ENGINE") or "deepspeed"
+    if engine not in ENGINES:
+        raise SystemExit(f"error: ENGINE: expected {' or '.join(ENGINES)}, found {engine}")
     prepare = ["vt-prepare", "miniworld", "--out", str(DATA), "--train-vocabulary", "300"]
     run("prepare MiniWorld", prepare, DATA / "data.json")
-    run("train", TRAIN, OUT / "trained")
+    run("train", [*TRAIN, *ENGINES[engine]], OUT / "trained")
     (OUT / "trained").touch()
     metrics = measure()
     report = OUT / "report.html"

@@ -7,7 +7,8 @@
 #   VOCABULARY   T5's spiece.model
 #   PRETRAINED   checkpoint that fine-tuning starts from: the recipe pretrain_howto100m makes it
 #   RUNS         where the results go, one folder per recipe    (runs)
-#   TRAINER      optimizer and precision          (--optimizer deepspeed_adam --zero-stage 1 --fp16)
+#   TRAINER      optimizer and precision (--optimizer deepspeed_adam --zero-stage 1 --fp16; a smoke
+#                run has no GPU and no --fp16)
 #   EXTRA        more options of fairseq-train; they come last, so they count
 #   LAUNCHER     starts one process per GPU, for instance "torchrun --nproc-per-node 8 --no-python";
 #                without one fairseq-train takes all GPUs of the machine and vt-score the first
@@ -35,18 +36,20 @@ smoke() {
   ANNOTATIONS=$OUT/world/annotations
   VIDEOS=$OUT/world/videos
   [ ! -d "$OUT/world/frames" ] || VIDEOS=$OUT/world/frames
-  TRAINER=${TRAINER:---optimizer adam}
+  FP16="" # needs a GPU
   EXTRA="--arch video_translate_tiny --num-frames 8 --frame-size 32 --batch-size 4 --cpu
     --max-update 3 --warmup-updates 1 --log-interval 1 --num-workers 0 ${EXTRA:-}"
   SMALL_INIT="--arch video_translate_tiny"
   SMALL_INFER="--batch-size 8 --num-workers 0 --cpu"
   SMALL_EVALUATE="--coco off"
 }
+FP16=--fp16
 if [ -n "${SMOKE:-}" ]; then smoke; fi
+TRAINER=${TRAINER:---optimizer deepspeed_adam --zero-stage 1 $FP16}
 
 PLUGIN="--user-dir user_dir --task video_translate"
 # Options of every training. One checkpoint is kept beside the best and the last: 13 GB each.
-TRAIN="${TRAINER:---optimizer deepspeed_adam --zero-stage 1 --fp16} --num-workers 8
+TRAIN="--num-workers 8
   --save-interval-updates 5000 --validate-interval-updates 5000 --keep-interval-updates 1
   --no-epoch-checkpoints --log-format simple --log-interval 100 --seed 1 ${EXTRA:-}"
 # Appendix C.1: T5's own fine-tuning but for the warm-up and the learning rate. Like there, the best
@@ -71,7 +74,7 @@ launch() { ${LAUNCHER:-} "$@"; }
 # signal that stops the training must not stop what writes down its last words.
 train_to() {
   mkdir -p "$(dirname "$1")"
-  launch fairseq-train "$DATA" $PLUGIN "${@:2}" --save-dir "$1" $TRAIN 2>&1 |
+  launch fairseq-train "$DATA" $PLUGIN $TRAINER "${@:2}" --save-dir "$1" $TRAIN 2>&1 |
     (trap "" INT TERM USR1 && exec tee -a "$1.log")
 }
 

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . examples/environment.sh
-install_project "[test,deepspeed,coco]"
+install_project "[test,coco]"
 
 marks="not slow"
 if [ "${1:-}" = "--slow" ]; then

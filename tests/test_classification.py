@@ -369,23 +369,21 @@ ZERO_2 = ["--zero-stage", "2"]
 def test_processes_and_deepspeed_do_not_change_the_losses(
     data_directory, tmp_path, generative, options, processes, kind
 ):
-    if kind == ZERO_2:
-        pytest.importorskip("deepspeed")
-
     def losses(processes: int, *more: str) -> dict[int, list[float]]:
         arguments = [
             *[data_directory, *PLUGIN, *options, *PAPER_RATES, "--lr-deacy-period", "3"],
             *["--optimizer", "deepspeed_adam", "--adam-backend", "torch", "--adam-eps", "1e-6"],
             *["--finetune-from-model", generative, "--save-dir", tmp_path / "save", "--no-save"],
             # Two epochs of five batches, two per update: the last of an epoch has one alone.
-            *["--batch-size", "4", "--max-epoch", "2", "--disable-validation", *more],
+            *["--batch-size", "4", "--max-epoch", "2", "--disable-validation"],
+            *["--zero-stage", "0", *more],
         ]
         done = subprocess.run(
             [*launcher(processes), "-m", "fairseq_cli.train", *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**environment(), "DS_ACCELERATOR": "cpu"},
+            env=environment(),
             timeout=600,
         )
         assert done.returncode == 0, done.stdout[-3000:]

@@ -43,7 +43,7 @@ PLACEHOLDER = re.compile(r"…|\.\.\.|\bCOMMON\b")
 # What stands after a command so that it takes no time; the last of two equal options counts.
 SMALL = {
     "fairseq-train": "--arch video_translate_tiny --num-frames 8 --frame-size 32 --batch-size 8 "
-    "--max-update 2 --warmup-updates 1 --optimizer adam --num-workers 0 --cpu",
+    "--max-update 2 --warmup-updates 1 --num-workers 0 --cpu",
     "vt-evaluate": "--coco off",
 }
 
@@ -230,7 +230,7 @@ RUN = {
 }  # fmt: skip
 SLOW = {"docs/finetuning.md", "docs/memory.md", "docs/pretrained.md"}
 ELSEWHERE = {
-    "deepspeed_adam": "several GPUs; in small by test_zero.py and the recipes' smoke mode",
+    "--fp16": "needs GPUs; in small by test_zero.py and the recipes' smoke mode",
     "torchrun": "test_score_command.py, test_zero_launch.py",
     "srun": "needs Slurm; its environment is tried by test_zero_launch.py",
     "deepspeed ": "needs several machines",

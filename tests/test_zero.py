@@ -15,7 +15,6 @@ import torch
 from tests.commands import PLUGIN, ROOT, command_line, environment, launcher, run
 
 psutil = pytest.importorskip("psutil")
-pytest.importorskip("deepspeed")
 
 RECORDING = ROOT / "tests" / "recording.py"
 # A low learning rate and an eps far above rounding: a network with relu and BatchNorm turns a
@@ -46,10 +45,6 @@ def command(data: Path, out: Path, *arguments: str | int | Path, processes: int 
     ]
 
 
-def cpu_environment(**extra: str) -> dict[str, str]:
-    return {**environment(), "DS_ACCELERATOR": "cpu", **extra}
-
-
 def output_of(arguments: list[str], expected_code: int = 0, **extra: str) -> str:
     """Run it to its end, with ``extra`` in its environment."""
     done = subprocess.run(
@@ -57,7 +52,7 @@ def output_of(arguments: list[str], expected_code: int = 0, **extra: str) -> str
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=cpu_environment(**extra),
+        env={**environment(), **extra},
         timeout=600,
     )
     assert done.returncode == expected_code, done.stdout[-4000:]
@@ -159,7 +154,7 @@ def interrupted(data, out, options, *, first_updates: int, processes: int = 1) -
         command(data, out, *options, processes=processes),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.STDOUT,
-        env=cpu_environment(),
+        env=environment(),
     )
     deadline = time.monotonic() + 300
     while not (out / "recorded").exists() or max(recorded(out), default=0) < first_updates:
@@ -366,14 +361,48 @@ def test_an_overflow_on_one_process_skips_the_step_on_all_and_halves_the_scale(
 def test_deepspeeds_fused_adam_follows_torchs(data_directory, tmp_path):
     """Compiles DeepSpeed's operation at its first use, which takes minutes."""
     options = ["--optimizer", "deepspeed_adam", "--adam-eps", "1e-6", "--zero-stage", "2"]
-    for backend in ("torch", "deepspeed"):
+    for backend in ("auto", "deepspeed"):
         more = ["--adam-backend", backend, "--max-update", "12", "--no-save"]
         train(data_directory, tmp_path / backend, *options, *more)
-    assert difference(recorded(tmp_path / "torch"), recorded(tmp_path / "deepspeed")) < 1e-5
+    assert difference(recorded(tmp_path / "auto"), recorded(tmp_path / "deepspeed")) < 1e-5
+
+
+@pytest.fixture
+def no_compiler(tmp_path) -> dict[str, str]:
+    """An environment with this machine's programs but for compilers, and no extension compiled."""
+    (programs := tmp_path / "programs").mkdir()
+    compiler = re.compile(r"(.*-)?(cc|c\+\+|g?cc|g\+\+|clang(\+\+)?|ninja|nvcc)(-\d+)?")
+    for folder in map(Path, os.environ["PATH"].split(os.pathsep)):
+        for program in folder.iterdir() if folder.is_dir() else []:
+            if not compiler.fullmatch(program.name) and not (programs / program.name).exists():
+                (programs / program.name).symlink_to(program)
+    return {"PATH": str(programs), "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "Adam: torch's fused one (--adam-backend deepspeed compiles DeepSpeed's)"),
+        pytest.param(
+            ["--offload-optimizer", "cpu", "--zero-stage", "2"],
+            "Adam: torch's fused one, because DeepSpeed could not compile its Adam",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_without_a_compiler_the_engine_trains_and_the_log_names_its_adam(
+    data_directory, tmp_path, no_compiler, options, said
+):
+    options = ["--optimizer", "deepspeed_adam", *options, "--max-update", "2"]
+    log = output_of(command(data_directory, tmp_path / "run", *options), **no_compiler)
+    assert said in log and len(recorded(tmp_path / "run")) == 2
+    assert (tmp_path / "run" / "save" / "deepspeed" / "update2").is_dir(), "the engine trained"
+    assert not [*(tmp_path / "extensions").rglob("*.so")]
 
 
 def test_a_missing_compiler_is_named_with_the_cure(data_directory, tmp_path):
-    options = ["--optimizer", "deepspeed_adam", "--max-update", "1", "--no-save"]
+    options = ["--optimizer", "deepspeed_adam", "--adam-backend", "deepspeed"]
+    options += ["--max-update", "1", "--no-save"]
     log = output_of(
         command(data_directory, tmp_path / "run", *options),
         expected_code=2,

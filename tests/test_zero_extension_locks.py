@@ -11,7 +11,7 @@ from vt_fairseq.training import signals
 from vt_fairseq.training.zero import extension_locks
 
 
-@pytest.fixture(params=[("", "cpu_adam"), ("py311_cpu", "deepspeed_shm_comm")])
+@pytest.fixture(params=[("", "cpu_adam"), ("py311_cpu", "fused_adam")])
 def lock(request, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     monkeypatch.setattr(extension_locks, "SECONDS_BETWEEN_LOOKS", 0.01)

@@ -12,11 +12,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from tests.commands import PLUGIN, command_line, free_port
+from tests.commands import PLUGIN, command_line, environment, free_port
 from tests.test_zero import (
     TINY,
     command,
-    cpu_environment,
     difference,
     output_of,
     recorded,
@@ -180,7 +179,7 @@ def test_two_nodes_train_one_model(data_directory, tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=cpu_environment(),
+            env=environment(),
         )
         for node in (0, 1)
     ]
@@ -236,7 +235,7 @@ def test_slurms_tasks_train_one_model(data_directory, tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=cpu_environment(**slurm, SLURM_PROCID=str(task), SLURM_LOCALID="0"),
+            env={**environment(), **slurm, "SLURM_PROCID": str(task), "SLURM_LOCALID": "0"},
         )
         for task in (0, 1)
     ]

@@ -10,8 +10,6 @@ import torch.distributed as dist
 
 from vt_fairseq.training.zero.shards import OptimizerShards, shards_of
 
-pytest.importorskip("deepspeed")
-
 
 class Killed(BaseException):
     """Where the process ends: nothing handles it."""

@@ -110,7 +110,7 @@ class Plan:
         command = (
             *("fairseq-train", str(self.data), *PLUGIN, *self.scale.model, *self.scale.device),
             *("--no-flip", "--crop-scales", "1,0.9"),
-            *("--optimizer", "deepspeed_adam", "--adam-backend", "torch"),
+            *("--optimizer", "deepspeed_adam", "--adam-backend", "torch", "--zero-stage", "0"),
             *("--adam-betas", "(0.9,0.98)", "--clip-norm", "1.0"),
             *("--batch-size", str(self.scale.batch), "--num-workers", str(self.scale.workers)),
             *("--distributed-world-size", "1", "--disable-validation", "--no-epoch-checkpoints"),

@@ -21,7 +21,7 @@ init() {
 # T5's schedule is constant until the warm-up ends, at the rate from which it then falls: fairseq's
 # would rise from 0.
 train() {
-  launch fairseq-train "$DATA" $PLUGIN --arch video_translate_t5_large \
+  launch fairseq-train "$DATA" $PLUGIN $TRAINER --arch video_translate_t5_large \
     --criterion video_translate --actions caption,classify --reuse-batch \
     --text-input shuffled-masked --mask-amount batch --max-target-tokens caption=20,classify=12 \
     --num-frames 32 --frame-size 112 --max-seconds 6 --lr 1e-3 --video-lr-scale 0.1 \

@@ -15,8 +15,6 @@ OPTIMIZERS = {"plain": killing.PLAIN, "deepspeed": killing.DEEPSPEED}
 
 @pytest.fixture(scope="module", params=OPTIMIZERS)
 def training(request, data_directory, tmp_path_factory) -> killing.Training:
-    if request.param == "deepspeed":
-        pytest.importorskip("deepspeed")
     folder = tmp_path_factory.mktemp("kills") / request.param
     return killing.Training(data_directory, folder, OPTIMIZERS[request.param])
 

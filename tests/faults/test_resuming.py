@@ -111,8 +111,6 @@ def test_resumed_at_an_epochs_end_and_inside_one_no_weight_differs(
     way, processes, data_directory, tmp_path, record
 ):
     """Eight updates, three per epoch, stopped after the third and the fifth."""
-    if way == "deepspeed":
-        pytest.importorskip("deepspeed")
 
     def train(name: str, updates: int) -> Path:
         folder = tmp_path / name

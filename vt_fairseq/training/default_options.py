@@ -20,7 +20,7 @@ from vt_fairseq.visible_text import say
 logger = logging.getLogger(__name__)
 
 # Of generative fine-tuning (paper, C.1), with the batch that a V100 takes (4.1).
-TRAINING = {"optimizer": "adam", "lr": [1e-4]}
+TRAINING = {"optimizer": "deepspeed_adam", "lr": [1e-4]}
 BATCH_SIZE = 8
 MAX_NEW_TOKENS = 64
 # Any of these ends a training.
@@ -64,8 +64,6 @@ def our_defaults(parser: argparse.ArgumentParser, words: Sequence[str]) -> dict[
         criterion = "video_translate_classification" if heads else "video_translate"
         wanted = {"criterion": criterion, **TRAINING}
         chosen |= {k: v for k, v in wanted.items() if f"--{k}" not in given}
-        if "optimizer" in chosen and "--zero-stage" in given:
-            chosen["optimizer"] = "deepspeed_adam"
     if "batch_size" in known and known.batch_size is None and known.max_tokens is None:
         chosen["batch_size"] = BATCH_SIZE
     if "max_len_b" in known and not given & {"--max-len-a", "--max-len-b"}:

@@ -43,7 +43,10 @@ def choose_trainer(cls: type, cfg: Any, task: Any, *args: Any, **kwargs: Any) ->
         install(TRAINING_PATCHES)
         cls = DeepSpeedTrainer if zero_stage(cfg) else VideoTranslateTrainer
     elif cls is Trainer and zero_stage(cfg):
-        raise UserError("--zero-stage: the engine trains --task video_translate alone")
+        raise UserError(
+            "--optimizer deepspeed_adam: the engine trains --task video_translate alone; for other "
+            "tasks add --zero-stage 0"
+        )
     return object.__new__(cls)
 
 

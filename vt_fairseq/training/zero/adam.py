@@ -1,8 +1,9 @@
-"""``--optimizer deepspeed_adam``: fused Adam, and with ``--zero-stage`` the DeepSpeed engine.
+"""``--optimizer deepspeed_adam``: fused Adam under DeepSpeed's engine (``--zero-stage``).
 
 DeepSpeed is imported when it is needed and not before: generation and scoring run without it.
 """
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, List
@@ -15,7 +16,9 @@ from omegaconf import II
 from vt_fairseq.errors import UserError
 from vt_fairseq.training.zero.extension_locks import wait_for_other_builds
 
-BACKENDS = ("deepspeed", "torch")
+logger = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "deepspeed", "torch")
 OFFLOADS = ("none", "cpu", "nvme")
 
 
@@ -30,11 +33,14 @@ class DeepSpeedAdamConfig(FairseqDataclass):
     )
     weight_decay: float = field(default=0.0, metadata={"help": "decoupled weight decay (AdamW)"})
     adam_backend: ChoiceEnum(BACKENDS) = field(  # type: ignore[valid-type]  # how fairseq writes it
-        default="deepspeed",
-        metadata={"help": "DeepSpeed's FusedAdam (compiled at first use) or torch's fused Adam"},
+        default="auto",
+        metadata={
+            "help": "torch's fused Adam, or DeepSpeed's, compiled at first use; auto: torch's, and "
+            "with --offload-optimizer DeepSpeed's where it can be compiled"
+        },
     )
     zero_stage: ChoiceEnum(("0", "1", "2", "3")) = field(  # type: ignore[valid-type]  # how fairseq writes it
-        default="0",
+        default="1",
         metadata={
             "help": "what DeepSpeed's engine shards over the processes: 1 optimizer states, "
             "2 gradients too, 3 parameters too; 0: fairseq's own trainer, without the engine"
@@ -95,16 +101,33 @@ def eval_betas(text: str) -> tuple[float, float]:
 def build_adam(
     params: list[torch.nn.Parameter], backend: str, offload: bool, **settings: Any
 ) -> torch.optim.Optimizer:
-    """Adam of ``backend``; with ``offload`` the one for states and steps in CPU memory."""
-    if backend == "torch":
-        return torch.optim.AdamW(params, fused=True, **settings)
+    """Adam of ``backend``; ``offload``: for states and steps in CPU memory.
+
+    "auto" takes torch's fused Adam, which nothing has to compile, and for ``offload`` DeepSpeed's
+    where it can be compiled; the log names the choice.
+
+    Raises UserError where the backend "deepspeed" cannot be compiled.
+    """
+    if backend == "deepspeed" or (backend == "auto" and offload):
+        try:
+            return deepspeed_adam(params, offload, **settings)
+        except UserError as error:
+            if backend == "deepspeed":
+                raise UserError(f"{error}, or add --adam-backend torch") from error
+            logger.warning("Adam: torch's fused one, because %s", error)
+    elif backend == "auto":
+        logger.info("Adam: torch's fused one (--adam-backend deepspeed compiles DeepSpeed's)")
+    return torch.optim.AdamW(params, fused=True, **settings)
+
+
+def deepspeed_adam(
+    params: list[torch.nn.Parameter], offload: bool, **settings: Any
+) -> torch.optim.Optimizer:
+    """DeepSpeed's Adam, compiled at its first use; raise UserError where that fails."""
     try:
         from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
     except ImportError as error:
-        raise UserError(
-            f"--adam-backend deepspeed: {error}; pip install 'vt_fairseq[deepspeed]', or add "
-            "--adam-backend torch"
-        ) from error
+        raise UserError(f"{error}: pip install deepspeed") from error
     wait_for_other_builds()
     try:
         if offload:
@@ -113,7 +136,6 @@ def build_adam(
     except (RuntimeError, OSError) as error:  # its compiler is missing or failed
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            "DeepSpeed could not compile its Adam, which needs a C++ compiler and, on a GPU, nvcc "
-            f"of the version of torch's CUDA: {lines[-1]}; install them (g++, CUDA_HOME), or add "
-            "--adam-backend torch"
+            "DeepSpeed could not compile its Adam, which needs a C++ compiler, ninja and, on a "
+            f"GPU, nvcc of the version of torch's CUDA ({lines[-1]}): install them (g++, CUDA_HOME)"
         ) from error

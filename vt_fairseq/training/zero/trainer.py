@@ -23,7 +23,6 @@ from vt_fairseq.errors import UserError
 from vt_fairseq.training.lr_scale import follow_scales, scale_learning_rates
 from vt_fairseq.training.trainer import VideoTranslateTrainer
 from vt_fairseq.training.zero.config import engine_config, scale_window, zero_stage
-from vt_fairseq.training.zero.extension_locks import wait_for_other_builds
 from vt_fairseq.training.zero.optimizer import DeepSpeedOptimizer
 from vt_fairseq.training.zero.shards import OptimizerShards
 
@@ -70,8 +69,10 @@ class DeepSpeedTrainer(VideoTranslateTrainer):
     def _build_optimizer(self) -> None:
         if self.engine is not None:
             raise RuntimeError("the engine was built before the checkpoint was loaded")
-        deepspeed = imported_deepspeed()
         cfg = self.cfg
+        if self.device.type == "cpu":  # DeepSpeed would look for a GPU itself
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        deepspeed = imported_deepspeed()
         parameters = [p for p in self._model.parameters() if p.requires_grad]
         adam = optim.build_optimizer(cfg.optimizer, parameters)
         scale_learning_rates(adam)
@@ -135,7 +136,10 @@ def imported_deepspeed() -> ModuleType:
     try:
         return importlib.import_module("deepspeed")
     except ImportError as error:
-        raise UserError(f"--zero-stage: {error}; pip install 'vt_fairseq[deepspeed]'") from error
+        raise UserError(
+            f"--optimizer deepspeed_adam: {error}: pip install deepspeed, or train without its "
+            "engine: --optimizer adam"
+        ) from error
 
 
 def refuse_unsupported(cfg, stage: int, quantizer) -> None:
@@ -193,5 +197,14 @@ def join_process_group(cfg, device: torch.device) -> None:
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), world_size=1, rank=0)
-    wait_for_other_builds()
+    compile_nothing_for_messages()
     deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False)
+
+
+def compile_nothing_for_messages() -> None:
+    """Keep DeepSpeed from compiling a reduction over shared memory on CPUs.
+
+    Only its inference calls it, and without a compiler it would end the run.
+    """
+    operations = vars(importlib.import_module("deepspeed.ops")).setdefault("__compatible_ops__", {})
+    operations["deepspeed_shm_comm"] = False
