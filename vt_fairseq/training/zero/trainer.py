@@ -21,7 +21,7 @@ from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
 
 from vt_fairseq.errors import UserError
 from vt_fairseq.training.lr_scale import follow_scales, scale_learning_rates
-from vt_fairseq.training.trainer import VideoTranslateTrainer
+from vt_fairseq.training.trainer import VideoTranslateTrainer, refuse_fp16_on_a_cpu
 from vt_fairseq.training.zero.config import engine_config, scale_window, zero_stage
 from vt_fairseq.training.zero.optimizer import DeepSpeedOptimizer
 from vt_fairseq.training.zero.shards import OptimizerShards
@@ -73,6 +73,8 @@ class DeepSpeedTrainer(VideoTranslateTrainer):
         if self.device.type == "cpu":  # DeepSpeed would look for a GPU itself
             os.environ["DS_ACCELERATOR"] = "cpu"
         deepspeed = imported_deepspeed()
+        if not deepspeed.get_accelerator().is_fp16_supported():
+            refuse_fp16_on_a_cpu(cfg, self.device)
         parameters = [p for p in self._model.parameters() if p.requires_grad]
         adam = optim.build_optimizer(cfg.optimizer, parameters)
         scale_learning_rates(adam)
