@@ -32,6 +32,7 @@ from fairseq.trainer import Trainer
 import vt_fairseq.plugin  # noqa: F401
 from tests import tracing
 from tests.commands import PLUGIN, TINY, free_port
+from tests.faults import forks
 from vt_fairseq.models.video_backbones import register_video_network
 
 PLAIN = ["--optimizer", "adam"]
@@ -146,29 +147,14 @@ def start(
 
     ``change`` is called in it before.
     """
-    sys.stdout.flush()
-    if (child := os.fork()) != 0:
-        return child
-    code = 1
-    try:
-        log = os.open(record.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+
+    def run() -> None:
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, force=True)
-        torch.set_num_threads(1)  # threads do not survive a fork
         fairseq_cli.train.validate = invented_validation
         change()
         train(cfg, record, around_save)
-        code = 0
-    except SystemExit as end:
-        code = end.code
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+
+    return forks.start(run, record.with_suffix(".log"))
 
 
 def train_with_two(
@@ -263,7 +249,7 @@ class Training:
     def __init__(self, data: Path, folder: Path, arguments: list[str]):
         if arguments is DEEPSPEED:
             import deepspeed  # noqa: F401  (once, for all forks)
-        self.folder, self.save_dir = folder, folder / "save"
+        self.folder, self.save_dir, self.arguments = folder, folder / "save", arguments
         self.save_dir.mkdir(parents=True)
         self.cfg = configuration(data, self.save_dir, arguments, FINAL)
         record = folder / "whole"

@@ -17,7 +17,7 @@ from tests.media import write_folder, write_numbered
 from vt_fairseq import Decoding
 from vt_fairseq.cli.caption import main
 from vt_fairseq.cli.caption_formats import SegmentResult, as_srt, as_text, as_vtt, clock
-from vt_fairseq.cli.inputs import find_videos
+from vt_fairseq.cli.inputs import find_videos, read_labels
 from vt_fairseq.errors import UserError
 from vt_fairseq.inference.outputs import Caption, Choice, Text
 from vt_fairseq.video.decoding import probe
@@ -164,6 +164,15 @@ def test_classes_of_a_file_are_ranked_and_the_top_ones_shown(caption, vt, videos
     _, out, _ = caption(*videos, "--classify", labels, "--top-k", "2", "--format", "jsonl")
     for found, expected in zip(objects(out), vt.classify(videos, names), strict=True):
         assert [c["text"] for c in found["candidates"]] == [names[k] for k in expected.order[:2]]
+
+
+@pytest.mark.parametrize("text", ['["red", "blue"]', '[\n "red"\n]', '{"id": "a"}\n{"id": "b"}\n'])
+def test_json_in_the_place_of_class_names_is_told_what_is_wanted(tmp_path, text):
+    (tmp_path / "labels").write_text(text)
+    with pytest.raises(UserError, match="expected one class name per line, found JSON"):
+        read_labels(tmp_path / "labels")
+    (tmp_path / "labels").write_text("[MASK]\n{red}\n")
+    assert read_labels(tmp_path / "labels") == ["[MASK]", "{red}"]
 
 
 def test_videos_are_ranked_by_a_query(caption, vt, videos):

@@ -1,5 +1,6 @@
 """vt-evaluate: the right numbers from files, and one line that says what is wrong with them."""
 
+import csv
 import json
 import re
 import shutil
@@ -162,6 +163,43 @@ def test_scores_beside_a_ranking_break_ties_as_asked(run):
     bare = [predictions[0], {"id": "1", "ranking": ["b", "a"]}]
     code, _, _, error = run("retrieval", bare, references, "--ties", "howto100m")
     assert code == 2 and "line 2: expected 'scores'" in error and "ties that howto100m" in error
+
+
+def test_equal_captions_and_candidates_are_counted_where_the_references_have_them(run):
+    texts = ["a dog", "a cat", "a  dog ", "a bird", "a cat"]
+    references = [{"id": str(i), "target": str(i), "caption": t} for i, t in enumerate(texts)]
+    predictions = [{"id": str(i), "ranking": [str(i)]} for i in range(5)]
+    _, found, out, _ = run("retrieval", predictions, references)
+    assert found["equal_captions"] == 4 and "equal_captions          4" in out
+    assert (
+        "each row's own clip and caption alone are right" in found["signatures"]["equal_captions"]
+    )
+    answers = [{"id": "0", "answer": 1, "candidates": ["x", "x"]}, {"id": "1", "answer": 0}]
+    predictions = [{"id": str(i), "prediction": 0} for i in range(2)]
+    _, found, out, _ = run("vqa", predictions, answers)
+    assert (found["equal_candidates"], found["accuracy"]) == (1, 50)
+    assert "index of the answer alone is right" in found["signatures"]["equal_candidates"]
+
+
+@pytest.mark.data
+def test_the_equal_texts_of_the_public_test_sets_are_counted(run, test_data):
+    folder = test_data / "annotations"
+    for file, key, equal in (
+        ("msrvtt/MSRVTT_JSFUSION_test.csv", "sentence", 9),
+        ("youcook2/validation_youcook.csv", "text", 141),
+    ):
+        with open(folder / file, newline="", encoding="utf-8") as opened:
+            texts = [row[key] for row in csv.DictReader(opened)]
+        rows = [{"id": str(i), "target": str(i), "caption": t} for i, t in enumerate(texts)]
+        found = run("retrieval", [{"id": "0", "ranking": ["0"]}], rows)[1]
+        assert (found["equal_captions"], found["n"]) == (equal, len(texts))
+    lines = (folder / "tvqa" / "tvqa_test_public.jsonl").read_text().splitlines()
+    questions = [json.loads(line) for line in lines]
+    rows = [
+        {"id": str(q["qid"]), "answer": 0, "candidates": [q[f"a{k}"] for k in range(5)]}
+        for q in questions
+    ]
+    assert run("vqa", [], rows)[1]["equal_candidates"] == 16
 
 
 @pytest.mark.parametrize(
@@ -388,7 +426,7 @@ GOOD = {"id": "a", "prediction": "x"}
         ("captions", [GOOD, GOOD], [REFERENCE], "line 2: duplicate id 'a', first on"),
         ("captions", [GOOD], [REFERENCE, REFERENCE], "references.jsonl line 2: duplicate id"),
         ("captions", ["{"], [REFERENCE], "predictions.jsonl line 1: expected a JSON object"),
-        ("captions", ["[]"], [REFERENCE], "expected a JSON object: found"),
+        ("captions", ["[]"], [REFERENCE], "one JSON object on each line, found '[]'"),
         ("captions", [{"prediction": "x"}], [REFERENCE], "expected an object with an id"),
         ("captions", [{"id": "a"}], [REFERENCE], "expected 'prediction': a text, found None"),
         ("captions", [{"id": "a", "prediction": 3}], [REFERENCE], "a text, found 3"),

@@ -93,6 +93,18 @@ def test_an_answer_of_a_thousand_words_is_cut_as_in_training_which_the_log_says(
     assert "2 of 3 candidates are cut to 20 tokens" in caplog.text
 
 
+def test_what_the_vocabulary_cannot_spell_of_question_and_candidates_is_said_once(vt, caplog):
+    frames = np.zeros((8, 32, 32, 3), np.uint8)
+    for _ in range(2):
+        vt.answer(frames, "什么颜色 ?", ["红", "blue"], context="a red circle")
+    said = [r.getMessage() for r in caplog.records if "vocabulary" in r.getMessage()]
+    assert [text.partition(" have ")[0] for text in said] == [
+        "1 of 2 texts to choose from",
+        "1 of 2 texts of the prompts and contexts",
+    ]
+    assert "1 of them nothing else (the first: '红')" in said[0]
+
+
 def test_answers_classes_and_rankings_have_the_scores_of_vt_score(
     vt, trained, directory, data_directory, tmp_path
 ):

@@ -13,7 +13,7 @@ from vt_fairseq.corpora import jsonl
 from vt_fairseq.corpora.prepare import Probing, VocabularyOptions, prepare
 from vt_fairseq.corpora.rows import FirstSeen, Source
 from vt_fairseq.data.manifest import DataDirectory
-from vt_fairseq.data.tokenizer import Tokenizer
+from vt_fairseq.data.tokenizer import Tokenizer, train_vocabulary
 from vt_fairseq.errors import UserError
 
 SECONDS = 2
@@ -56,7 +56,7 @@ def test_a_prepared_directory_has_its_rows_classes_and_vocabulary(tmp_path, vide
         tmp_path, videos,
         clip(id="1", label="b", verb="open", noun="door"),
         clip(id="2", label="a", video="deep/b.mp4"),
-        clip(id="3", label="unseen", split="test"),
+        clip(id="3", label="door", split="test"),
     )  # fmt: skip
     assert summary["splits"] == {
         "train": {"rows": 2, "rejected": 0},
@@ -65,7 +65,7 @@ def test_a_prepared_directory_has_its_rows_classes_and_vocabulary(tmp_path, vide
     assert (summary["reasons"], summary["notes"], summary["warnings"]) == ({}, [], [])
     assert (data.corpus, data.video_root, data.settings) == ("jsonl", videos, {"a": 1})
     assert [r.id for r in data.manifest("train")] == ["1", "2"]
-    assert data.classes("label") == ["a", "b", "unseen"]
+    assert data.classes("label") == ["a", "b", "door"]
     assert (data.classes("verb"), data.classes("noun")) == (["open"], ["door"])
     tokenizer = Tokenizer.from_file(data.tokenizer_path)
     assert tokenizer.decode(tokenizer.encode("caption : a red circle")) == "caption : a red circle"
@@ -243,10 +243,10 @@ def test_free_text_where_a_class_belongs_is_refused_before_memory_is_full(
 
 def test_a_vocabulary_is_trained_on_a_bounded_sample(tmp_path, videos, monkeypatch):
     monkeypatch.setattr("vt_fairseq.corpora.prepare.VOCABULARY_ROWS", 10)
-    seen = []
+    seen, model = [], train_vocabulary(["a red circle"], 60)
     monkeypatch.setattr(
         "vt_fairseq.corpora.prepare.train_vocabulary",
-        lambda texts, pieces: seen.extend(texts) or b"model",
+        lambda texts, pieces: seen.extend(texts) or model,
     )
     made(tmp_path, videos, *(clip(id=str(i), caption=f"text {i}") for i in range(95)))
     assert [text for text in seen if text.startswith("text")] == [
@@ -278,6 +278,28 @@ def test_a_given_vocabulary_is_copied(tmp_path, videos):
     os.rename(data.tokenizer_path, spiece)
     _, data = made(tmp_path, videos, clip(), vocabulary=VocabularyOptions(spiece))
     assert data.tokenizer_path.read_bytes() == spiece.read_bytes()
+
+
+def test_texts_that_the_vocabulary_cannot_spell_are_counted_and_warned_of_per_split(
+    tmp_path, videos
+):
+    spiece = tmp_path / "spiece.model"
+    spiece.write_bytes(train_vocabulary(["a red circle jumps"] * 9, 60))
+    rows = [
+        clip(id="1"),
+        clip(id="2", caption=["红色的圆", "a red 圆"], context="a circle"),
+        clip(id="3", split="test"),
+    ]
+    content, _ = made(tmp_path, videos, *rows, vocabulary=VocabularyOptions(spiece))
+    assert content["unknown_text"] == {
+        "train": {"texts": 4, "affected": 2, "lost": 1, "rows": 0},
+        "test": {"texts": 1, "affected": 0, "lost": 0, "rows": 0},
+    }
+    [warning] = content["warnings"]
+    assert warning.startswith(
+        "2 of 4 texts of the split train have characters that the vocabulary lacks, 1 of them "
+        "nothing else (the first: '红色的圆')"
+    )
 
 
 def test_a_file_that_is_no_vocabulary_is_refused(tmp_path):

@@ -70,6 +70,47 @@ def test_a_mistake_in_the_command_ends_in_exit_2_and_says_so(tmp_path, vt_prepar
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize("broken", [None, b"no video"])
+def test_a_split_all_of_whose_videos_are_missing_or_broken_ends_in_exit_1(
+    tmp_path, videos, vt_prepare, broken
+):
+    for name, content in (("a.mp4", (videos / "a.mp4").read_bytes()), ("b.mp4", broken)):
+        if content is not None:
+            (tmp_path / "videos").mkdir(exist_ok=True)
+            (tmp_path / "videos" / name).write_bytes(content)
+    rows = [clip(), clip(id="y", split="test", video="b.mp4")]
+    arguments = ["jsonl", "--videos", tmp_path / "videos", "--out", tmp_path / "data"]
+    arguments += ["--annotations", write_jsonl(tmp_path / "c.jsonl", *rows)]
+    code, printed, error = vt_prepare(*arguments, "--train-vocabulary", "60")
+    assert code == 1 and error.startswith("vt-prepare: error: no row is left of test (1 rows): ")
+    assert "train           1           0" in printed
+    assert len(DataDirectory.open(tmp_path / "data").manifest("train")) == 1
+    # A bad row, which names no split, or a video that is missing beside others, is no such thing.
+    spiece = (tmp_path / "data" / "spiece.model").rename(tmp_path / "spiece.model")
+    rows = [clip(split="test"), clip(id="y", split="test", video="gone.mp4"), "{"]
+    write_jsonl(tmp_path / "c.jsonl", *rows)
+    assert vt_prepare(*arguments, "--vocabulary", spiece)[0] == 0
+
+
+def test_a_vocabulary_that_is_too_small_is_refused_before_a_video_is_copied(
+    tmp_path, videos, vt_prepare
+):
+    rows = [clip(caption="žluť 红"), clip(id="y", caption="Ω", split="test")]
+    arguments = ["jsonl", "--videos", videos, "--out", tmp_path / "data", "--transcode", "16"]
+    arguments += ["--annotations", write_jsonl(tmp_path / "c.jsonl", *rows), "--train-vocabulary"]
+    # Three ids of T5's, and the characters of the prompts, of žluť and of 红, with the space.
+    least = 3 + len(set("caption : classify : answer : " + "žluť 红"))
+    for pieces in (5, least - 1):
+        code, _, error = vt_prepare(*arguments, pieces)
+        assert code == 2 and error == (
+            f"vt-prepare: error: --train-vocabulary: a vocabulary of {pieces} pieces is too small: "
+            f"one for each character of the training texts takes at least {least}\n"
+        )
+        assert not (tmp_path / "data").exists()
+    assert vt_prepare(*arguments, least)[0] == 0
+    assert [path.name for path in (tmp_path / "data" / "videos").iterdir()] == ["a.mp4"]
+
+
 def test_an_output_that_is_a_file_is_refused(tmp_path, videos, vt_prepare):
     (tmp_path / "data").write_text("mine")
     code, _, error = vt_prepare(

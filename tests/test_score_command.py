@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from vt_fairseq.candidates.probabilities import log_softmax
 from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.data.manifest import ClipRow, DataDirectory, Manifest, write_manifest
 from vt_fairseq.data.tokenizer import EOS, PAD
-from vt_fairseq.errors import UserError
+from vt_fairseq.errors import RunFailure, UserError
 from vt_fairseq.files.atomic_files import DirectoryLock
 from vt_fairseq.inference.loading import Loaded, open_checkpoint
 from vt_fairseq.models.r2plus1d import R2Plus1D
@@ -512,10 +513,14 @@ def test_clips_that_cannot_be_read_are_missing_and_tried_again(scored, data_dire
     assert metrics["missing"] == 0 and all(r["scores"] for r in found)
     broken.unlink()
     for kind, options in (("vqa", {}), ("classify", {}), ("classify", {"targets": "action"})):
-        root = str(tmp_path)
-        metrics, _ = scored(kind, f"{kind}{len(options)}", video_root=root, **options)
-        assert metrics["missing"] == metrics["n"] == 5
-        assert metrics.get("accuracy", metrics.get("action_top1")) == 0
+        kept = {"split": "retrieval", "video_root": str(videos)} | options
+        metrics, found = scored(kind, f"{kind}{len(options)}", **kept)
+        assert metrics["missing"] == 5 and metrics["n"] == 10
+        assert metrics.get("accuracy", metrics.get("action_top1")) <= 50
+        out = f"none{kind}{len(options)}"
+        with pytest.raises(RunFailure, match="none of the 5 clips could be read"):
+            scored(kind, out, video_root=str(tmp_path), **options)
+        assert not (tmp_path / out / "metrics.json").exists()
 
 
 def test_length_normalized_scores_are_divided_by_the_tokens(scored, trained, data_directory, rows):
@@ -545,6 +550,33 @@ def test_an_answer_of_a_thousand_words_is_cut_as_in_training_which_the_log_says_
         f"1 of 2 candidates of row {long[0].id} (the first such row; others are not named) are cut "
         "to 20 tokens, the longest that the model was trained on"
     ]
+
+
+def test_texts_that_the_vocabulary_cannot_spell_and_equal_captions_are_said(
+    scored, trained, unlabeled, rows, caplog
+):
+    texts = {"captions": ("红色的圆",), "context": "a 圆 moves", "label": None}
+    odd = [replace(row, **texts) for row in rows[:2]]
+    write_manifest(unlabeled / "odd.arrow", odd)
+    known = json.loads((unlabeled / "data.json").read_text())
+    known["splits"]["odd"] = {"rows": len(odd), "rejected": 0}
+    (unlabeled / "data.json").write_text(json.dumps(known))
+    metrics, _ = scored("retrieval", data=unlabeled, split="odd")
+    assert (metrics["equal_captions"], metrics["v2t_r1"]) == (2, 0)
+    assert metrics["signatures"]["equal_captions"].startswith("rows whose caption another row has")
+
+    def check() -> None:
+        [said] = [r.getMessage() for r in caplog.records if "vocabulary" in r.getMessage()]
+        caplog.clear()
+        number = int(re.match(r"4 of (\d+) texts of the prompts and the split odd have ", said)[1])
+        assert number > 4 and "2 of them nothing else (the first: '红色的圆')" in said
+
+    check()
+    opened(trained, unlabeled).task.load_dataset("odd")  # as training and fairseq-generate do
+    check()
+    scored("classify", data=unlabeled, split="odd", labels=["犬", "red"], out="labels")
+    [said] = [r.getMessage() for r in caplog.records if "vocabulary" in r.getMessage()]
+    assert "3 of them nothing else (the first: '犬')" in said
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ import math
 import numpy as np
 import pytest
 
+from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
 from vt_fairseq.scoring import records
-from vt_fairseq.scoring.answers import match
+from vt_fairseq.scoring.answers import MultipleChoice, match
 from vt_fairseq.scoring.classification import VerbNounPairs
+from vt_fairseq.scoring.retrieval import Retrieval
 
 LOG = np.log
 VERBS, NOUNS = ["cut", "open", "wash"], ["door", "onion"]
@@ -137,3 +139,38 @@ def test_a_generated_answer_stands_for_the_candidate_that_is_most_like_it(genera
 def test_of_candidates_that_are_as_much_alike_the_likeliest_is_taken():
     assert match("red", ["red cat", "red dog"], np.array([-2.0, -1.0])) == (1, "overlap")
     assert match("red", ["red", "Red"], np.array([-1.0, -1.0])) == (0, "exact")
+
+
+# --- equal texts ----------------------------------------------------------------------------------
+
+
+def test_of_clips_with_equal_captions_each_has_its_own_right_one_and_their_rows_are_counted(
+    tmp_path,
+):
+    texts = ("a dog runs", "a cat", " a dog  runs", "A dog runs")
+    rows = [ClipRow(str(k), "v", captions=(text, "a cat")) for k, text in enumerate(texts)]
+    # Clip by caption. The first and the third caption have one column.
+    matrix = [[9, 1, 9, 0], [2, 9, 2, 0], [8, 1, 8, 0], [1, 1, 1, 9]]
+    found = Retrieval().finish(
+        tmp_path, rows, (record(str(k), list(map(float, own))) for k, own in enumerate(matrix))
+    )
+    assert found["equal_captions"] == 2
+    assert found["r1"] == 75  # the third caption finds the first clip
+    assert found["v2t_r1"] == 50  # clips 0 and 2 lose the tie with the other's caption
+    assert "equal_captions" not in Retrieval().finish(
+        tmp_path, rows[1:], (record(str(k), [0.0] * 3) for k in (1, 2, 3))
+    )
+
+
+def test_of_equal_candidates_the_first_is_predicted_and_their_rows_are_counted(tmp_path):
+    rows = [
+        ClipRow("0", "v", candidates=("red", "blue", "red "), answer=2),
+        ClipRow("1", "v", candidates=("red", "blue", "Red"), answer=0),
+        ClipRow("2", "v", candidates=("red", "red"), answer=0),
+    ]
+    scores = [[-1.0, -2.0, -1.0], [-1.0, -2.0, -3.0], [-1.0, -1.0]]
+    records_ = [record(row.id, own) for row, own in zip(rows, scores, strict=True)]
+    found = MultipleChoice().finish(tmp_path, rows, records_)
+    assert (found["equal_candidates"], found["accuracy"]) == (2, pytest.approx(100 * 2 / 3))
+    written_ = (tmp_path / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["prediction"] for line in written_] == [0, 0, 0]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests import warm
-from tests.commands import MODULES, PLUGIN, environment
+from tests.commands import MODULES, PLUGIN, environment, run
 from tests.corpora import write_jsonl
 from vt_fairseq.files.atomic_files import write_file
 
@@ -129,6 +129,13 @@ def test_generation_that_prints_to_a_full_disk_is_a_failure(lines, tmp_path):
     process.join(200)
     assert process.exitcode == 1
     assert "error: the output: the disk is full" in errors.read_text().splitlines()[-1]
+
+
+def test_a_mistyped_user_dir_of_fairseqs_commands_is_named_by_fairseqs_own_last_line(tmp_path):
+    """Nothing of ours is loaded by then: the line is fairseq's, and so is the traceback."""
+    gone = tmp_path / "user_dri"
+    log = run("fairseq-train", tmp_path, "--user-dir", gone, expected_code=1)
+    assert log.splitlines()[-1] == f"FileNotFoundError: {gone}"
 
 
 def test_too_many_open_files_are_a_failure_that_names_the_limit(tmp_path):

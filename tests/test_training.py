@@ -170,6 +170,7 @@ def test_broken_videos_are_counted_in_training_and_missing_in_evaluation(
     shutil.copytree(data_directory / "world" / "videos", videos)
     (videos / "train-00001.mp4").write_bytes(b"not a video")
     (videos / "test-00000.mp4").unlink()
+    (videos / "retrieval-00000.mp4").write_bytes(b"")
     log = run(
         "fairseq-train",
         *[data_directory, *PLUGIN, *TINY, "--video-root", videos, "--no-save"],
@@ -178,20 +179,26 @@ def test_broken_videos_are_counted_in_training_and_missing_in_evaluation(
     assert log.count("cannot read clip train-00001-3: ") == 1
     # The five clips of the broken file, and once more each time that one was drawn to replace one.
     assert int(re.search(r"\| train \|.* bad_clips (\d+)", log)[1]) >= 5
-    run(
-        "fairseq-generate",
-        *[data_directory, *PLUGIN, "--path", trained, "--video-root", videos],
-        *["--action", "caption", "--results-path", tmp_path, "--max-len-b", "5"],
-    )
+    generate = [data_directory, *PLUGIN, "--path", trained, "--video-root", videos]
+    generate += ["--action", "caption", "--results-path", tmp_path, "--max-len-b", "5"]
+    run("fairseq-generate", *generate, "--gen-subset", "retrieval")
     records = [json.loads(x) for x in (tmp_path / "predictions.jsonl").read_text().splitlines()]
-    assert len(records) == 5 and all(r["missing"] and r["prediction"] == "" for r in records)
-    run(
-        "vt-score",
-        *["vqa", data_directory, "--path", trained, "--out", tmp_path, "--cpu"],
-        *["--videos", videos],
-    )
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["missing"] == metrics["n"] == 5 and metrics["accuracy"] == 0
+    assert [r.get("missing", False) for r in records] == [True] * 5 + [False] * 5
+    assert not any(r["prediction"] for r in records[:5])
+    score = [data_directory, "--path", trained, "--out", tmp_path / "scores", "--cpu"]
+    score = ["vqa", *score, "--videos", videos, "--split"]
+    run("vt-score", *score, "retrieval")
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert (metrics["missing"], metrics["n"]) == (5, 10)
+    # Of the split test nothing is left: a failure, which leaves no result.
+    log = run("fairseq-generate", *generate, expected_code=1)
+    assert log.splitlines()[-1].startswith("error: none of the 5 clips could be read")
+    assert (tmp_path / "predictions.jsonl").read_text().count("\n") == len(records)
+    assert not (tmp_path / "generate-test.txt").exists()
+    score[score.index(tmp_path / "scores")] = tmp_path / "none"
+    log = run("vt-score", *score, "test", expected_code=1)
+    assert log.splitlines()[-1].startswith("vt-score: error: none of the 5 clips could be read")
+    assert not (tmp_path / "none" / "metrics.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 # Added where a file is not opened because a link leads to it.
 FOLLOW_LINKS = "--follow-links (in Python follow_links=True) allows links"
@@ -39,36 +40,105 @@ def naming(option: str) -> Iterator[None]:
         raise type(error)(f"{option}: {error}") from error
 
 
-_SAME_COMMAND = "and run the same command again"
-_FAILURES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"the disk is full: make room {_SAME_COMMAND}"),
-    **dict.fromkeys(
-        (errno.EMFILE, errno.ENFILE),
-        "too many files are open: raise the limit (ulimit -n 4096), or use fewer workers",
+# --- what the system refuses ----------------------------------------------------------------------
+
+
+class _Refusal(NamedTuple):
+    """What an error number of the system means.
+
+    Attributes:
+        kind: a failure, or a mistake: what the user has to name otherwise.
+        text: what it is, and what to do.
+        lasts: trying again at once would not help.
+        of_machine: it comes again with the next file, whatever that is.
+    """
+
+    kind: type[UserError]
+    text: str
+    lasts: bool = True
+    of_machine: bool = False
+
+
+_FULL = _Refusal(
+    RunFailure, "the disk is full: make room and run the same command again", of_machine=True
+)
+_FILES = _Refusal(
+    RunFailure,
+    "too many files are open: raise the limit (ulimit -n 4096), or use fewer workers",
+    lasts=False,
+    of_machine=True,
+)
+_DENIED = "permission denied: change its owner or mode"
+_REFUSALS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
+    errno.EFBIG: _Refusal(
+        RunFailure,
+        "the file would pass the largest size that is allowed here (ulimit -f)",
+        of_machine=True,
     ),
-    errno.EFBIG: "the file would pass the largest size that is allowed here (ulimit -f)",
-    errno.EIO: "the disk or the network does not answer as it should (input/output error)",
-    errno.ENOMEM: "there is too little memory",
-}
-_MISTAKES = {
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "permission denied: change its owner or mode"),
-    errno.EROFS: "it lies on a read-only file system: choose another folder",
-    errno.ENAMETOOLONG: "the name is too long for the file system: choose a shorter one",
-    errno.ENOTDIR: "expected a folder, found a file in its place or above it",
-    errno.EISDIR: "expected a file, found a folder",
-    errno.EEXIST: "expected nothing there, or a folder; found a file",
-    errno.ELOOP: "its links lead in a circle",
-    errno.ENOENT: "there is no such file or folder",
+    errno.EIO: _Refusal(
+        RunFailure,
+        "the disk or the network does not answer as it should (input/output error)",
+        lasts=False,
+        of_machine=True,
+    ),
+    errno.ENOMEM: _Refusal(RunFailure, "there is too little memory", lasts=False),
+    errno.EACCES: _Refusal(UserError, _DENIED, of_machine=True),
+    errno.EPERM: _Refusal(UserError, _DENIED),  # also FFmpeg's number for whatever goes wrong
+    errno.EROFS: _Refusal(
+        UserError, "it lies on a read-only file system: choose another folder", of_machine=True
+    ),
+    errno.ENAMETOOLONG: _Refusal(
+        UserError, "the name is too long for the file system: choose a shorter one"
+    ),
+    errno.ENOTDIR: _Refusal(UserError, "expected a folder, found a file in its place or above it"),
+    errno.EISDIR: _Refusal(UserError, "expected a file, found a folder"),
+    errno.EEXIST: _Refusal(UserError, "expected nothing there, or a folder; found a file"),
+    errno.ELOOP: _Refusal(UserError, "its links lead in a circle"),
+    errno.ENOENT: _Refusal(UserError, "there is no such file or folder", lasts=False),
 }
 
 
-def from_system(error: OSError) -> UserError | None:
+def _refusal(error: BaseException | None) -> _Refusal | None:
+    return _REFUSALS.get(getattr(error, "errno", None) or 0)
+
+
+def from_system(error: OSError, name: str | None = None) -> UserError | None:
     """What the system refused, as an error of one line with the file; None for anything rare.
 
     A full disk and the like are a RunFailure; what the user has to name otherwise, a UserError.
+
+    Args:
+        name: of what could not be done, where the error knows no file; by default "the output".
     """
-    number = error.errno or 0
-    name = "the output" if error.filename is None else str(error.filename)
-    if number in _FAILURES:
-        return RunFailure(f"{name}: {_FAILURES[number]}")
-    return UserError(f"{name}: {_MISTAKES[number]}") if number in _MISTAKES else None
+    refusal = _refusal(error)
+    if refusal is None:
+        return None
+    if refusal is _FILES and error.filename is None:
+        return RunFailure(refusal.text)
+    return refusal.kind(f"{error.filename or name or 'the output'}: {refusal.text}")
+
+
+def lasts(error: Exception) -> bool:
+    """Whether the system would refuse the same at once again."""
+    refusal = _refusal(error)
+    return refusal is not None and refusal.lasts
+
+
+def of_machine(error: Exception) -> bool:
+    """Whether the system would refuse the next file as well: this one is not at fault."""
+    refusal = _refusal(error)
+    return refusal is not None and refusal.of_machine
+
+
+def is_lack_of_files(error: BaseException | None) -> bool:
+    """Whether too many files were open to open one more."""
+    return _refusal(error) is _FILES
+
+
+def too_many_files() -> RunFailure:
+    """The error for that."""
+    return RunFailure(_FILES.text)

@@ -21,15 +21,22 @@ from vt_fairseq.data.dataset import VideoTextDataset
 from vt_fairseq.data.dictionary import T5Dictionary
 from vt_fairseq.data.epoch_iterator import ReusedBatchIterator
 from vt_fairseq.data.head_targets import ANSWER, HeadTargets, parse_heads
-from vt_fairseq.data.manifest import CLASS_KINDS, ClipRow, DataDirectory, UnconfirmedRootError
+from vt_fairseq.data.manifest import (
+    CLASS_KINDS,
+    ClipRow,
+    DataDirectory,
+    Manifest,
+    UnconfirmedRootError,
+)
 from vt_fairseq.data.prompts import Prompt, build_prompts, limit_targets, select_prompts
 from vt_fairseq.data.text import TextOptions
 from vt_fairseq.data.text_noise import TextNoise
 from vt_fairseq.data.tokenizer import EOS, PAD, Tokenizer
+from vt_fairseq.data.unknown_text import UnknownText
 from vt_fairseq.data.unreadable_clips import UnreadableClips
 from vt_fairseq.devices import check_gpus
 from vt_fairseq.errors import FOLLOW_LINKS, UserError, naming
-from vt_fairseq.files.result_files import PredictionFiles, Share, check_finite
+from vt_fairseq.files.result_files import PredictionFiles, Share, check_finite, refuse_nothing
 from vt_fairseq.metrics.captions import BLEU_KEYS, bleu_counts, bleu_score
 from vt_fairseq.models.checkpoint_state import vocabulary_state
 from vt_fairseq.models.sequence_generator import SharedSourceGenerator
@@ -40,6 +47,8 @@ from vt_fairseq.video.transforms import ClipTransform
 logger = logging.getLogger(__name__)
 
 TRAIN_ROWS = "train_rows"  # of a checkpoint's task_state: how many rows it was trained on
+
+SPELLED_ROWS = 1000  # of a split are looked at for text that cannot be spelled, evenly spread
 
 # A checkpoint keeps the class names up to so many (half a megabyte or so).
 MAX_SAVED_CLASSES = 10_000
@@ -66,6 +75,7 @@ class VideoTranslateTask(FairseqTask):
         self.unreadable = UnreadableClips(cfg.max_bad_fraction)
         self._predictions: PredictionFiles | None = None
         self._share: Share | None = None  # until there are batches
+        self._missing = 0  # rows of generation whose clip could not be read
         self.heads: HeadTargets | None = None
         self._video_tokens: Callable[[int], int] | None = None
         self._validation_generator: SharedSourceGenerator | None = None
@@ -174,11 +184,20 @@ class VideoTranslateTask(FairseqTask):
         assert self.data is not None  # setup_task opened it
         train = split == self.cfg.train_subset and task_cfg is None
         loader = self.clip_loader(self.data.video_root, train)
-        self.datasets[split] = self.build_dataset(
-            self.data.manifest(split), loader, self.selected_prompts(), train
-        )
+        rows, prompts = self.data.manifest(split), self.selected_prompts()
+        self.datasets[split] = self.build_dataset(rows, loader, prompts, train)
+        self.warn_of_unknown_text(rows, prompts, split)
         if task_cfg is not None or (self.cfg.eval_bleu and not train):
             self.count_references(split)
+
+    def warn_of_unknown_text(
+        self, rows: Manifest, prompts: Sequence[Prompt], split: str, more: Sequence[str] = ()
+    ) -> None:
+        """Say how many texts of a split, its prompts and ``more`` the vocabulary cannot spell."""
+        more = [*(prompt.text for prompt in prompts), *more]
+        counts = UnknownText.of_split(self.tokenizer, rows, SPELLED_ROWS, more)
+        if (warning := counts.warning(f"of the prompts and the split {split}")) is not None:
+            logger.warning(warning)
 
     def count_references(self, split: str) -> None:
         """Say how many rows have no text to compare with; UserError where BLEU needs some."""
@@ -431,6 +450,9 @@ class VideoTranslateTask(FairseqTask):
         for clip_id, own in zip(sample["clip_ids"], hypos, strict=True):
             if own is not None:
                 check_finite([float(h["score"]) for h in own], clip_id)
+        self._missing += sample["num_missing"]
+        if self._share is not None and self._share.processes == 1:
+            refuse_nothing(self._missing, self._share.rows)
         if self._predictions is not None:
             best = [None if h is None else h[0] for h in hypos]
             texts = [None if h is None else self.tokenizer.decode(h["tokens"]) for h in best]

@@ -1,11 +1,42 @@
-"""Calls in forked processes, which may crash or hang."""
+"""Calls in forked processes, which may crash, hang or be killed."""
 
 import os
 import pickle
 import resource
 import signal
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def start(function: Callable[[], object], log: Path) -> int:
+    """The process id of a fork that calls ``function`` as a command; its output goes to ``log``.
+
+    Its exit code is a command's: 0, that of SystemExit, or 1 and a traceback.
+    """
+    sys.stdout.flush()
+    if (child := os.fork()) != 0:
+        return child
+    code = 1
+    try:
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        torch.set_num_threads(1)  # threads do not survive a fork
+        function()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def in_a_process(function: Callable[[], object], seconds: float = 60) -> tuple[str, object]:

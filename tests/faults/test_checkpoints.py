@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vt_fairseq.errors import UserError
+from vt_fairseq.errors import RunFailure, UserError
 from vt_fairseq.files import atomic_files
 from vt_fairseq.files.atomic_files import DirectoryLock, atomic_file, atomic_folder
 from vt_fairseq.models.pretrained.files import read_tensors, write_tensors
@@ -173,6 +173,17 @@ def test_a_full_disk_is_one_line_and_the_old_checkpoint_stays(tmp_path, monkeypa
     assert loads(path) and [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("number", [errno.EFBIG, errno.EROFS, errno.ENAMETOOLONG])
+def test_what_lasts_is_not_tried_again(tmp_path, monkeypatch, number):
+    def refused(*args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refused)
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN", 1e9)
+    with pytest.raises(RunFailure, match=r"^cannot write .*checkpoint_last.pt: "):
+        checkpoints.save_whole({"model": {}}, str(tmp_path / "checkpoint_last.pt"))
+
+
 def test_a_disk_that_is_full_while_best_is_copied_leaves_the_old_best(tmp_path, monkeypatch):
     source, best = save(tmp_path / "checkpoint_1_2.pt"), save(tmp_path / "checkpoint_best.pt")
     monkeypatch.setattr(os, "link", full_disk)  # no links here, so it is copied
@@ -229,7 +240,7 @@ def test_a_directory_that_may_not_be_written_to_is_named(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(os, "replace", refused)
-    with pytest.raises(UserError, match=r"cannot be written to: permission denied; make .* writ"):
+    with pytest.raises(UserError, match=r"^--save-dir .*/save: permission denied: change"):
         checkpoints.verify_directory(str(tmp_path / "save"))
 
 

@@ -29,6 +29,11 @@ def training(data_directory, tmp_path_factory) -> killing.Training:
     return killing.Training(data_directory, tmp_path_factory.mktemp("plain"), killing.PLAIN)
 
 
+@pytest.fixture(scope="module")
+def zero_training(data_directory, tmp_path_factory) -> killing.Training:
+    return killing.Training(data_directory, tmp_path_factory.mktemp("zero"), killing.DEEPSPEED)
+
+
 # --- signals --------------------------------------------------------------------------------------
 
 
@@ -216,17 +221,29 @@ def small_disk(tmp_path, request) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize(("small_disk", "fits"), [(4, 0), (24, 3)], indirect=["small_disk"])
+@pytest.mark.parametrize(
+    ("small_disk", "fits", "training_name", "written"),
+    [
+        (4, 0, "training", "checkpoint_1_1.pt"),
+        (24, 3, "training", "checkpoint_2_4.pt"),
+        pytest.param(4, 0, "zero_training", "deepspeed/update1", marks=pytest.mark.slow),
+        pytest.param(12, 0, "zero_training", "checkpoint_1_1.pt", marks=pytest.mark.slow),
+        pytest.param(14, 1, "zero_training", "deepspeed/update2", marks=pytest.mark.slow),
+    ],
+    indirect=["small_disk"],
+)
 def test_a_full_disk_ends_the_run_in_one_line_and_with_room_it_goes_on(
-    data_directory, tmp_path, training, small_disk, fits
+    data_directory, tmp_path, request, small_disk, fits, training_name, written
 ):
     """A checkpoint has 9 MB, and the best and the epoch's stay beside the last."""
+    training = request.getfixturevalue(training_name)
     save_dir, record = small_disk / "save", tmp_path / "record"
-    cfg = killing.configuration(data_directory, save_dir, killing.PLAIN, killing.FINAL)
+    cfg = killing.configuration(data_directory, save_dir, training.arguments, killing.FINAL)
     killing.wait(killing.start(cfg, record), record, 1)
     log = record.with_suffix(".log").read_text()
-    assert "error: cannot write " in log.splitlines()[-1] and "Traceback" not in log
-    assert "the disk is full (" in log.splitlines()[-1]
+    assert f"error: cannot write {save_dir / written}: " in log.splitlines()[-1]
+    assert "Traceback" not in log
+    assert "the disk is full: make room" in log.splitlines()[-1]
     assert ("the disk will be full soon" in log) == bool(fits)
     assert killing.finished_update(save_dir) == fits and not killing.leftovers(save_dir)
     room = ["mount", "-o", "remount,size=99m", str(small_disk)]

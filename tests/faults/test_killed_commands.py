@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
-import torch._dynamo  # the check of a model's sizes imports it, which takes seconds
+import torch._dynamo  # noqa: F401  (a check of sizes imports it, which takes seconds)
 
 import vt_fairseq.plugin  # noqa: F401
 from tests.commands import MODULES, PLUGIN
+from tests.faults import forks
 
 # Imported once, for all forks.
 USED = ("corpora.prepare", "corpora.transcode", "scoring.job", "scoring.run", "inference.api")
@@ -95,29 +95,14 @@ def commands(data: Path, model: Path, folder: Path) -> dict[str, Command]:
 
 def start(command: str, arguments: list[str], log: Path) -> int:
     """The process id of a fork that runs a command, whose output goes to ``log``."""
-    sys.stdout.flush()
-    if (child := os.fork()) != 0:
-        return child
-    code = 1
-    try:
-        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+
+    def run() -> None:
         multiprocessing.set_start_method("fork", force=True)
-        torch.set_num_threads(1)  # threads do not survive a fork
         sys.argv = [command, *arguments]
         module = importlib.import_module(MODULES[command])
         getattr(module, "cli_main" if command.startswith("fairseq") else "main")()
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+
+    return forks.start(run, log)
 
 
 def listing(folder: Path) -> list[tuple[str, int, int]]:

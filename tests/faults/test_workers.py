@@ -3,17 +3,30 @@
 import gc
 import os
 import re
+import resource
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
 
-from tests import warm
+from tests import media, warm
 from tests.commands import PLUGIN, ROOT, TINY, environment, run
-from vt_fairseq.data.data_workers import EXIT_NO_SHARED_MEMORY, WatchedDataLoader, death
-from vt_fairseq.errors import UserError
+from vt_fairseq.corpora.transcode import transcode
+from vt_fairseq.data.data_workers import (
+    EXIT_NO_SHARED_MEMORY,
+    EXIT_TOO_MANY_FILES,
+    WatchedDataLoader,
+    death,
+)
+from vt_fairseq.errors import RunFailure, UserError
+from vt_fairseq.video.decoding import probe, read_clip
+from vt_fairseq.video.frame_sampling import FrameSampling
+from vt_fairseq.video.images import encode_jpeg
 
 
 def dying(tmp_path, *arguments) -> tuple[int, str]:
@@ -67,6 +80,7 @@ def test_batches_without_room_in_shared_memory_are_named_with_the_cure(data_dire
     [
         (-signal.SIGBUS, "was killed by SIGBUS", "--shm-size"),
         (EXIT_NO_SHARED_MEMORY, "ended with exit code 71", "--shm-size"),
+        (EXIT_TOO_MANY_FILES, "ended with exit code 72", "ulimit -n"),
         (-signal.SIGSEGV, "was killed by SIGSEGV", "vt-prepare"),
         (3, "ended with exit code 3", "the lines above"),
     ],
@@ -94,6 +108,57 @@ def test_a_loader_names_its_dead_worker_and_leaves_the_processs_signals_alone():
     with pytest.raises(UserError, match=r"^data worker 1 \(process \d+\) was killed by SIGKILL"):
         list(WatchedDataLoader(Killing(), num_workers=2))
     assert signal.getsignal(signal.SIGCHLD) is handler
+
+
+class Tensors(Dataset):
+    """Rows of tensors, each of which is an open file on its way from a worker."""
+
+    def __len__(self) -> int:
+        return 50
+
+    def __getitem__(self, index: int) -> list[torch.Tensor]:
+        return [torch.full((9,), index) for _ in range(9)]
+
+
+@contextmanager
+def few_files(more: int) -> Iterator[None]:
+    """Only so many ``more`` files can be opened."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [os.dup(0) for _ in range(40)]  # there are gaps among the numbers below
+    resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 1 + more, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for number in held:
+            os.close(number)
+
+
+@pytest.mark.parametrize("more", [40, 60, 90])
+def test_too_many_open_files_between_workers_and_trainer_are_a_failure_with_the_cure(more):
+    """Its own workers run out of files, or it itself does, with the batches that it keeps."""
+    with few_files(more), pytest.raises(RunFailure, match=r"too many files are open.*ulimit -n"):
+        kept = list(WatchedDataLoader(Tensors(), num_workers=2))
+        assert not kept, "there were enough"
+
+
+def test_a_video_that_cannot_be_opened_for_too_many_files_is_no_unreadable_video(tmp_path):
+    video = media.write_numbered(tmp_path / "a.mp4", 5)
+    (tmp_path / "frames").mkdir()
+    frame = encode_jpeg(np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "frames" / "0.jpg").write_bytes(frame)
+    calls = [
+        lambda: probe(video),
+        lambda: probe(tmp_path / "frames"),
+        lambda: read_clip(video, FrameSampling(2)),
+        lambda: transcode(video, tmp_path / "copy.mp4", 16),
+    ]
+    for call in calls[:3]:
+        call()
+    with few_files(0):
+        for call in calls:
+            with pytest.raises(RunFailure, match="too many files are open"):
+                call()
 
 
 class Leaves:
@@ -127,6 +192,7 @@ def test_a_forked_worker_never_collects_the_garbage_of_the_trainer(tmp_path, ena
     collected = tmp_path / "the trainer's"
     was_enabled = gc.isenabled()
     (gc.enable if enabled else gc.disable)()
+    gc.collect()  # so that none is due by itself before the workers start
     try:
         Leaves(collected)
         rows = Collecting(collected, tmp_path / "the worker's")

@@ -14,7 +14,6 @@ from vt_fairseq.quiet_imports import quiet_imports as quiet_imports
 from vt_fairseq.version import __version__
 from vt_fairseq.visible_text import drop_output, end, guard_output, visible
 
-EXIT_USER_ERROR = 2
 DTYPES = ("fp32", "bf16", "fp16")
 
 
@@ -119,7 +118,7 @@ def console_script(prog: str) -> Iterator[None]:
     except UserError as error:
         end(f"{prog}: error: {error}", error.exit_code)
     except VideoError as error:
-        end(f"{prog}: error: {error}", EXIT_USER_ERROR)
+        end(f"{prog}: error: {error}", UserError.exit_code)
     except BrokenPipeError:
         # The reader of our output went away (`| head`); that is not an error of ours.
         drop_output()

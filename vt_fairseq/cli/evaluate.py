@@ -3,7 +3,8 @@
 predictions.jsonl has one object per row: ``id`` and ``prediction`` (text, or the index of the
 candidate; null where the clip could not be read), ``ranking`` (ids or classes, best first), or
 ``verb`` and ``noun``. references.jsonl: ``id`` and ``references`` (texts), ``label``, ``answer``
-(index), ``target`` (id), or ``verb`` and ``noun``. Every reference is scored: one without a
+(index), ``target`` (id), or ``verb`` and ``noun``; with ``caption`` (the query of a ``target``) or
+``candidates`` (of an ``answer``) equal ones are counted. Every reference is scored: one without a
 prediction is wrong and counts as ``missing``. Rows whose ``references`` are an empty list are left
 out and count as ``without_references``. Captions may also come as TVC's jsonl, COCO's json, or
 text with one per line.
@@ -86,12 +87,15 @@ def evaluate(args: argparse.Namespace, predictions: Path) -> "Evaluated":
 def metrics(args: argparse.Namespace, result: "Evaluated") -> dict[str, Any]:
     """What metrics.json holds: values, intervals, the comparison, and how each was computed."""
     from vt_fairseq.metrics import measure
+    from vt_fairseq.metrics.equal_texts import HOW
     from vt_fairseq.metrics.intervals import confidence_intervals, paired_test
 
     values = measure.values(result.measures) | {"n": result.n, "missing": result.missing}
     if result.unscored:
         values["without_references"] = result.unscored
+    values |= result.equal
     signatures = measure.signatures(result.measures) | result.left_out
+    signatures |= {key: HOW[key] for key in result.equal}
     how = f"{args.resamples} resamples of rows|seed {args.seed}"
     if args.confidence is not None:
         values |= confidence_intervals(result.measures, args.confidence, args.resamples, args.seed)

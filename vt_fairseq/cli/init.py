@@ -223,11 +223,13 @@ def _whole_configuration(config: "VideoTranslateConfig") -> dict[str, Any]:
 
 
 def _write(content: Any, path: Path) -> None:
-    from vt_fairseq.files.atomic_files import atomic_file
-    from vt_fairseq.training.checkpoints import write_state
+    import torch
 
-    with atomic_file(path) as file:
-        write_state(content, file, path.parent)
+    from vt_fairseq.files.atomic_files import atomic_file
+    from vt_fairseq.training.checkpoints import full_disk_found
+
+    with atomic_file(path) as file, full_disk_found(path.parent):
+        torch.save(content, file)
 
 
 def _training_options(model: dict[str, Any]) -> list[str]:

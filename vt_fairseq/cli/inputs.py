@@ -1,6 +1,8 @@
 """What a user names on the command line: videos, folders, patterns and lists."""
 
+import contextlib
 import glob
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +44,8 @@ def read_labels(name: str | Path) -> list[str]:
     """The class names in a file, one per line; blank lines and repeated names are left out.
 
     UTF-8, with or without a byte order mark; white space around a name is not part of it. Raises
-    UserError where there is no such file, where it is not UTF-8, and where it has no names.
+    UserError where there is no such file, where it is not UTF-8 or is JSON, and where it has no
+    names.
     """
     path = Path(name)
     try:
@@ -53,7 +56,16 @@ def read_labels(name: str | Path) -> list[str]:
     labels = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not labels:
         raise UserError(f"{path} is empty, expected one class name per line")
+    if labels[0][0] in "[{" and any(map(_is_json, (labels[0], text))):
+        raise UserError(f"{path}: expected one class name per line, found JSON: {labels[0]!r:.60}")
     return labels
+
+
+def _is_json(text: str) -> bool:
+    """Whether it is a JSON array or object."""
+    with contextlib.suppress(ValueError, RecursionError):
+        return isinstance(json.loads(text), list | dict)
+    return False
 
 
 def _lines(name: str) -> list[str]:

@@ -197,7 +197,12 @@ def _table(data: dict[str, Any], out: Path) -> Iterator[str]:
 
 def _prepare(args: argparse.Namespace) -> dict[str, Any]:
     """What the command does; returns the content of the data.json that it wrote."""
-    from vt_fairseq.corpora.prepare import Probing, VocabularyOptions, prepare
+    from vt_fairseq.corpora.prepare import (
+        Probing,
+        VocabularyOptions,
+        check_vocabulary,
+        prepare,
+    )
     from vt_fairseq.corpora.shards import join, prepare_shard
 
     probing = Probing(
@@ -212,6 +217,8 @@ def _prepare(args: argparse.Namespace) -> dict[str, Any]:
     vocabulary = VocabularyOptions(args.vocabulary, args.train_vocabulary)
     if args.corpus == JOIN:
         return join(args.out, vocabulary)
+    if args.train_vocabulary is not None:
+        check_vocabulary(open_source(args), args.train_vocabulary)
     return prepare(args.corpus, open_source(args), args.out, vocabulary, probing)
 
 
@@ -243,6 +250,10 @@ def main() -> None:
         say(line)
     for warning in data["warnings"]:
         say(f"{PROG}: warning: {warning}", sys.stderr)
+    if args.shard is None:  # else join says it of all of them
+        from vt_fairseq.corpora.prepare import check_splits
+
+        check_splits(data)
 
 
 if __name__ == "__main__":

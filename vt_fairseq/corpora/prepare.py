@@ -31,20 +31,23 @@ from vt_fairseq.corpora.rows import (
     copy_name,
     reject,
 )
-from vt_fairseq.data.manifest import FORMAT, Manifest, ManifestWriter
+from vt_fairseq.data.manifest import FORMAT, ClipRow, Manifest, ManifestWriter, texts_of
 from vt_fairseq.data.prompts import BUILT_IN
 from vt_fairseq.data.root_signatures import sign
-from vt_fairseq.data.tokenizer import Tokenizer, train_vocabulary
-from vt_fairseq.errors import FOLLOW_LINKS, UserError, VideoError
+from vt_fairseq.data.tokenizer import Tokenizer, check_size, train_vocabulary
+from vt_fairseq.data.unknown_text import UnknownText
+from vt_fairseq.errors import FOLLOW_LINKS, RunFailure, UserError, VideoError, naming
 from vt_fairseq.files.atomic_files import atomic_file, write_file, write_json
 from vt_fairseq.video.names import similar_file
 from vt_fairseq.visible_text import json_text
 
+MISSING_VIDEO, BROKEN_VIDEO = "missing video", "broken video"  # reasons to reject a row
 # A tiny vocabulary must be able to spell the prompts, which stand before every clip.
 PROMPT_TEXTS = tuple(prompt.text.replace("{question}", "") for prompt in BUILT_IN.values())
 CHUNK_ROWS = 4096  # rows read ahead, so that their videos are probed in parallel
 MAX_CLASSES = 1_000_000  # HowTo100M has 23,611; more would not fit into memory
 VOCABULARY_ROWS = 200_000  # a vocabulary is trained on so many, evenly spread; they are in memory
+SPELLED_ROWS = 50_000  # of each split so many are looked at for text that cannot be spelled
 TEXT_CHUNK = 1000  # characters; the sentencepiece trainer drops lines over 4192 bytes
 
 
@@ -116,6 +119,12 @@ def finish(out: Path, data: dict[str, Any], vocabulary: VocabularyOptions) -> di
     write_file(out / "spiece.model", model)
     data["notes"] += count_notes(data)
     data["warnings"] += context_warnings(data)
+    tokenizer, data["unknown_text"] = Tokenizer(model), {}
+    for split in data["splits"]:
+        rows = Manifest(out / f"{split}.arrow")
+        counts = UnknownText.of_split(tokenizer, rows, SPELLED_ROWS)
+        data["unknown_text"][split] = counts.counted()
+        data["warnings"] += filter(None, [counts.warning(f"of the split {split}")])
     write_json(out / "data.json", data)
     return data
 
@@ -181,6 +190,7 @@ class _Writer:
         self.classes: dict[str, set[str]] = {kind: set() for kind in CLASS_KINDS}
         self._reasons: Counter[str] = Counter()
         self._contexts: Counter[str] = Counter()
+        self._without_video: Counter[str] = Counter()
         self._out = out
         self._files = files
         self._manifests: dict[str, ManifestWriter] = {}
@@ -195,7 +205,9 @@ class _Writer:
         if isinstance(entry, Rejected):
             self.splits[entry.split]["rejected"] += 1
             self._first_rejected = self._first_rejected or entry
-            self._reasons[entry.reason.partition(":")[0]] += 1
+            kind = entry.reason.partition(":")[0]
+            self._reasons[kind] += 1
+            self._without_video[entry.split] += kind in (MISSING_VIDEO, BROKEN_VIDEO)
             self._rejected.write(json_text(vars(entry)).encode() + b"\n")
             return
         self.splits[entry.split]["rows"] += 1
@@ -211,11 +223,13 @@ class _Writer:
                 )
 
     def counts(self) -> dict[str, Any]:
-        """Rows per split, contexts per split, rejected rows per reason, and the first of those."""
+        """Rows, contexts and rows without a video per split, rejected rows per reason, and the
+        first of those."""
         first = self._first_rejected
         return {
             "splits": self.splits,
             "contexts": dict(+self._contexts),
+            "without_video": dict(+self._without_video),
             "reasons": dict(self._reasons.most_common()),
             "first_rejected": vars(first) if first else None,
         }
@@ -235,6 +249,21 @@ def nothing_left(counts: dict[str, Any]) -> UserError:
         f"{first['where']}: {first['reason']} (id {first['id']!r}, video {first['video']!r}); "
         "nothing was written: correct the annotations or --videos"
     )
+
+
+def check_splits(data: dict[str, Any]) -> None:
+    """Raise RunFailure where a split has no row left, for lack of videos that can be read."""
+    empty = [
+        f"{split} ({number:,} rows)"
+        for split, number in data["without_video"].items()
+        if not data["splits"][split]["rows"]
+    ]
+    if empty:
+        raise RunFailure(
+            f"no row is left of {', '.join(empty)}: videos are missing or broken, for the reasons "
+            "in rejected.jsonl; the other splits can be used. Correct --videos, or leave those "
+            "rows out of the annotations"
+        )
 
 
 # --- what the user should know -------------------------------------------------------------------
@@ -343,7 +372,7 @@ def _probed(videos: Path, probing: Probing, video: str) -> float | str | None:
     boundary = None if probing.follow_links else Boundary(videos, FOLLOW_LINKS)
     if not os.path.exists(path):  # unlike Path.exists, False too for a name that is too long
         beside = similar_file(path, boundary)
-        return f"missing video: there is no such file{f', but {beside}' if beside else ''}"
+        return f"{MISSING_VIDEO}: there is no such file{f', but {beside}' if beside else ''}"
     try:
         if probing.copies is None:
             return probe(path, boundary)
@@ -352,27 +381,53 @@ def _probed(videos: Path, probing: Probing, video: str) -> float | str | None:
     except OutsideError as error:
         return str(error)
     except VideoError as error:
-        return f"broken video: {error}"
+        return f"{BROKEN_VIDEO}: {error}"
 
 
 # --- vocabulary ----------------------------------------------------------------------------------
 
 
-def _trained_vocabulary(out: Path, splits: dict[str, dict[str, int]], pieces: int) -> bytes:
+def check_vocabulary(source: Source, pieces: int) -> None:
+    """Raise UserError where no vocabulary of so many pieces can be trained on ``source``'s texts.
+
+    It reads at most VOCABULARY_ROWS rows for training and opens no video: better to know before
+    all of them have been copied.
+    """
+    splits: dict[str, dict[str, int]] = {}
+    texts: list[str] = []
+    for entry in (check_row(one, source.videos) for one in source.rows):
+        if isinstance(entry, Entry):
+            counts = splits.setdefault(entry.split, {"rows": 0})
+            counts["rows"] += 1
+            if entry.split == DEFAULT_SPLIT:
+                texts += texts_of(entry.row)
+                if counts["rows"] == VOCABULARY_ROWS:
+                    break
+    if splits:
+        _require_training_rows(splits)
+        with naming("--train-vocabulary"):
+            check_size([*PROMPT_TEXTS, *texts], pieces)
+
+
+def _require_training_rows(splits: dict[str, dict[str, int]]) -> None:
     if not splits.get(DEFAULT_SPLIT, {}).get("rows"):
         raise UserError(
             f"--train-vocabulary needs rows in the split {DEFAULT_SPLIT!r}; "
             f"found the splits {', '.join(splits)}: give --vocabulary spiece.model"
         )
-    return train_vocabulary(_training_texts(Manifest(out / f"{DEFAULT_SPLIT}.arrow")), pieces)
 
 
-def _training_texts(rows: Manifest) -> Iterator[str]:
-    step = -(-len(rows) // VOCABULARY_ROWS)
-    for row in rows if step == 1 else (rows[i] for i in range(0, len(rows), step)):
+def _trained_vocabulary(out: Path, splits: dict[str, dict[str, int]], pieces: int) -> bytes:
+    _require_training_rows(splits)
+    rows = Manifest(out / f"{DEFAULT_SPLIT}.arrow").spread(VOCABULARY_ROWS)
+    with naming("--train-vocabulary"):
+        return train_vocabulary(_training_texts(rows), pieces)
+
+
+def _training_texts(rows: Iterable[ClipRow]) -> Iterator[str]:
+    for row in rows:
         yield from PROMPT_TEXTS
-        single = (row.label, row.verb, row.noun, row.question, row.context)
-        for text in (*row.captions, *row.candidates, *filter(None, single)):
+        for text in texts_of(row):
             yield from _short(text)
 
 

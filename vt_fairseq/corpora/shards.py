@@ -150,7 +150,7 @@ def _merged(shards: list[dict[str, Any]], folders: list[Path]) -> dict[str, Any]
             splits.setdefault(split, Counter()).update(counts)
     summed = {
         key: dict(sum((Counter(shard[key]) for shard in shards), Counter()).most_common())
-        for key in ("contexts", "reasons")
+        for key in ("contexts", "reasons", "without_video")
     }
     texts = {
         key: list(dict.fromkeys(text for shard in shards for text in shard[key]))

@@ -6,7 +6,6 @@ of smaller jpgs. Copies appear whole or not at all; one that is there and newer 
 kept, so an interrupted run goes on.
 """
 
-import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -19,7 +18,7 @@ import av
 import numpy as np
 
 from vt_fairseq.corpora.rows import COPY_SUFFIX
-from vt_fairseq.errors import UserError, VideoError, from_system
+from vt_fairseq.errors import UserError, VideoError, from_system, of_machine
 from vt_fairseq.files.atomic_files import partial_folder
 from vt_fairseq.video.boundary import Boundary
 from vt_fairseq.video.containers import FORMATS, local_url
@@ -28,8 +27,6 @@ from vt_fairseq.video.images import Scaler, decode_image, encode_jpeg, image_fil
 
 GOP_SECONDS = 1.0
 JPEG_QUALITY = 2  # FFmpeg's best
-# Errors of the copies' disk, which are no fault of a video: with the next one they come again.
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EFBIG)
 CLOCK = 90_000  # ticks per second of the copies, as in MPEG: exact for every usual frame rate
 # To be read often: without CABAC and deblocking (fastdecode) they are cheaper to decode.
 # No B-frames: the file's duration is then exact at any frame rate. One thread, since many videos
@@ -80,14 +77,15 @@ def _errors(source: Path, target: Path) -> Iterator[None]:
         yield
     except (av.FFmpegError, OSError) as error:
         if isinstance(error, av.FFmpegError):
-            of_video = error.errno not in DISK_ERRORS
+            of_video = not of_machine(error)
         else:
             name = error.filename
             of_video = name is not None and Path(os.fsdecode(name)).is_relative_to(source)
         if of_video:
             raise VideoError(f"cannot be copied: {reason(error)}") from error
-        kind = type(from_system(OSError(error.errno, "")) or UserError())
-        raise kind(f"no copy can be written to {target}: {reason(error)}") from error
+        what = f"no copy can be written to {target}"
+        failure = from_system(OSError(error.errno, ""), what)
+        raise failure or UserError(f"{what}: {reason(error)}") from error
 
 
 def _copy_file(source: Path, target: Path, short_side: int) -> None:

@@ -25,10 +25,13 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
-from vt_fairseq.errors import RunFailure
+from vt_fairseq.errors import RunFailure, too_many_files
 
 SHARED_MEMORY = "/dev/shm"
 EXIT_NO_SHARED_MEMORY = 71  # of a worker; EX_OSERR of sysexits.h
+EXIT_TOO_MANY_FILES = 72  # likewise; EX_OSFILE
+# What the system, torch and multiprocessing say of them; each tensor of a batch is an open file.
+TOO_MANY_FILES = ("Too many open files", "received 0 items of ancdata")
 # How long a worker of a process that trains lives on after SIGTERM; the trainer ends it before.
 GRACE_SECONDS = 60
 
@@ -67,6 +70,8 @@ class WatchedIterator(_MultiProcessingDataLoaderIter):
             for number, worker in enumerate(self._workers):
                 if worker.exitcode:
                     raise RunFailure(death(number, worker.pid, worker.exitcode)) from error
+            if any(text in str(error) for text in TOO_MANY_FILES):
+                raise too_many_files() from error
             raise
 
 
@@ -74,7 +79,9 @@ def death(number: int, pid: int | None, code: int) -> str:
     """Why worker ``number`` ended with the exit code ``code``, negative for a signal."""
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     suggestion = "the lines above may say why"
-    if code == EXIT_NO_SHARED_MEMORY or name == "SIGBUS":
+    if code == EXIT_TOO_MANY_FILES:
+        suggestion = str(too_many_files())
+    elif code == EXIT_NO_SHARED_MEMORY or name == "SIGBUS":
         suggestion = (
             f"no room for a batch in the shared memory {SHARED_MEMORY} ({_room()}): make it larger "
             "(docker run --shm-size 8g), or take smaller batches, fewer data workers, or none"
@@ -108,6 +115,8 @@ class WorkerQueue(Queue):
     @staticmethod
     def _on_queue_feeder_error(error: BaseException, item: object) -> None:
         in_worker = get_worker_info() is not None
+        if in_worker and any(text in str(error) for text in TOO_MANY_FILES):
+            os._exit(EXIT_TOO_MANY_FILES)
         if in_worker and ("shared memory" in str(error) or "No space left" in str(error)):
             os._exit(EXIT_NO_SHARED_MEMORY)
         Queue._on_queue_feeder_error(error, item)  # type: ignore[attr-defined]  # not in typeshed

@@ -98,6 +98,12 @@ class ClipRow:
     group: str | None = None
 
 
+def texts_of(row: ClipRow) -> list[str]:
+    """The texts of a row that a model reads or writes."""
+    single = (row.label, row.verb, row.noun, row.question, row.context)
+    return [*row.captions, *row.candidates, *filter(None, single)]
+
+
 def text_bytes(row: ClipRow) -> int:
     """About the bytes that the row's texts take in a manifest, at most MAX_ROW_BYTES.
 
@@ -252,6 +258,11 @@ class Manifest(LazySequence[ClipRow]):
         columns = [self.column(name) for name in _SCHEMA.names]
         for values in zip(*columns, strict=True):
             yield _clip_row(dict(zip(_SCHEMA.names, values, strict=True)))
+
+    def spread(self, most: int) -> Iterator[ClipRow]:
+        """At most ``most`` rows, evenly spread over all of them."""
+        step = -(-len(self) // most)
+        return iter(self) if step <= 1 else (self[i] for i in range(0, len(self), step))
 
     def column(self, name: str) -> Iterator[Any]:
         """The values of one field of ClipRow over all rows, batch by batch; lists stay lists."""

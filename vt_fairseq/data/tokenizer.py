@@ -24,6 +24,8 @@ from vt_fairseq.files.bounded_files import MAX_OBJECT, read_file
 NUM_SENTINELS = 100
 TABLE_MULTIPLE = 128
 PAD, EOS, UNK = 0, 1, 2
+NORMALIZATION = "nmt_nfkc"  # T5's
+WORD_START = "\u2581"
 SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[MASK]", "[VIDEO]")
 
 
@@ -90,15 +92,32 @@ class Tokenizer:
         return names
 
 
+def least_pieces(texts: Iterable[str]) -> int:
+    """Of a vocabulary that spells ``texts``: T5's three ids, and one for each character."""
+    normalize = sentencepiece.SentencePieceNormalizer(rule_name=NORMALIZATION).Normalize
+    characters = set[str]().union(*map(normalize, texts))
+    return len((PAD, EOS, UNK)) + len(characters - {" "} | {WORD_START})
+
+
+def check_size(texts: Iterable[str], max_pieces: int) -> None:
+    """Raise UserError where so few pieces cannot spell ``texts``."""
+    if (least := least_pieces(texts)) > max_pieces:
+        raise UserError(
+            f"a vocabulary of {max_pieces:,} pieces is too small: one for each character of the "
+            f"training texts takes at least {least:,}"
+        )
+
+
 def train_vocabulary(texts: Iterable[str], max_pieces: int) -> bytes:
     """A sentencepiece unigram model over ``texts`` with T5's ids, for corpora without T5's.
 
     Returns the model's bytes; it has at most ``max_pieces`` pieces (fewer when the texts do not
-    hold that many). Raise UserError when there is no text.
+    hold that many). Raise UserError when there is no text, or it has more characters.
     """
     lines = [line for line in (" ".join(text.split()) for text in texts) if line]
     if not lines:
         raise UserError("cannot train a vocabulary: the training split has no text")
+    check_size(lines, max_pieces)
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.Train(
         sentence_iterator=iter(lines),
@@ -113,6 +132,7 @@ def train_vocabulary(texts: Iterable[str], max_pieces: int) -> bytes:
         eos_piece="</s>",
         unk_piece="<unk>",
         character_coverage=1.0,
+        normalization_rule_name=NORMALIZATION,
         minloglevel=2,
         num_threads=1,  # the result must not depend on the machine
     )

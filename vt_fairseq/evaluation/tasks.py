@@ -5,8 +5,9 @@ and counts as missing. A row with an empty list of references (a clip without ca
 that a prediction could be compared with: it is left out, and counted.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from dataclasses import field as attribute
 from typing import Any
 
 from vt_fairseq.errors import UserError
@@ -25,6 +26,7 @@ from vt_fairseq.files.result_files import (
 from vt_fairseq.metrics import coco
 from vt_fairseq.metrics.captions import caption_measures
 from vt_fairseq.metrics.classification import mean_class_measure, per_class_accuracy
+from vt_fairseq.metrics.equal_texts import equal_candidates, equal_captions
 from vt_fairseq.metrics.measure import Measure, mean_measure
 from vt_fairseq.metrics.retrieval import ranking_statistics, recall_measure
 
@@ -42,6 +44,7 @@ class Evaluated:
         correct: of classes, {"label", or "verb", "noun" and "action": [(right class, is the
             prediction right) of each row]}.
         unscored: rows left out, as their list of references is empty.
+        equal: counts of equal captions or candidates, as ``metrics.equal_texts`` has them.
     """
 
     measures: list[Measure]
@@ -49,6 +52,7 @@ class Evaluated:
     left_out: dict[str, str]
     correct: dict[str, list[tuple[str, bool]]]
     unscored: int = 0
+    equal: dict[str, int] = attribute(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -106,17 +110,29 @@ def _signed(measure: Measure, more: str) -> Measure:
 
 
 def vqa(pairs: PairedRows) -> Evaluated:
-    """Accuracy of ``prediction`` against ``answer``, both the index of a candidate."""
+    """Accuracy of ``prediction`` against ``answer``, both the index of a candidate.
+
+    Where references have ``candidates``, rows with equal ones are counted.
+    """
     what = "the index of a candidate, from 0"
     predictions = [predicted(row, "prediction", is_index, what) for _, row in pairs]
     answers = [field(row, "answer", is_index, what) for row, _ in pairs]
     hits = [p is not None and p == a for p, a in zip(predictions, answers, strict=True)]
     measure = mean_measure("accuracy", hits, "same candidate index|missing is wrong")
-    return Evaluated([measure], sum(p is None for p in predictions), {}, {})
+    equal = equal_candidates(_given(pairs, "candidates", is_texts, "a list of texts"))
+    return Evaluated([measure], sum(p is None for p in predictions), {}, {}, equal=equal)
+
+
+def _given(pairs: PairedRows, key: str, valid: Callable[[Any], bool], what: str) -> Iterator[Any]:
+    """``key`` of the references that have it."""
+    return (field(row, key, valid, what) for row, _ in pairs if row.get(key))
 
 
 def retrieval(pairs: PairedRows, ties: str = "pessimistic") -> Evaluated:
-    """R@1, 5, 10 and median rank of ``target`` in ``ranking``; ``scores`` of it show the ties."""
+    """R@1, 5, 10 and median rank of ``target`` in ``ranking``; ``scores`` of it show the ties.
+
+    Where references have ``caption``, the text of the query, rows with equal ones are counted.
+    """
     what = "distinct ids, best first"
     rankings = [predicted(row, "ranking", is_ranking, what) for _, row in pairs]
     scores = [
@@ -130,7 +146,9 @@ def retrieval(pairs: PairedRows, ties: str = "pessimistic") -> Evaluated:
     targets = [field(row, "target", is_text, "an id") for row, _ in pairs]
     measure = recall_measure(ranking_statistics(rankings, targets, scores), ties)
     measure = _signed(measure, "a target absent from its ranking or missing is last of the gallery")
-    return Evaluated([measure], sum(ranking is None for ranking in rankings), {}, {})
+    equal = equal_captions(_given(pairs, "caption", is_text, "the text of the query"))
+    missing = sum(ranking is None for ranking in rankings)
+    return Evaluated([measure], missing, {}, {}, equal=equal)
 
 
 def _require_scores(

@@ -4,21 +4,27 @@ jsonl: one object per line, with an ``id`` that is text. Every mistake raises Us
 file and line.
 """
 
+import codecs
 import errno
 import fcntl
 import json
 import math
 import os
+import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from vt_fairseq.errors import UserError
+from vt_fairseq.errors import RunFailure, UserError
 from vt_fairseq.files.atomic_files import atomic_file, full_disk_named
 from vt_fairseq.files.bounded_files import byte_lines
 from vt_fairseq.visible_text import json_text
+
+HEAD_BYTES = 4096  # of a file that show its format
+BOMS_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 JsonRow = dict[str, Any]
 """The object of one line, with the line's name as ``_where`` for error messages."""
@@ -35,9 +41,31 @@ def jsonl_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The number, from 1, and the bytes of each line that is not blank."""
     if not path.is_file():
         raise UserError(f"no file {path}{unfinished(path)}")
+    refuse_other_formats(path)
     for number, line in enumerate(byte_lines(path), 1):
         if line.strip(b" \t\r\n\xef\xbb\xbf"):
             yield number, line
+
+
+def refuse_other_formats(path: Path) -> None:
+    """Raise UserError where a file begins as no jsonl does: every line of it would be a mistake.
+
+    One bad line at its beginning is none of that, as long as another begins with a brace.
+    """
+    with open(path, "rb") as file:
+        head = file.read(HEAD_BYTES)
+    text = head.removeprefix(codecs.BOM_UTF8).strip()
+    if head.startswith(BOMS_UTF16) or head.count(0) > len(head) / 4:
+        found = "text in UTF-16, or none (iconv -f UTF-16 -t UTF-8 converts it)"
+    elif re.match(rb"\[\s*(\{|$)", text):
+        found = "a JSON array (jq -c '.[]' makes lines of it)"
+    elif re.match(rb"\{\s*\n\s*\"", text):
+        found = "a JSON object over several lines (jq -c . makes one of them)"
+    elif text and not re.search(rb"^\s*\{", text, re.MULTILINE):
+        found = f"{text.splitlines()[0].decode(errors='replace')!r:.60}"
+    else:
+        return
+    raise UserError(f"{path}: expected jsonl, one JSON object on each line, found {found}")
 
 
 def unfinished(path: Path) -> str:
@@ -246,6 +274,15 @@ class PredictionFiles:
                 (self.folder / MERGING).unlink(missing_ok=True)
 
 
+def refuse_nothing(missing: int, rows: int) -> None:
+    """Raise RunFailure where every row of a split is missing: there is nothing to measure."""
+    if rows and missing == rows:
+        raise RunFailure(
+            f"none of the {rows:,} clips could be read, for the reasons above: there is nothing to "
+            "measure; check the folder of the videos"
+        )
+
+
 NAMES = ("predictions", "references")
 MERGING = ".merging"
 
@@ -271,13 +308,22 @@ def open_part(path: Path) -> IO[str]:
     return file
 
 
+def _refuse_nothing(predictions: Sequence[Path]) -> None:
+    """Raise RunFailure where these parts are there and every prediction says that it is missing."""
+    if all(part.is_file() for part in predictions):
+        rows = (row for part in predictions for _, row in numbered_objects(part))
+        counts = Counter(bool(row.get("missing")) for row in rows)
+        refuse_nothing(counts[True], counts.total())
+
+
 def merge_parts(folder: Path, share: Share) -> bool:
     """Make one file of the parts of all processes, the predictions last; False until all are done.
 
-    True, too, where another process has done it.
+    True, too, where another process has done it. Raises RunFailure where every row is missing.
     """
+    shares = [replace(share, rank=rank) for rank in range(share.processes)]
+    _refuse_nothing([folder / part_name("predictions", one, done=True) for one in shares])
     for name in reversed(NAMES):
-        shares = [replace(share, rank=rank) for rank in range(share.processes)]
         parts = [folder / part_name(name, one, done=True) for one in shares]
         if not all(part.is_file() for part in parts):
             return not any(folder.glob(f"{name}.*of{share.processes}.jsonl"))

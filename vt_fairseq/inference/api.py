@@ -4,8 +4,9 @@ The path from file to text is that of ``fairseq-generate`` and ``vt-score``: the
 generator and scorer.
 """
 
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from vt_fairseq.candidates.prefix_tree import PrefixTree
 from vt_fairseq.data.data_workers import WatchedDataLoader
 from vt_fairseq.data.prompts import Prompt
 from vt_fairseq.data.tokenizer import PAD
+from vt_fairseq.data.unknown_text import UnknownText
 from vt_fairseq.errors import UserError, VideoError
 from vt_fairseq.files.result_files import check_finite
 from vt_fairseq.inference.candidate_texts import candidate_ids, warn_of_cuts
@@ -24,6 +26,8 @@ from vt_fairseq.inference.inputs import OwnLoader, OwnVideos, Seconds, VideoInpu
 from vt_fairseq.inference.loading import Loaded, encode, open_checkpoint, to_device
 from vt_fairseq.inference.outputs import Caption, Choice, Encoding, Ranked, Text
 from vt_fairseq.video.frame_sampling import window_position
+
+logger = logging.getLogger(__name__)
 
 METHODS = ("beam", "greedy", "topk")
 Videos = VideoInput | Sequence[VideoInput]
@@ -99,6 +103,7 @@ class VideoTranslate:
         self.max_nodes = DEFAULT_MAX_NODES
         self.num_workers = 0
         self.on_error: Callable[[int, str], None] | None = None
+        self._warnings: set[str] = set()
 
     @classmethod
     def from_pretrained(
@@ -333,6 +338,7 @@ class VideoTranslate:
             trees.append(PrefixTree.build(ids))
             cuts, total = cuts + cut, total + len(ids)
         warn_of_cuts(cuts, total, prompt)
+        self._warn_of_unknown((text for texts in candidates for text in texts), "to choose from")
 
         def scores(sample: dict[str, Any]) -> list[tuple[float, ...]]:
             own = trees if len(trees) == 1 else [trees[i] for i in sample["id"].tolist()]
@@ -354,6 +360,8 @@ class VideoTranslate:
         if not clips.rows:
             return []
         task, count, step = self.loaded.task, len(clips.rows), self.batch_size
+        inputs = (text for row in clips.rows for text in (prompt.text_for(row), row.context or ""))
+        self._warn_of_unknown(inputs, "of the prompts and contexts")
         frames = OwnLoader(task.clip_loader(None, train=False), clips.frames)
         dataset = task.build_dataset(clips.rows, frames, [prompt], train=False)
         loader = WatchedDataLoader(
@@ -373,6 +381,14 @@ class VideoTranslate:
             values = zip(compute(sample), sample["missing"].tolist(), strict=True)
             results += [None if missing else value for value, missing in values]
         return results
+
+    def _warn_of_unknown(self, texts: Iterable[str], whose: str) -> None:
+        """Log what the vocabulary cannot spell, once: a command asks the same of each batch."""
+        counts = UnknownText.of(self.loaded.task.tokenizer, dict.fromkeys(filter(None, texts)))
+        warning = counts.warning(whose)
+        if warning is not None and warning not in self._warnings:
+            self._warnings.add(warning)
+            logger.warning(warning)
 
     def _prompt(self, name: str) -> Prompt:
         return self.loaded.task.selected_prompts(name)[0]

@@ -11,6 +11,7 @@ from vt_fairseq.candidates.probabilities import mean_prediction
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.files.atomic_files import atomic_file
 from vt_fairseq.metrics.captions import word_f1
+from vt_fairseq.metrics.equal_texts import equal_candidates
 from vt_fairseq.metrics.measure import per_cent
 from vt_fairseq.scoring.records import ScoreRecord, as_line
 from vt_fairseq.scoring.scorers import Prediction
@@ -61,6 +62,7 @@ class MultipleChoice:
             metrics["accuracy"] = per_cent([best == answer for best, answer in answered])
             missing = sum(best is None for best, _ in answered)
             metrics |= {"n": len(answered), "missing": missing}
+        metrics |= equal_candidates(row.candidates for row in rows)
         if matches:
             metrics |= {f"matched_{how}": 100.0 * matches[how] / len(rows) for how in MATCHES}
         return metrics

@@ -103,6 +103,8 @@ def prepare(options: ScoreOptions) -> Job:
     for model in head_models:
         _check_heads(options, model)
     task, queries = _task_and_queries(options, models[0], rows)
+    prompts = [query.prompt for query in queries]
+    models[0].task.warn_of_unknown_text(rows, prompts, options.split, task.candidates)
     scorers: list[DecoderScorer | HeadScorer] = [HeadScorer(model) for model in head_models]
     if options.use == "decoder":
         caption_prompt = _prompt_named(models[0], "caption") if options.caption_first else None

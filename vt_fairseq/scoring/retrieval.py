@@ -13,6 +13,7 @@ import numpy as np
 from vt_fairseq.candidates.probabilities import mean_likelihood
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.files.atomic_files import atomic_file
+from vt_fairseq.metrics.equal_texts import equal_captions
 from vt_fairseq.metrics.measure import values
 from vt_fairseq.metrics.retrieval import rank_statistics, recall_measure
 from vt_fairseq.scoring.records import ScoreRecord, as_line
@@ -47,6 +48,7 @@ class Retrieval:
         The matrix lies in a temporary file; a clip that could not be read comes last.
         """
         ids = [row.id for row in rows]
+        equal = equal_captions(row.captions[0] for row in rows)
         missing = 0
         with tempfile.TemporaryFile(dir=folder) as file:
             matrix = np.memmap(file, dtype=np.float64, shape=(len(ids), len(ids)))
@@ -55,7 +57,8 @@ class Retrieval:
                 matrix[index] = -np.inf if record["scores"] is None else record["scores"]
             metrics = _write_rankings(folder / PREDICTIONS, matrix.T, ids) | {"n": len(ids)}
             v2t = _write_rankings(folder / V2T_PREDICTIONS, matrix, ids)
-        return metrics | {f"v2t_{k}": value for k, value in v2t.items()} | {"missing": missing}
+        metrics |= {f"v2t_{k}": value for k, value in v2t.items()} | {"missing": missing}
+        return metrics | equal
 
 
 def _write_rankings(path: Path, scores: np.ndarray, ids: Sequence[str]) -> dict[str, float]:

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.files.atomic_files import DirectoryLock, write_json
-from vt_fairseq.files.result_files import check_finite
+from vt_fairseq.files.result_files import check_finite, refuse_nothing
+from vt_fairseq.metrics.equal_texts import HOW
 from vt_fairseq.scoring.job import Job
 from vt_fairseq.scoring.records import (
     PartWriter,
@@ -40,7 +41,8 @@ def score(job: Job, report: Callable[[str], None] = logger.info) -> dict[str, An
 
     ``report`` gets lines about what there is to do. Returns the metrics, or None in a process that
     is not the first. Raises UserError where another run scores into ``job.out``, for scores of
-    other settings in it, and for a score that is not a finite number.
+    other settings in it, and for a score that is not a finite number; RunFailure where no clip can
+    be read.
     """
     with joined_processes() as processes, contextlib.ExitStack() as held:
         if processes.first:
@@ -59,8 +61,10 @@ def _score(
         return None
     out = job.options.out
     merge_records(out, list(job.rows.column("id")))
+    scored = sum(location.scored for location in locate_records(out).values())
+    refuse_nothing(len(job.rows) - scored, len(job.rows))
     metrics = job.task.finish(out, job.rows, read_records(out))
-    metrics["signatures"] = job.signatures
+    metrics["signatures"] = job.signatures | {k: HOW[k] for k in HOW.keys() & metrics.keys()}
     write_json(out / METRICS, metrics)
     return metrics
 

@@ -5,6 +5,7 @@ checksums, so it tells by itself whether it is whole. The shards of DeepSpeed's 
 written before the ``.pt``, which names them with their sizes: it marks the whole as complete.
 """
 
+import contextlib
 import errno
 import logging
 import math
@@ -14,7 +15,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from fairseq import checkpoint_utils
@@ -22,7 +23,7 @@ from fairseq.dataclass.utils import overwrite_args_by_name
 from fairseq.distributed import utils as distributed_utils
 from omegaconf import OmegaConf
 
-from vt_fairseq.errors import RunFailure, UserError, naming
+from vt_fairseq.errors import RunFailure, UserError, from_system, lasts, naming
 from vt_fairseq.files import untrusted_files
 from vt_fairseq.files.atomic_files import (
     DISK_FULL,
@@ -58,13 +59,13 @@ def save_whole(obj: Any, filename: str) -> None:
     check_finite(obj, path)
     for attempt in range(1, SAVE_ATTEMPTS + 1):
         try:
-            with atomic_file(path) as file:
-                write_state(obj, file, path.parent)
+            with atomic_file(path) as file, full_disk_found(path.parent):
+                torch.save(obj, file)
             warn_if_scarce(path)
             return
         except (OSError, RuntimeError) as error:
-            if (reason := lasting_reason(error, path.parent)) is not None:
-                raise RunFailure(f"cannot write {path}: {reason}") from error
+            if (failure := lasting(error, path)) is not None:
+                raise failure from error
             if attempt == SAVE_ATTEMPTS:
                 raise
             logger.warning("writing %s failed, once more: %s", path, error)
@@ -81,12 +82,16 @@ def check_finite(obj: Any, path: Path) -> None:
             )
 
 
-def write_state(obj: Any, file: IO[bytes], folder: Path) -> None:
-    """``torch.save``; raises OSError where the disk is full."""
+@contextlib.contextmanager
+def full_disk_found(folder: Path) -> Iterator[None]:
+    """Around ``torch.save``, which has one RuntimeError for whatever happens to a file.
+
+    Raises OSError where the disk of ``folder`` is full.
+    """
     try:
-        torch.save(obj, file)
+        yield
     except RuntimeError as error:
-        # torch's own, for whatever happens to the file; looked at while that still fills the disk.
+        # Looked at while what was written still fills the disk.
         if shutil.disk_usage(folder).free < DISK_FULL_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         raise
@@ -115,18 +120,17 @@ def copy_whole(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
     return True
 
 
-def lasting_reason(error: Exception, folder: Path) -> str | None:
-    """Why trying again would not help, with a suggestion; None when it may."""
-    number = getattr(error, "errno", None)
-    free = shutil.disk_usage(folder).free if folder.is_dir() else 0
-    if number in DISK_FULL:
-        return (
-            f"the disk is full ({free:,} bytes are free); make room and start again: earlier "
-            "checkpoints are whole"
-        )
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{os.strerror(number).lower()}; make {folder} writable"
-    return None
+def lasting(error: Exception, path: Path) -> UserError | None:
+    """Why ``path`` cannot be written where trying again would not help; None when it may."""
+    if not isinstance(error, OSError) or not lasts(error):
+        return None
+    failure = from_system(OSError(error.errno, ""), str(path))
+    if failure is None:
+        return None
+    free = ""
+    if error.errno in DISK_FULL and path.parent.is_dir():
+        free = f" ({shutil.disk_usage(path.parent).free:,} bytes are free); earlier ones are whole"
+    return RunFailure(f"cannot write {failure}{free}")
 
 
 def warn_if_scarce(path: Path) -> None:
@@ -155,8 +159,10 @@ def verify_directory(save_dir: str) -> None:
             f"--save-dir {folder}: expected a directory, found a file in its place"
         ) from error
     except OSError as error:
-        reason = lasting_reason(error, folder) or error.strerror
-        raise UserError(f"--save-dir {folder} cannot be written to: {reason}") from error
+        failure = from_system(OSError(error.errno, ""), f"--save-dir {folder}")
+        if failure is None:
+            raise
+        raise failure from error
 
 
 # --- choosing ------------------------------------------------------------------------------------

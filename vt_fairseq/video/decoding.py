@@ -25,7 +25,7 @@ from typing import Any
 import av
 import numpy as np
 
-from vt_fairseq.errors import VideoError
+from vt_fairseq.errors import VideoError, is_lack_of_files, too_many_files
 from vt_fairseq.video.boundary import Boundary
 from vt_fairseq.video.containers import opened
 from vt_fairseq.video.frame_sampling import TIME_EPSILON, FrameSampling, Plan, window_position
@@ -80,6 +80,7 @@ def read_clip(
 
     Raises:
         VideoError: the clip cannot be read; one line, without the path.
+        RunFailure: too many files are open to open one more.
         UserError: ``window`` is none of the above.
     """
     position = window_position(window, rng)
@@ -369,12 +370,21 @@ def _read_folder(
 
 @contextmanager
 def _video_errors() -> Iterator[None]:
-    """Everything that bad media makes PyAV and the operating system raise, as VideoError."""
+    """Everything that bad media makes PyAV and the operating system raise, as VideoError.
+
+    Too many open files are no fault of a video: RunFailure.
+    """
     try:
         yield
+    except VideoError as error:
+        if is_lack_of_files(error.__cause__):
+            raise too_many_files() from error
+        raise
     except Unfinished:
         raise VideoError(
             f"its reading has not ended after {MAX_CALL_SECONDS:g} s, in one call of the decoder"
         ) from None
     except (av.FFmpegError, OSError, MemoryError, ValueError, OverflowError) as error:
+        if is_lack_of_files(error):
+            raise too_many_files() from error
         raise VideoError(f"cannot be decoded: {reason(error)}") from error

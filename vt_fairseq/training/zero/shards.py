@@ -24,6 +24,7 @@ import torch.distributed as dist
 
 from vt_fairseq.errors import UserError
 from vt_fairseq.files import untrusted_files
+from vt_fairseq.training.checkpoints import full_disk_found, lasting
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ class OptimizerShards:
             self._remove_unused(save_dir)
             shutil.rmtree(part, ignore_errors=True)
         dist.barrier()
-        engine.save_checkpoint(str(root), tag=part.name, save_latest=False)
+        with whole_or_removed(part):
+            engine.save_checkpoint(str(root), tag=part.name, save_latest=False)
         dist.barrier()
         folder = part.with_suffix("")
         if dist.get_rank() == 0:  # it alone writes .pt files and needs the name
@@ -130,6 +132,22 @@ class OptimizerShards:
         for folder in (save_dir / FOLDER).glob("update*"):
             if f"{FOLDER}/{folder.name}" not in used:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def whole_or_removed(part: Path) -> Iterator[None]:
+    """Around the writing of shards into ``part``; raises RunFailure where they cannot be written.
+
+    They make room again then: the checkpoint before and its shards are whole.
+    """
+    try:
+        with full_disk_found(part.parent):
+            yield
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if (failure := lasting(error, part.with_suffix(""))) is not None:
+            raise failure from error
+        raise
 
 
 @contextlib.contextmanager
