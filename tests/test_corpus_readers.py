@@ -65,7 +65,7 @@ MISTAKES = {  # (corpus, file): (text, what is written in its place, error)
         ("s01e01_seg02_clip_00", "../../etc", r"'../../etc' is no clip of TVQA's six shows"),
         ('"q": ', '"Q": ', r"tvqa_train.jsonl line 1: no key 'q'; found "),
         ("}\n", "\n", r"tvqa_train.jsonl line 1: expected a JSON object"),
-        (WHOLE, "PK\x03\x04\udcff", r"tvqa_train.jsonl line 1: expected a JSON object"),
+        (WHOLE, "PK\x03\x04\udcff", r"tvqa_train.jsonl: expected jsonl, one JSON object on each"),
     ),
     ("tvc", "tvc_train_release.jsonl"): (
         ("[0.2, 2.0]", "[1.0]", r"release.jsonl line 1: expected ts as .* found \[1.0\]"),

@@ -157,9 +157,8 @@ def test_every_command_that_opens_videos_refuses_links_and_takes_follow_links(
     hint = "--follow-links (in Python follow_links=True) allows links"
 
     score = ["retrieval", data, *model, "--split", "train", "--num-workers", "0", "--out"]
-    assert call_main(score_command.main, *score, cached / "refused")[0] == 0
-    metrics = json.loads((cached / "refused" / "metrics.json").read_text())
-    assert metrics["missing"] == 2
+    code, _, said = call_main(score_command.main, *score, cached / "refused")
+    assert code == 1 and "none of the 2 clips could be read" in said
     assert call_main(score_command.main, *score, cached / "scores", "--follow-links")[0] == 0
     metrics = json.loads((cached / "scores" / "metrics.json").read_text())
     assert metrics["missing"] == 0
@@ -178,7 +177,7 @@ def test_every_command_that_opens_videos_refuses_links_and_takes_follow_links(
     assert hint not in _pictures(call_main, cached, [*shown, "--follow-links"])
 
     command = [data, *PLUGIN, "--path", trained, "--gen-subset", "train"]
-    assert run("fairseq-generate", *command).count(hint) == 2
+    assert run("fairseq-generate", *command, expected_code=1).count(hint) == 2
     assert hint not in run("fairseq-generate", *command, "--follow-links")
 
 

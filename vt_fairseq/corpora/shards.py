@@ -149,7 +149,7 @@ def _merged(shards: list[dict[str, Any]], folders: list[Path]) -> dict[str, Any]
         for split, counts in shard["splits"].items():
             splits.setdefault(split, Counter()).update(counts)
     summed = {
-        key: dict(sum((Counter(shard[key]) for shard in shards), Counter()).most_common())
+        key: dict(sum((Counter(shard.get(key)) for shard in shards), Counter()).most_common())
         for key in ("contexts", "reasons", "without_video")
     }
     texts = {
