@@ -148,7 +148,7 @@ def _merged(shards: list[dict[str, Any]], folders: list[Path]) -> dict[str, Any]
     for shard in shards:
         for split, counts in shard["splits"].items():
             splits.setdefault(split, Counter()).update(counts)
-    summed = {
+    summed: dict[str, dict[str, int]] = {
         key: dict(sum((Counter(shard.get(key)) for shard in shards), Counter()).most_common())
         for key in ("contexts", "reasons", "without_video")
     }
