@@ -48,7 +48,7 @@ class Retrieval:
         The matrix lies in a temporary file; a clip that could not be read comes last.
         """
         ids = [row.id for row in rows]
-        equal = equal_captions(row.captions[0] for row in rows)
+        equal = equal_captions(text for row in rows for text in row.captions[:1])
         missing = 0
         with tempfile.TemporaryFile(dir=folder) as file:
             matrix = np.memmap(file, dtype=np.float64, shape=(len(ids), len(ids)))
