@@ -16,6 +16,7 @@ PLUGIN = ["--user-dir", str(ROOT / "user_dir"), "--task", "video_translate", "--
 MODULES = {
     "fairseq-train": "fairseq_cli.train",
     "fairseq-generate": "fairseq_cli.generate",
+    "fairseq-interactive": "fairseq_cli.interactive",
     "fairseq-validate": "fairseq_cli.validate",
     "vt-caption": "vt_fairseq.cli.caption",
     "vt-score": "vt_fairseq.cli.score",
@@ -76,6 +77,7 @@ def parser_of(command: str) -> argparse.ArgumentParser:
     return {
         "fairseq-train": options.get_training_parser,
         "fairseq-generate": options.get_generation_parser,
+        "fairseq-interactive": options.get_interactive_generation_parser,
         "fairseq-validate": options.get_validation_parser,
     }[command]()
 

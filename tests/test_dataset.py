@@ -104,7 +104,7 @@ def test_at_test_the_source_has_no_text_of_the_target(build, tokenizer):
     sample = dataset.collater([dataset[0]])
     context = tokenizer.encode(row.context)
     expected = [tokenizer.cls, *tokenizer.encode("caption :"), tokenizer.video, tokenizer.sep]
-    assert sample["net_input"]["src_tokens"][0].tolist() == [*expected, *context]
+    assert sample["net_input"]["src_tokens"][0].tolist() == [*expected, *context, EOS]
 
 
 def test_fully_masked_training_text_has_one_mask_per_target_token(build, tokenizer):
@@ -216,11 +216,11 @@ def test_for_heads_the_source_has_nothing_of_the_target(build, tokenizer, train)
     assert sample["target"] is None and "prev_output_tokens" not in sample["net_input"]
     t = tokenizer
     head = [t.cls, *t.encode("classify :"), t.video, t.sep]
-    expected = [*head, *t.encode(made.rows[0].context)]
+    expected = [*head, *t.encode(made.rows[0].context), EOS]
     assert sample["net_input"]["src_tokens"][0].tolist() == expected
     without = build(heads=("verb",), context=False)
     tokens = without.collater([without[0]])["net_input"]["src_tokens"][0]
-    assert tokens.tolist() == head
+    assert tokens.tolist() == [*head, EOS]
 
 
 def test_each_candidate_has_a_source_with_question_candidate_and_subtitles(build, tokenizer):
@@ -233,8 +233,8 @@ def test_each_candidate_has_a_source_with_question_candidate_and_subtitles(build
     assert sample["classes"]["answer"].tolist() == [made.rows[i].answer for i in range(2)]
     row, t = made.rows[1], tokenizer
     expected = [
-        *[t.cls, *t.encode(f"answer : {row.question}"), t.video],
-        *[t.sep, *t.encode(row.candidates[2]), t.sep, *t.encode(row.context)],
+        *[t.cls, *t.encode("answer :"), t.video, *t.encode(row.question)],
+        *[t.sep, *t.encode(row.candidates[2]), t.sep, *t.encode(row.context), EOS],
     ]
     assert inputs["src_tokens"][7][: len(expected)].tolist() == expected
 

@@ -19,7 +19,7 @@ from tests.media import write_folder, write_numbered
 from vt_fairseq import Decoding, VideoTranslate
 from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.data.manifest import ClipRow, DataDirectory
-from vt_fairseq.data.tokenizer import train_vocabulary
+from vt_fairseq.data.tokenizer import EOS, train_vocabulary
 from vt_fairseq.errors import UserError, VideoError
 from vt_fairseq.inference.loading import open_checkpoint
 from vt_fairseq.video.decoding import read_clip
@@ -227,7 +227,7 @@ def test_the_encoders_states_come_without_padding_and_with_their_tokens(vt, vide
     tokenizer = vt.loaded.task.tokenizer
     for one, question in zip(found, questions, strict=True):
         assert one.states.shape == (len(one.tokens), 128) and one.cls.shape == (128,)
-        assert one.tokens[0] == tokenizer.cls and one.tokens[-1] == tokenizer.sep
+        assert one.tokens[0] == tokenizer.cls and one.tokens[-2:] == (tokenizer.sep, EOS)
         assert set(one.tokens[one.video]) == {tokenizer.video} and len(one.states[one.video]) == 4
         assert question in tokenizer.decode(one.tokens)
     torch.testing.assert_close(alone.states, found[0].states, atol=1e-4, rtol=1e-4)

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from vt_fairseq.data.manifest import ClipRow
-from vt_fairseq.data.prompts import BUILT_IN, build_prompts, limit_targets, select_prompts
+from vt_fairseq.data.prompts import (
+    BUILT_IN,
+    EARLY_ANSWER,
+    build_prompts,
+    limit_targets,
+    select_prompts,
+)
 from vt_fairseq.errors import UserError
 
 
@@ -17,10 +23,15 @@ def test_the_papers_actions_are_built_in_with_the_papers_lengths():
     assert prompts["classify"].max_target_tokens == 12
 
 
-def test_a_question_stands_in_the_prompt():
+def test_a_question_stands_beside_the_prompt_that_denotes_the_task_or_in_it():
     asked = row(question="who is it ?", candidates=("tom", "eva"), answer=1)
-    assert BUILT_IN["answer"].text_for(asked) == "answer : who is it ?"
-    assert BUILT_IN["answer"].references(asked) == ("eva",)
+    answer = BUILT_IN["answer"]
+    assert (answer.text_for(asked), answer.question_for(asked)) == ("answer :", "who is it ?")
+    assert answer.references(asked) == ("eva",)
+    own = build_prompts(["ask=answer:tell {question} now"])["ask"]
+    assert (own.text_for(asked), own.question_for(asked)) == ("tell who is it ? now", "")
+    assert EARLY_ANSWER.text_for(asked) == "answer : who is it ?"
+    assert BUILT_IN["caption"].question_for(asked) == "", "captions answer no question"
 
 
 def test_users_add_actions_by_a_flag():

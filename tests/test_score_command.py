@@ -345,7 +345,7 @@ def test_the_caption_is_generated_first_and_fed_as_text(
     t = tokenizer
     video = [t.video] * sources[0][0].count(t.video)
     for ids, text in zip(sources[0], SAID, strict=True):
-        wanted = [t.cls, *t.encode("classify :"), *video, *t.encode(text), t.sep]
+        wanted = [t.cls, *t.encode("classify :"), *video, *t.encode(text), t.sep, EOS]
         assert video and ids[: len(wanted)] == wanted
     assert [r["captions"] for r in found] == [[text] for text in SAID]
     assert np.abs(np.array(found[0]["scores"]) - without[0]["scores"]).max() > 1e-3
@@ -386,14 +386,14 @@ def test_answers_are_generated_and_matched(scored, trained, data_directory, monk
     assert metrics["matched_exact"] == 100
 
 
-def test_the_context_is_left_out_on_demand(scored, trained, data_directory, monkeypatch, rows):
+def test_the_context_is_in_or_out_on_demand(scored, trained, data_directory, monkeypatch, rows):
     assert any(row.context for row in rows)
     lengths = []
-    for no_context in (False, True):
+    for context in (True, False):
         sources: list = []
         with monkeypatch.context() as patch:
             spied_sources(patch, sources)
-            scored("vqa", str(no_context), no_context=no_context)
+            scored("vqa", str(context), context=context)
         lengths.append([sum(i != PAD for i in ids) for ids in sources[0]])
     task = opened(trained, data_directory).task
     for with_it, without, row in zip(*lengths, rows, strict=True):

@@ -32,11 +32,9 @@ SEARCHES = {
     "greedy": {"beam": 1},
     "beam": {"beam": 4, "nbest": 4},
     "length penalty": {"beam": 3, "lenpen": 2.0, "temperature": 1.5, "unkpen": 0.5},
-    "n-gram blocking": {"beam": 4, "no_repeat_ngram_size": 2},
     "least length": {"beam": 2, "min_len": 9},
     "sampling top-k": {"beam": 3, "sampling": True, "sampling_topk": 5},
     "sampling": {"beam": 2, "sampling": True},
-    "diverse beams": {"beam": 4, "diverse_beam_groups": 2},
     "longer than the first room": {"beam": 2, "min_len": POSITIONS + 5, "max_len_b": 90},
 }
 
@@ -55,14 +53,16 @@ def source(models):
     return random_ids(models[1].config.vocab_size, 7, 12, 3, seed=20)
 
 
-def generator_of(model, options: dict, stock: bool) -> SequenceGenerator:
-    """What the task builds, or with ``stock`` what fairseq builds by itself."""
+def generator_of(model, options: dict, stock: bool, more=()) -> SequenceGenerator:
+    """What the task builds, or with ``stock`` what fairseq builds by itself; ``more`` models."""
     task = object.__new__(VideoTranslateTask)
-    task.cfg = SimpleNamespace(results_path=None)
-    task.heads, task.dictionary = None, Ids(model.decoder.embed_tokens.num_embeddings)
+    task.cfg, task.datasets = SimpleNamespace(results_path=None, num_frames=8), {}
+    task.dictionary, task._share = Ids(model.decoder.embed_tokens.num_embeddings), None
+    for one in (model, *more):
+        one.heads, one.encoder.video.num_tokens = None, lambda frames: frames // 8
     config = GenerationConfig(**{"max_len_b": MAX_LEN, **options})
     kwargs = {"seq_gen_cls": SequenceGenerator} if stock else {}
-    return task.build_generator([model], config, **kwargs)
+    return task.build_generator([model, *more], config, **kwargs)
 
 
 def written(model, source, options: dict, stock: bool = False, prefix=None) -> list[list[dict]]:

@@ -2,7 +2,7 @@ import pytest
 
 from vt_fairseq.data.dictionary import T5Dictionary
 from vt_fairseq.data.manifest import ClipRow
-from vt_fairseq.data.prompts import Prompt
+from vt_fairseq.data.prompts import BUILT_IN, EARLY_ANSWER, Prompt
 from vt_fairseq.data.text import TextOptions
 from vt_fairseq.data.text_noise import TextNoise
 from vt_fairseq.data.tokenizer import EOS, PAD, Tokenizer, train_vocabulary
@@ -65,9 +65,14 @@ def test_a_vocabulary_without_text_is_refused():
         train_vocabulary(["", " "], 60)
 
 
-def source(tokenizer, num_video_tokens: int, text: list[int], longest=512, **of_row) -> list[int]:
-    options = TextOptions(tokenizer, TextNoise("none", "batch", 0.0, tokenizer.mask), longest)
-    prompt = Prompt("caption", "circle", "caption", 20)
+CIRCLE = Prompt("caption", "circle", "caption", 20)
+
+
+def source(
+    tokenizer, num_video_tokens, text, longest=512, prompt=CIRCLE, layout="paper", **of_row
+) -> list[int]:
+    noise = TextNoise("none", "batch", 0.0, tokenizer.mask)
+    options = TextOptions(tokenizer, noise, longest, layout=layout)
     return options.source(ClipRow("a", "a.mp4", **of_row), prompt, num_video_tokens, text)
 
 
@@ -76,18 +81,37 @@ def test_the_source_is_cls_prompt_video_text_sep_context(tokenizer):
     found = source(t, 2, [20], context="a red circle")
     assert found == [
         *[t.cls, *prompt, t.video, t.video, 20, t.sep],
-        *t.encode("a red circle"),
+        *[*t.encode("a red circle"), EOS],
     ]
-    assert source(t, 0, []) == [t.cls, *prompt, t.sep]
+    assert source(t, 0, []) == [t.cls, *prompt, t.sep, EOS]
+
+
+@pytest.mark.parametrize("text", [[], [20, 21]])
+def test_a_question_is_the_beginning_of_the_text_and_subtitles_follow_it(tokenizer, text):
+    """Section 4.2.4: a prompt denotes the task, the question is textual input beside subtitles."""
+    t, asked = tokenizer, {"question": "what does it do ?", "context": "a red circle"}
+    of_row = {"text": text, "prompt": BUILT_IN["answer"], **asked}
+    question, context = (t.encode(asked[name]) for name in ("question", "context"))
+    prompt = t.encode("answer :")
+    head = [t.cls, *prompt, t.video]
+    assert source(t, 1, **of_row) == [*head, *question, *text, t.sep, *context, EOS]
+    early = {**of_row, "prompt": EARLY_ANSWER, "layout": "early"}
+    asking = t.encode("answer : what does it do ?")
+    assert source(t, 1, **early) == [t.cls, *asking, t.video, *text, t.sep, *context]
+    captions = {**of_row, "prompt": CIRCLE}
+    assert source(t, 1, **captions)[-len(context) - 2 - len(text) :] == [
+        *[*text, t.sep],
+        *[*context, EOS],
+    ]
 
 
 def test_a_long_source_loses_context_first_then_text(tokenizer):
     t, prompt, context = tokenizer, tokenizer.encode("circle"), "what does it do ?"
-    longest = 8 + len(prompt) - 1
+    longest = 8 + len(prompt)
     found = source(t, 2, [20, 21], longest, context=context)
-    assert found[len(prompt) + 3 :] == [20, 21, t.sep, t.encode(context)[0]]
+    assert found[len(prompt) + 3 :] == [20, 21, t.sep, t.encode(context)[0], EOS]
     found = source(t, 2, [20] * 9, longest, context=context)
-    assert found[len(prompt) + 3 :] == [20, 20, 20, t.sep]
+    assert found[len(prompt) + 3 :] == [20, 20, 20, t.sep, EOS]
     with pytest.raises(UserError, match="prompt and video take"):
         source(t, 9, [], longest)
 

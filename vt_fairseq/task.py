@@ -14,6 +14,7 @@ import torch.distributed as dist
 from fairseq.data import iterators
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
+from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import FairseqTask, register_task
 
 from vt_fairseq.data.clips import ClipLoader, FrameLoader
@@ -28,8 +29,15 @@ from vt_fairseq.data.manifest import (
     Manifest,
     UnconfirmedRootError,
 )
-from vt_fairseq.data.prompts import Prompt, build_prompts, limit_targets, select_prompts
-from vt_fairseq.data.text import TextOptions
+from vt_fairseq.data.prompts import (
+    BUILT_IN,
+    EARLY_ANSWER,
+    Prompt,
+    build_prompts,
+    limit_targets,
+    select_prompts,
+)
+from vt_fairseq.data.text import EARLY, TextOptions
 from vt_fairseq.data.text_noise import TextNoise
 from vt_fairseq.data.tokenizer import EOS, PAD, Tokenizer
 from vt_fairseq.data.unknown_text import UnknownText
@@ -46,6 +54,7 @@ from vt_fairseq.video.transforms import ClipTransform
 
 logger = logging.getLogger(__name__)
 
+INPUTS = "inputs"  # INPUT_OPTIONS of a checkpoint that is loaded to generate, in its task_state
 TRAIN_ROWS = "train_rows"  # of a checkpoint's task_state: how many rows it was trained on
 
 SPELLED_ROWS = 1000  # of a split are looked at for text that cannot be spelled, evenly spread
@@ -79,10 +88,13 @@ class VideoTranslateTask(FairseqTask):
         self.heads: HeadTargets | None = None
         self._video_tokens: Callable[[int], int] | None = None
         self._validation_generator: SharedSourceGenerator | None = None
+        self._inputs: dict[str, Any] | None = None  # of the models of an ensemble
 
     @classmethod
     def setup_task(cls, cfg: VideoTranslateTaskConfig, **kwargs) -> "VideoTranslateTask":
         """Open the data directory; raise UserError when it is not one."""
+        if cfg.context and cfg.no_context:
+            raise UserError("--context and --no-context: take one of them")
         if not cfg.data:
             raise UserError("expected the data directory that vt-prepare wrote, found none")
         if os.pathsep in cfg.data:
@@ -131,7 +143,11 @@ class VideoTranslateTask(FairseqTask):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raise UserError when the checkpoint's vocabulary or classes are not the data's."""
+        """Raise UserError when the checkpoint's vocabulary or classes are not the data's.
+
+        Also when it is one of several whose models see their input in different ways.
+        """
+        self.compare_inputs(state_dict.get(INPUTS, {}))
         expected = state_dict.get("vocabulary_sha256")
         actual = vocabulary_state(self.tokenizer)["vocabulary_sha256"]
         if expected is not None and expected != actual:
@@ -165,12 +181,27 @@ class VideoTranslateTask(FairseqTask):
         return model
 
     def adopt_input_options(self, saved: FairseqDataclass) -> None:
-        """Take from a checkpoint the input options that were left at their defaults."""
+        """Take from a checkpoint the input options that the command does not give."""
         defaults = VideoTranslateTaskConfig()
-        for name in INPUT_OPTIONS:
+        for name in self.open_inputs():
             if name in saved and self.cfg[name] == getattr(defaults, name) != saved[name]:
                 logger.info("%s = %s, from the checkpoint", name, saved[name])
                 self.cfg[name] = saved[name]
+
+    def open_inputs(self) -> list[str]:
+        """The input options that the command does not give, so that a checkpoint does."""
+        given = {*self.cfg.given.split(","), "no_context" if self.cfg.context else ""}
+        return [name for name in INPUT_OPTIONS if name not in given]
+
+    def compare_inputs(self, inputs: dict[str, Any]) -> None:
+        """Raise UserError where the next model of an ensemble sees its input in another way."""
+        before, self._inputs = self._inputs, inputs or self._inputs
+        for name in self.open_inputs():
+            if before and inputs and before.get(name) != inputs.get(name):
+                raise UserError(
+                    f"--path: models with --{name.replace('_', '-')} {before.get(name)} and "
+                    f"{inputs.get(name)}; together they need the same input: say which"
+                )
 
     def load_dataset(
         self, split: str, combine: bool = False, task_cfg: FairseqDataclass | None = None, **kwargs
@@ -202,9 +233,7 @@ class VideoTranslateTask(FairseqTask):
     def count_references(self, split: str) -> None:
         """Say how many rows have no text to compare with; UserError where BLEU needs some."""
         dataset = self.datasets[split]
-        without = sum(
-            not any(prompt.references(row) for prompt in dataset.prompts) for row in dataset.rows
-        )
+        without = rows_without_references(dataset)
         names = ",".join(prompt.name for prompt in dataset.prompts)
         if self.cfg.eval_bleu and without == len(dataset):
             raise UserError(
@@ -286,13 +315,15 @@ class VideoTranslateTask(FairseqTask):
             ),
             test_mask_tokens=cfg.test_mask_tokens if str(cfg.test_text) == "mask" else 0,
             context=not cfg.no_context,
+            layout=str(cfg.source_layout),
         )
 
     def prompt_table(self) -> dict[str, Prompt]:
         """All prompts by name, those of ``--define-action`` among them."""
         definitions = [d.strip() for d in self.cfg.define_action.split(";") if d.strip()]
         with naming("--define-action"):
-            prompts = build_prompts(definitions)
+            early = {"answer": EARLY_ANSWER} if str(self.cfg.source_layout) == EARLY else {}
+            prompts = build_prompts(definitions, {**BUILT_IN, **early})
         with naming("--max-target-tokens"):
             return limit_targets(prompts, self.cfg.max_target_tokens)
 
@@ -416,29 +447,41 @@ class VideoTranslateTask(FairseqTask):
 
     def build_generator(self, models, args, **kwargs):
         """Calls fairseq's method with a faster generator; UserError for a model with heads."""
-        if self.heads is not None:
+        if any(model.heads is not None for model in models):
             raise UserError("a model with heads writes no text; vt-score reads its classes")
+        if len({model.encoder.video.num_tokens(self.cfg.num_frames) for model in models}) > 1:
+            raise UserError("--path: the models make different numbers of tokens of a video")
+        if args.sampling_topk > len(self.dictionary):
+            raise UserError(
+                f"--sampling-topk {args.sampling_topk}: the vocabulary has {len(self.dictionary)}"
+            )
+        for name, dataset in self.datasets.items() if args.prefix_size else ():
+            if without := rows_without_references(dataset):
+                raise UserError(
+                    f"--prefix-size: {without} rows of {name} have no reference to begin with"
+                )
         if self.cfg.results_path and self._share is not None:
             self._predictions = PredictionFiles(Path(self.cfg.results_path), self._share)
             if dist.is_initialized():
                 dist.barrier()  # now all have thrown away what an earlier run left
             self._predictions.finish_if_whole()  # a process may have no rows at all
-        if not args.print_alignment:
-            kwargs.setdefault("seq_gen_cls", SharedSourceGenerator)
+        if self._share is not None and self._share.rows == 0:
+            raise NoRows(f"process {self._share.rank + 1} of {self._share.processes} has no rows")
+        kwargs.setdefault("seq_gen_cls", SharedSourceGenerator)
         return super().build_generator(models, args, **kwargs)
 
-    def generate(self, generator, sample, prefix_tokens=None, constraints=None):
-        """fairseq's hypotheses for each row; None for a row whose clip could not be read."""
-        with torch.no_grad():
-            hypos = generator.generate(
-                None,
-                sample,
-                prefix_tokens=prefix_tokens,
-                constraints=constraints,
-                bos_token=PAD,
-            )
-        missing = sample["missing"].tolist()
-        return [None if gone else h for h, gone in zip(hypos, missing, strict=True)]
+    def generate(self, generator, sample, prefix_tokens=None, models=None):
+        """fairseq's hypotheses for each row; None for a row whose clip could not be read.
+
+        Of ``--score-reference`` they are the references, None for a row that has none.
+        """
+        absent = sample["missing"].tolist()
+        if isinstance(generator, SequenceScorer):
+            absent = [not refs or a for refs, a in zip(sample["references"], absent, strict=True)]
+            if sample["target"] is None:
+                return [None] * len(absent)
+        hypos = generator.generate(models, sample, prefix_tokens=prefix_tokens, bos_token=PAD)
+        return [None if gone else h for h, gone in zip(hypos, absent, strict=True)]
 
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
         """Called by fairseq-generate; with ``--results-path`` also writes predictions.jsonl.
@@ -446,7 +489,7 @@ class VideoTranslateTask(FairseqTask):
         A row whose clip could not be read gets an empty hypothesis with score -inf.
         """
         self.unreadable.report(sample["unreadable"])
-        hypos = self.generate(generator, sample, prefix_tokens, constraints)
+        hypos = self.generate(generator, sample, prefix_tokens, models)
         for clip_id, own in zip(sample["clip_ids"], hypos, strict=True):
             if own is not None:
                 check_finite([float(h["score"]) for h in own], clip_id)
@@ -469,6 +512,17 @@ def asking_for_root() -> Iterator[None]:
     except UnconfirmedRootError as error:
         confirmed = f"--video-root {shlex.quote(str(error.root))}"
         raise UserError(f"{error}; if it is the right one, confirm it: {confirmed}") from error
+
+
+class NoRows(UserError):
+    """There is nothing to generate for, which is no mistake of a process that shares the rows."""
+
+
+def rows_without_references(dataset: VideoTextDataset) -> int:
+    """How many rows have no text to compare with for any of the prompts."""
+    return sum(
+        not any(prompt.references(row) for prompt in dataset.prompts) for row in dataset.rows
+    )
 
 
 def compare_classes(name: str, saved: list[str], actual: list[str], where: str) -> None:

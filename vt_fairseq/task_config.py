@@ -1,15 +1,17 @@
 """Options of the task ``video_translate``, and which of them a trained model is bound to."""
 
+import argparse
 from dataclasses import dataclass, field
 from typing import List, Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 
+from vt_fairseq.data.text import PAPER, SOURCE_LAYOUTS
 from vt_fairseq.data.text_noise import MASK_AMOUNTS, TEXT_INPUTS
 
 # What a trained model needs to see its input as in training. In generation and scoring, those
-# left at their defaults are taken from the checkpoint.
+# that the command does not give are taken from the checkpoint.
 INPUT_OPTIONS = (
     "num_frames",
     "frame_size",
@@ -22,6 +24,7 @@ INPUT_OPTIONS = (
     "test_text",
     "test_mask_tokens",
     "no_context",
+    "source_layout",
 )
 
 
@@ -108,12 +111,23 @@ class VideoTranslateTaskConfig(FairseqDataclass):
     no_context: bool = field(
         default=False, metadata={"help": "leave the rows' context (subtitles) out of the source"}
     )
+    context: bool = field(
+        default=False,
+        metadata={"help": "put the rows' context in though the checkpoint leaves it out"},
+    )
     max_target_tokens: str = field(
         default="caption=20,classify=12",
         metadata={"help": "longest targets in tokens, eos not counted"},
     )
     max_source_tokens: int = field(
         default=512, metadata={"help": "longest source; context is cut first, then text"}
+    )
+    source_layout: ChoiceEnum(SOURCE_LAYOUTS) = field(  # type: ignore[valid-type]  # how fairseq writes it
+        default=PAPER,
+        metadata={
+            "help": "paper: a question is part of the text (4.2.4) and sources end in </s>, as "
+            "T5's; early: as models of version 0.1 were trained"
+        },
     )
     # Validation
     eval_bleu: bool = field(
@@ -124,6 +138,8 @@ class VideoTranslateTaskConfig(FairseqDataclass):
     eval_bleu_max_len: int = field(
         default=24, metadata={"help": "longest text of --eval-bleu in tokens"}
     )
+    # Not an option: which of INPUT_OPTIONS the command gives, also at their defaults
+    given: str = field(default="", metadata={"help": argparse.SUPPRESS})
     # Taken over from fairseq's own options
     seed: int = II("common.seed")
     cpu: bool = II("common.cpu")

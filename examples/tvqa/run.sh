@@ -8,8 +8,8 @@ RECIPE=tvqa CORPUS=tvqa
 . "$(dirname "$0")/../recipe.sh"
 MODELS=$OUT/subtitles_${SUBTITLES:=yes}
 RESULTS=$OUT/results_$SUBTITLES
-# The whole span that the question is about: 32 of its frames at 3 per second. The question takes the
-# place of the text: no noisy answer beside it.
+# The whole span that the question is about: 32 of its frames at 3 per second. The question is
+# the text (4.2.4), with no noisy answer beside it; subtitles follow as context.
 TVQA="--max-seconds 0"
 [ "$SUBTITLES" != no ] || TVQA="$TVQA --no-context"
 

@@ -86,7 +86,11 @@ def add_scoring(group) -> None:
 def add_inputs(group) -> None:
     """Video and context."""
     add = group.add_argument
-    add("--no-context", action="store_true", help="leave out the rows' context (subtitles)")
+    add(
+        "--context",
+        action=argparse.BooleanOptionalAction,
+        help="put the rows' context (subtitles) in, or leave it out (default: as in training)",
+    )
     add_with_aliases(
         group, "--videos", "--video-root", dest="video_root", default="", metavar="DIR",
         help="folder of the videos, if they moved")  # fmt: skip

@@ -1,11 +1,11 @@
 """Tasks as prompts: what is asked, and where the target text comes from (paper, section 3.1).
 
 Built in are the paper's CAPTION, CLASSIFY and ANSWER. Users add their own as ``NAME=FIELD:PROMPT``,
-for instance ``verb=verb:name the verb :``. A prompt may hold ``{question}``, which becomes the
-row's question.
+for instance ``verb=verb:name the verb :``. A row's question is part of the source's text (section
+4.2.4), or of the prompt where that holds ``{question}``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from vt_fairseq.errors import UserError
 # "action" is verb and noun together, for EPIC-Kitchens ("cut tomato").
 FIELDS = ("caption", "label", "verb", "noun", "action", "answer")
 OTHER_TARGET_TOKENS = 20
+QUESTION = "{question}"
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,13 @@ class Prompt:
     max_target_tokens: int
 
     def text_for(self, row: ClipRow) -> str:
-        """The text with the row's question in it."""
-        return self.text.replace("{question}", row.question or "").strip()
+        """The text, with the row's question in it where it has a place for it."""
+        return self.text.replace(QUESTION, row.question or "").strip()
+
+    def question_for(self, row: ClipRow) -> str:
+        """The row's question where it is to be answered and does not stand in the prompt."""
+        asked = self.field == "answer" and QUESTION not in self.text
+        return (row.question or "") if asked else ""
 
     def references(self, row: ClipRow) -> tuple[str, ...]:
         """Every correct text for ``row``; empty when the row has none for this prompt."""
@@ -61,16 +67,20 @@ class Prompt:
 BUILT_IN = {
     "caption": Prompt("caption", "caption :", "caption", 20),
     "classify": Prompt("classify", "classify :", "label", 12),
-    "answer": Prompt("answer", "answer : {question}", "answer", 20),
+    "answer": Prompt("answer", "answer :", "answer", 20),
 }
+# Of checkpoints of version 0.1: see ``vt_fairseq.data.text.EARLY``.
+EARLY_ANSWER = replace(BUILT_IN["answer"], text=f"answer : {QUESTION}")
 
 
-def build_prompts(definitions: Sequence[str]) -> dict[str, Prompt]:
+def build_prompts(
+    definitions: Sequence[str], built_in: Mapping[str, Prompt] = BUILT_IN
+) -> dict[str, Prompt]:
     """The built-in prompts and the user's ``NAME=FIELD:PROMPT`` ones, by name.
 
     Raise UserError for a malformed definition or an unknown field.
     """
-    prompts = dict(BUILT_IN)
+    prompts = dict(built_in)
     for definition in definitions:
         name, equals, rest = definition.partition("=")
         field, colon, text = rest.partition(":")

@@ -75,6 +75,7 @@ def open_checkpoint(
     with open_dict(cfg):
         # Whether links are followed is for the user to say, and never for a checkpoint.
         cfg.task.update({"eval_bleu": False, "results_path": None, "follow_links": False})
+        cfg.task.context = False  # what it did in training stands in no_context
         cfg.task.update(overrides or {})
         cfg.task.data, cfg.task.cpu = str(data or ""), device.type != "cuda"
     if data:

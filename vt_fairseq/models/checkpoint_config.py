@@ -21,6 +21,7 @@ from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 from omegaconf import ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from vt_fairseq.data.text import EARLY
 from vt_fairseq.errors import UserError
 
 PROJECT = __name__.split(".")[0]
@@ -35,6 +36,8 @@ EXPECTED = {
 INTERPOLATION, ABSENT = "${", "???"
 MAX_DEPTH, MAX_TEXT, MAX_SHOWN = 20, 8_000, 60
 MAX_NUMBER = 2**31 - 1
+# What version 0.1 did, which had no such options, where that is not the default.
+FORMER = {"source_layout": EARLY}
 # Options that decide how much memory a batch takes, whatever the weights are.
 LIMITS = {
     "num_frames": 2**14,
@@ -54,8 +57,8 @@ def checked_config(
 ) -> dict[str, dict[str, Any]]:
     """``parts`` of a configuration in a file, in plain types: all options of their dataclasses.
 
-    Options that the file lacks have their defaults, those that are unknown here are left out, and
-    paths of the machine that wrote it are empty.
+    Options that the file lacks have their defaults or what FORMER says, those that are unknown here
+    are left out, and paths of the machine that wrote it are empty.
 
     Args:
         saved: fairseq's whole configuration, as it stands in the file.
@@ -100,6 +103,8 @@ def merge_options(whole: Any, part: str, options: Mapping[str, Any], origin: Pat
     with open_dict(whole):
         whole[part] = OmegaConf.structured(known)
         whole[part]._name = name
+    if part == "task":
+        whole[part].update({k: v for k, v in FORMER.items() if k in whole[part]})
     for option in fields(known):
         if option.name == "_name" or option.name not in options:
             continue

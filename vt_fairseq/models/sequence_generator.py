@@ -17,7 +17,13 @@ BLOCK = 128
 
 
 class SharedSources(EnsembleModel):
-    """Models whose decoders' caches hold all that they need of the encoder's output."""
+    """Models whose decoders' caches hold all that they need of the encoder's output.
+
+    Attributes:
+        no_repeat: no sequence of so many tokens appears twice in a text; 0: any may.
+    """
+
+    no_repeat = 0
 
     def reorder_encoder_out(
         self, encoder_outs: list[dict[str, list[torch.Tensor]]], new_order: torch.Tensor
@@ -25,19 +31,34 @@ class SharedSources(EnsembleModel):
         """The outputs unchanged, one row per source: only the caches are read, and reordered."""
         return encoder_outs
 
-    def forward_decoder(self, *args: Any, **kwargs: Any) -> Any:
+    def forward_decoder(self, tokens: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """fairseq's; raises UserError for scores that are not numbers.
 
         The generator would take them for impossible tokens, and end in an assertion when none is
         left. One column is enough: a softmax over a row with such a value has no other.
         """
-        found = super().forward_decoder(*args, **kwargs)
+        found = super().forward_decoder(tokens, *args, **kwargs)
         if found[0][:, 0].isnan().any():
             raise UserError(
                 "the model's scores of the next token are not finite numbers: the model has "
                 "diverged, or its numbers pass fp16's range (take bf16 or fp32)"
             )
+        if self.no_repeat:
+            forbid_repetitions(found[0], tokens, self.no_repeat)
         return found
+
+
+def forbid_repetitions(lprobs: torch.Tensor, tokens: torch.Tensor, size: int) -> None:
+    """Set log-likelihoods (R, V) of tokens that would repeat ``size`` of ``tokens`` (R, L) to -inf.
+
+    fairseq's own code compares the padded end of its buffer, and forbids nothing of what it should.
+    """
+    if tokens.size(1) < size:
+        return
+    before = tokens.unfold(1, size, 1)  # (R, L - size + 1, size)
+    last = tokens[:, tokens.size(1) - size + 1 :]
+    rows, places = before[..., :-1].eq(last.unsqueeze(1)).all(-1).nonzero(as_tuple=True)
+    lprobs[rows, before[rows, places, -1]] = -torch.inf
 
 
 class BlockwiseBeamSearch(BeamSearch):
@@ -89,7 +110,15 @@ class SharedSourceGenerator(SequenceGenerator):
 
     search: Search
 
-    def __init__(self, models: list[torch.nn.Module], *args: Any, **kwargs: Any):
-        super().__init__(SharedSources(models), *args, **kwargs)
+    def __init__(
+        self,
+        models: list[torch.nn.Module],
+        *args: Any,
+        no_repeat_ngram_size: int = 0,
+        **kwargs: Any,
+    ):
+        sources = SharedSources(models)
+        sources.no_repeat = no_repeat_ngram_size
+        super().__init__(sources, *args, **kwargs)
         if type(self.search) is BeamSearch:
             self.search = BlockwiseBeamSearch(self.tgt_dict)

@@ -59,7 +59,7 @@ class VideoTokens(nn.Module):
 
 
 class MultimodalEncoder(FairseqEncoder):
-    """One T5 encoder over ``[CLS] prompt video text [SEP] context``.
+    """One T5 encoder over ``[CLS] prompt video text [SEP] context </s>``.
 
     Args:
         embed_tokens: the embedding table that encoder and decoder share.
@@ -180,8 +180,10 @@ class VideoTranslateModel(FairseqEncoderDecoderModel):
         return self.heads(encoder_out["encoder_out"][0][0])
 
     def prepare_for_inference_(self, cfg: Any) -> None:
-        """Called by fairseq-generate; see ``fold``."""
+        """Called by fairseq-generate, which forgets bf16; see ``fold``."""
         super().prepare_for_inference_(cfg)
+        if cfg.common.bf16:
+            self.bfloat16()
         self.fold()
 
     def fold(self) -> None:

@@ -150,8 +150,8 @@ def _open(options: ScoreOptions, path: Path, device: torch.device) -> Loaded:
         "blank_video": options.blank_video,
         "action": "",
     }
-    if options.no_context:
-        overrides["no_context"] = True
+    if options.context is not None:
+        overrides["no_context"] = not options.context
     if options.test_window:
         overrides["test_window"] = options.test_window
     return open_checkpoint(

@@ -37,7 +37,7 @@ class ScoreOptions:
     beam: int = 5
     length_normalize: bool = False
     # What the model sees
-    no_context: bool = False
+    context: bool | None = None  # as the checkpoint has it
     video_root: str = ""
     follow_links: bool = False
     test_window: str = ""

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from vt_fairseq.models.checkpoint_config import FORMER
 from vt_fairseq.task import TRAIN_ROWS
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ COMPARED: dict[str, tuple[str, ...] | None] = {
 }
 # Where things lie, how results are written; and copies of other sections' options.
 RESPELLED = [("centre", "center"), ("center", "centre")]  # 0.1.0 had the first
-LEFT_OUT = ("data", "video_root", "follow_links", "results_path", "cpu")
+LEFT_OUT = ("data", "video_root", "follow_links", "results_path", "cpu", "given")
 
 
 def warn_of_changes(
@@ -58,6 +59,7 @@ def changed_options(saved: Mapping[str, Any], current: Mapping[str, Any]) -> lis
         before, now = saved.get(section), current.get(section)
         if not isinstance(before, Mapping) or not isinstance(now, Mapping):
             continue
+        before = {**FORMER, **before} if section == "task" else before
         for name in before.keys() & now.keys() if names is None else names:
             option = section if name == "_name" else name
             old, new = before.get(name), now.get(name)

@@ -37,6 +37,8 @@ from vt_fairseq.models.checkpoint_config import WITH_CRITERION
 from vt_fairseq.models.checkpoint_state import check_state, optimizer_history
 from vt_fairseq.models.pretrained.exported import read_model
 from vt_fairseq.models.pretrained.files import is_finite
+from vt_fairseq.task import INPUTS
+from vt_fairseq.task_config import INPUT_OPTIONS
 
 logger = logging.getLogger(__name__)
 
@@ -356,7 +358,9 @@ def load_checkpoint_to_cpu(
         state = read_model(Path(path), parts=WITH_CRITERION)
         cfg = OmegaConf.create({part: state["cfg"].get(part) for part in WITH_CRITERION})
         overwrite_args_by_name(cfg, arg_overrides or {})
-        return {"cfg": cfg, "model": state["model"], "task_state": state["task_state"]}
+        inputs = {name: cfg.task.get(name) for name in INPUT_OPTIONS}
+        task_state = {**state["task_state"], INPUTS: inputs}
+        return {"cfg": cfg, "model": state["model"], "task_state": task_state}
     try:
         untrusted_files.refuse_compressed(path)
         return _load_checkpoint_to_cpu(path, arg_overrides, load_on_all_ranks)

@@ -15,6 +15,8 @@ from fairseq.tasks import TASK_REGISTRY
 
 from vt_fairseq.errors import UserError
 from vt_fairseq.task import VideoTranslateTask
+from vt_fairseq.task_config import INPUT_OPTIONS
+from vt_fairseq.training import generation_options
 from vt_fairseq.visible_text import say
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,9 @@ def parse_args_and_arch(
         sys.exit(error.exit_code)
     parser.set_defaults(**chosen)
     found = _parse_args_and_arch(parser, input_args, *args, **kwargs)
+    chosen_options = found[0] if isinstance(found, tuple) else found  # with the unknown words
+    if is_our_task(chosen_options):
+        chosen_options.given = ",".join(given_inputs(words))
     if chosen:
         named = ", ".join(f"--{k.replace('_', '-')} {shown(v)}" for k, v in chosen.items())
         logger.info("not given, so by default: %s", named)
@@ -54,7 +59,7 @@ def our_defaults(parser: argparse.ArgumentParser, words: Sequence[str]) -> dict[
     Raises UserError for a command that cannot be meant.
     """
     known, _ = parser.parse_known_args(list(words))
-    if not issubclass(TASK_REGISTRY.get(getattr(known, "task", None), object), VideoTranslateTask):
+    if not is_our_task(known):
         return {}
     given = {word.split("=")[0] for word in words}
     chosen: dict[str, Any] = {}
@@ -66,9 +71,23 @@ def our_defaults(parser: argparse.ArgumentParser, words: Sequence[str]) -> dict[
         chosen |= {k: v for k, v in wanted.items() if f"--{k}" not in given}
     if "batch_size" in known and known.batch_size is None and known.max_tokens is None:
         chosen["batch_size"] = BATCH_SIZE
-    if "max_len_b" in known and not given & {"--max-len-a", "--max-len-b"}:
-        chosen["max_len_b"] = MAX_NEW_TOKENS
+    if "max_len_b" in known:
+        if "--max-len-b" not in given:
+            chosen["max_len_b"] = known.max_len_b = MAX_NEW_TOKENS
+        generation_options.check(known, parser.parse_known_args([])[0])
     return chosen
+
+
+def is_our_task(options: argparse.Namespace) -> bool:
+    """Whether ``--task`` is ours, or one that derives from it."""
+    kind = TASK_REGISTRY.get(getattr(options, "task", None), object)
+    return issubclass(kind, VideoTranslateTask)
+
+
+def given_inputs(words: Sequence[str]) -> list[str]:
+    """Which of INPUT_OPTIONS the words of a command give."""
+    given = {word.split("=")[0] for word in words}
+    return [name for name in INPUT_OPTIONS if f"--{name.replace('_', '-')}" in given]
 
 
 def check_training(known: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import functools
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -16,25 +17,31 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import fairseq_cli.generate
-import torch
-from fairseq import checkpoint_utils, options, utils
+from fairseq import checkpoint_utils, options, scoring, utils
 from fairseq import trainer as fairseq_trainer
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.nan_detector import NanDetector
-from fairseq.scoring.bleu import Scorer
 from fairseq.trainer import Trainer
 from torch.multiprocessing import ProcessRaisedException
 
+from vt_fairseq.data.dictionary import T5Dictionary
 from vt_fairseq.errors import RunFailure, UserError, from_system
 from vt_fairseq.files.atomic_files import atomic_file
-from vt_fairseq.task import VideoTranslateTask
-from vt_fairseq.training import checkpoints, default_options, process_groups
+from vt_fairseq.task import NoRows, VideoTranslateTask
+from vt_fairseq.training import (
+    checkpoints,
+    default_options,
+    generation_options,
+    process_groups,
+)
 from vt_fairseq.training.trainer import VideoTranslateTrainer
 from vt_fairseq.training.zero.config import zero_stage
 from vt_fairseq.training.zero.trainer import DeepSpeedTrainer
 from vt_fairseq.visible_text import end
+
+logger = logging.getLogger(__name__)
 
 
 def choose_trainer(cls: type, cfg: Any, task: Any, *args: Any, **kwargs: Any) -> Any:
@@ -54,13 +61,21 @@ def generate_whole(cfg: Any) -> Any:
     """``fairseq_cli.generate.main``; of our task the results appear when they are whole."""
     if isinstance(cfg, argparse.Namespace):
         cfg = convert_namespace_to_omegaconf(cfg)
+    if not process_groups.is_our_task(cfg.task):
+        return _generate(cfg)
     with one_line_errors():
         check_models(cfg)
-        return _generate_whole(cfg)
+        generation_options.take_share(cfg)
+        try:
+            return _generate_whole(cfg)
+        except NoRows as error:
+            if cfg.distributed_training.distributed_world_size == 1:
+                raise
+            logger.warning("%s", error)
 
 
 def _generate_whole(cfg: Any) -> Any:
-    if not process_groups.is_our_task(cfg.task) or cfg.common_eval.results_path is None:
+    if cfg.common_eval.results_path is None:
         return _generate(cfg)
     rank = cfg.distributed_training.distributed_rank
     name = f"generate-{cfg.dataset.gen_subset}{f'.{rank}' if rank else ''}.txt"
@@ -132,14 +147,22 @@ def expected_failure(error: Exception) -> tuple[type[UserError] | None, str]:
     return (type(error) if isinstance(error, UserError) else None), str(error)
 
 
-def add_if_referenced(self: Scorer, reference: torch.Tensor, hypothesis: torch.Tensor) -> None:
-    """``Scorer.add``, but for a row without references."""
-    if reference.numel():
-        _add(self, reference, hypothesis)
+def build_scorer(choice: Any, tgt_dict: Any) -> Any:
+    """``scoring.build_scorer``: of our task one that leaves out rows without references."""
+    scorer = _build_scorer(choice, tgt_dict)
+    if isinstance(tgt_dict, T5Dictionary):
+        for name in {"add", "add_string"} & set(dir(scorer)):
+            setattr(scorer, name, if_referenced(getattr(scorer, name)))
+    return scorer
+
+
+def if_referenced(add: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """``add``, which does nothing for an empty reference, text or tokens."""
+    return lambda reference, hypothesis: add(reference, hypothesis) if len(reference) else None
 
 
 _generate = generate_module().main
-_add = Scorer.add
+_build_scorer = scoring.build_scorer
 
 
 class Patch(NamedTuple):
@@ -179,8 +202,8 @@ PATCHES = (
         "It empties the results of the run before when it starts; all processes use one file.",
     ),
     Patch(
-        *(Scorer, "add", add_if_referenced),
-        "Its C code crashes fairseq-generate on a row without references.",
+        *(scoring, "build_scorer", build_scorer),
+        "BLEU's C code crashes on a row without references, and others count it as wrong.",
     ),
 )
 TRAINING_PATCHES = (
