@@ -118,6 +118,23 @@ def test_fully_masked_training_text_has_one_mask_per_target_token(build, tokeniz
         assert 1 <= text.count(tokenizer.mask) <= len(text)
 
 
+def test_each_row_draws_one_of_its_actions_every_epoch(build):
+    dataset = build(prompts=("caption", "classify"))
+    drawn = {index: [] for index in range(8)}
+    for epoch in range(1, 21):
+        dataset.set_epoch(epoch)
+        for clip in (dataset[index] for index in drawn):
+            sample = dataset.collater([clip])
+            (references,) = sample["references"]
+            actions = [clip.row.captions, (clip.row.label,)]
+            drawn[clip.index].append(actions.index(tuple(references)))
+    counts = [sum(actions) for actions in drawn.values()]
+    # Of 160 draws of probability 1/2: 80 and a deviation of 6.3; of 20, neither all nor none.
+    assert abs(sum(counts) - 80) < 4 * 6.3 and all(0 < count < 20 for count in counts)
+    dataset = build(prompts=("caption", "classify"), train=False)
+    assert dataset.collater([dataset[0]])["references"] == [list(dataset.rows[0].captions)]
+
+
 def test_a_reused_batch_has_one_sample_per_action_over_the_same_frames(build):
     dataset = build(prompts=("caption", "classify", "answer"), reuse=True)
     samples = dataset.collater([dataset[i] for i in range(4)])

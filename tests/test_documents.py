@@ -126,6 +126,17 @@ def test_the_method_page_names_every_recipe():
     assert recipes and recipes <= set(inline_code(Path("docs/method.md")))
 
 
+def test_every_claim_of_the_method_page_names_a_test():
+    rows = [
+        line
+        for line in (ROOT / "docs" / "method.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ") and not line.startswith(("| paper |", "| table |"))
+    ]
+    assert len(rows) > 30
+    for row in rows:
+        assert re.search(r"`test_\w+\.py::test_\w+`", row.split(" | ")[-1]), row
+
+
 # Options
 
 

@@ -13,6 +13,7 @@ from vt_fairseq.models.architectures import (
     dims_from_text,
 )
 from vt_fairseq.models.checkpoint_state import matrix_elements
+from vt_fairseq.models.r2plus1d import normalize
 from vt_fairseq.models.t5 import T5_DIMS, T5Decoder, T5Encoder
 from vt_fairseq.models.video_translate import VideoTranslateModel
 
@@ -62,6 +63,15 @@ def test_each_row_takes_its_own_clip():
     one = logits(model, [WITH_VIDEO, LONGER], video)
     other = logits(model, [WITH_VIDEO, LONGER], video.flip(0))
     assert not torch.allclose(one[0], other[0]) and not torch.allclose(one[1], other[1])
+
+
+@torch.no_grad()
+def test_video_tokens_are_a_linear_map_of_the_networks_features():
+    tokens = build().encoder.video
+    tokens.projection.bias.normal_()
+    features = tokens.network(normalize(clips(2), torch.float32))
+    expected = features @ tokens.projection.weight.T + tokens.projection.bias
+    torch.testing.assert_close(tokens(clips(2)), expected)
 
 
 def test_text_only_and_video_only_inputs_work():

@@ -115,6 +115,18 @@ def test_a_batch_of_clips_equals_each_clip_alone_in_evaluation(tiny):
         torch.testing.assert_close(tiny(clips), alone, rtol=0, atol=1e-5)
 
 
+def test_a_feature_is_the_mean_over_space_of_the_last_stages_output(tiny):
+    stage = []
+    tiny.eval().layer4[-1].register_forward_hook(lambda *parts: stage.append(parts[2]))
+    with torch.no_grad():
+        found = tiny(video(2))
+        (x,) = stage
+        assert min(x.shape[3:]) > 1
+        by_hand = sum(x[..., i, j] for i in range(x.shape[3]) for j in range(x.shape[4]))
+        expected = tiny.feature_norm(by_hand / (x.shape[3] * x.shape[4]))
+    torch.testing.assert_close(found, expected.transpose(1, 2))
+
+
 def test_classifying_averages_over_all_positions_in_time_and_space():
     torch.manual_seed(1)
     network = R2Plus1D(R2PLUS1D_DIMS["tiny"], num_classes=5).eval()

@@ -161,6 +161,14 @@ def test_the_whole_window_ignores_max_seconds(numbered):
     assert np.ptp(numbers(numbered, sampling)) < 25
 
 
+def test_uniform_frames_are_the_middles_of_equal_parts_of_the_clip(numbered):
+    times = Plan(FrameSampling(max_seconds=None), 0, 6, 0.0).times(6)
+    assert times == pytest.approx([6 / 32 * (k + 0.5) for k in range(32)], abs=TIME_EPSILON)
+    four = FrameSampling(num_frames=4, max_seconds=None)
+    # Of 100 frames at 25 per second; the middles of seconds 1 to 5 are at 1.5, 2.5, 3.5 and 4.5.
+    assert numbers(numbered, four, start=1, end=5) == [37, 62, 87, 112]
+
+
 def test_consecutive_frames_are_a_sixteenth_apart_and_the_last_one_is_held(numbered):
     sampling = FrameSampling(mode="consecutive")
     times = Plan(sampling, 0, 10, 0.0).times(10)

@@ -1,0 +1,330 @@
+"""Mutation testing: is a wrong line of the method noticed by the quick tests of its module?
+
+    python tests/mutants.py [--count 300] [--seed 1] [--only FILE] [--out FILE]
+    python tests/mutants.py --table [--out FILE]
+
+Draws mutants evenly from the rooms in ``ROOMS``: a comparison turned, a sum for a difference,
+``and`` for ``or``, a number one higher, ``min`` for ``max``, arguments or branches exchanged and so
+on. Each is written into a copy of the project, in which a fork of this process, which has imported
+torch and fairseq once, runs the quick tests: first those of the files that have the name of the
+module or its room, then those that import it, at last those that import a module which does. Quick
+is what is not marked slow and neither prepares data nor trains.
+
+Every outcome is appended to --out at once, so that a run which was stopped goes on where it was.
+``killed``: a test failed. ``timeout``: the tests took longer than TIME_LIMIT, as an endless loop
+does. ``survived``: no quick test noticed. Of a survivor either the behavior is the same, or a test
+is missing, or a test that is not quick notices.
+"""
+
+import argparse
+import ast
+import copy
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("data", "models", "criterions", "candidates", "scoring", "metrics", "video")
+OUT = ROOT / "tests" / "faults" / "results" / "mutants.jsonl"
+TIME_LIMIT = 120  # seconds of CPU time
+# Fixtures that train or prepare, so that tests with them are not quick.
+COSTLY = {"trained", "vt", "real_commands", "data_directory"}
+# Files of tests of the project as a whole.
+WHOLE = {"test_documents", "test_extending", "test_gpu", "test_notebook", "test_recipes"}
+COMPARISONS = {
+    **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq},
+    **{ast.NotEq: ast.Eq, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot},
+    ast.IsNot: ast.Is,
+}
+OPERATIONS = {
+    **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult},
+    **{ast.FloorDiv: ast.Div, ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr},
+    ast.BitOr: ast.BitAnd,
+}
+NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "sum": "mean", "mean": "sum"}
+NAMES |= {"amax": "amin", "argsort": "sort", "floor": "ceil", "round": "floor", "keys": "values"}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """``before``, at ``line`` of ``file`` from byte ``start`` to ``end``, becomes ``after``."""
+
+    file: str
+    line: int
+    start: int
+    end: int
+    before: str
+    after: str
+
+    @property
+    def name(self) -> str:
+        """What it is called in the results."""
+        return f"{self.file}:{self.line}:{self.start} {self.before} -> {self.after}"
+
+
+# --- mutants --------------------------------------------------------------------------------------
+
+
+def variants(node: ast.AST) -> Iterator[ast.AST]:
+    """What an expression may be turned into."""
+    new = copy.deepcopy(node)
+    if isinstance(new, ast.Compare) and type(new.ops[0]) in COMPARISONS:
+        new.ops[0] = COMPARISONS[type(new.ops[0])]()
+        yield new
+    elif isinstance(new, ast.BinOp) and type(new.op) in OPERATIONS:
+        new.op = OPERATIONS[type(new.op)]()
+        yield new
+    elif isinstance(new, ast.BoolOp):
+        new.op = ast.Or() if isinstance(new.op, ast.And) else ast.And()
+        yield new
+    elif isinstance(new, ast.UnaryOp) and isinstance(new.op, (ast.Not, ast.USub)):
+        yield new.operand
+    elif isinstance(new, ast.IfExp):
+        new.body, new.orelse = new.orelse, new.body
+        yield new
+    elif isinstance(new, ast.Constant) and isinstance(new.value, bool):
+        yield ast.Constant(not new.value)
+    elif isinstance(new, ast.Constant) and isinstance(new.value, (int, float)):
+        yield ast.Constant(new.value + 1 if isinstance(new.value, int) else new.value * 1.5)
+    elif isinstance(new, ast.Call):
+        yield from call_variants(new)
+
+
+def call_variants(call: ast.Call) -> Iterator[ast.AST]:
+    """Another function, or two arguments exchanged."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else None
+    name = call.func.id if isinstance(call.func, ast.Name) else name
+    if name in NAMES:
+        other = copy.deepcopy(call)
+        setattr(other.func, "attr" if isinstance(other.func, ast.Attribute) else "id", NAMES[name])
+        yield other
+    plain = [n for n, a in enumerate(call.args) if not isinstance(a, ast.Starred)]
+    if len(plain) >= 2 and name not in ("isinstance", "min", "max", "warn", "UserError"):
+        other = copy.deepcopy(call)
+        a, b = plain[:2]
+        other.args[a], other.args[b] = other.args[b], other.args[a]
+        yield other
+
+
+def parts_to_mutate(tree: ast.AST) -> Iterator[ast.AST]:
+    """Expressions on which results depend: no annotations, texts, messages, or what is logged."""
+    for field, value in ast.iter_fields(tree):
+        if field in ("annotation", "returns", "decorator_list", "exc"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if not isinstance(child, ast.AST) or isinstance(child, (ast.JoinedStr, ast.Raise)):
+                continue
+            if isinstance(child, ast.Call) and ast.unparse(child.func).startswith("logger."):
+                continue
+            if isinstance(child, ast.expr):
+                yield child
+            yield from parts_to_mutate(child)
+
+
+def mutants_of(path: Path) -> list[Mutant]:
+    """All of a file, each on one line."""
+    source = path.read_text(encoding="utf-8")
+    lines, found = source.encode().splitlines(keepends=True), []
+    for node in parts_to_mutate(ast.parse(source)):
+        if node.lineno != node.end_lineno:
+            continue
+        before = lines[node.lineno - 1][node.col_offset : node.end_col_offset].decode()
+        where = (node.lineno, node.col_offset, node.end_col_offset)
+        for variant in variants(node):
+            after = f"({ast.unparse(ast.fix_missing_locations(variant))})"
+            found.append(Mutant(str(path.relative_to(ROOT)), *where, before, after))
+    return found
+
+
+def drawn(count: int, seed: int) -> list[Mutant]:
+    """``count`` mutants, as many of each room; from each in an order of the seed's."""
+    orders = []
+    for room in ROOMS:
+        files = sorted((ROOT / "vt_fairseq" / room).rglob("*.py"))
+        every = [mutant for file in files for mutant in mutants_of(file)]
+        orders.append(random.Random(f"{seed} {room}").sample(every, len(every)))
+    return [mutant for turn in zip(*orders, strict=False) for mutant in turn][:count]
+
+
+def mutated(mutant: Mutant) -> bytes:
+    """The file's text with the mutant in it."""
+    lines = (ROOT / mutant.file).read_bytes().splitlines(keepends=True)
+    line = lines[mutant.line - 1]
+    lines[mutant.line - 1] = line[: mutant.start] + mutant.after.encode() + line[mutant.end :]
+    return b"".join(lines)
+
+
+# --- tests ----------------------------------------------------------------------------------------
+
+
+def imports(path: Path) -> set[str]:
+    """Files of the package that a file imports, as ``vt_fairseq/data/text.py``."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in getattr(node, "names", []) if isinstance(node, ast.Import)]
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            file = Path(*name.split(".")).with_suffix(".py")
+            found |= {str(file)} & {f"vt_fairseq/{p}" for p in PACKAGE}
+    return found
+
+
+PACKAGE = {str(p.relative_to(ROOT / "vt_fairseq")) for p in (ROOT / "vt_fairseq").rglob("*.py")}
+
+
+def tests_of(file: str) -> list[list[str]]:
+    """Stages of tests: those of the file's or its room's name, that import it, or its users."""
+    paths = [p for p in sorted((ROOT / "tests").glob("test_*.py")) if p.stem not in WHOLE]
+    tests = {str(path.relative_to(ROOT)): imports(path) for path in paths}
+    users = {f"vt_fairseq/{p}" for p in PACKAGE if file in imports(ROOT / "vt_fairseq" / p)}
+    named = [f"tests/test_{name}.py" for name in (Path(file).stem, Path(file).parts[1])]
+    first = [test for test in named if tests.get(test, set()) & {file, *users}]
+    second = [test for test, used in tests.items() if file in used and test not in first]
+    seen = {*first, *second}
+    third = [test for test, used in tests.items() if used & users and test not in seen]
+    return [stage for stage in (first, second, third) if stage]
+
+
+class Quick:
+    """A plugin of pytest that leaves out tests with costly fixtures."""
+
+    def pytest_collection_modifyitems(self, config, items) -> None:
+        """Called with the tests that were found."""
+        items[:] = [item for item in items if not COSTLY & set(item.fixturenames)]
+
+
+def outcome_of(tree: Path, tests: list[str], log: Path) -> str:
+    """What a fork says that runs ``tests`` in the copy ``tree``."""
+    child = os.fork()
+    if child == 0:
+        run_tests(tree, tests, log)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return "timeout" if os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL) else "killed"
+    code = os.waitstatus_to_exitcode(status)
+    return "survived" if code in (0, 5) else "killed"  # 5: there was no test
+
+
+def run_tests(tree: Path, tests: list[str], log: Path) -> None:
+    """In the fork; does not return."""
+    code = 3
+    try:
+        import pytest
+
+        os.setsid()
+        resource.setrlimit(resource.RLIMIT_CPU, (TIME_LIMIT, TIME_LIMIT + 5))
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.chdir(tree)
+        sys.path[:] = [str(tree), *(p for p in sys.path if Path(p or ".").resolve() != ROOT)]
+        os.environ |= {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+        sys.dont_write_bytecode = True
+        options = ["-q", "-x", "-m", "not slow", "-W", "ignore", "-p", "no:cacheprovider"]
+        code = int(pytest.main([*options, *tests], plugins=[Quick()]))
+    finally:
+        os._exit(code)
+
+
+def judged(mutant: Mutant, tree: Path, log: Path, baseline: dict[str, str]) -> str:
+    """The outcome of one mutant."""
+    stages = tests_of(mutant.file)
+    for tests in stages:
+        key = " ".join(tests)
+        if key not in baseline:
+            baseline[key] = outcome_of(tree, tests, log)
+            if baseline[key] == "killed":
+                raise SystemExit(f"these tests fail without any mutant:\n{log.read_text()[-2000:]}")
+        if baseline[key] == "timeout":
+            continue
+        (tree / mutant.file).write_bytes(mutated(mutant))
+        try:
+            outcome = outcome_of(tree, tests, log)
+        finally:
+            shutil.copy(ROOT / mutant.file, tree / mutant.file)
+        if outcome != "survived":
+            return outcome
+    return "survived"
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+def recorded(out: Path) -> dict[str, dict]:
+    """The outcomes of earlier runs by the names of their mutants."""
+    lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
+    return {row["mutant"]: row for row in map(json.loads, lines)}
+
+
+def table(rows: list[dict]) -> str:
+    """Outcomes by room, then the survivors."""
+    counts = {room: Counter() for room in ROOMS}
+    for row in rows:
+        counts[row["mutant"].split("/")[1]][row["outcome"]] += 1
+    lines = ["| room | mutants | noticed | survived |", "|---|---|---|---|"]
+    for room, found in (*counts.items(), ("all", sum(counts.values(), Counter()))):
+        noticed = found["killed"] + found["timeout"]
+        lines.append(f"| {room} | {found.total()} | {noticed} | {found['survived']} |")
+    survivors = [row for row in rows if row["outcome"] == "survived"]
+    return "\n".join([*lines, "", *(f"- `{row['mutant']}`" for row in survivors)])
+
+
+def main() -> None:
+    """Draw, run, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", help="mutants of files whose name holds this")
+    parser.add_argument("--table", action="store_true", help="print what there is and run nothing")
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    chosen = drawn(args.count, args.seed)
+    if args.only:
+        chosen = [m for m in drawn(10**6, args.seed) if args.only in m.file][: args.count]
+    if not args.table:
+        run(chosen, args.out)
+    found = recorded(args.out)
+    print(table([found[m.name] for m in chosen if m.name in found]))
+
+
+def run(chosen: list[Mutant], out: Path) -> None:
+    """Judge those that have no outcome yet."""
+    import fairseq.tasks  # noqa: F401
+    import torch
+    import transformers  # noqa: F401
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        tree, log, baseline = Path(folder) / "project", Path(folder) / "log", {}
+        left_out = shutil.ignore_patterns(".git", "runs", "__pycache__", ".*_cache", "results")
+        shutil.copytree(ROOT, tree, ignore=left_out)
+        done = recorded(out)
+        for number, mutant in enumerate(chosen, 1):
+            if mutant.name in done:
+                continue
+            began = time.monotonic()
+            outcome = judged(mutant, tree, log, baseline)
+            row = {"mutant": mutant.name, "outcome": outcome}
+            row["seconds"] = round(time.monotonic() - began, 1)
+            if outcome == "killed":
+                found = re.findall(r"^(?:FAILED|ERROR) (\S+)", log.read_text(), re.MULTILINE)
+                row["by"] = found[0] if found else "an error while tests were collected"
+            with open(out, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{number}/{len(chosen)} {outcome}: {mutant.name}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
