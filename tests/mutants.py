@@ -32,6 +32,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -147,14 +148,18 @@ def mutants_of(path: Path) -> list[Mutant]:
     return found
 
 
-def drawn(count: int, seed: int) -> list[Mutant]:
-    """``count`` mutants, as many of each room; from each in an order of the seed's."""
+def drawn(count: int, seed: int, only: str = "") -> list[Mutant]:
+    """``count`` mutants, as many of each room as it has; from each in an order of the seed's.
+
+    Those of files whose names hold ``only``.
+    """
     orders = []
     for room in ROOMS:
         files = sorted((ROOT / "vt_fairseq" / room).rglob("*.py"))
-        every = [mutant for file in files for mutant in mutants_of(file)]
+        every = [m for file in files if only in str(file) for m in mutants_of(file)]
         orders.append(random.Random(f"{seed} {room}").sample(every, len(every)))
-    return [mutant for turn in zip(*orders, strict=False) for mutant in turn][:count]
+    turns = zip_longest(*orders)
+    return [mutant for turn in turns for mutant in turn if mutant is not None][:count]
 
 
 def mutated(mutant: Mutant) -> bytes:
@@ -286,13 +291,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", help="mutants of files whose name holds this")
+    parser.add_argument("--only", default="", help="mutants of files whose name holds this")
     parser.add_argument("--table", action="store_true", help="print what there is and run nothing")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    chosen = drawn(args.count, args.seed)
-    if args.only:
-        chosen = [m for m in drawn(10**6, args.seed) if args.only in m.file][: args.count]
+    chosen = drawn(args.count, args.seed, args.only)
     if not args.table:
         run(chosen, args.out)
     found = recorded(args.out)
