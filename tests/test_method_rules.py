@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from fairseq.logging import metrics
 
 from vt_fairseq.criterions.cross_entropy import VideoTranslateCriterion
 from vt_fairseq.data.dataset import Clip, VideoTextDataset
@@ -13,7 +14,7 @@ from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.data.prompts import Prompt
 from vt_fairseq.data.text import TextOptions
 from vt_fairseq.data.text_noise import TextNoise
-from vt_fairseq.data.tokenizer import Tokenizer
+from vt_fairseq.data.tokenizer import Tokenizer, train_vocabulary
 from vt_fairseq.models.r2plus1d import normalize
 from vt_fairseq.scoring.classification import VerbNounClassification, VerbNounPairs
 from vt_fairseq.scoring.retrieval import Retrieval
@@ -21,8 +22,8 @@ from vt_fairseq.scoring.scorers import Prediction
 
 
 @pytest.fixture(scope="module")
-def tokenizer(data_directory) -> Tokenizer:
-    return Tokenizer.from_file(data_directory / "spiece.model")
+def tokenizer() -> Tokenizer:
+    return Tokenizer(train_vocabulary(["a red circle spins", "the blue square falls"] * 5, 60))
 
 
 class Fixed(torch.nn.Module):
@@ -60,6 +61,24 @@ def test_the_loss_is_a_sum_over_tokens_without_padding_and_is_divided_by_their_n
         for row, place in ((0, 0), (0, 1), (0, 2), (1, 0))
     )
     assert int(log["correct"]) == int(right)
+
+
+def test_what_is_logged_is_per_token_in_bits_and_per_cent_over_all_processes():
+    """Two processes: 3 nats of 2 tokens, 1 right; 5 nats of 6 tokens, 5 right."""
+    logs = [
+        {"loss": 3.0, "ntokens": 2, "correct": 1, "bad_clips": 1, "cut_targets": 2},
+        {"loss": 5.0, "ntokens": 6, "correct": 5, "bad_clips": 0, "cut_targets": 1},
+    ]
+    with metrics.aggregate(new_root=True) as found:
+        VideoTranslateCriterion.reduce_metrics(logs)
+    bits = 8 / 8 / math.log(2)
+    assert found.get_smoothed_values() == {
+        **{"loss": round(bits, 4), "nll_loss": round(bits, 4), "ppl": pytest.approx(2**bits)},
+        **{"accuracy": 75.0, "bad_clips": 1, "cut_targets": 3},
+    }
+    with metrics.aggregate(new_root=True) as found:  # a batch in which nothing could be read
+        VideoTranslateCriterion.reduce_metrics([{"loss": 0.0, "ntokens": 0, "correct": 0}])
+    assert found.get_smoothed_values()["accuracy"] == 0 == found.get_smoothed_values()["loss"]
 
 
 def test_recall_of_clips_for_a_caption_is_not_that_of_captions_for_a_clip(tmp_path):
