@@ -7,7 +7,6 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from fairseq.optim.fp16_optimizer import FP16Optimizer
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -94,7 +93,8 @@ def test_a_real_training_step_has_the_peaks_predicted_on_the_meta_device(options
     predicted, real = predict(run).training, count_training(build(run, "cpu"), SMALL)
     assert real.activations == predicted.activations
     # Kernels of the devices make different intermediate results.
-    assert sum(real) == pytest.approx(sum(predicted), rel=0.1)
+    assert real.peak == pytest.approx(predicted.peak, rel=0.1)
+    assert real.with_gradients == pytest.approx(predicted.with_gradients, rel=0.1)
 
 
 def test_predicted_states_are_to_the_byte_those_of_a_real_step_of_adam():
@@ -111,24 +111,40 @@ def test_predicted_states_are_to_the_byte_those_of_a_real_step_of_adam():
     assert found.parameters == sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
 
 
-def test_fairseqs_fp16_optimizer_keeps_the_copies_that_are_predicted():
-    model = build(replace(tiny_run(), setup=Setup("fp16", 0)), "cpu")
-    copies = FP16Optimizer.build_fp32_params(None, list(model.parameters()), flatten=False)
-    number = sum(p.numel() for p in model.parameters())
-    found = states(number, number, Setup("fp16", 0))
-    assert found.gradients - 2 * number == sum(p.grad.nbytes for p in copies)
-    assert found.optimizer - 8 * number == sum(p.nbytes for p in copies)
+def test_gradients_come_one_by_one_beside_the_activations():
+    """Of two layers, those of the second are there before those of the first are needed."""
+    layers = [nn.Linear(64, 64, bias=False, device="meta") for _ in range(2)]
+
+    def loss() -> torch.Tensor:
+        return layers[1](layers[0](torch.ones(1, 64, device="meta")).exp()).sum()
+
+    found = training_memory([p for layer in layers for p in layer.parameters()], (), loss)
+    matrix, row = 64 * 64 * 4, 64 * 4
+    assert found.peak < matrix + 8 * row  # where one has been made and is not yet told apart
+    assert 2 * matrix < found.with_gradients < 2 * matrix + 8 * row
+
+
+def test_an_update_of_one_micro_batch_begins_without_gradients():
+    one, two = (states(1000, 1000, Setup("fp16", 0, update_freq=n)) for n in (1, 2))
+    assert (one.waiting, two.waiting) == (0, 2000) and one.gradients == two.gradients == 2000
+    prediction = predict(replace(tiny_run(), setup=Setup("fp32", 0, update_freq=2)))
+    several = prediction.states.gradients + prediction.training.peak
+    assert prediction.backward == several > predict(tiny_run()).backward
 
 
 @pytest.mark.parametrize(
-    ("precision", "stage", "in_the_step"),
-    [("fp16", 1, 6), ("bf16", 2, 6), ("fp16", 3, 4), ("fp32", 2, 4)],
+    ("precision", "stage", "in_the_step", "parts"),
+    [("fp16", 1, 6, 4), ("bf16", 2, 6, 4), ("fp16", 3, 4, 12), ("fp32", 2, 4, 4)],
 )
-def test_the_optimizers_step_copies_gradients_where_the_optimizer_is(precision, stage, in_the_step):
+def test_the_optimizers_step_copies_gradients_where_the_optimizer_is(
+    precision, stage, in_the_step, parts
+):
     """Bytes a parameter: of half precision a flat copy, then fp32; offloaded, fp32 on the CPU."""
     here = states(1000, 1000, Setup(precision, stage))
+    at_once = states(1000, 1000, Setup(precision, stage, stepped_at_once=1.0))
     offloaded = states(1000, 1000, Setup(precision, stage, offload_optimizer=True))
-    assert (here.optimizer, here.step, here.cpu) == (12_000, in_the_step * 1000, 0)
+    assert (here.optimizer, at_once.step, here.cpu) == (12_000, in_the_step * 1000, 0)
+    assert here.step == -(-in_the_step * 1000 // parts)
     assert (offloaded.optimizer, offloaded.step, offloaded.cpu) == (0, 0, 16_000)
 
 
@@ -178,7 +194,7 @@ def test_the_peak_under_recomputation_is_what_is_left_and_one_blocks_own(device)
         (Setup("fp16", 3, 128), 0.09),
         (Setup("fp16", 2, 1, offload_optimizer=True), 2.98),
         (Setup("fp16", 2, 8, offload_optimizer=True), 1.68),
-        (Setup("fp16", 0), 11.94 * 20 / 16),  # fairseq's fp32 gradients
+        (Setup("fp16", 0), 11.94),
     ],
 )
 def test_states_of_the_large_model_are_those_computed_by_hand(setup, expected):
@@ -236,6 +252,10 @@ def test_the_promised_runs_fit_their_cards():
         replace(large, setup=Setup("fp16", 2, 128)),
     ):
         assert predict(cured).fits_v100() == {"16 GB": True, "32 GB": True}
+    for rows in (2, 4):  # one V100, and nothing offloaded
+        setup = Setup("fp16", 0, update_freq=8 // rows)
+        config = T5LargeConfig(checkpoint_video_stages=4)
+        assert predict(Run(config, BatchShape(rows), setup)).fits_v100()["16 GB"]
     options, prediction = first_sufficient(large, "16 GB")
     assert options.endswith("--zero-stage 2 --gpus 8") and prediction.fits_v100()["16 GB"]
 
@@ -279,9 +299,9 @@ def test_more_of_anything_needs_more_and_every_measure_needs_less():
 
 
 def test_the_optimizers_step_counts_where_it_needs_more_than_the_activations():
-    prediction = predict(Run(T5LargeConfig(**FRUGAL), BatchShape(rows=4), Setup("fp16", 1)))
+    prediction = predict(Run(T5LargeConfig(**FRUGAL), BatchShape(rows=1), Setup("fp16", 1)))
     found = prediction.states
-    assert found.step > sum(prediction.training)
+    assert found.step > prediction.training.peak
     kept = found.parameters + found.gradients + found.optimizer + found.buckets
     assert prediction.total == kept + found.step + CONTEXT
 
@@ -299,6 +319,7 @@ def test_the_optimizers_step_counts_where_it_needs_more_than_the_activations():
 def test_a_gpu_took_no_more_than_predicted_and_hardly_less(name, setup, options):
     file = ROOT / "benchmarks" / "results" / "gpu_memory_nvidia_h200.json"
     measured = json.loads(file.read_text())["measured"][name]["peak_allocated_gb"] * 1e9
+    setup = replace(setup, stepped_at_once=1.0)  # as the engine did when that was measured
     predicted = predict(Run(T5LargeConfig(**options), BatchShape(), setup)).total - CONTEXT
     assert measured <= predicted <= 1.1 * measured
 

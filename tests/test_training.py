@@ -233,14 +233,16 @@ def test_a_model_refuses_data_with_another_vocabulary(tmp_path, trained):
     assert "another vocabulary" in log.splitlines()[-1] and "Traceback" not in log
 
 
-def test_fp16_that_would_lose_the_video_networks_learning_rate_is_refused(data_directory, tmp_path):
+def test_sharding_that_would_lose_the_video_networks_learning_rate_is_refused(
+    data_directory, tmp_path
+):
     log = run(
         "fairseq-train",
         *[data_directory, *PLUGIN, *TINY, "--save-dir", tmp_path, "--max-update", "1"],
-        *["--fp16", "--video-lr-scale", "0.1", "--disable-validation"],
+        *["--zero-sharding", "os", "--video-lr-scale", "0.1", "--disable-validation"],
         expected_code=2,
     )
-    assert "--fp16-no-flatten-grads" in log.splitlines()[-1] and "Traceback" not in log
+    assert "--zero-stage 1" in log.splitlines()[-1] and "Traceback" not in log
 
 
 def test_a_missing_data_directory_is_named(tmp_path):

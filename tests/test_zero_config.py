@@ -1,13 +1,15 @@
+import importlib
 import json
 from typing import Any
 
 import pytest
+import torch
 from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
 
 from vt_fairseq.errors import UserError
 from vt_fairseq.training.zero.adam import DeepSpeedAdamConfig
-from vt_fairseq.training.zero.config import engine_config
+from vt_fairseq.training.zero.config import engine_config, step_in_parts
 from vt_fairseq.training.zero.shards import check_stages
 
 
@@ -129,3 +131,41 @@ def test_stages_that_deepspeed_cannot_convert_are_refused_with_the_way_out():
     for saved, stage in ((2, 3), (3, 2), (1, 3)):
         with pytest.raises(UserError, match=f"--zero-stage {saved}.*--reset-optimizer"):
             check_stages(saved, stage)
+
+
+def adam_of(*sizes: int) -> torch.optim.Optimizer:
+    """Of parameters of so many elements, the last of which learns slower."""
+    *first, last = [torch.nn.Parameter(torch.zeros(size)) for size in sizes]
+    groups = [{"params": first, "lr_scale": 1.0}, {"params": [last], "lr_scale": 0.1}]
+    return torch.optim.AdamW(groups, lr=1e-3)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_parameters_are_stepped_in_groups_of_a_quarter_that_keep_their_settings(stage):
+    adam = adam_of(*[10] * 8, 20)
+    whole = [p for group in adam.param_groups for p in group["params"]]
+    step_in_parts(adam, {"zero_optimization": {"stage": stage}}, world_size=4)
+    sizes = [sum(p.numel() for p in group["params"]) for group in adam.param_groups]
+    assert sizes == [20, 20, 20, 20, 20]
+    assert [group["lr_scale"] for group in adam.param_groups] == [1.0] * 4 + [0.1]
+    assert all(group["lr"] == 1e-3 for group in adam.param_groups)
+    assert [id(p) for g in adam.param_groups for p in g["params"]] == list(map(id, whole))
+
+
+def test_stage_3_steps_a_twelfth_of_its_share_unless_the_users_file_says_otherwise():
+    adam, config = adam_of(400, 80), {"zero_optimization": {"stage": 3}}
+    step_in_parts(adam, config, world_size=4)
+    assert config["zero_optimization"]["sub_group_size"] == 480 / 4 / 12
+    assert len(adam.param_groups) == 2
+    config["zero_optimization"]["sub_group_size"] = 7
+    step_in_parts(adam, config, world_size=4)
+    assert config["zero_optimization"]["sub_group_size"] == 7
+
+
+def test_stage_3_gathers_at_once_what_layers_and_blocks_hold():
+    cfg = options()
+    cfg.optimizer.zero_stage = "3"
+    names = engine_config(cfg, world_size=4)["zero_optimization"]["leaf_module"]["classes"]
+    found = [name.rpartition(".")[::2] for name in names]
+    classes = [getattr(importlib.import_module(module), name) for module, name in found]
+    assert classes and all(issubclass(each, torch.nn.Module) for each in classes)

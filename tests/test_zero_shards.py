@@ -106,3 +106,33 @@ def test_a_checkpoint_that_cannot_be_read_stops_the_clearing_up(one_process, tmp
     written.save(engine, tmp_path, updates=12)
     assert (tmp_path / "deepspeed" / "update9").exists()
     assert "cannot be read, no shards are deleted" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("saved", "expected"),
+    [
+        ({"folder": "deepspeed/update8"}, False),
+        ({"folder": "deepspeed/update8", "in_parts": True}, True),
+        ({"folder": "deepspeed/update8", "in_parts": False}, False),
+        ({"state": {}}, True),
+        (None, True),
+    ],
+)
+def test_a_run_whose_optimizer_did_not_step_in_parts_goes_on_like_that(tmp_path, saved, expected):
+    """Its shards are laid out by the groups that are stepped. fairseq's own state has none."""
+    shards, checkpoint = OptimizerShards(stage=2), tmp_path / "checkpoint_last.pt"
+    if saved is not None:
+        torch.save({"last_optimizer_state": saved}, checkpoint)
+    shards.prepare(checkpoint)
+    assert (shards.in_parts, shards.folder) == (expected, tmp_path)
+
+
+def test_the_shards_say_whether_they_are_of_parts(one_process, tmp_path):
+    written, _, checkpoint = saved_once(tmp_path)
+    shards = OptimizerShards(stage=2)
+    for in_parts in (True, False):
+        written.in_parts = in_parts
+        written.save(Engine(), tmp_path, updates=9)
+        write_checkpoint(checkpoint, written)
+        shards.prepare(checkpoint)
+        assert shards.in_parts == in_parts

@@ -74,6 +74,12 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: %(default)s)",
     )
     run.add_argument(
+        "--update-freq",
+        type=int,
+        default=setup.update_freq,
+        help="micro batches per update (default: %(default)s)",
+    )
+    run.add_argument(
         "--reduce-bucket-size",
         type=float,
         default=setup.reduce_bucket_size,
@@ -111,6 +117,7 @@ def _described_run(args: argparse.Namespace) -> "Run":
             zero_stage=args.zero_stage,
             gpus=args.gpus,
             offload_optimizer=args.offload_optimizer == "cpu",
+            update_freq=args.update_freq,
             reduce_bucket_size=int(args.reduce_bucket_size),
             stage3_max_live_parameters=int(args.stage3_max_live_parameters),
         ),
@@ -119,26 +126,27 @@ def _described_run(args: argparse.Namespace) -> "Run":
 
 def _terms(prediction: "MemoryPrediction") -> dict[str, int]:
     states, training = prediction.states, prediction.training
+    backward = prediction.backward
     return {
         "parameters": states.parameters,
-        "gradients": states.gradients,
+        "gradients": backward - training.peak,
         "optimizer": states.optimizer,
         "buckets": states.buckets,
         "activations": training.activations,
         "work_space": training.work_space,
-        "optimizer_step": max(states.step - sum(training), 0),
+        "optimizer_step": max(prediction.step - backward, 0),
         "context": prediction.context,
     }
 
 
 EXPLANATIONS = {
     "parameters": "with BatchNorm's statistics",
-    "gradients": "of the parameters",
+    "gradients": "of the parameters, as far as they are there at the peak of the backward pass",
     "optimizer": "fp32 parameters and Adam's two moments",
     "buckets": "for reducing gradients; ZeRO-3: parameters gathered, too",
     "activations": "kept for the backward pass, at its peak",
     "work_space": "intermediate results beyond that",
-    "optimizer_step": "what the optimizer's step needs beyond both, which are gone then",
+    "optimizer_step": "what the optimizer's step needs beyond these, when activations are gone",
     "context": "CUDA, NCCL, cuDNN, fragmentation: an assumption",
 }
 

@@ -5,7 +5,7 @@ scaler only the scale, not how far its window has come.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -39,10 +39,11 @@ def restore_half_precision(optimizer: Any, state: Mapping[str, Any]) -> None:
         setattr(scaler, name, value)
     if WEIGHTS not in state or not isinstance(optimizer, FP16Optimizer):
         return
-    saved, weights = state[WEIGHTS], fp32_weights(optimizer)
-    same_shapes = [w.shape for w in weights] == [s.shape for s in saved]
-    if not same_shapes or not all(
-        map(torch.equal, rounded(optimizer, saved), optimizer.fp16_params)
+    weights = fp32_weights(optimizer)
+    saved = cut(state[WEIGHTS], weights)
+    if [w.shape for w in weights] != [s.shape for s in saved] or not all(
+        torch.equal(s.to(p.device, p.dtype), p)
+        for s, p in zip(saved, optimizer.fp16_params, strict=True)
     ):
         logger.warning("the checkpoint's fp32 weights are not its model's: they start from those")
         return
@@ -50,19 +51,14 @@ def restore_half_precision(optimizer: Any, state: Mapping[str, Any]) -> None:
         weight.copy_(other)
 
 
-def fp32_weights(optimizer: Any) -> list[torch.Tensor]:
-    """The weights that fairseq's ``FP16Optimizer`` updates: one flat tensor per device, or all."""
-    weights = optimizer.fp32_params
-    return [p.data for p in (weights.values() if isinstance(weights, dict) else weights)]
+def fp32_weights(optimizer: FP16Optimizer) -> list[torch.Tensor]:
+    """The weights that the optimizer updates."""
+    return [p.data for p in optimizer.fp32_params]
 
 
-def rounded(optimizer: Any, saved: list[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """``saved`` as the 16-bit parameters of the model, one by one."""
-    parts = iter(saved)
-    flat, offset = torch.empty(0), 0
-    for parameter in optimizer.fp16_params:
-        if offset == flat.numel():
-            flat, offset = next(parts).flatten(), 0
-        part = flat[offset : offset + parameter.numel()]
-        offset += parameter.numel()
-        yield part.to(parameter.device, parameter.dtype).view_as(parameter)
+def cut(saved: list[torch.Tensor], weights: list[torch.Tensor]) -> list[torch.Tensor]:
+    """``saved``, of which a single flat tensor, of a run that merged its parameters, is cut."""
+    sizes = [w.numel() for w in weights]
+    if len(saved) != 1 or saved[0].numel() != sum(sizes):
+        return saved
+    return [s.view_as(w) for s, w in zip(saved[0].split(sizes), weights, strict=True)]

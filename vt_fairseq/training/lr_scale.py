@@ -1,7 +1,7 @@
 """Learning rates relative to ``--lr``: some parameters learn slower or faster than the others.
 
-The scale stands in a parameter's ``optim_overrides``, which fairseq also copies to the fp32 master
-parameters of ``--fp16 --fp16-no-flatten-grads``.
+The scale stands in a parameter's ``optim_overrides``, which fairseq also copies to the fp32 copies
+of parameters in half precision.
 """
 
 import logging
@@ -23,11 +23,7 @@ def lr_scale(parameter: torch.nn.Parameter) -> float:
 def refuse_merged_parameters(cfg: Any, parameters: Iterable[torch.nn.Parameter]) -> None:
     """Raise UserError where fairseq's options would lose the scale of some parameters."""
     others = sorted({lr_scale(parameter) for parameter in parameters} - {1.0})
-    flat_fp16 = cfg.common.fp16 and not (
-        cfg.common.fp16_no_flatten_grads or cfg.common.memory_efficient_fp16
-    )
     reasons = {
-        "--fp16 merges all parameters into one": (flat_fp16, "add --fp16-no-flatten-grads"),
         "--use-bmuf averages parameters in an order of its own": (
             cfg.optimization.use_bmuf,
             "leave it out",

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import fairseq_cli.generate
-from fairseq import checkpoint_utils, options, scoring, utils
+from fairseq import checkpoint_utils, optim, options, scoring, utils
 from fairseq import trainer as fairseq_trainer
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
@@ -36,6 +36,8 @@ from vt_fairseq.training import (
     generation_options,
     process_groups,
 )
+from vt_fairseq.training.fp16_optimizer import FP16Optimizer
+from vt_fairseq.training.gradient_norm import clip_grad_norm_
 from vt_fairseq.training.trainer import VideoTranslateTrainer
 from vt_fairseq.training.zero.config import zero_stage
 from vt_fairseq.training.zero.trainer import DeepSpeedTrainer
@@ -214,6 +216,15 @@ TRAINING_PATCHES = (
     Patch(
         *(fairseq_trainer, "NanDetector", functools.partial(NanDetector, backward=False)),
         "Its hooks on the backward pass fail for encoders, which return lists in a dict.",
+    ),
+    Patch(
+        *(optim, "FP16Optimizer", FP16Optimizer),
+        "The trainer calls the class by its name; its loops over parameters keep a GPU waiting.",
+    ),
+    Patch(
+        *(utils, "clip_grad_norm_", clip_grad_norm_),
+        "Every fairseq optimizer calls it; it measures gradients one by one and reads the norm in "
+        "several places.",
     ),
 )
 

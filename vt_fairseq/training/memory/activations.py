@@ -21,10 +21,18 @@ class TrainingMemory(NamedTuple):
             modules that moment lies in the backward pass.
         work_space: what all tensors alive need beyond ``activations`` at the worst moment:
             intermediate results and the gradients of activations.
+        with_gradients: the most that all tensors alive need at one time, the parameters' gradients
+            among them, which the backward pass makes one by one.
     """
 
     activations: int
     work_space: int
+    with_gradients: int
+
+    @property
+    def peak(self) -> int:
+        """Without the parameters' gradients."""
+        return self.activations + self.work_space
 
 
 def training_memory(
@@ -54,7 +62,8 @@ def training_memory(
             hook.remove()
         for parameter in parameters:
             parameter.grad = None
-    return TrainingMemory(saved.bytes.peak, max(alive.bytes.peak - saved.bytes.peak, 0))
+    work_space = max(alive.bytes.peak - saved.bytes.peak, 0)
+    return TrainingMemory(saved.bytes.peak, work_space, alive.all.peak)
 
 
 class _Peak:
@@ -111,11 +120,16 @@ class _Saved:
 
 
 class _Alive(TorchDispatchMode):
-    """Storages that operations have made and that are still alive, gradients left out."""
+    """Storages that operations have made and that are still alive.
+
+    Attributes:
+        bytes: of those, the parameters' gradients left out.
+        all: of all.
+    """
 
     def __init__(self, own: list[torch.UntypedStorage]):
         super().__init__()
-        self.bytes = _Peak()
+        self.bytes, self.all = _Peak(), _Peak()
         self._own = {_key(storage) for storage in own}
         self._sizes: dict[int, int] = {}
 
@@ -129,12 +143,14 @@ class _Alive(TorchDispatchMode):
     def _see(self, storage: torch.UntypedStorage) -> None:
         key = _key(storage)
         if key not in self._own and key not in self._sizes:
-            self._sizes[key] = storage.nbytes()
-            self.bytes.add(storage.nbytes())
-            weakref.finalize(storage, self._release, key)
+            self._sizes[key] = size = storage.nbytes()
+            self.bytes.add(size)
+            self.all.add(size)
+            weakref.finalize(storage, self._release, key, size)
 
-    def _release(self, key: int) -> None:
+    def _release(self, key: int, size: int) -> None:
         self.bytes.add(-self._sizes.pop(key))
+        self.all.add(-size)
 
     def forget_gradient(self, parameter: torch.nn.Parameter) -> None:
         """Called whenever a parameter's gradient has been made or added to."""

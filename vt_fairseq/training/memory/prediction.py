@@ -17,6 +17,7 @@ from vt_fairseq.errors import UserError
 from vt_fairseq.models.architectures import VideoTranslateConfig, build_model
 from vt_fairseq.models.video_translate import VideoTranslateModel
 from vt_fairseq.training.memory.activations import TrainingMemory, training_memory
+from vt_fairseq.training.parts import SHARES
 
 GIB = 2**30
 FP32 = 4  # bytes
@@ -58,6 +59,10 @@ class Setup:
         gpus: processes that train together, one per GPU.
         offload_optimizer: whether the optimizer and its states are on the CPU (ZeRO only).
         reduce_bucket_size: gradients that ZeRO reduces at once, in numbers.
+        update_freq: micro batches per update.
+        stepped_at_once: share of the elements that the optimizer steps at once, if not
+            ``training.parts.SHARES``. A run of ZeRO that began when it was all of them (1.0) goes
+            on like that.
         stage3_max_live_parameters: parameters that ZeRO-3 keeps gathered, in numbers; DeepSpeed's
             default is more than our largest model has.
     """
@@ -67,6 +72,8 @@ class Setup:
     gpus: int = 1
     offload_optimizer: bool = False
     reduce_bucket_size: int = 50_000_000
+    update_freq: int = 1
+    stepped_at_once: float | None = None
     stage3_max_live_parameters: int = 1_000_000_000
 
 
@@ -75,13 +82,15 @@ class States:
     """Bytes that stay from step to step; all but ``cpu`` are on the GPU.
 
     Attributes:
-        step: copies of the gradients that ZeRO makes in the optimizer's step, when activations are
+        waiting: of the gradients, what is there when a backward pass begins.
+        step: copies of the gradients that are made in the optimizer's step, when activations are
             gone.
         cpu: of one GPU's process.
     """
 
     parameters: int
     gradients: int
+    waiting: int
     optimizer: int
     buckets: int
     step: int
@@ -97,11 +106,23 @@ class MemoryPrediction:
     context: int = CONTEXT
 
     @property
+    def backward(self) -> int:
+        """Gradients, activations and work space at the peak of the backward pass."""
+        if self.states.waiting:
+            return self.states.waiting + self.training.peak
+        return self.training.with_gradients
+
+    @property
+    def step(self) -> int:
+        """Gradients and their copies in the optimizer's step."""
+        return self.states.gradients + self.states.step
+
+    @property
     def total(self) -> int:
         """The peak: of the backward pass or, where that needs more, of the optimizer's step."""
         states = self.states
-        kept = states.parameters + states.gradients + states.optimizer + states.buckets
-        return kept + max(sum(self.training), states.step) + self.context
+        kept = states.parameters + states.optimizer + states.buckets
+        return kept + max(self.backward, self.step) + self.context
 
     def fits_v100(self) -> dict[str, bool]:
         """Whether it fits the V100s, by their size."""
@@ -120,22 +141,26 @@ class Run:
 def states(parameters: int, trained: int, setup: Setup) -> States:
     """States of a model with so many parameters, of which ``trained`` are not frozen.
 
-    fairseq's own trainer in half precision keeps an fp32 copy of parameters and gradients; with
-    more GPUs it flattens the gradients into another buffer to reduce them. ZeRO keeps an fp32
-    copy of the parameters whatever the precision. A stage divides by the number of GPUs: 1 the
-    optimizer's states, 2 the gradients too, 3 the parameters too.
+    fairseq's own trainer in half precision keeps an fp32 copy of the parameters; with more GPUs it
+    flattens the gradients into another buffer to reduce them. An update of one micro batch begins
+    without gradients. ZeRO keeps an fp32 copy of the parameters whatever the precision, and room
+    for all gradients from the first on. A stage divides by the number of GPUs: 1 the optimizer's
+    states, 2 the gradients too, 3 the parameters too.
     """
     check(setup)
     width, stage = DTYPES[setup.precision].itemsize, setup.zero_stage
+    at_once = setup.stepped_at_once or SHARES[stage]
     moments = 2 * FP32 * trained
     if stage == 0:
         copies = 0 if setup.precision == "fp32" else FP32 * trained
+        gradients = width * trained
         return States(
             parameters=width * parameters,
-            gradients=width * trained + copies,
+            gradients=gradients,
+            waiting=gradients if setup.update_freq > 1 or setup.gpus > 1 else 0,
             optimizer=copies + moments,
             buckets=width * trained if setup.gpus > 1 else 0,
-            step=0,
+            step=math.ceil(at_once * copies),
             cpu=0,
         )
     share = math.ceil(trained / setup.gpus)
@@ -143,22 +168,25 @@ def states(parameters: int, trained: int, setup: Setup) -> States:
     # Before they become fp32 gradients, those of half precision are flattened.
     flat = width * share if stage < 3 and width < FP32 else 0
     gathered = min(parameters, setup.stage3_max_live_parameters) if stage == 3 else 0
+    gradients = width * (share if stage >= 2 else trained)
     return States(
         parameters=width * (math.ceil(parameters / setup.gpus) if stage == 3 else parameters),
-        gradients=width * (share if stage >= 2 else trained),
+        gradients=gradients,
+        waiting=gradients,
         optimizer=0 if setup.offload_optimizer else optimizer,
         buckets=width * (setup.reduce_bucket_size + gathered),
-        step=0 if setup.offload_optimizer else flat + fp32_gradients,
+        step=0 if setup.offload_optimizer else math.ceil(at_once * (flat + fp32_gradients)),
         cpu=optimizer + fp32_gradients if setup.offload_optimizer else 0,
     )
 
 
 def check(setup: Setup) -> None:
     """Raise UserError for a combination that cannot be run."""
-    if setup.precision not in DTYPES or setup.zero_stage not in range(4) or setup.gpus < 1:
+    fits = setup.precision in DTYPES and setup.zero_stage in range(4)
+    if not fits or min(setup.gpus, setup.update_freq) < 1:
         raise UserError(
             f"expected a precision of {sorted(DTYPES)}, a ZeRO stage from 0 to 3 and "
-            f"at least one GPU, found {setup}"
+            f"at least one GPU and one micro batch, found {setup}"
         )
     if setup.offload_optimizer and setup.zero_stage == 0:
         raise UserError("--offload-optimizer cpu needs ZeRO: add --zero-stage 2")

@@ -5,14 +5,20 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 
 from vt_fairseq.errors import UserError, naming
 from vt_fairseq.models.pretrained.files import read_json
+from vt_fairseq.models.r2plus1d import BasicBlock
+from vt_fairseq.models.t5 import DecoderLayer, EncoderLayer
+from vt_fairseq.training.parts import SHARES, in_parts
 
 # Gathered and reduced at once, in elements. DeepSpeed's 5e8 takes 0.9 GiB per buffer in fp16.
 BUCKET_ELEMENTS = 50_000_000
 NEVER = 10**12
+# With stage 3, modules whose parameters are gathered at once, not those of each module in them.
+GATHERED_AT_ONCE = (EncoderLayer, DecoderLayer, BasicBlock)
 
 
 def zero_stage(cfg: Any) -> int:
@@ -36,6 +42,9 @@ def engine_config(cfg: Any, world_size: int) -> dict[str, Any]:
         "reduce_bucket_size": BUCKET_ELEMENTS,
         "allgather_bucket_size": BUCKET_ELEMENTS,
     }
+    if zero["stage"] == 3:
+        names = [f"{module.__module__}.{module.__qualname__}" for module in GATHERED_AT_ONCE]
+        zero["leaf_module"] = {"classes": names}
     offload = str(cfg.optimizer.offload_optimizer)
     if offload != "none":
         zero["offload_optimizer"] = {"device": offload}
@@ -58,6 +67,24 @@ def engine_config(cfg: Any, world_size: int) -> dict[str, Any]:
     if path := cfg.optimizer.deepspeed_config:
         config = merge(config, read_user_config(path, stated_by_fairseq(cfg, world_size)))
     return config
+
+
+def step_in_parts(
+    optimizer: torch.optim.Optimizer, config: dict[str, Any], world_size: int
+) -> None:
+    """Have the engine make fp32 gradients for a part of the parameters at a time.
+
+    Stages 1 and 2 do so for each parameter group: the optimizer's are cut. Stage 3 has a setting,
+    which the user's file may have set.
+    """
+    if (stage := config["zero_optimization"]["stage"]) == 3:
+        elements = sum(p.numel() for g in optimizer.param_groups for p in g["params"])
+        part = math.ceil(SHARES[3] * elements / world_size)
+        config["zero_optimization"].setdefault("sub_group_size", part)
+        return
+    groups = optimizer.param_groups
+    parts = in_parts([group["params"] for group in groups], SHARES[stage])
+    groups[:] = [{**groups[index], "params": part} for index, part in parts]
 
 
 def batch_size(cfg: Any) -> int:

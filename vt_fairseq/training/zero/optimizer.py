@@ -92,7 +92,8 @@ class DeepSpeedOptimizer(FairseqOptimizer):
             raise FloatingPointError("gradients are Nan/Inf")
         if self.scaler is not None:
             self.scaler.update()
-        return torch.as_tensor(self.engine.get_global_grad_norm(), device=self.engine.device)
+        # On the host: fairseq looks at it several times, which a device would be waited for.
+        return torch.tensor(float(self.engine.get_global_grad_norm()))
 
     def step(self, closure=None, scale: float = 1.0, groups=None) -> None:
         """Nothing: see ``clip_grad_norm``."""

@@ -36,13 +36,22 @@ class OptimizerShards:
 
     Attributes:
         saved: what the next .pt file says about its shards.
+        in_parts: whether the optimizer steps part after part; runs of earlier versions, whose
+            shards are laid out in another way, go on without.
         folder: of the .pt file that is being loaded.
     """
 
     def __init__(self, stage: int):
         self.stage = stage
         self.saved: dict[str, Any] = {}
+        self.in_parts = True
         self.folder = Path()
+
+    def prepare(self, checkpoint: Path) -> None:
+        """Look at what is going to be loaded, before the engine is built."""
+        self.folder = checkpoint.parent
+        saved = saved_state(checkpoint) if checkpoint.is_file() else {}
+        self.in_parts = "folder" not in saved or saved.get("in_parts", False)
 
     def save(self, engine, save_dir: Path, updates: int) -> None:
         """Write the shards of this moment; all processes call it together.
@@ -68,6 +77,7 @@ class OptimizerShards:
             "folder": f"{FOLDER}/{folder.name}",
             "zero_stage": self.stage,
             "processes": dist.get_world_size(),
+            "in_parts": self.in_parts,
             "deepspeed": version("deepspeed"),
             # By these a checkpoint is known to be complete (``vt_fairseq.training.checkpoints``).
             "files": {
@@ -187,9 +197,12 @@ def unused_name(path: Path) -> Path:
 
 def shards_of(checkpoint: Path) -> str | None:
     """Folder of a checkpoint's shards relative to it, or None; reads no tensor data."""
-    state = untrusted_files.load_plain(checkpoint)
-    optimizer_state = state.get("last_optimizer_state") or {}
-    return optimizer_state.get("folder")
+    return saved_state(checkpoint).get("folder")
+
+
+def saved_state(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says about its optimizer."""
+    return untrusted_files.load_plain(checkpoint).get("last_optimizer_state") or {}
 
 
 def check_stages(saved: int, stage: int) -> None:
