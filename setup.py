@@ -50,6 +50,7 @@ setup(
         # METEOR, ROUGE-L, CIDEr and the PTB tokenizer; needs Java. 104 MB.
         "coco": ["pycocoevalcap==1.2"],
         "deepspeed": [],  # the name that 0.1.0 had; a dependency since
+        "scenes": ["scenedetect>=0.7", "opencv-python-headless"],
         "test": [
             *["pytest", "pytest-timeout", "pytest-xdist", "ruff", "mypy"],
             *["transformers", "tensorboardX", "hypothesis", "psutil"],
@@ -59,6 +60,9 @@ setup(
         "console_scripts": [
             "vt-prepare = vt_fairseq.cli.prepare:main",
             "vt-caption = vt_fairseq.cli.caption:main",
+            "vt-index = vt_fairseq.cli.index:main",
+            "vt-search = vt_fairseq.cli.search:main",
+            "vt-ask = vt_fairseq.cli.ask:main",
             "vt-score = vt_fairseq.cli.score:main",
             "vt-evaluate = vt_fairseq.cli.evaluate:main",
             "vt-report = vt_fairseq.cli.report:main",

@@ -28,6 +28,8 @@ PREPARE = ["prepare", "miniworld", "--out", "O"]
         (CAPTION, ["--max-target-tokens", "3"], ["--max-tokens", "3"]),
         (CAPTION, ["--device", "cpu"], ["--cpu"]),
         (CAPTION, ["--length-normalize"], ["--length-normalise"]),
+        (["search", "L", "q"], ["--top-k", "3"], ["--top", "3"]),
+        (["index", "L", "v"], ["--device", "cpu"], ["--cpu"]),
         (PREPARE, ["--num-workers", "3"], ["--workers", "3"]),
         (["memory"], ["--dtype", "bf16"], ["--precision", "bf16"]),
     ],
@@ -42,7 +44,11 @@ def test_the_spellings_of_earlier_versions_work_and_are_not_shown(command, shown
 
 
 @pytest.mark.parametrize(
-    "command", ["caption", "evaluate", "init", "prepare", "report", "score", "submit"]
+    "command",
+    [
+        *("ask", "caption", "evaluate", "index", "init", "prepare", "report", "score", "search"),
+        "submit",
+    ],
 )
 def test_help_has_an_example_and_loads_nothing_heavy(command):
     code = (

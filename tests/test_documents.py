@@ -231,7 +231,8 @@ def test_every_command_line_is_understood(page, monkeypatch):
 
 RUN = {
     "README.md": ["vt-prepare jsonl", "fairseq-train DATA", "fairseq-generate", "vt-evaluate",
-                  "vt-score vqa", "vt-caption"],
+                  "vt-score vqa", "vt-caption", "vt-index", "vt-search", "vt-ask"],
+    "docs/library.md": ["vt-index", "vt-search", "vt-ask"],
     "docs/inference.md": ["vt-caption"],
     "docs/scoring.md": ["vt-score"],
     "docs/report.md": ["vt-report"],
@@ -249,7 +250,8 @@ ELSEWHERE = {
     "fairseq-train DATA …": "a line to be filled in",
     "--distributed-world-size 2": "test_zero_launch.py",
     "vt-prepare CORPUS": "a line to be filled in",
-    "--shard": "test_shards.py",
+    "--shard": "test_shards.py, test_library.py",
+    "vt-index merge": "test_library.py",
     "vt-prepare join": "test_shards.py",
     "vt-init --t5 t5-large": "needs files of 3 GB; test_init_command.py with small ones",
     "--finetune-from-model init.pt": "test_init_command.py",
@@ -341,6 +343,7 @@ def test_the_commands_run(page, workplace, real_commands, data_directory):
 
 MADE = {
     "README.md": ["results/predictions.jsonl", "results/vqa/metrics.json", "subtitles/one.srt"],
+    "docs/library.md": ["holiday.vtlib"],
     "docs/inference.md": ["film.srt", "subtitles/one.vtt"],
     "docs/corpora.md": ["DATA/data.json"],
     "docs/report.md": ["report.html"],
@@ -348,6 +351,12 @@ MADE = {
     "docs/finetuning.md": ["generative/checkpoint_last.pt", "discriminative/checkpoint_best.pt"],
     "docs/pretrained.md": ["model/t5/config.json"],
 }
+
+
+def test_the_python_of_the_library_page_runs(workplace, monkeypatch):
+    (example,) = [b.text for b in blocks(Path("docs/library.md")) if b.language == "python"]
+    monkeypatch.chdir(workplace)
+    exec(compile(example, "docs/library.md", "exec"), {})
 
 
 def test_the_python_of_the_inference_page_runs(workplace, monkeypatch):

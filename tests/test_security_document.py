@@ -33,7 +33,12 @@ OPENING = {
 METHODS = {"read_bytes", "read_text", "iterdir", "glob", "rglob", "LoadFromSerializedProto"}
 # They call what stands in the table by the name of a function of another module.
 CALLERS = {"models/pretrained/exported.py", "models/pretrained/t5_weights.py"}
-ELSEWHERE = {"training/process_groups.py", "training/zero/trainer.py", "scoring/run.py"}
+ELSEWHERE = {
+    "training/process_groups.py",
+    "training/zero/trainer.py",
+    "scoring/run.py",
+    "cli/processes.py",
+}
 
 
 def opens(path: Path) -> bool:

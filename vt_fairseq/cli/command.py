@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from vt_fairseq.errors import UserError, VideoError, from_system
 from vt_fairseq.quiet_imports import quiet_imports as quiet_imports
 from vt_fairseq.version import __version__
-from vt_fairseq.visible_text import drop_output, end, guard_output, visible
+from vt_fairseq.visible_text import drop_output, end, guard_output, say, visible
 
 DTYPES = ("fp32", "bf16", "fp16")
 
@@ -82,6 +82,12 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number from 1 on, found {text!r}")
     return int(text)
+
+
+def write_lines(content: str) -> None:
+    """Print lines whose texts may be those of others."""
+    for line in content.removesuffix("\n").split("\n") if content else ():
+        say(line)
 
 
 def import_user_dir(folder: Path | None) -> None:

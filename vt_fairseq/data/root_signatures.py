@@ -1,10 +1,10 @@
-"""Whose word it is that a data directory's videos lie in a certain folder.
+"""Whose word it is that a data directory's videos lie in a certain folder, and a library's model.
 
 A data.json that somebody else wrote could name any folder of this machine, and what is opened below
 it would be shown. So ``vt-prepare`` signs the folder's name with a secret key of the user's own
 (HMAC-SHA256), which it makes in ``$XDG_CONFIG_HOME/vt_fairseq/key`` (``~/.config`` by default),
 readable by the user alone. The signature goes wherever the data directory goes; it holds on all
-machines that share the key's folder, and for nobody else.
+machines that share the key's folder, and for nobody else. A library names its checkpoint likewise.
 """
 
 import contextlib
@@ -15,27 +15,31 @@ import secrets
 from pathlib import Path
 
 KEY_BYTES = 32
+VIDEO_ROOT, CHECKPOINT = "video_root", "checkpoint"
 
 
-def sign(root: Path) -> str:
-    """The signature of a folder's absolute path, in hexadecimal; makes the key if there is none.
+def sign(root: Path, purpose: str = VIDEO_ROOT) -> str:
+    """The signature of an absolute path, in hexadecimal; makes the key if there is none.
+
+    A signature for one ``purpose`` is none for another.
 
     Raises OSError where there is no place for the key.
     """
-    return _signature(root, _read_key() or _make_key())
+    return _signature(root, purpose, _read_key() or _make_key())
 
 
-def is_signed(root: Path, signature: object) -> bool:
+def is_signed(root: Path, signature: object, purpose: str = VIDEO_ROOT) -> bool:
     """Whether ``signature``, which may be anything, is this user's for ``root``."""
     key = _read_key()
     if key is None or not isinstance(signature, str):
         return False
-    expected = _signature(root, key)
+    expected = _signature(root, purpose, key)
     return hmac.compare_digest(expected.encode(), signature.encode(errors="surrogatepass"))
 
 
-def _signature(root: Path, key: bytes) -> str:
-    return hmac.new(key, b"video_root\0" + os.fsencode(root), hashlib.sha256).hexdigest()
+def _signature(root: Path, purpose: str, key: bytes) -> str:
+    message = purpose.encode() + b"\0" + os.fsencode(root)
+    return hmac.new(key, message, hashlib.sha256).hexdigest()
 
 
 def _key_file() -> Path:

@@ -149,32 +149,36 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-class DirectoryLock:
-    """Holds a folder of results for one run.
+class RunLock:
+    """Holds something for one run.
 
     The system lets go of it when the process ends, however.
     """
 
-    def __init__(self, folder: Path, option: str):
-        """Take the lock; raise UserError naming the run that has it, and the ``option`` to change.
+    def __init__(self, file: Path, held: Path, advice: str):
+        """Take the lock; raise UserError naming the run that has it, and what to do instead.
 
         A second one in the same process is the first one's.
+
+        Args:
+            file: whose lock it is; made where it is not there.
+            held: what the run writes to, for the message.
         """
-        self.file: IO[str] = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+        self.file: IO[str] = open(file, "a+", encoding="utf-8")  # noqa: SIM115
         try:
             # Of this process alone: data workers that outlive a killed run must not hold it.
             fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
-                logger.warning("%s has no locks: two runs would not notice each other", folder)
+                logger.warning("%s has no locks: two runs would not notice each other", held)
                 return
             self.file.seek(0)
             raise UserError(
-                f"another run writes to {folder}: {describe_holder(self.file.read())}; stop it, or "
-                f"give this one a {option} of its own"
+                f"another run writes to {held}: {describe_holder(self.file.read())}; stop it, or "
+                f"{advice}"
             ) from error
         holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
-        with full_disk_named(folder / LOCK):
+        with full_disk_named(file):
             self.file.truncate(0)
             self.file.write(json.dumps(holder, allow_nan=False))
             self.file.flush()
@@ -182,6 +186,14 @@ class DirectoryLock:
     def release(self) -> None:
         """Let go of it."""
         self.file.close()
+
+
+class DirectoryLock(RunLock):
+    """Holds a folder of results for one run."""
+
+    def __init__(self, folder: Path, option: str):
+        """As of ``RunLock``; ``option`` is what to change."""
+        super().__init__(folder / LOCK, folder, f"give this one a {option} of its own")
 
 
 def describe_holder(text: str) -> str:

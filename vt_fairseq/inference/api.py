@@ -15,17 +15,21 @@ from fairseq.dataclass.configs import GenerationConfig
 
 from vt_fairseq.candidates.likelihood import DEFAULT_MAX_NODES, score_candidates
 from vt_fairseq.candidates.prefix_tree import PrefixTree
+from vt_fairseq.candidates.texts import candidate_ids, warn_of_cuts
 from vt_fairseq.data.data_workers import WatchedDataLoader
 from vt_fairseq.data.prompts import Prompt
 from vt_fairseq.data.tokenizer import PAD
 from vt_fairseq.data.unknown_text import UnknownText
 from vt_fairseq.errors import UserError, VideoError
 from vt_fairseq.files.result_files import check_finite
-from vt_fairseq.inference.candidate_texts import candidate_ids, warn_of_cuts
 from vt_fairseq.inference.inputs import OwnLoader, OwnVideos, Seconds, VideoInput, own_videos
 from vt_fairseq.inference.loading import Loaded, encode, open_checkpoint, to_device
 from vt_fairseq.inference.outputs import Caption, Choice, Encoding, Ranked, Text
-from vt_fairseq.video.frame_sampling import window_position
+from vt_fairseq.library.indexing import Options as IndexOptions
+from vt_fairseq.library.indexing import Video, whole
+from vt_fairseq.library.library import Library
+from vt_fairseq.library.segment_model import SegmentModel
+from vt_fairseq.video.frame_sampling import regular_segments, window_position
 
 logger = logging.getLogger(__name__)
 
@@ -298,7 +302,72 @@ class VideoTranslate:
         encodings = self._each_clip(clips, self._prompt(action), states)
         return clips.shaped(timed(Encoding, clips, encodings))
 
+    def library(self, path: str | os.PathLike[str]) -> Library:
+        """A library that was indexed with this model, to be searched and asked.
+
+        Raises UserError where there is none, or it is another model's.
+        """
+        return Library.open(path, self._segment_model())
+
+    def index(
+        self,
+        library: str | os.PathLike[str],
+        videos: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        start: Seconds = None,
+        end: Seconds = None,
+        context: Texts = None,
+        every: float | None = None,
+        retry: bool = False,
+    ) -> Library:
+        """Put what is new or changed of ``videos`` into a library, which is made if there is none.
+
+        A file named in several calls has the segments of all of them. What cannot be read is
+        listed with its reason in ``Library.captions``.
+
+        Args:
+            start, end: of one segment per video, in seconds.
+            context: text that goes with it.
+            every: seconds of each segment instead; the last one takes the rest.
+            retry: try again what could not be read before.
+
+        Raises UserError where the library is another model's, and RunFailure for a full disk.
+        """
+        clips = own_videos(videos, start, end, context=context)
+        timed_parts = any((row.start, row.end, row.context) != (None,) * 3 for row in clips.rows)
+        if every is not None and timed_parts:
+            raise UserError("every makes the segments: leave out start, end and context")
+        rows = [
+            Video(
+                row.video, parts=((row.start, row.end, row.context or ""),) if timed_parts else None
+            )
+            for row in clips.rows
+        ]
+        if clips.frames:
+            raise UserError("a library is made of files, found frames")
+        opened = self.create_library(library)
+        loader = self.loaded.task.clip_loader(None, train=False)
+        options = IndexOptions(
+            cut=whole if every is None else lambda path, seconds: regular_segments(seconds, every),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            retry=retry,
+            follow_links=loader.follow_links,
+            link_suggestion=loader.link_suggestion,
+        )
+        opened.index(rows, loader, options)
+        return opened
+
+    def create_library(self, path: str | os.PathLike[str]) -> Library:
+        """A library of this model to be extended; an empty one where there is none."""
+        window = str(self.loaded.task.cfg.test_window)
+        return Library.create(path, self._segment_model(), self.loaded.path, window)
+
     # How
+
+    def _segment_model(self) -> SegmentModel:
+        loaded = self.loaded
+        return SegmentModel(loaded.model, loaded.task, loaded.device, loaded.fingerprint)
 
     def _text(self, hypothesis: dict[str, Any]) -> Text:
         text = self.loaded.task.tokenizer.decode(hypothesis["tokens"].tolist())

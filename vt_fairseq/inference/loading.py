@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 import vt_fairseq.models.architectures  # noqa: F401
 from vt_fairseq.devices import check_gpus, emulates
 from vt_fairseq.errors import UserError
+from vt_fairseq.library.segment_model import fingerprint
 from vt_fairseq.models.checkpoint_state import saved_tokenizer
 from vt_fairseq.models.pretrained.exported import read_model
 from vt_fairseq.models.video_translate import VideoTranslateModel
@@ -31,12 +32,16 @@ class Loaded:
     Attributes:
         model: its video network's BatchNorms are folded into the convolutions.
         cfg: the task's options in the checkpoint, for ``task.load_dataset(split, task_cfg=cfg)``.
+        path: what was opened, absolute.
+        fingerprint: see ``segment_model.fingerprint``.
     """
 
     model: VideoTranslateModel
     task: VideoTranslateTask
     device: torch.device
     cfg: FairseqDataclass
+    path: Path
+    fingerprint: str
 
 
 def open_checkpoint(
@@ -86,7 +91,8 @@ def open_checkpoint(
     model = task.build_model(cfg.model, from_checkpoint=True)
     model.load_state_dict(state["model"], strict=True, model_cfg=cfg.model)
     model.eval().fold()
-    return Loaded(model.to(device, dtype), task, device, cfg.task)
+    own = Path(os.path.abspath(path)), fingerprint(state["model"], task)
+    return Loaded(model.to(device, dtype), task, device, cfg.task, *own)
 
 
 def usable_device(name: str | torch.device | None) -> torch.device:

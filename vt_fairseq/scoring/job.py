@@ -10,13 +10,13 @@ from typing import Any, Protocol
 import torch
 
 from vt_fairseq.candidates.prefix_tree import PrefixTree
+from vt_fairseq.candidates.texts import candidate_ids, warn_of_cuts
 from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.data.head_targets import ANSWER
 from vt_fairseq.data.manifest import ClipRow, DataDirectory, Manifest
 from vt_fairseq.data.prompts import Prompt
 from vt_fairseq.devices import DTYPES
 from vt_fairseq.errors import UserError
-from vt_fairseq.inference.candidate_texts import candidate_ids, warn_of_cuts
 from vt_fairseq.inference.loading import Loaded, open_checkpoint, usable_device
 from vt_fairseq.scoring.answers import MultipleChoice
 from vt_fairseq.scoring.classification import (

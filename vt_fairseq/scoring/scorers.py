@@ -13,12 +13,12 @@ from fairseq.dataclass.configs import GenerationConfig
 
 from vt_fairseq.candidates.likelihood import score_candidates
 from vt_fairseq.candidates.prefix_tree import PrefixTree
+from vt_fairseq.candidates.texts import candidate_ids, warn_of_cuts
 from vt_fairseq.candidates.top_k import Bounds, Top, top_candidates
 from vt_fairseq.data.dataset import pad_right
 from vt_fairseq.data.head_targets import ANSWER, candidate_mask
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.data.prompts import Prompt
-from vt_fairseq.inference.candidate_texts import candidate_ids, warn_of_cuts
 from vt_fairseq.inference.loading import Loaded
 from vt_fairseq.models.heads import scores_by_question
 
