@@ -56,6 +56,7 @@ def lines(data_directory, trained, tmp_path_factory) -> Lines:
             *["--videos", str(world / "videos"), "--out", str(out), "--train-vocabulary", "200"],
         ],
         "vt-caption": lambda out: [video, *model, "--device", "cpu", "--out", str(out)],
+        "vt-index": lambda out: [f"{out}.vtlib", video, *model, "--device", "cpu"],
         "vt-score": lambda out: [
             *["vqa", str(data_directory), *model, "--device", "cpu", "--out", str(out)],
         ],
@@ -84,7 +85,7 @@ COMMANDS = (
     *("vt-evaluate", "vt-report", "vt-prepare"),
     *(
         pytest.param(name, marks=pytest.mark.slow)
-        for name in ("vt-caption", "vt-score", "vt-init", "fairseq-generate")
+        for name in ("vt-caption", "vt-index", "vt-score", "vt-init", "fairseq-generate")
     ),
 )
 

@@ -185,6 +185,17 @@ def everything(world: World, terminal: Terminal) -> None:
     ):
         terminal("vt-caption", *videos, *own, *options, code=1)
     terminal("vt-caption", world.path("video.mp4"), *own, "--format", "vtt")
+    library = world.path("library")
+    terminal("vt-index", library, *videos, *own, code=1)
+    for options in (
+        [text],
+        [text, f"two {text}", "--format", "m3u"],
+        [text, "--format", "html"],
+        ["--like", videos[0], "--format", "jsonl"],
+    ):
+        terminal("vt-search", library, *options, *own)
+    terminal("vt-ask", library, text, "--candidates", text, "two", *own)
+    terminal("vt-ask", library, text, "--format", "jsonl", *own)
     for kind in ("vqa", "classify", "retrieval"):
         out = world.path(f"scores-{kind}")
         terminal("vt-score", kind, data, *own, "--out", out, "--num-workers", "1")
@@ -209,6 +220,8 @@ def refusals(world: World, terminal: Terminal) -> None:
     terminal("vt-caption", world.path("video.mp4"), "--path", unknown, "--device", "cpu")
     for path in (missing, broken, *poor):
         terminal("vt-caption", world.path("video.mp4"), "--path", path, code=None)
+    for path in (missing, broken):
+        terminal("vt-search", path, text, "--path", checkpoint, "--device", "cpu", code=None)
     for path in (broken, poor[0]):
         terminal("vt-score", "vqa", data, "--path", path, "--out", world.path("x"), code=None)
         terminal(*["fairseq-generate", data, *PLUGIN, "--path", path], code=None)

@@ -7,7 +7,6 @@ the library, and the rest is done), 2 for a mistake in the command.
 import argparse
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from vt_fairseq.cli import command, libraries
 from vt_fairseq.cli.caption import PROGRESS, seconds
 from vt_fairseq.cli.command import positive
 from vt_fairseq.cli.inputs import STDIN, find_videos
-from vt_fairseq.cli.processes import check_one_machine, local_gpu
+from vt_fairseq.cli.processes import check_one_machine, local_gpu, own_share, shard
 from vt_fairseq.errors import FOLLOW_LINKS, UserError, naming
 from vt_fairseq.visible_text import say, visible
 
@@ -32,7 +31,6 @@ PROG = "vt-index"
 MERGE, RESCUE = "merge", "rescue"
 SCENES = "scenes"
 EXIT_SOME_FAILED = 1
-SHARD = re.compile(r"([1-9]\d*)/([1-9]\d*)")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -105,14 +103,6 @@ def add_run(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="processes that decode for a GPU (default: 2)",
     )
-
-
-def shard(text: str) -> tuple[int, int]:
-    """ "2/8" -> (1, 8)."""
-    match = SHARD.fullmatch(text)
-    if match is None or int(match[1]) > int(match[2]):
-        raise argparse.ArgumentTypeError(f"expected K/N with K from 1 to N, found {text!r}")
-    return int(match[1]) - 1, int(match[2])
 
 
 # --- which videos ---------------------------------------------------------------------------------
@@ -254,7 +244,6 @@ def index(args: argparse.Namespace, videos: Sequence["Video"], rank: int, count:
 
     model = load(args)
     on_gpu = model.loaded.device.type != "cpu"
-    own, parts = args.shard
     with (
         contextlib.closing(model.create_library(args.library)) as library,
         tqdm(total=len(videos), desc=PROG, bar_format=PROGRESS, disable=rank > 0 or None) as bar,
@@ -263,7 +252,7 @@ def index(args: argparse.Namespace, videos: Sequence["Video"], rank: int, count:
             cut=cutter(args),
             batch_size=args.batch_size,
             num_workers=args.num_workers if on_gpu else 0,
-            shard=(own + rank * parts, parts * count),
+            shard=own_share(args.shard, rank, count),
             retry=args.retry,
             follow_links=args.follow_links,
             link_suggestion=FOLLOW_LINKS,

@@ -292,7 +292,7 @@ class Indexer:
             if file_state(request.path) == request.state:
                 return True
             reason = "it changed while it was indexed: index it again"
-        except OSError as error:
+        except (VideoError, OSError) as error:
             reason = _reason(error)
         self._fail(named(request.path, *request.part[:2]), reason)
         return False

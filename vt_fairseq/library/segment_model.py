@@ -4,7 +4,7 @@ The video network's tokens of a segment are the same for every prompt. The encod
 those of one prompt, which it reads before the video (paper, section 3.1). So both are kept: the
 states of the caption prompt answer queries with the decoder alone, and from the tokens everything
 else is computed without the video. Both are kept in the precision of the model's weights, and so
-is what comes of them: rounded to fp16, the scores of a model in fp32 differ by some 0.005.
+is what comes of them: rounded to fp16, they would change the scores of a model in fp32.
 
 Shapes: B segments, F frames, H W pixels, T video tokens, S source, C width, K texts.
 """
@@ -86,7 +86,8 @@ class SegmentModel:
     def states_without_context(self) -> int:
         """The encoder's states of a segment that come before its context."""
         row, prompt = ClipRow("", ""), self.prompt(CAPTION)
-        return len(self.task.text_options().source(row, prompt, self.num_tokens))
+        ids = self.task.text_options().source(row, prompt, self.num_tokens)
+        return ids.index(self.task.tokenizer.sep) + 1
 
     def around(self, at: float | None) -> tuple[float | None, float | None]:
         """Start and end in seconds of what the model sees around a moment."""
