@@ -206,25 +206,11 @@ def attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=Non
     return Attention.apply(q, k, v, attn_mask)
 
 
-def fp32_product(a, b):
-    """``half_precision_linear.fp32_product`` as on tensor cores."""
-    halves = a.dtype == b.dtype != torch.float32
-    return KERNELS.fp32_product(a, b) if halves else a.float() @ b.float()
-
-
-def fp32_linear_backward(ctx, grad):
-    """``half_precision_linear``'s on a GPU, where the gradient is cast for the tensor cores."""
-    x, weight = ctx.saved_tensors
-    grad = grad.flatten(0, -2).to(weight.dtype)
-    of_x = fp32_product(grad, weight).to(x.dtype).view_as(x)
-    return of_x, fp32_product(grad.T, x.flatten(0, -2)).to(weight.dtype)
-
-
 def look_like_a_gpu() -> None:
     """Let the model take the ways that it takes on a GPU, in operations that count as there."""
     F.rms_norm, F.dropout, F.scaled_dot_product_attention = rms_norm, dropout, attention
-    half_precision_linear.fp32_product = fp32_product
-    half_precision_linear._Fp32Linear.backward = staticmethod(fp32_linear_backward)
+    half_precision_linear.fp32_product = KERNELS.fp32_product
+    half_precision_linear.on_cpu = lambda x: False
     r2plus1d.on_tensor_cores = lambda x: x.dtype in (torch.float16, torch.bfloat16)
 
 

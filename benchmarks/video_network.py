@@ -4,7 +4,7 @@
 
 R(2+1)D-34 with random weights on one clip; CPU time, one thread, in turn. What is compared gives
 equal features and gradients, which is checked first. ``ours`` is what the product does: clips as
-channels_last_3d (``normalize``), and in evaluation folded. bf16 is held to its bar where the
+channels_last_3d (``Normalize``), and in evaluation folded. bf16 is held to its bar where the
 processor has instructions for it. Writes results/video_network.json.
 """
 
@@ -19,7 +19,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, VIDEO_STAGES, R2Plus1D, normalize
+from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, VIDEO_STAGES, Normalize, R2Plus1D
 
 NOISE = 1.05  # ours relative to the best layout
 BF16 = 4.0  # fp32 contiguous relative to bf16 channels last, folded
@@ -33,10 +33,10 @@ def inference(clip: torch.Tensor, dtype: torch.dtype) -> dict:
     torch.manual_seed(0)
     plain = R2Plus1D(R2PLUS1D_DIMS["34"])
     with torch.no_grad():
-        plain(normalize(random_clip(8, SMALL), torch.float32))  # moves the BatchNorms' statistics
+        plain(Normalize()(random_clip(8, SMALL), torch.float32))  # moves the BatchNorms' statistics
     folded = deepcopy(plain.eval())
     folded.fold()
-    video = normalize(clip, dtype)
+    video = Normalize()(clip, dtype)
     found = {}
     for form, network in (("plain", plain), ("folded", folded)):
         network.to(dtype)
@@ -56,7 +56,7 @@ def training(clip: torch.Tensor, dtype: torch.dtype) -> dict:
     """Name of each way to a function that trains once."""
     torch.manual_seed(0)
     network = R2Plus1D(R2PLUS1D_DIMS["34"]).to(dtype)
-    video = normalize(clip, dtype)
+    video = Normalize()(clip, dtype)
     return {
         "ours": partial(training_pass, network, video, 0),
         "contiguous": partial(training_pass, network, video.contiguous(), 0),

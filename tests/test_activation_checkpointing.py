@@ -47,13 +47,7 @@ def test_values_gradients_and_statistics_do_not_change(checkpointing, freeze, dr
     assert torch.equal(logits, same_logits)
     for name, expected in gradients.items():
         found = same_gradients[name]
-        if expected is None:
-            assert found is None, name
-        elif name.startswith("decoder.layers") or not checkpointing.get("checkpoint_activations"):
-            assert torch.equal(found, expected), name
-        else:
-            # The source's gradients (two from each decoder layer) are summed in another order.
-            assert (found - expected).norm() <= 1e-5 * expected.norm(), name
+        assert found is expected is None or torch.equal(found, expected), name
     buffers = dict(frugal.named_buffers())
     for name, expected in plain.named_buffers():
         assert torch.equal(buffers[name], expected), name

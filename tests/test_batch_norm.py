@@ -90,3 +90,13 @@ def test_statistics_move_once_when_the_block_is_checkpointed():
     for name, value in plain.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
     assert torch.equal(plain.weight.grad, again.weight.grad)
+
+
+def test_statistics_move_once_in_a_checkpoint_that_is_compiled_too():
+    plain, compiled = BatchNorm(3), BatchNorm(3)
+    run = torch.compile(lambda x: checkpointed(compiled, x), fullgraph=True, backend="aot_eager")
+    for call in (plain, run):
+        call(batch(4, 3, 5).requires_grad_()).square().sum().backward()
+    for name, value in plain.state_dict().items():
+        assert torch.equal(compiled.state_dict()[name], value), name
+    assert torch.equal(plain.weight.grad, compiled.weight.grad)

@@ -10,7 +10,7 @@ from torch import nn
 from vt_fairseq.inference.loading import open_checkpoint
 from vt_fairseq.models.batch_norm import BatchNorm
 from vt_fairseq.models.batch_norm_folding import fold_batch_norms
-from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D, normalize
+from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, Normalize, R2Plus1D
 
 
 def frames(clips: int = 2) -> torch.Tensor:
@@ -22,7 +22,7 @@ def moved(size: str) -> R2Plus1D:
     """A network in evaluation mode whose BatchNorms are no identities."""
     torch.manual_seed(1)
     network = R2Plus1D(R2PLUS1D_DIMS[size])
-    network(normalize(frames(2), torch.float32))
+    network(Normalize()(frames(2), torch.float32))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm3d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -36,7 +36,7 @@ def test_a_folded_network_gives_the_features_of_the_plain_one(size):
     plain = moved(size)
     folded = deepcopy(plain)
     folded.fold()
-    video = normalize(frames(), torch.float32)
+    video = Normalize()(frames(), torch.float32)
     expected = plain(video)
     assert expected.std() > 0.1
     torch.testing.assert_close(folded(video), expected, rtol=1e-5, atol=1e-5)
@@ -48,14 +48,14 @@ def test_folding_into_filled_mid_planes_changes_nothing(monkeypatch):
     folded = deepcopy(plain)
     folded.fold()
     monkeypatch.setattr("vt_fairseq.models.r2plus1d.on_tensor_cores", lambda x: True)
-    video = normalize(frames(), torch.float32)
+    video = Normalize()(frames(), torch.float32)
     torch.testing.assert_close(folded(video), plain(video), rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
 def test_folding_in_half_precision_is_as_near_to_fp32_as_the_plain_network():
     plain = moved("tiny")
-    video = normalize(frames(), torch.float32)
+    video = Normalize()(frames(), torch.float32)
     exact, video = plain(video), video.to(torch.bfloat16)
     plain.to(torch.bfloat16)
     folded = deepcopy(plain)

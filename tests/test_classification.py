@@ -41,6 +41,10 @@ def sample(missing: list[bool], sources: int | None = None, **classes: list[int]
     rows = len(missing) if sources is None else sources
     return {
         "ntokens": 7,
+        "num_labeled": sum(
+            not lost and any(value != NO_CLASS for value in row)
+            for lost, row in zip(missing, zip(*classes.values(), strict=True), strict=True)
+        ),
         "nsentences": len(missing),
         "net_input": {"src_tokens": torch.ones(rows, 3, dtype=torch.long)},
         "missing": torch.tensor(missing),

@@ -15,7 +15,7 @@ from vt_fairseq.data.prompts import Prompt
 from vt_fairseq.data.text import TextOptions
 from vt_fairseq.data.text_noise import TextNoise
 from vt_fairseq.data.tokenizer import Tokenizer, train_vocabulary
-from vt_fairseq.models.r2plus1d import normalize
+from vt_fairseq.models.r2plus1d import Normalize
 from vt_fairseq.scoring.classification import VerbNounClassification, VerbNounPairs
 from vt_fairseq.scoring.retrieval import Retrieval
 from vt_fairseq.scoring.scorers import Prediction
@@ -120,7 +120,7 @@ def test_colors_are_normalized_as_red_green_and_blue_by_the_numbers_of_kinetics(
     for channel in range(3):
         frames = torch.zeros(1, 1, 1, 1, 3, dtype=torch.uint8)
         frames[..., channel] = 255
-        found = normalize(frames, torch.float32).flatten().tolist()
+        found = Normalize()(frames, torch.float32).flatten().tolist()
         expected = [((c == channel) - mean[c]) / deviation[c] for c in range(3)]
         assert found == pytest.approx(expected, abs=1e-5)
 

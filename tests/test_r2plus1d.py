@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from vt_fairseq.models.r2plus1d import MEAN, R2PLUS1D_DIMS, STD, R2Plus1D, normalize
+from vt_fairseq.models.r2plus1d import MEAN, R2PLUS1D_DIMS, STD, Normalize, R2Plus1D
 
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 
@@ -27,7 +27,7 @@ def meta34() -> R2Plus1D:
 def video(clips: int, frames: int = 8) -> torch.Tensor:
     generator = torch.Generator().manual_seed(clips)
     shape = (clips, frames, 40, 40, 3)
-    return normalize(
+    return Normalize()(
         torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8), torch.float32
     )
 
@@ -169,12 +169,12 @@ def test_an_unknown_freezing_mode_is_an_error(tiny):
 def test_normalizing_takes_each_channels_mean_to_zero_and_its_deviation_to_one():
     frames = torch.zeros(1, 2, 4, 5, 3, dtype=torch.uint8)
     frames[0, 1] = 255
-    out = normalize(frames, torch.float32)
+    out = Normalize()(frames, torch.float32)
     assert out.shape == (1, 3, 2, 4, 5)
     mean, std = torch.tensor(MEAN), torch.tensor(STD)
     torch.testing.assert_close(out[0, :, 0, 0, 0], -mean / std)
     torch.testing.assert_close(out[0, :, 1, 3, 4], (1 - mean) / std)
-    assert normalize(frames, torch.float16).dtype == torch.float16
+    assert Normalize()(frames, torch.float16).dtype == torch.float16
 
 
 def trained(network: R2Plus1D, x: torch.Tensor) -> list[torch.Tensor]:

@@ -14,6 +14,7 @@ from fairseq.models import FairseqEncoderDecoderModel
 from torch import nn
 
 from tests.test_t5 import NARROW, NARROW_V1_1, PAD, build, random_ids, shift_right
+from vt_fairseq.models import half_precision_linear
 from vt_fairseq.models.half_precision_linear import CLAMP, ClampedLinear, Fp32OutputLinear
 from vt_fairseq.models.t5 import Attention, FeedForward, T5Dims, apply_mask
 
@@ -165,6 +166,45 @@ def test_inner_overflow_leaves_training_finite(dims):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("dims", [NARROW, NARROW_V1_1], ids=["v1_0", "v1_1"])
+@pytest.mark.parametrize("training", [True, False])
+def test_every_projection_multiplies_half_precision_alone(dims, training):
+    model, seen = scaled({}, dims).half().train(training), []
+
+    def look(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        seen.append(inputs[0].dtype)
+
+    linear = half_precision_linear.fp32_linear
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_pre_hook(look)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            *(half_precision_linear, "fp32_linear"),
+            lambda x, weight: seen.append(x.dtype) or linear(x, weight),
+        )
+        forward(model)
+    assert set(seen) == {torch.float16} and len(seen) > 20
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_joined_projections_are_the_single_ones_and_keep_no_copy_of_their_weights(dtype):
+    torch.manual_seed(1)
+    layers = nn.ModuleList([ClampedLinear(6, width) for width in (8, 4, 8)]).to(dtype)
+    x, kept = torch.randn(2, 3, 6).to(dtype).requires_grad_(), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        together = half_precision_linear.joined(layers, x)
+    own = {t.data_ptr() for t in (x, *layers.parameters())}
+    assert {t.data_ptr() for t in kept} == own
+    singles = half_precision_linear.joined(layers.eval(), x)
+    gradients = []
+    for outputs in (together, singles):
+        loss = sum(y.float().square().sum() for y in outputs)
+        gradients.append(torch.autograd.grad(loss, [x, *layers.parameters()]))
+    for found, expected in zip([*together, *gradients[0]], [*singles, *gradients[1]], strict=True):
+        torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_fp32_projection_is_exact_and_keeps_no_fp32_copies(dtype):
     torch.manual_seed(1)
@@ -182,3 +222,23 @@ def test_the_fp32_projection_is_exact_and_keeps_no_fp32_copies(dtype):
     for found, exact in zip((x, layer.weight), inputs, strict=True):
         assert found.grad.dtype == dtype
         torch.testing.assert_close(found.grad.float(), exact.grad, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_zero_3_has_are_used_in_the_calls_of_their_own_layers_only(dtype):
+    model = build(NARROW).to(dtype).train()
+    expected, inside = forward(model), []
+    for parameter in model.parameters():
+        parameter.ds_id = 0  # as DeepSpeed marks it
+    for layer in (*model.encoder.transformer.layers, *model.decoder.layers):
+        layer.register_forward_pre_hook(lambda module, inputs: inside.append(module))
+        layer.register_forward_hook(lambda module, inputs, output: inside.clear())
+        for projection in layer.modules():
+            if isinstance(projection, nn.Linear):
+                projection.register_forward_pre_hook(
+                    lambda module, inputs, layer=layer: calls.append(inside == [layer])
+                )
+    calls: list[bool] = []
+    found = forward(model)
+    assert len(calls) == sum(isinstance(m, nn.Linear) for m in model.modules()) and all(calls)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0 if dtype == torch.float32 else 0.02)

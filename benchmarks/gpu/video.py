@@ -20,7 +20,7 @@ import torch
 
 from vt_fairseq.models import r2plus1d
 from vt_fairseq.models.batch_norm import BatchNorm
-from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D, normalize
+from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, Normalize, R2Plus1D
 
 FRAMES, SIZE = 32, 112
 FORWARD = 304.7e9  # operations of one clip (two per multiply-add), stem to features
@@ -86,7 +86,7 @@ def without(what: str) -> Iterator[None]:
 def one(video: torch.Tensor, dtype: torch.dtype, lacks: str) -> dict[str, float]:
     """Milliseconds of training and of evaluation, without one of the measures."""
     torch.backends.cudnn.benchmark = lacks != "cudnn.benchmark"
-    made = network(dtype)
+    made, normalize = network(dtype), Normalize().to(video.device)
 
     def frames() -> torch.Tensor:
         x = normalize(video, dtype)
@@ -113,7 +113,7 @@ def one(video: torch.Tensor, dtype: torch.dtype, lacks: str) -> dict[str, float]
 
 def profile(video: torch.Tensor, dtype: torch.dtype) -> list[str]:
     """The kernels that a training pass spends its time in."""
-    made = network(dtype).train()
+    made, normalize = network(dtype).train(), Normalize().to(video.device)
     torch.backends.cudnn.benchmark = True
     for _ in range(2):
         made(normalize(video, dtype)).float().square().mean().backward()

@@ -53,8 +53,7 @@ class ClassificationCriterion(FairseqCriterion):
             for name, y in targets.items()
         }
         loss = functools.reduce(torch.add, losses.values())
-        labeled = torch.stack([y.ne(NO_CLASS) for y in targets.values()]).any(dim=0)
-        sample_size = int(labeled.sum())
+        sample_size = sample["num_labeled"]
         logging_output = {
             "loss": loss.detach(),
             "ntokens": sample["ntokens"],

@@ -1,5 +1,6 @@
 """Mean cross-entropy of the predicted word distributions (paper, section 3.1)."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -48,7 +49,7 @@ class VideoTranslateCriterion(FairseqCriterion):
             "bad_clips": len(sample["unreadable"]),
             "cut_targets": sample["num_cut"],
         }
-        net_input, target, ntokens = sample["net_input"], sample["target"], sample["ntokens"]
+        net_input, target = sample["net_input"], sample["target"]
         if target is None:
             target = sample["id"].new_full((len(sample["id"]), 1), PAD)
             net_input = {**net_input, "prev_output_tokens": target}
@@ -56,8 +57,6 @@ class VideoTranslateCriterion(FairseqCriterion):
         if sample["num_missing"]:
             # Nothing can be learned or measured on a clip that was not seen.
             target = target.masked_fill(sample["missing"].unsqueeze(1), PAD)
-            ntokens = int(target.ne(PAD).sum())
-            logging_output |= {"ntokens": ntokens, "sample_size": ntokens}
         loss = F.cross_entropy(
             logits.float().flatten(0, 1),
             target.flatten(),
@@ -68,7 +67,7 @@ class VideoTranslateCriterion(FairseqCriterion):
             correct = (logits.argmax(-1) == target) & target.ne(PAD)
         logging_output["loss"] = loss.detach()
         logging_output["correct"] = correct.sum()
-        return loss, ntokens, logging_output
+        return loss, sample["ntokens"], logging_output
 
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict[str, Any]]) -> None:
@@ -91,6 +90,17 @@ class VideoTranslateCriterion(FairseqCriterion):
 
 
 def summed(logging_outputs: list[dict[str, Any]]) -> Callable[[str], float]:
-    """From a key to its sum over processes and micro batches."""
-    # Plain numbers: a tensor or numpy scalar would end up in the checkpoint.
-    return lambda key: float(sum(log.get(key, 0) for log in logging_outputs))
+    """From a key to its sum over processes and micro batches, a plain number.
+
+    A tensor or numpy scalar would end up in the checkpoint. All tensors are read at once, because
+    the CPU waits for a GPU each time.
+    """
+    keys = {key for log in logging_outputs for key, x in log.items() if isinstance(x, torch.Tensor)}
+    sums = [
+        functools.reduce(torch.add, [log[key] for log in logging_outputs if key in log]).double()
+        for key in keys
+    ]
+    read = dict(zip(keys, torch.stack(sums).tolist(), strict=True)) if keys else {}
+    return lambda key: (
+        read[key] if key in read else float(sum(log.get(key, 0) for log in logging_outputs))
+    )

@@ -17,7 +17,7 @@ import torch
 from fairseq.data import FairseqDataset
 
 from vt_fairseq.data.clips import FrameLoader
-from vt_fairseq.data.head_targets import HeadTargets, candidate_mask
+from vt_fairseq.data.head_targets import NO_CLASS, HeadTargets, candidate_mask
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.data.permutation import Batches, Permutation
 from vt_fairseq.data.prompts import Prompt
@@ -140,7 +140,10 @@ class VideoTextDataset(FairseqDataset):
         than their prompt's limit. ``missing`` (B,) bool marks rows whose clip could not be read;
         ``clip_ids`` and ``references`` (texts) are lists of B, ``unreadable`` lists (id, reason).
 
-        For heads there is no ``target`` but ``classes``, (B,) int64 per head. For the head
+        ``ntokens`` are those of the targets of clips that could be read.
+
+        For heads there is no ``target`` but ``classes``, (B,) int64 per head, and ``num_labeled``,
+        the number of clips that could be read and have a class. For the head
         ``answer`` the source has R rows, one per candidate, clip after clip: ``candidates``
         (B, K) bool says how many each has, and in ``net_input`` ``clip_of_row`` gives the clip of
         each row that has [VIDEO] tokens.
@@ -180,13 +183,17 @@ class VideoTextDataset(FairseqDataset):
 
     def _head_inputs(self, clips: list[Clip], heads: HeadTargets) -> Sample:
         rows = [clip.row for clip in clips]
+        classes = heads.targets(rows)
+        labeled = torch.stack([target.ne(NO_CLASS) for target in classes.values()]).any(dim=0)
+        seen = torch.tensor([not clip.missing for clip in clips])
         tokens = [self._video_tokens(clip) for clip in clips]
         sources, counts, clip_of_row = heads.sources(self.text, self.prompts[0], rows, tokens)
         sample: Sample = {
             "ntokens": sum(map(len, sources)),
             "net_input": self._source_tensors(sources, clips),
             "target": None,
-            "classes": heads.targets(rows),
+            "classes": classes,
+            "num_labeled": int((labeled & seen).sum()),
         }
         if heads.per_candidate:
             sample["candidates"] = candidate_mask(counts)
@@ -204,7 +211,9 @@ class VideoTextDataset(FairseqDataset):
             net_input["prev_output_tokens"] = torch.full_like(target, PAD)
             net_input["prev_output_tokens"][:, 1:] = target[:, :-1]
         return {
-            "ntokens": sum(map(len, targets)),
+            "ntokens": sum(
+                len(target) for target, clip in zip(targets, clips, strict=True) if not clip.missing
+            ),
             "num_cut": sum(cut),
             "net_input": net_input,
             "target": target,

@@ -23,7 +23,7 @@ _state = _ThreadState()
 
 def is_second_pass() -> bool:
     """Whether the backward pass makes this forward pass, which is then the second one."""
-    return _state.second_pass
+    return not torch.compiler.is_compiling() and _state.second_pass
 
 
 def checkpointed(module: nn.Module, *inputs: Any) -> torch.Tensor:
@@ -40,6 +40,8 @@ def checkpointed(module: nn.Module, *inputs: Any) -> torch.Tensor:
 
 
 def _run(module: nn.Module, *inputs: Any) -> torch.Tensor:
+    if torch.compiler.is_compiling():  # traced once, for both passes
+        return module(*inputs)
     # A reentrant checkpoint runs the first pass without gradients, the second one with them.
     outer, _state.second_pass = _state.second_pass, torch.is_grad_enabled()
     try:

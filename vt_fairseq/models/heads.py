@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vt_fairseq.models.masked_rows import rows_at
+
 
 class LinearHead(nn.Linear):
     """nn.Linear, computed and returned in fp32 whatever the dtype of its weights."""
@@ -43,7 +45,5 @@ def scores_by_question(scores: torch.Tensor, candidates: torch.Tensor) -> torch.
     ``candidates`` (B, K) bool is True at the R candidates that exist; elsewhere the score is the
     lowest finite number, which a softmax over K makes 0.
     """
-    lowest = torch.full(
-        candidates.shape, torch.finfo(scores.dtype).min, dtype=scores.dtype, device=scores.device
-    )
-    return lowest.masked_scatter(candidates, scores.squeeze(1))
+    by_question = rows_at(candidates, scores.squeeze(1))
+    return by_question.masked_fill(~candidates, torch.finfo(scores.dtype).min)

@@ -16,7 +16,7 @@ class KeyValueCache:
 
     Args:
         sources: for every layer keys and values (B, H, S, D).
-        source_bias: (B, 1, 1, S) fp32.
+        source_bias: (B, 1, 1, S).
 
     Attributes:
         length: P, which grows with the last layer.

@@ -217,7 +217,7 @@ class R2Plus1D(nn.Module):
         self._init_parameters()
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, 3, F, H, W) from ``normalize`` -> features (B, T, C), averaged over space only."""
+        """(B, 3, F, H, W) from ``Normalize`` -> features (B, T, C), averaged over space only."""
         x = self.stem(video)
         for number, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), 1):
             for block in stage:
@@ -272,11 +272,23 @@ def batch_norm(channels: int, dims: R2Plus1DDims) -> BatchNorm:
     return BatchNorm(channels, eps=dims.bn_eps, momentum=dims.bn_momentum)
 
 
-def normalize(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """RGB frames (B, F, H, W, 3) uint8 -> (B, 3, F, H, W) ``dtype``, on the frames' device.
+class Normalize(nn.Module):
+    """Colors from 0 ... 255 to mean 0 and deviation 1, in fp32 whatever the model's dtype."""
 
-    The result lies in memory as channels_last_3d, which convolutions keep and are faster on.
-    """
-    mean = torch.tensor(MEAN, device=frames.device) * 255
-    std = torch.tensor(STD, device=frames.device) * 255
-    return ((frames - mean) / std).to(dtype).permute(0, 4, 1, 2, 3)
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self):
+        super().__init__()
+        for name, values in (("mean", MEAN), ("std", STD)):
+            # The bits of fp32 numbers as integers, which casts of the model leave alone.
+            bits = (torch.tensor(values) * 255).view(torch.int32)
+            self.register_buffer(name, bits, persistent=False)
+
+    def forward(self, frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """RGB frames (B, F, H, W, 3) uint8 -> (B, 3, F, H, W) ``dtype``.
+
+        The result lies in memory as channels_last_3d, which convolutions keep and are faster on.
+        """
+        mean, std = self.mean.view(torch.float32), self.std.view(torch.float32)
+        return ((frames - mean) / std).to(dtype).permute(0, 4, 1, 2, 3)

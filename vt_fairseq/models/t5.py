@@ -8,8 +8,9 @@ V vocabulary, P positions already decoded, N positions of this call (N = L witho
 
 Half precision: T5 was trained in bfloat16. Its residual stream, the outputs that are added to it
 and the product of queries and keys, which nothing scales, exceed fp16's 65,504. So these, the
-norms, the softmax and the logits are fp32 whatever the weights are. The other projections run in
-the weights' dtype and are clamped. With fp32 weights every cast here is a no-op.
+norms, the softmax and the logits are fp32 whatever the weights are. All projections multiply in the
+weights' dtype, and those with outputs in it are clamped. With fp32 weights every cast here is a
+no-op.
 """
 
 import math
@@ -29,6 +30,8 @@ from vt_fairseq.models.half_precision_linear import (
     Fp32OutputLinear,
     clamped,
     fp32_linear,
+    is_partitioned,
+    joined,
     vocabulary_linear,
 )
 from vt_fairseq.models.kv_cache import KeysValues, KeyValueCache
@@ -113,13 +116,13 @@ class RelativeBias(nn.Module):
         self.register_buffer("bucket_of_distance", table, persistent=False)
 
     def forward(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Positions (N,) and (S,) -> bias (1, H, N, S) fp32; (B, N) and (B, S) -> (B, H, N, S)."""
+        """Positions (N,) and (S,) -> bias (1, H, N, S); (B, N) and (B, S) -> (B, H, N, S)."""
         ahead = keys[..., None, :] - queries[..., :, None]
         distance = ahead.abs() if self.bidirectional else -ahead.clamp(max=0)
         buckets = self.bucket_of_distance[distance.clamp(max=self.max_distance)]
         if self.bidirectional:
             buckets = buckets + (ahead > 0) * self.buckets_per_side
-        bias = F.embedding(buckets, self.weight).float().movedim(-1, -3)
+        bias = F.embedding(buckets, self.weight).movedim(-1, -3)
         return bias if bias.dim() == 4 else bias.unsqueeze(0)
 
 
@@ -150,37 +153,43 @@ class Attention(nn.Module):
         self.num_heads = dims.num_heads
         self.dropout = dims.dropout
 
-    def keys_values(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, S, C) -> keys and values, (B, H, S, D) each."""
-        return self._split_heads(self.k(states)), self._split_heads(self.v(states))
+    def keys_values(self, states: torch.Tensor) -> KeysValues:
+        """(B, S, C) -> keys and values, (B, H, S, D) each, for attention to these states."""
+        return self.split_heads(self.k(states)), self.split_heads(self.v(states))
+
+    def keys_values_queries(self, states: torch.Tensor) -> list[torch.Tensor]:
+        """(B, N, C) -> keys, values and queries, (B, H, N, D) each, for attention to itself."""
+        return [self.split_heads(x) for x in joined((self.k, self.v, self.q), states)]
 
     def forward(
-        self, states: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
-        """States (B, N, C), keys and values (B, H, S, D) -> (B, N, C) fp32.
+        """Queries (B, H, N, D), keys and values (B, H, S, D) -> (B, N, C) fp32.
 
-        ``bias`` is fp32 and broadcasts to (B, H, N, S).
+        All are in the weights' dtype. ``bias`` broadcasts to (B, H, N, S).
         """
         attended = F.scaled_dot_product_attention(
-            self._split_heads(self.q(states)).float(),
-            keys.float(),
-            values.float(),
+            queries,
+            keys,
+            values,
             attn_mask=bias,
             dropout_p=self.dropout if self.training else 0.0,
             scale=1.0,
         )
         return self.o(attended.transpose(1, 2).flatten(2))
 
-    def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
+    def split_heads(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, N, H * D) -> (B, H, N, D)."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
 def apply_mask(bias: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
-    """Bias with the lowest finite number where ``masked`` (bool, broadcasts) is True.
+    """Bias with minus infinity where ``masked`` (bool, broadcasts) is True.
 
-    It is finite, so that a row whose keys are all masked gets an average of values and not NaN.
+    A row whose keys are all masked sees them all instead of becoming NaN. No finite number would
+    do: products of queries and keys may be larger than all that fp16 has.
     """
-    return bias.masked_fill(masked, torch.finfo(bias.dtype).min)
+    return bias.masked_fill(masked & ~masked.all(-1, keepdim=True), -math.inf)
 
 
 class FeedForward(nn.Module):
@@ -218,10 +227,10 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dims.dropout)
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """(B, S, C) fp32, bias (B, H, S, S) fp32 -> (B, S, C) fp32."""
-        normed = self.self_attention_norm(x)
-        attended = self.self_attention(normed, *self.self_attention.keys_values(normed), bias)
-        x = x + self.dropout(attended)
+        """(B, S, C) fp32, bias (B, H, S, S) -> (B, S, C) fp32."""
+        attention = self.self_attention
+        keys, values, queries = attention.keys_values_queries(self.self_attention_norm(x))
+        x = x + self.dropout(attention(queries, keys, values, bias))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
@@ -245,27 +254,30 @@ class DecoderLayer(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
+        source: torch.Tensor,
+        source_values: torch.Tensor | None,
         self_bias: torch.Tensor,
-        source: torch.Tensor | KeysValues,
         source_bias: torch.Tensor,
         cache: KeyValueCache | None = None,
     ) -> torch.Tensor:
         """(R, N, C) fp32 -> (R, N, C) fp32, where R is a multiple of B.
 
-        The rows of one source stand side by side. ``self_bias`` is (1, H, N, P + N), ``source``
-        (B, S, C) or its keys and values, ``source_bias`` (B, 1, 1, S).
+        The rows of one source stand side by side. ``source`` and ``source_values`` are its keys and
+        values (B, H, S, D), or its states (B, S, C) and None. ``self_bias`` is (1, H, N, P + N),
+        ``source_bias`` (B, 1, 1, S).
         """
-        normed = self.self_attention_norm(x)
-        keys_values = self.self_attention.keys_values(normed)
+        attention = self.self_attention
+        keys, values, queries = attention.keys_values_queries(self.self_attention_norm(x))
         if cache is not None:
-            keys_values = cache.extended(self.index, *keys_values)
-        x = x + self.dropout(self.self_attention(normed, *keys_values, self_bias))
-        if isinstance(source, torch.Tensor):
-            source = self.cross_attention.keys_values(source)
+            keys, values = cache.extended(self.index, keys, values)
+        x = x + self.dropout(attention(queries, keys, values, self_bias))
+        attention = self.cross_attention
+        if source_values is None:
+            source, source_values = attention.keys_values(source)
+        queries = attention.q(self.cross_attention_norm(x))
         # The rows of a source become queries of one row, which share its keys and values.
-        queries = self.cross_attention_norm(x).view(source[0].size(0), -1, x.size(-1))
-        attended = self.cross_attention(queries, *source, source_bias).view_as(x)
-        x = x + self.dropout(attended)
+        queries = attention.split_heads(queries.view(len(source), -1, queries.size(-1)))
+        x = x + self.dropout(attention(queries, source, source_values, source_bias).view_as(x))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
@@ -346,8 +358,12 @@ class T5Decoder(FairseqIncrementalDecoder):
         self_bias = apply_mask(self.relative_bias(queries, keys), keys[None, :] > queries[:, None])
         tokens = prev_output_tokens[:, past:]
         if cache is None:
-            source = encoder_out["encoder_out"][0].transpose(0, 1)
-            sources = [source] * len(self.layers)
+            sources: Sequence[tuple[torch.Tensor, torch.Tensor | None]]
+            if is_partitioned(self.relative_bias):  # a layer's weights are there in its calls only
+                source = encoder_out["encoder_out"][0].transpose(0, 1)
+                sources = [(source, None)] * len(self.layers)
+            else:
+                sources = self.source_cache(encoder_out)
             features = self._features(tokens, self_bias, sources, _source_bias(encoder_out))
         else:
             features = self._features(tokens, self_bias, cache.sources, cache.source_bias, cache)
@@ -378,23 +394,25 @@ class T5Decoder(FairseqIncrementalDecoder):
     def source_cache(self, encoder_out: EncoderOut) -> list[KeysValues]:
         """Each layer's keys and values of the source."""
         source = encoder_out["encoder_out"][0].transpose(0, 1)
-        layers = cast(Iterable[DecoderLayer], self.layers)
-        return [layer.cross_attention.keys_values(source) for layer in layers]
+        attentions = [layer.cross_attention for layer in cast(Iterable[DecoderLayer], self.layers)]
+        found = joined([p for attention in attentions for p in (attention.k, attention.v)], source)
+        heads = [attentions[0].split_heads(x) for x in found]
+        return list(zip(heads[::2], heads[1::2], strict=True))
 
     def _features(
         self,
         tokens: torch.Tensor,
         self_bias: torch.Tensor,
-        sources: Sequence[torch.Tensor | KeysValues],
+        sources: Sequence[tuple[torch.Tensor, torch.Tensor | None]],
         source_bias: torch.Tensor,
         cache: KeyValueCache | None = None,
     ) -> torch.Tensor:
-        """(R, N) ids -> (R, N, C); the rest as the layers take it, ``sources`` one per layer."""
+        """(R, N) ids -> (R, N, C); the rest as the layers take it, ``sources`` for each of them."""
         x = self.dropout(self.embed_tokens(tokens).float())
         # A second pass would write to the cache a second time.
         checkpointing = self.checkpoint_activations and cache is None
         for layer, source in zip(self.layers, sources, strict=True):
-            inputs = self_bias, source, source_bias, cache
+            inputs = *source, self_bias, source_bias, cache
             x = checkpointed(layer, x, *inputs) if checkpointing else layer(x, *inputs)
         return self.dropout(self.final_norm(x))
 
@@ -423,8 +441,7 @@ class T5Decoder(FairseqIncrementalDecoder):
 
     def _output_states(self, features: torch.Tensor) -> torch.Tensor:
         """Features (..., C), scaled by C ** -0.5 as T5 does where the tables are tied."""
-        tied = self.lm_head is None
-        return features.float() * features.size(-1) ** -0.5 if tied else features
+        return features * features.size(-1) ** -0.5 if self.lm_head is None else features
 
     def reorder_incremental_state(self, incremental_state: dict, new_order: torch.Tensor) -> None:
         """Rows of the cache in ``new_order`` (R,), which may repeat or leave out rows."""
@@ -438,9 +455,10 @@ class T5Decoder(FairseqIncrementalDecoder):
 
 
 def _source_bias(encoder_out: EncoderOut) -> torch.Tensor:
-    """(B, 1, 1, S) fp32 that masks the source's padding."""
+    """(B, 1, 1, S) in the weights' dtype that masks the source's padding."""
     padding = encoder_out["encoder_padding_mask"][0][:, None, None, :]
-    return apply_mask(torch.zeros_like(padding, dtype=torch.float32), padding)
+    dtype = encoder_out["encoder_out"][0].dtype
+    return apply_mask(torch.zeros_like(padding, dtype=dtype), padding)
 
 
 @torch.no_grad()

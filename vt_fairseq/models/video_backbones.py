@@ -26,7 +26,7 @@ class VideoNetwork(Protocol):
     width: int
 
     def __call__(self, video: torch.Tensor) -> torch.Tensor:
-        """(B, 3, F, H, W) from ``normalize`` of ``r2plus1d`` -> features (B, T, ``width``)."""
+        """(B, 3, F, H, W) from ``Normalize`` of ``r2plus1d`` -> features (B, T, ``width``)."""
 
     def num_tokens(self, frames: int) -> int:
         """T of a clip of ``frames`` frames."""

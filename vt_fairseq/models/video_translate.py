@@ -11,7 +11,8 @@ from torch import nn
 
 from vt_fairseq.data.tokenizer import PAD
 from vt_fairseq.models.heads import ClassHeads
-from vt_fairseq.models.r2plus1d import normalize
+from vt_fairseq.models.masked_rows import rows_at
+from vt_fairseq.models.r2plus1d import Normalize
 from vt_fairseq.models.t5 import EncoderOut, T5Decoder, T5Dims, T5Encoder
 from vt_fairseq.models.video_backbones import VideoNetwork
 
@@ -31,6 +32,7 @@ class VideoTokens(nn.Module):
 
     def __init__(self, network: VideoNetwork, width: int, pooling: str):
         super().__init__()
+        self.normalize = Normalize()
         self.network = network
         self.projection = nn.Linear(network.width, width)
         nn.init.normal_(self.projection.weight, std=VIDEO_TOKEN_SCALE * network.width**-0.5)
@@ -46,7 +48,7 @@ class VideoTokens(nn.Module):
 
         Raises ValueError where the network's features have another shape than it says.
         """
-        features = self.network(normalize(video, self.projection.weight.dtype))
+        features = self.network(self.normalize(video, self.projection.weight.dtype))
         expected = (len(video), self.network.num_tokens(video.size(1)), self.network.width)
         if features.shape != expected:
             raise ValueError(
@@ -96,10 +98,11 @@ class MultimodalEncoder(FairseqEncoder):
         if video is not None:
             video_tokens = self.video(video)
         if video_tokens is not None:
-            is_video = src_tokens.eq(self.video_id).unsqueeze(-1)
+            is_video = src_tokens.eq(self.video_id)
             if clip_of_row is not None:
                 video_tokens = video_tokens.index_select(0, clip_of_row)
-            states = states.masked_scatter(is_video, video_tokens.to(states.dtype))
+            tokens = rows_at(is_video, video_tokens.to(states.dtype).flatten(0, 1))
+            states = torch.where(is_video.unsqueeze(-1), tokens, states)
         if blank_video is not None:
             states = states + self.zero_of_blank(blank_video).to(states.dtype)
         padding = src_tokens.eq(PAD)
