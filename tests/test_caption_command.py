@@ -3,7 +3,9 @@
 import importlib.metadata
 import io
 import json
+import os
 import resource
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -90,7 +92,7 @@ def test_subtitles_are_files_that_ffmpeg_reads_with_the_segments_times(
     arguments = [*videos, "--segments", "3", "--format", suffix, "--out", tmp_path, *SAMPLED]
     code, out, err = caption(*arguments)
     assert (code, out, err) == (0, "", "")
-    files = sorted(tmp_path.iterdir())
+    files = sorted(tmp_path.glob("[!.]*"))
     assert [f.name for f in files] == [f"{Path(v).stem}.{suffix}" for v in videos]
     cues = 0
     for path, video in zip(files, videos, strict=True):
@@ -197,7 +199,7 @@ def test_a_broken_video_is_named_and_the_rest_goes_on(caption, videos, tmp_path)
     assert lines[0].startswith(f"vt-caption: error: {broken}: not a video file")
     assert lines[1] == f"vt-caption: error: {given[3]}: no such file" and len(lines) == 2
     code, out, err = caption(*given, "--segments", "2", "--format", "srt", "--out", tmp_path / "o")
-    written = {path.stem for path in (tmp_path / "o").iterdir()}
+    written = {path.stem for path in (tmp_path / "o").glob("[!.]*")}
     assert code == 1 and written == {Path(v).stem for v in videos[:2]}
 
 
@@ -251,7 +253,7 @@ def test_files_of_one_name_do_not_overwrite_each_other(caption, videos, tmp_path
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "clip.mp4").write_bytes(Path(video).read_bytes())
     code, _, _ = caption(tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out", *SAMPLED)
-    texts = {p.name: p.read_text() for p in (tmp_path / "out").iterdir()}
+    texts = {p.name: p.read_text() for p in (tmp_path / "out").glob("[!.]*")}
     assert code == 0 and set(texts) == {"clip.txt", "clip-2.txt"}
     assert texts["clip.txt"].startswith(f"{tmp_path}/a/clip.mp4: ")
     assert texts["clip-2.txt"].startswith(f"{tmp_path}/b/clip.mp4: ")
@@ -309,7 +311,7 @@ def test_ten_real_clips_are_captioned_in_one_command(caption, test_data, tmp_pat
     arguments = [*clips, "--format", suffix, "--out", tmp_path, "--segments", "2", *SAMPLED]
     code, out, err = caption(*arguments)
     assert (code, out, err) == (0, "", "")
-    files = sorted(tmp_path.iterdir())
+    files = sorted(tmp_path.glob("[!.]*"))
     assert len(files) == 10
     for clip, path in zip(clips, files, strict=True):
         duration = probe(clip)
@@ -347,3 +349,59 @@ def test_the_first_caption_costs_less_than_four_times_the_import_of_torch(traine
     used, out = cpu_seconds(command)
     torch_alone, _ = cpu_seconds([sys.executable, "-c", "import torch"])
     assert used < 4 * torch_alone and out.startswith(videos[0])
+
+
+def test_a_second_run_into_the_same_folder_does_what_is_new_changed_or_asked_otherwise(
+    caption, videos, tmp_path
+):
+    own = [str(shutil.copy(video, tmp_path)) for video in videos]
+    out, files = tmp_path / "out", []
+    given = [*own, "--out", out, "--format", "jsonl"]
+
+    def run(*options: str) -> tuple[list[str], str]:
+        """Names of the files that this run has written, and what it says."""
+        before = {path: path.stat().st_mtime_ns for path in out.glob("*.jsonl")}
+        code, _, err = caption(*given, *options)
+        assert code == 0
+        files[:] = sorted(out.glob("*.jsonl"))
+        written = [p.stem for p in files if before.get(p) != p.stat().st_mtime_ns]
+        return written, err
+
+    stems = [Path(video).stem for video in own]
+    assert run() == (stems, "")
+    whole = [path.read_bytes() for path in files]
+    assert run() == ([], f"vt-caption: note: 3 of 3 videos are done in {out} with these options\n")
+    os.utime(own[1])
+    files[2].unlink()
+    assert run()[0] == stems[1:]
+    # A list that a killed run has left half.
+    (record,) = out.glob(".vt-caption.*")
+    record.write_bytes(record.read_bytes()[:-9])
+    assert run()[0] == []
+    assert [path.read_bytes() for path in files] == whole
+    assert run("--beam", "2")[0] == stems and run("--beam", "2")[0] == []
+    record.write_bytes(b"\x00[1]\n{")
+    assert run("--beam", "2")[0] == stems
+
+
+def test_parts_write_the_files_of_one_run_with_the_same_names(
+    caption, videos, tmp_path, monkeypatch
+):
+    (tmp_path / "more").mkdir()
+    own = [*videos, str(shutil.copy(videos[0], tmp_path / "more"))]
+    given = [*own, "--format", "jsonl", "--batch-size", "1", "--out"]
+    assert caption(*given, tmp_path / "one")[0] == 0
+    for part in ("1/2", "2/2"):
+        assert caption(*given, tmp_path / "parts", "--shard", part)[0] == 0
+    for rank in ("0", "1"):  # as torchrun starts them
+        with monkeypatch.context() as patch:
+            patch.setenv("RANK", rank)
+            patch.setenv("WORLD_SIZE", "2")
+            assert caption(*given, tmp_path / "two")[0] == 0
+    contents = [
+        {path.name: path.read_bytes() for path in (tmp_path / name).glob("*.jsonl")}
+        for name in ("one", "parts", "two")
+    ]
+    assert contents[0] == contents[1] == contents[2] and len(contents[0]) == 4
+    code, _, err = caption(*own, "--rank", "a", "--shard", "1/2")
+    assert code == 2 and "--rank compares all videos in one process" in err

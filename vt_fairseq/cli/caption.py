@@ -18,8 +18,10 @@ from tqdm import tqdm
 
 from vt_fairseq.cli import command
 from vt_fairseq.cli.caption_formats import FORMATS, SUBTITLES, SegmentResult
+from vt_fairseq.cli.caption_progress import Progress
 from vt_fairseq.cli.command import add_with_aliases, positive
 from vt_fairseq.cli.inputs import find_videos, read_labels
+from vt_fairseq.cli.processes import Share, launched, local_gpu, own_share, shard
 from vt_fairseq.errors import FOLLOW_LINKS, UserError, VideoError
 from vt_fairseq.files.atomic_files import write_file
 from vt_fairseq.visible_text import json_text, say, visible
@@ -33,6 +35,11 @@ EXIT_SOME_FAILED = 1
 BATCHES_AT_ONCE = 8
 TOP_CLASSES = 5
 PROGRESS = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # parts of videos count, too
+
+# Options that do not change the results, or not by more than rounding.
+NOT_SETTINGS = {
+    *("videos", "out", "shard", "batch_size", "num_workers", "device", "follow_links", "user_dir"),
+}
 
 # (paths, start=, end=), lists of the same length -> a result for each, None where it was not read
 Predict = Callable[..., Any]
@@ -61,7 +68,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--format", choices=FORMATS, default="text", help="format of the output (default: text)"
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write one file per video there")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write one file per video there; videos that are done with the same options are left "
+        "as they are",
+    )
+    parser.add_argument(
+        "--shard",
+        type=shard,
+        default=(0, 1),
+        metavar="K/N",
+        help="only the K-th of N parts of the videos, each for a machine of its own",
+    )
     parser.add_argument("--batch-size", type=positive, default=8, help="clips at once (default: 8)")
     parser.add_argument(
         "--num-workers",
@@ -184,8 +204,15 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("--num-candidates is for generated texts; --top-k limits what is ranked")
     if args.rank is not None and (args.format in SUBTITLES or args.out):
         raise UserError("--rank writes one list: --format text or jsonl, without --out")
+    if args.rank is not None and share_of(args) != (0, 1):
+        raise UserError("--rank compares all videos in one process; vt-index shares them out")
     if args.out and args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file, expected a folder")
+
+
+def share_of(args: argparse.Namespace) -> Share:
+    """Which part of the videos this process has."""
+    return own_share(args.shard, *launched())
 
 
 def load(args: argparse.Namespace) -> "VideoTranslate":
@@ -195,7 +222,7 @@ def load(args: argparse.Namespace) -> "VideoTranslate":
 
     model = VideoTranslate.from_pretrained(
         args.path,
-        device=args.device,
+        device=args.device or local_gpu(),
         dtype=DTYPES[args.dtype],
         vocabulary=args.vocabulary,
         test_window=args.test_window,
@@ -269,14 +296,23 @@ def predict_segments(
 class Output:
     """Where a video's results go: stdout, or a file of its own in ``--out``."""
 
-    def __init__(self, args: argparse.Namespace, videos: int):
+    def __init__(self, args: argparse.Namespace, videos: Sequence[str]):
         """Raise UserError where several subtitle files would go to stdout."""
-        if args.format in SUBTITLES and videos > 1 and args.out is None:
-            raise UserError(f"{videos} videos make {videos} {args.format} files: add --out DIR")
+        count = len(videos)
+        if args.format in SUBTITLES and count > 1 and args.out is None:
+            raise UserError(f"{count} videos make {count} {args.format} files: add --out DIR")
         self.render, self.suffix = FORMATS[args.format]
         self.top_k = args.top_k or (TOP_CLASSES if args.classify else sys.maxsize)
         self.folder = args.out
-        self.used: set[str] = set()
+        # Of all videos, so that they do not depend on who does which.
+        self.names = file_names(videos, self.suffix)
+        self.progress = None
+        if self.folder is not None:
+            self.progress = Progress(self.folder, settings(args), share_of(args))
+
+    def is_done(self, video: str) -> bool:
+        """Whether an earlier run has written its results, with the same options."""
+        return self.progress is not None and self.progress.has(video, self.names[video])
 
     def write(self, segments: list[SegmentResult]) -> None:
         """Write the results of one video."""
@@ -284,16 +320,32 @@ class Output:
         if self.folder is None:
             print_lines(content)
         elif self.suffix == ".jsonl" or any(one.error is None for one in segments):
-            path = self.folder / self.name(segments[0].video)
-            write_file(path, content.encode("utf-8", "backslashreplace"))
+            video = segments[0].video
+            write_file(self.folder / self.names[video], content.encode("utf-8", "backslashreplace"))
+            if self.progress is not None and all(one.error is None for one in segments):
+                self.progress.add(video, self.names[video])
 
-    def name(self, video: str) -> str:
-        """clip.mp4 -> clip.srt; a second clip.* becomes clip-2.srt."""
+
+def file_names(videos: Sequence[str], suffix: str) -> dict[str, str]:
+    """clip.mp4 -> clip.srt; a second clip.* becomes clip-2.srt."""
+    names: dict[str, str] = {}
+    used: set[str] = set()
+    for video in dict.fromkeys(videos):
         stem = Path(os.path.abspath(video)).stem
-        stems = chain([stem], (f"{stem}-{n}" for n in count(2)))
-        name = next(f"{s}{self.suffix}" for s in stems if s not in self.used)
-        self.used.add(name.removesuffix(self.suffix))
-        return name
+        free = next(s for s in chain([stem], (f"{stem}-{n}" for n in count(2))) if s not in used)
+        used.add(free)
+        names[video] = f"{free}{suffix}"
+    return names
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What the results depend on beside the videos, as JSON has it."""
+    given = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
+    paths = {name: str(value) for name, value in given.items() if isinstance(value, Path)}
+    model = os.path.abspath(args.path)
+    state = os.stat(model) if os.path.exists(model) else None
+    changed = None if state is None else [state.st_size, state.st_mtime_ns]
+    return {**given, **paths, "path": model, "changed": changed}
 
 
 def print_lines(content: str) -> None:
@@ -345,9 +397,13 @@ def main() -> None:
     check(args)
     command.import_user_dir(args.user_dir)
     paths = find_videos(args.videos, args.follow_links, note)
-    output = Output(args, len(paths))
+    output = Output(args, paths)
+    number, parts = share_of(args)
+    own = [path for path in paths[number::parts] if not output.is_done(path)]
+    if done := len(paths[number::parts]) - len(own):
+        note(f"{done} of {done + len(own)} videos are done in {args.out} with these options")
     failed, ranked = 0, []
-    for video in predict_videos(args, paths):
+    for video in predict_videos(args, own) if own else ():
         failed += report_errors(video)
         if args.rank is None:
             output.write(video)
