@@ -248,6 +248,7 @@ ELSEWHERE = {
     "srun": "needs Slurm; its environment is tried by test_zero_launch.py",
     "deepspeed ": "needs several machines",
     "fairseq-train DATA …": "a line to be filled in",
+    "COMMON": "needs a GPU; its memory is predicted by vt-memory",
     "--distributed-world-size 2": "test_zero_launch.py",
     "vt-prepare CORPUS": "a line to be filled in",
     "--shard": "test_shards.py, test_library.py",

@@ -8,6 +8,7 @@ from vt_fairseq.data.head_targets import candidate_mask
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.architectures import TinyConfig, build_model
 from vt_fairseq.models.heads import scores_by_question
+from vt_fairseq.models.masked_rows import rows_at
 from vt_fairseq.models.video_translate import VideoTranslateModel
 
 
@@ -123,3 +124,11 @@ def test_one_head_may_be_kept_beside_a_new_one_and_none_is_dropped():
     assert torch.equal(new.heads["noun"].weight, own)
     with pytest.raises(UserError, match=r"the model does not have: verb; expected --heads verb"):
         build().load_state_dict(old.state_dict())
+
+
+def test_no_rows_in_no_places_are_zeros_that_still_reach_the_parameters():
+    weight = torch.ones(3, requires_grad=True)
+    placed = rows_at(torch.zeros(2, 4, dtype=torch.bool), torch.ones(0, 3) * weight)
+    assert placed.shape == (2, 4, 3) and not placed.any()
+    placed.sum().backward()
+    assert weight.grad is not None and not weight.grad.any()

@@ -35,6 +35,7 @@ METHODS = {"read_bytes", "read_text", "iterdir", "glob", "rglob", "LoadFromSeria
 CALLERS = {"models/pretrained/exported.py", "models/pretrained/t5_weights.py"}
 ELSEWHERE = {
     "training/process_groups.py",
+    "training/generation_options.py",
     "training/zero/trainer.py",
     "scoring/run.py",
     "cli/processes.py",
