@@ -13,7 +13,7 @@ from vt_fairseq.models.architectures import (
     dims_from_text,
 )
 from vt_fairseq.models.checkpoint_state import matrix_elements
-from vt_fairseq.models.r2plus1d import normalize
+from vt_fairseq.models.r2plus1d import Normalize
 from vt_fairseq.models.t5 import T5_DIMS, T5Decoder, T5Encoder
 from vt_fairseq.models.video_translate import VideoTranslateModel
 
@@ -69,7 +69,7 @@ def test_each_row_takes_its_own_clip():
 def test_video_tokens_are_a_linear_map_of_the_networks_features():
     tokens = build().encoder.video
     tokens.projection.bias.normal_()
-    features = tokens.network(normalize(clips(2), torch.float32))
+    features = tokens.network(Normalize()(clips(2), torch.float32))
     expected = features @ tokens.projection.weight.T + tokens.projection.bias
     torch.testing.assert_close(tokens(clips(2)), expected)
 
