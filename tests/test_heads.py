@@ -82,6 +82,26 @@ def test_heads_train_everything_but_the_decoder_whose_embeddings_are_the_encoder
     assert all(p.grad is not None and p.grad.isfinite().all() for p in trained.values())
 
 
+def test_heads_on_the_video_see_the_mean_of_its_tokens_and_train_the_video_network_alone():
+    torch.manual_seed(0)
+    model = build_model(TinyConfig(heads_on="video"), 384, VIDEO, {"verb": 6, "noun": 2}).eval()
+    trained = {name.split(".")[0:2][-1] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"video", "verb", "noun"}
+    model.encoder.transformer = None  # nothing may call it
+    video, head = clips(2), model.heads["verb"]
+    with torch.no_grad():
+        expected = model.encoder.video(video).mean(dim=1) @ head.weight.T + head.bias
+        found = model(source(WITH_VIDEO, TEXT_ONLY, LONGER), video=video)["verb"]
+    torch.testing.assert_close(found[[0, 2]], expected)
+    torch.testing.assert_close(found[1], head.bias)  # a row without video has nothing to see
+
+
+@pytest.mark.parametrize("sizes", [{}, {"answer": 1}])
+def test_heads_on_the_video_without_classes_are_a_mistake(sizes):
+    with pytest.raises(UserError, match="--heads-on video: expected --heads"):
+        build_model(TinyConfig(heads_on="video"), 384, VIDEO, sizes)
+
+
 def test_a_model_without_heads_is_what_it_was():
     torch.manual_seed(0)
     plain = build_model(TinyConfig(), 384, VIDEO)

@@ -298,11 +298,13 @@ def test_ten_clips_are_the_mean_of_ten_windows_by_hand(scored, trained, tmp_path
     assert differ == 5
 
 
-def test_windows_that_are_all_the_whole_clip_are_decoded_once(scored, monkeypatch):
+def test_a_clip_that_fits_into_the_window_has_ten_windows_too(scored, trained, monkeypatch):
     seen = count_clips(monkeypatch)
-    _, once = scored("classify", "once")
-    _, ten = scored("classify", "ten", windows=10)
-    assert seen["decoded"] == 10 and [r["scores"] for r in once] == [r["scores"] for r in ten]
+    scored("classify", "ten", windows=10)
+    assert seen["decoded"] == 50
+    apart = [scored("classify", f"w{k}", test_window=f"{k}/10")[1] for k in (1, 10)]
+    for first, last in zip(*apart, strict=True):
+        assert first["scores"] != last["scores"]
 
 
 def test_retrieval_averages_the_likelihoods_of_its_windows(scored, trained, tmp_path):
@@ -438,10 +440,17 @@ def test_pairs_are_ranked_as_texts_and_give_verbs_and_nouns(
     assert metrics["action_top5"] == pytest.approx(100 * np.mean(ranks <= 5))
 
 
-def test_seen_pairs_are_those_of_the_training_split(scored, data_directory):
+def test_every_labeled_pair_can_be_an_action_and_seen_pairs_are_those_of_training(
+    scored, data_directory
+):
     data = DataDirectory.open(data_directory)
-    seen = {(row.verb, row.noun) for row in data.manifest("train")}
-    metrics, found = scored("classify", targets="action")
+    of_split = {s: {(row.verb, row.noun) for row in data.manifest(s)} for s in data.splits}
+    labeled, seen = set.union(*of_split.values()), of_split["train"]
+    assert len(seen) < len(labeled) < 100
+    metrics, found = scored("classify", "labeled", targets="action")
+    assert {tuple(pair[:2]) for pair in found[0]["action"]} == labeled
+    assert "action_not_a_candidate" not in metrics
+    metrics, found = scored("classify", "seen", targets="action", pairs="seen")
     assert {tuple(pair[:2]) for pair in found[0]["action"]} == seen
     unseen = sum((row.verb, row.noun) not in seen for row in data.manifest("test"))
     assert unseen and metrics["action_not_a_candidate"] == unseen

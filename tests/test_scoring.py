@@ -92,15 +92,17 @@ def test_numbers_that_are_none_are_not_written(tmp_path):
 
 def test_seen_pairs_are_those_of_the_rows_once_each_in_the_order_of_the_classes():
     seen = [("wash", "onion"), ("cut", "onion"), ("wash", "onion"), (None, "door"), ("cut", None)]
-    pairs = VerbNounPairs.seen(VERBS, NOUNS, seen)
+    pairs = VerbNounPairs.of_rows(VERBS, NOUNS, seen)
     assert pairs.texts() == ["cut onion", "wash onion"]
     every = VerbNounPairs.every(VERBS, NOUNS)
     assert len(every) == 6 and every.texts()[3] == "open onion"
-    assert len(VerbNounPairs.seen(VERBS, NOUNS, [])) == 0
+    assert len(VerbNounPairs.of_rows(VERBS, NOUNS, [])) == 0
 
 
 def test_a_verbs_probability_is_the_sum_over_its_pairs():
-    pairs = VerbNounPairs.seen(VERBS, NOUNS, [("cut", "door"), ("cut", "onion"), ("wash", "onion")])
+    pairs = VerbNounPairs.of_rows(
+        VERBS, NOUNS, [("cut", "door"), ("cut", "onion"), ("wash", "onion")]
+    )
     scores = LOG([0.1, 0.3, 0.6])
     assert np.exp(pairs.verb_scores(scores)) == pytest.approx([0.4, 0.0, 0.6])
     assert np.exp(pairs.noun_scores(scores)) == pytest.approx([0.1, 0.9])
@@ -115,7 +117,7 @@ def test_a_pairs_probability_is_the_product_over_the_pairs_that_there_are():
     )
     # Logits mean the same as probabilities.
     assert every.product(verbs + 4, nouns - 1) == pytest.approx(every.product(verbs, nouns))
-    some = VerbNounPairs.seen(VERBS, NOUNS, [("cut", "onion"), ("wash", "door")])
+    some = VerbNounPairs.of_rows(VERBS, NOUNS, [("cut", "onion"), ("wash", "door")])
     assert np.exp(some.product(verbs, nouns)) == pytest.approx([0.05 / 0.23, 0.18 / 0.23])
 
 

@@ -13,7 +13,13 @@ import pytest
 from tests import media
 from vt_fairseq.errors import UserError, VideoError
 from vt_fairseq.video.decoding import probe, read_clip
-from vt_fairseq.video.frame_sampling import TIME_EPSILON, FrameSampling, Plan, window_position
+from vt_fairseq.video.frame_sampling import (
+    TIME_EPSILON,
+    FrameSampling,
+    Plan,
+    window_phase,
+    window_position,
+)
 
 WHOLE = FrameSampling(num_frames=16, max_seconds=None)
 ONE = FrameSampling(num_frames=1)
@@ -153,6 +159,18 @@ def test_ten_windows_cover_the_segment_from_its_start_to_its_end():
     plans = [Plan(FrameSampling(), 0, 60, window_position(f"{k}/10", None)) for k in range(1, 11)]
     starts = [plan.times(60)[0] - 6 / 64 for plan in plans]
     np.testing.assert_allclose(starts, np.linspace(0, 54, 10))
+
+
+def test_ten_windows_of_a_short_segment_are_ten_offsets_of_the_uniform_grid():
+    """3.2 s in 32 parts of 0.1 s: the k-th clip shows second 5 + 0.1 (i + (k - 0.5) / 10)."""
+    sampling = FrameSampling(max_seconds=None)
+    windows = [f"{k}/10" for k in range(1, 11)]
+    plans = [Plan(sampling, 5, 8.2, window_position(w, None), window_phase(w)) for w in windows]
+    shown = np.array([plan.times(100) for plan in plans])
+    np.testing.assert_allclose(shown[0], 5.005 + 0.1 * np.arange(32))
+    np.testing.assert_allclose(shown[9], 5.095 + 0.1 * np.arange(32))
+    np.testing.assert_allclose(np.sort(shown.T.ravel()), 5.005 + 0.01 * np.arange(320))
+    assert window_phase("center") == window_phase("whole") == window_phase("1/1") == 0.5
 
 
 def test_the_whole_window_ignores_max_seconds(numbered):

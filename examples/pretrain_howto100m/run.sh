@@ -18,16 +18,9 @@ init() {
     --arch video_translate_t5_large --out "$OUT/init.pt" ${SMALL_INIT:-}
 }
 
-# T5's schedule is constant until the warm-up ends, at the rate from which it then falls: fairseq's
-# would rise from 0.
 train() {
-  launch fairseq-train "$DATA" $PLUGIN $TRAINER --arch video_translate_t5_large \
-    --criterion video_translate --actions caption,classify --reuse-batch \
-    --text-input shuffled-masked --mask-amount batch --max-target-tokens caption=20,classify=12 \
-    --num-frames 32 --frame-size 112 --max-seconds 6 --lr 1e-3 --video-lr-scale 0.1 \
-    --lr-scheduler inverse_sqrt --warmup-updates 50000 --warmup-init-lr 1e-3 \
-    --max-update 250000 --batch-size 8 \
-    --disable-validation "${START[@]}" --save-dir "$OUT/checkpoints" $TRAIN
+  launch fairseq-train "$DATA" $PLUGIN $TRAINER $PRETRAINING "${START[@]}" \
+    --save-dir "$OUT/checkpoints" $TRAIN
 }
 
 stages prepare init train -- "$@"

@@ -53,8 +53,9 @@ def add_candidates(group) -> None:
         "by their product) or action (verb-noun pairs as texts) (default: label, or what the heads "
         "are for)")  # fmt: skip
     add("--pairs", choices=PAIRS,
-        help="verb-noun pairs that can be an action: those of the split train (default where texts "
-        "of pairs are ranked), or all (default where scores are multiplied)")  # fmt: skip
+        help="verb-noun pairs that can be an action: labeled, those of any row of DATA (default "
+        "where texts of pairs are ranked), seen, those of the split train, or all (default where "
+        "scores are multiplied)")  # fmt: skip
     add("--labels", type=read_labels, metavar="FILE",
         help="classify: rank the class names in FILE instead of the data directory's")  # fmt: skip
     add("--top-k", type=positive, metavar="K",

@@ -35,11 +35,13 @@ if TYPE_CHECKING:
     T5Variant = str
     VideoPooling = str
     FreezeVideo = str
+    HeadsOn = str
 else:  # fairseq reads the choices off the type
     T5Size = ChoiceEnum(tuple(T5_DIMS))
     T5Variant = ChoiceEnum(tuple(T5_VARIANTS))
     VideoPooling = ChoiceEnum(("none", "temporal"))
     FreezeVideo = ChoiceEnum(("all", "all-but-last", "none"))
+    HeadsOn = ChoiceEnum(("cls", "video"))
 
 
 @dataclass
@@ -84,6 +86,13 @@ class VideoTranslateConfig(FairseqDataclass):
         metadata={
             "help": "linear layers on the encoder's state at [CLS] to train instead of the "
             "decoder, which is frozen then: some of verb,noun,label, or answer"
+        },
+    )
+    heads_on: HeadsOn = field(
+        default="cls",
+        metadata={
+            "help": "what the heads see: the encoder's state at [CLS], or the mean of the video "
+            "tokens alone, without the transformer (the R(2+1)D baseline of Table 1)"
         },
     )
     head_lr_scale: float = field(
@@ -320,12 +329,18 @@ def build_model(
     encoder.transformer.checkpoint_activations = cfg.checkpoint_activations
     decoder.checkpoint_activations = cfg.checkpoint_activations
     scale_learning_rate(network, cfg.video_lr_scale)
+    if str(cfg.heads_on) == "video" and (not head_sizes or "answer" in head_sizes):
+        raise UserError("--heads-on video: expected --heads with some of verb,noun,label")
     if not head_sizes:
         return VideoTranslateArchitecture(encoder, decoder)
     heads = ClassHeads(head_sizes, t5.d_model)
     scale_learning_rate(heads, cfg.head_lr_scale)
     decoder.requires_grad_(False)
-    encoder.embed_tokens.requires_grad_(True)  # the decoder's as well
+    encoder.video_only = str(cfg.heads_on) == "video"
+    if encoder.video_only:
+        encoder.transformer.requires_grad_(False)
+    else:
+        encoder.embed_tokens.requires_grad_(True)  # the decoder's as well
     return VideoTranslateArchitecture(encoder, decoder, heads)
 
 

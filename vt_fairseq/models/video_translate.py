@@ -68,7 +68,12 @@ class MultimodalEncoder(FairseqEncoder):
         video: frames to tokens.
         t5: sizes of the transformer.
         video_id: id of [VIDEO], in place of which the source gets the video tokens.
+
+    Attributes:
+        video_only: whether the output is the mean of each row's video tokens, as one state.
     """
+
+    video_only = False
 
     def __init__(self, embed_tokens: nn.Embedding, video: VideoTokens, t5: T5Dims, video_id: int):
         super().__init__(None)
@@ -106,6 +111,10 @@ class MultimodalEncoder(FairseqEncoder):
         if blank_video is not None:
             states = states + self.zero_of_blank(blank_video).to(states.dtype)
         padding = src_tokens.eq(PAD)
+        if self.video_only:
+            is_video = src_tokens.eq(self.video_id).unsqueeze(-1)
+            mean = (states * is_video).sum(dim=1) / is_video.sum(dim=1).clamp(min=1)
+            return {"encoder_out": [mean.unsqueeze(0)], "encoder_padding_mask": [padding[:, :1]]}
         states = self.transformer(states, padding)
         return {
             "encoder_out": [states.transpose(0, 1)],

@@ -137,15 +137,15 @@ class VerbNounPairs:
         return cls(verbs, nouns, verb_of, noun_of)
 
     @classmethod
-    def seen(
+    def of_rows(
         cls,
         verbs: Sequence[str],
         nouns: Sequence[str],
-        seen: Iterable[tuple[str | None, str | None]],
+        rows: Iterable[tuple[str | None, str | None]],
     ) -> "VerbNounPairs":
-        """Those among ``seen``, pairs of names, in the order of the classes."""
+        """Those that ``rows``, pairs of names, have, once each in the order of the classes."""
         verb, noun = ({name: k for k, name in enumerate(names)} for names in (verbs, nouns))
-        pairs = sorted({(verb[v], noun[n]) for v, n in seen if v in verb and n in noun})
+        pairs = sorted({(verb[v], noun[n]) for v, n in rows if v in verb and n in noun})
         verb_of, noun_of = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
         return cls(verbs, nouns, verb_of, noun_of)
 

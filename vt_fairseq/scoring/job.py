@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -181,6 +182,8 @@ def _scorer_in_use(options: ScoreOptions, model: Loaded) -> str:
     heads = model.task.heads
     if options.use == "heads" and heads is None:
         raise UserError(f"--use heads: {options.path} has none")
+    if model.model.encoder.video_only and (options.use == "decoder" or options.fuse):
+        raise UserError(f"{options.path} has heads on the video alone and writes no text")
     if options.use or options.fuse:
         return options.use or "decoder"
     return "decoder" if heads is None else "heads"
@@ -289,15 +292,20 @@ def _pairs(options: ScoreOptions, model: Loaded) -> VerbNounPairs:
         if not names and part in targets.replace("action", "verb,noun"):
             raise UserError(f"--targets {targets}: {options.data} has no {part} classes")
     ranked = options.use == "decoder" and targets == "action"
-    if (options.pairs or ("seen" if ranked else "all")) == "all":
+    wanted = options.pairs or ("labeled" if ranked else "all")
+    if wanted == "all":
         return VerbNounPairs.every(verbs, nouns)
-    train = _data(model).manifest(TRAIN_SPLIT)
-    seen = zip(train.column("verb"), train.column("noun"), strict=True)
-    pairs = VerbNounPairs.seen(verbs, nouns, seen)
+    data = _data(model)
+    splits = [data.manifest(name) for name in ([TRAIN_SPLIT] if wanted == "seen" else data.splits)]
+    columns = ((split.column("verb"), split.column("noun")) for split in splits)
+    pairs = VerbNounPairs.of_rows(
+        verbs, nouns, chain.from_iterable(zip(*both, strict=True) for both in columns)
+    )
     if not len(pairs):
+        where = f"the split {TRAIN_SPLIT} of " if wanted == "seen" else ""
         raise UserError(
-            f"no row of the split {TRAIN_SPLIT} of {options.data} has a verb and a noun; "
-            "--pairs all takes every pair of classes"
+            f"no row of {where}{options.data} has a verb and a noun; --pairs all takes every pair "
+            "of classes"
         )
     return pairs
 

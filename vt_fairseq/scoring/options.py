@@ -8,7 +8,7 @@ from vt_fairseq.errors import UserError
 
 KINDS = ("vqa", "retrieval", "classify")
 TARGETS = ("label", "verb", "noun", "verb,noun", "action")
-PAIRS = ("seen", "all")
+PAIRS = ("labeled", "seen", "all")
 SCORERS = ("decoder", "heads")
 DECODINGS = ("rank", "beam")
 

@@ -3,7 +3,6 @@
 Shapes: V clips that could be read, F frames, H W pixels.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -41,7 +40,8 @@ class WindowDataset(Dataset):
     Attributes:
         rows: of the split.
         loaders: all different; models may see the same row in different ways.
-        num_windows: uniformly spaced windows per row; with 1, the loaders' own window.
+        num_windows: uniformly spaced windows per row, which differ in a short segment, too; with 1,
+            the loaders' own window.
     """
 
     rows: Sequence[ClipRow]
@@ -60,20 +60,8 @@ class WindowDataset(Dataset):
             return row, str(error)
 
     def steps(self, rows: Sequence[int]) -> list[list[RowWindow]]:
-        """What is decoded for a batch of rows, window by window.
-
-        A segment that is no longer than the window has one window.
-        """
-        if self.num_windows == 1:
-            return [[(row, 0) for row in rows]]
-        shortest = min(loader.sampling.window_seconds for loader in self.loaders)
-        cut = [row for row in rows if shortest < _seconds(self.rows[row])]
-        others = [[(row, k) for row in cut] for k in range(1, self.num_windows) if cut]
-        return [[(row, 0) for row in rows], *others]
-
-
-def _seconds(row: ClipRow) -> float:
-    return math.inf if row.end is None else row.end - (row.start or 0.0)
+        """What is decoded for a batch of rows, window by window."""
+        return [[(row, window) for row in rows] for window in range(self.num_windows)]
 
 
 def decode_windows(

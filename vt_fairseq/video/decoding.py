@@ -28,7 +28,13 @@ import numpy as np
 from vt_fairseq.errors import VideoError, is_lack_of_files, too_many_files
 from vt_fairseq.video.boundary import Boundary
 from vt_fairseq.video.containers import opened
-from vt_fairseq.video.frame_sampling import TIME_EPSILON, FrameSampling, Plan, window_position
+from vt_fairseq.video.frame_sampling import (
+    TIME_EPSILON,
+    FrameSampling,
+    Plan,
+    window_phase,
+    window_position,
+)
 from vt_fairseq.video.frame_skipping import decode_wanted
 from vt_fairseq.video.images import Scaler, decode_image, image_files, reason
 from vt_fairseq.video.timeline import Packets, Timeline
@@ -86,7 +92,7 @@ def read_clip(
     position = window_position(window, rng)
     if window == "whole":
         sampling = replace(sampling, max_seconds=None)
-    plan = Plan(sampling, start, end, position)
+    plan = Plan(sampling, start, end, position, window_phase(window))
     if boundary is not None:
         boundary.check(path)
     read = partial(_read_folder, boundary) if os.path.isdir(path) else _read_file

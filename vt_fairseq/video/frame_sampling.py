@@ -26,7 +26,7 @@ class FrameSampling:
 
     Attributes:
         num_frames: F.
-        mode: "uniform": the centers of F equal parts of the window (better in section B);
+        mode: "uniform": a frame of each of F equal parts of the window (better in section B);
             "consecutive": F frames at CONSECUTIVE_FPS, so the window is F / 16 s long.
         max_seconds: uniform only: length of the window that a longer segment is cut to; None: the
             whole segment is the window.
@@ -62,12 +62,14 @@ class Plan:
         sampling: how the window is sampled.
         start, end: seconds of the segment; None: the start and the end of the video.
         position: in [0, 1], where a window that is shorter than the segment lies: 0 is earliest.
+        phase: in (0, 1), where in its part of the window each frame lies: 0.5 is the center.
     """
 
     sampling: FrameSampling
     start: float | None
     end: float | None
     position: float
+    phase: float = 0.5
 
     def __post_init__(self) -> None:
         for name, value in (("start", self.start), ("end", self.end)):
@@ -94,7 +96,7 @@ class Plan:
         if sampling.mode == "uniform":
             span = min(span, end - start)
         first = start + max(0.0, end - start - span) * self.position
-        times = first + (np.arange(sampling.num_frames) + 0.5) * (span / sampling.num_frames)
+        times = first + (np.arange(sampling.num_frames) + self.phase) * (span / sampling.num_frames)
         if sampling.resample_fps is not None:
             times = np.floor(times * sampling.resample_fps + TIME_EPSILON) / sampling.resample_fps
         # Consecutive frames may run past the end of a short segment: its last frame repeats.
@@ -125,11 +127,28 @@ def window_position(window: str, rng: np.random.Generator | None) -> float:
         return float(rng.random())
     if window in ("center", "centre", "whole"):  # checkpoints of 0.1.0 have the British spelling
         return 0.5
+    index, count = _numbered(window)
+    return index / (count - 1) if count > 1 else 0.5
+
+
+def window_phase(window: str) -> float:
+    """``Plan.phase``: window K/N has the K-th of N equal offsets, all others the center.
+
+    So the N windows of a segment that has no room for a shorter window are N different clips, each
+    spread over the whole of it.
+    """
+    if "/" not in window:
+        return 0.5
+    index, count = _numbered(window)
+    return (index + 0.5) / count
+
+
+def _numbered(window: str) -> tuple[int, int]:
+    """K - 1 and N of "K/N"; raise UserError for anything else."""
     match = re.fullmatch(r"(\d+)/(\d+)", window)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise UserError(f"window is random, center, whole or K/N with K from 1, found {window!r}")
-    index, count = int(match[1]) - 1, int(match[2])
-    return index / (count - 1) if count > 1 else 0.5
+    return int(match[1]) - 1, int(match[2])
 
 
 def equal_segments(duration: float, count: int) -> list[tuple[float, float]]:
