@@ -218,7 +218,10 @@ def pretrained(real_commands, tmp_path_factory) -> dict[str, Path]:
         ("tvqa", {f"results_yes/{n}": 5 for n in ("generative", "discriminative", "fused")}),
         (
             "epic_kitchens",
-            {f"results/{n}": 5 for n in ("zero_shot", "generative", "multitask", "discriminative")},
+            {
+                f"results/{n}": 5
+                for n in ("baseline", "zero_shot", "generative", "multitask", "discriminative")
+            },
         ),
     ],
 )

@@ -43,7 +43,7 @@ def models() -> list[Model]:
 
 def measured() -> list[Measured]:
     """Verbs, nouns and actions; questions without and with subtitles."""
-    pairs = ("--targets", "action")
+    pairs = ("--targets", "action", "--pairs", "seen")
     first = (*pairs, "--caption-first")
     found = [
         Measured("gen", "classify", "action", options=pairs),
