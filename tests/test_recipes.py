@@ -106,7 +106,7 @@ def test_the_baseline_of_epic_kitchens_falls_tenfold_after_nine_epochs(trainings
     rates = [rate for rate in (0.0025, 0.00025, 0.000025) for _ in range(9)]
     assert found["lr"] == rates and found["lr_scheduler"] == "fixed" and found["max_epoch"] == 27
     assert (found["video_lr_scale"], found["head_lr_scale"]) == (1.0, 1.0)
-    assert found["batch_size"] == 6 and found["optimizer"] == "sgd"
+    assert found["batch_size"] == 6 and found["optimizer"] == "nag"
     epoch = math.ceil(23_191 / (8 * 6))  # clips of P01 to P25, 8 GPUs
     assert found["warmup_updates"] == epoch
 
@@ -139,7 +139,7 @@ def test_smoke_mode_trains_with_the_recipes_own_options_made_small(recipe, train
     """It changes sizes, paths, and fp16, which needs a GPU: the optimizer and all else stay."""
     small = {"arch", "num_frames", "frame_size", "batch_size", "batch_size_valid", "max_update"}
     small |= {"warmup_updates", "num_workers", "log_interval", "cpu", "fp16", "data", "save_dir"}
-    small |= {"finetune_from_model", "restore_file"}
+    small |= {"finetune_from_model", "restore_file", "given"}
     small |= {"t5_size", "video_network", "dropout", "video_lr_scale"}  # the architecture's own
     whole, smoke = trainings_of(recipe), trainings_of(recipe, smoke=True)
     assert len(whole) == len(smoke) > 0
