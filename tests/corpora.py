@@ -75,3 +75,11 @@ def write_jsonl(path: Path, *records: dict | str | bytes) -> Path:
 def clip(**more) -> dict:
     """A row of a jsonl manifest."""
     return {"id": "x", "video": "a.mp4", "caption": "a red circle"} | more
+
+
+def warnings_of_rows(content: dict) -> list[str]:
+    """A data directory's warnings without those of letters that its vocabulary lacks.
+
+    T5's has no backtick, for instance.
+    """
+    return [text for text in content["warnings"] if "the vocabulary lacks" not in text]

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.corpora import by_id, outline, real_corpus, rejected, rows, vt_prepare
+from tests.corpora import (
+    by_id,
+    outline,
+    real_corpus,
+    rejected,
+    rows,
+    vt_prepare,
+    warnings_of_rows,
+)
 from vt_fairseq.corpora.msrvtt import TRAIN_LISTS, open_corpus, read_captions, read_list
 from vt_fairseq.miniworld.official_layouts import annotation_files
 from vt_fairseq.miniworld.world import SIZES
@@ -45,7 +53,7 @@ def test_the_test_set_has_2990_videos_with_20_captions_and_1k_a_is_inside(real):
     assert data.splits["retrieval"] == {"rows": 1_000, "rejected": 0}
     assert {row.id for row in retrieval} <= set(test)
     assert len({row.captions for row in retrieval}) == 995
-    assert content["warnings"] == [OVERLAP]
+    assert warnings_of_rows(content) == [OVERLAP]
 
 
 @pytest.mark.data
@@ -63,7 +71,7 @@ def test_the_official_split_and_the_training_lists_have_the_published_sizes(offi
     official = {s: {r.id for r in data.manifest(s)} for s in ("train", "valid")}
     listed = {row.id for row in data.manifest("train_7k")}
     assert listed == official["train"] | official["valid"]
-    assert content["warnings"] == [OVERLAP]
+    assert warnings_of_rows(content) == [OVERLAP]
     assert (
         "test: 2,890 of 2,990 rows are left out; what is measured on it is measured on 100, "
         "published results on 2,990"

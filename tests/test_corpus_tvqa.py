@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.corpora import by_id, outline, real_corpus, rows, write_jsonl
+from tests.corpora import by_id, outline, real_corpus, rows, warnings_of_rows, write_jsonl
 from vt_fairseq.corpora.subtitles import Subtitles, parse_subtitles
 from vt_fairseq.corpora.tvqa import open_corpus
 from vt_fairseq.errors import UserError
@@ -21,7 +21,7 @@ def test_the_counts_are_the_published_ones_and_the_odd_times_are_counted(real):
     assert {split: counts["rows"] for split, counts in data.splits.items()} == {
         "test": 7_623, "plus_valid": 3_017,
     }  # fmt: skip
-    assert content["warnings"] == []
+    assert warnings_of_rows(content) == []
     assert content["notes"] == [
         "test: no times ('nan'), so the whole clip is taken (rows: 3)",
         "test: an empty span, taken 1 s longer on both sides (rows: 2)",

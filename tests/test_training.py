@@ -48,7 +48,7 @@ def test_a_killed_run_goes_on_with_the_same_losses_to_the_last_digit(
                 env=environment(),
                 start_new_session=True,
             )
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 400
             while max(train_losses(log.read_text()), default=0) < stop_after:
                 assert process.poll() is None and time.monotonic() < deadline, log.read_text()
                 time.sleep(0.02)
