@@ -28,7 +28,7 @@ class Progress:
             share: which of how many processes this is, from 0.
         """
         self.folder = folder
-        self.settings = json.loads(json.dumps(settings))
+        self.settings = json.loads(json.dumps(settings, allow_nan=False))
         self.own = folder / f".vt-caption.{share[0] + 1}-of-{share[1]}"
         self._done: dict[str, dict[str, Any]] = {}
         for path in sorted(folder.glob(PATTERN)):

@@ -133,7 +133,7 @@ class Indexer:
     def run(self, videos: Sequence[Video]) -> Counts:
         """Index what is new or changed; see ``Counts``."""
         about = {"videos": len(videos), "shard": self.options.shard}
-        self._number = self.store.begin_run(json.dumps(about))
+        self._number = self.store.begin_run(json.dumps(about, allow_nan=False))
         batches = WatchedDataLoader(
             Decoded(self.loader),
             batch_sampler=self._batches(videos),

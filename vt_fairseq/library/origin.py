@@ -48,7 +48,9 @@ def record_origin(store: Store, checkpoint: Path) -> None:
     """Write down where the model came from."""
     signature = sign(checkpoint, CHECKPOINT)
     with store.transaction():
-        store.set({"checkpoint": json.dumps(str(checkpoint)), "signature": signature})
+        store.set(
+            {"checkpoint": json.dumps(str(checkpoint), allow_nan=False), "signature": signature}
+        )
 
 
 def checked_settings(store: Store) -> dict[str, str]:
