@@ -266,6 +266,7 @@ def test_training_lowers_the_loss(data_directory, tmp_path, options):
     assert losses[-1] < 0.8 * losses[0], losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [CLASSIFY, ANSWER], ids=["classify", "answer"])
 def test_a_run_that_was_stopped_goes_on_with_the_same_losses(
     data_directory, tmp_path, generative, options
@@ -285,6 +286,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_losses(
     assert train(2, tmp_path / "parts") | train(5, tmp_path / "parts") == whole
 
 
+@pytest.mark.slow
 def test_restoring_with_everything_reset_starts_heads_anew_as_well(
     data_directory, tmp_path, generative
 ):

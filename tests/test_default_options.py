@@ -96,6 +96,7 @@ def test_a_colon_in_the_name_of_a_data_directory_is_one_line(tmp_path, trained, 
     assert log.splitlines()[-1].startswith("error: data directory a:b: expected a name without ':'")
 
 
+@pytest.mark.slow
 def test_an_exported_folder_is_fine_tuned_generated_from_and_validated(
     data_directory, trained, tmp_path
 ):
@@ -114,12 +115,14 @@ def test_an_exported_folder_is_fine_tuned_generated_from_and_validated(
     assert "valid" in run("fairseq-validate", *options, "--valid-subset", "valid")
 
 
+@pytest.mark.slow
 def test_an_average_of_the_weights_is_kept_beside_them(data_directory, tmp_path):
     options = [*TINY_RUN, "--store-ema", "--max-update", "2", "--save-dir", tmp_path]
     run("fairseq-train", data_directory, *PLUGIN, *options)
     run("fairseq-train", data_directory, *PLUGIN, *options, "--max-update", "3")
 
 
+@pytest.mark.slow
 def test_deepspeed_that_is_missing_is_one_line(data_directory, tmp_path):
     (tmp_path / "deepspeed.py").write_text("raise ModuleNotFoundError('No module named deepspeed')")
     for more in ([], ["--zero-stage", "0", "--adam-backend", "deepspeed"]):

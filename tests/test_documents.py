@@ -241,7 +241,7 @@ RUN = {
     "docs/memory.md": ["vt-memory"],
     "docs/pretrained.md": ["vt-init --from-checkpoint"],
 }  # fmt: skip
-SLOW = {"docs/finetuning.md", "docs/memory.md", "docs/pretrained.md"}
+SLOW = {"docs/finetuning.md", "docs/memory.md", "docs/pretrained.md", "docs/scoring.md"}
 ELSEWHERE = {
     "--fp16": "needs GPUs; in small by test_zero.py and the recipes' smoke mode",
     "torchrun": "test_score_command.py, test_zero_launch.py",

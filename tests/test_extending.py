@@ -59,6 +59,7 @@ def test_every_section_fits_on_fifty_lines():
     assert all(section.count("\n") <= 52 for section in sections)
 
 
+@pytest.mark.slow
 def test_a_corpus_of_ones_own_becomes_a_data_directory(outputs):
     folder, _ = outputs
     known = json.loads((folder / "DATA" / "data.json").read_text())

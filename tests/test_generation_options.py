@@ -372,6 +372,7 @@ def bleu_of(printed: str) -> str:
     return re.search(r"Generate test with beam=\d+: (.*)", printed)[1]
 
 
+@pytest.mark.slow
 def test_shards_write_every_row_once_and_their_files_are_joined(data_directory, trained, tmp_path):
     command = ["fairseq-generate", data_directory, *PLUGIN, "--path", trained, "--batch-size", "2"]
     command += ["--action", "caption", "--max-len-b", "4", "--results-path", tmp_path]

@@ -243,6 +243,7 @@ def test_activations_of_t5_in_fp16_are_at_most_a_plain_fp16_t5s_in_spite_of_fp32
     assert 0.6 * plain < found.activations / GIB <= plain
 
 
+@pytest.mark.slow
 def test_the_promised_runs_fit_their_cards():
     large = Run(T5LargeConfig(), BatchShape(), Setup("fp16", 2))
     assert predict(large).fits_v100() == {"16 GB": False, "32 GB": True}
@@ -277,6 +278,7 @@ def test_cures_come_in_order_and_end_with_one_clip():
     assert first_sufficient(impossible, "16 GB") is None
 
 
+@pytest.mark.slow
 def test_more_of_anything_needs_more_and_every_measure_needs_less():
     base = Run(TinyConfig(), replace(SMALL, rows=4), Setup("fp32", 1, 2))
 

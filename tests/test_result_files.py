@@ -140,6 +140,7 @@ def test_a_second_run_into_the_same_folder_is_refused_and_disturbs_nothing(tmp_p
     assert list(read(tmp_path / "predictions.jsonl")) == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_a_data_worker_that_outlives_a_killed_run_does_not_keep_the_next_one_out(tmp_path):
     reading, writing = os.pipe()
 

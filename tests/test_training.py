@@ -72,6 +72,7 @@ def test_the_number_of_workers_does_not_change_the_losses(data_directory, tmp_pa
     assert train_losses(log) == {n: uninterrupted[n] for n in range(1, 5)}
 
 
+@pytest.mark.slow
 def test_activation_checkpointing_does_not_change_the_losses(
     data_directory, tmp_path, uninterrupted
 ):
@@ -102,11 +103,14 @@ def test_the_video_networks_learning_rate_follows_the_scheduler_at_its_scale(tra
 @pytest.mark.parametrize(
     "decoding",
     [
-        ["--beam", "1"],
-        ["--beam", "5"],
-        ["--sampling", "--sampling-topk", "5", "--beam", "1", "--seed", "1"],
+        pytest.param(["--beam", "1"], id="greedy", marks=pytest.mark.slow),
+        pytest.param(["--beam", "5"], id="beam"),
+        pytest.param(
+            ["--sampling", "--sampling-topk", "5", "--beam", "1", "--seed", "1"],
+            id="topk",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["greedy", "beam", "topk"],
 )
 def test_generation_writes_one_prediction_a_row_with_the_checkpoints_input_options(
     data_directory, tmp_path, trained, decoding
@@ -133,7 +137,10 @@ def test_generation_writes_one_prediction_a_row_with_the_checkpoints_input_optio
     assert "bleu4" in evaluated and "sacrebleu" in evaluated
 
 
-@pytest.mark.parametrize("kind", ["vqa", "retrieval", "classify"])
+@pytest.mark.parametrize(
+    "kind",
+    ["vqa", *(pytest.param(k, marks=pytest.mark.slow) for k in ("retrieval", "classify"))],
+)
 def test_scoring_ranks_candidates_for_every_row(data_directory, tmp_path, trained, kind):
     split = "retrieval" if kind == "retrieval" else "test"
     run(
@@ -145,6 +152,7 @@ def test_scoring_ranks_candidates_for_every_row(data_directory, tmp_path, traine
     assert (tmp_path / "metrics.json").exists() and (tmp_path / "scores.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_the_batch_size(data_directory, tmp_path, trained):
     import json
 

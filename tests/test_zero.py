@@ -267,6 +267,7 @@ def test_from_the_engine_to_fairseqs_trainer_all_but_the_moments_goes_on(
     assert len((out / "recorded").read_text().splitlines()) == max(recorded(out)) == 5
 
 
+@pytest.mark.slow
 def test_from_fairseqs_trainer_to_the_engine_all_but_the_moments_goes_on(data_directory, tmp_path):
     train(data_directory, tmp_path / "run", *zero(0), "--max-update", 4)
     log = train(data_directory, tmp_path / "run", *zero(1), "--max-update", 5)

@@ -63,7 +63,8 @@ def whole(data_directory, tmp_path_factory) -> dict[int, float]:
 
 
 @pytest.mark.parametrize(
-    ("number", "to_workers", "times"), [("SIGTERM", True, 1), ("SIGUSR1", False, 3)]
+    ("number", "to_workers", "times"),
+    [pytest.param("SIGTERM", True, 1, marks=pytest.mark.slow), ("SIGUSR1", False, 3)],
 )
 def test_a_signal_saves_at_the_next_update_and_nothing_finished_is_lost(
     data_directory, tmp_path, whole, number, to_workers, times
@@ -177,6 +178,7 @@ def test_with_no_save_a_signal_says_that_nothing_is_saved(data_directory, tmp_pa
     assert not list(tmp_path.glob("*.pt"))
 
 
+@pytest.mark.slow
 def test_without_last_checkpoints_a_signal_saves_all_the_same(data_directory, tmp_path, whole):
     process = start(data_directory, tmp_path, "--no-last-checkpoints")
     wait_for(process, tmp_path, 2)

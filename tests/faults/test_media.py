@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from tests.commands import PLUGIN, TINY, run
 from vt_fairseq.data.dataset import VideoTextDataset
@@ -13,6 +14,7 @@ from vt_fairseq.data.manifest import ClipRow, Manifest, write_manifest
 from vt_fairseq.errors import VideoError
 
 
+@pytest.mark.slow
 def test_training_stops_when_too_many_clips_cannot_be_read(data_directory, tmp_path):
     videos = tmp_path / "videos"
     shutil.copytree(data_directory / "world" / "videos", videos)
@@ -41,6 +43,7 @@ def bad_draws(rows: list[ClipRow], corrupt: set[str], epoch: int) -> int:
     return sum(len(dataset[index].unreadable) for index in range(len(rows)))
 
 
+@pytest.mark.slow
 def test_with_one_clip_in_twenty_corrupt_training_goes_to_its_end_and_counts_them(
     data_directory, tmp_path
 ):

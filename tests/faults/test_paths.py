@@ -148,6 +148,7 @@ def test_a_cache_of_links_is_prepared_with_follow_links_which_the_refusal_names(
     assert len(DataDirectory.open(cached / "data").manifest("train")) == 2
 
 
+@pytest.mark.slow
 def test_every_command_that_opens_videos_refuses_links_and_takes_follow_links(
     cached, call_main, data_directory, trained
 ):

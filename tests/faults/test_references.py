@@ -44,6 +44,7 @@ def measured(log: str) -> list[str]:
     return [re.search(rf"\| {key} ([\d.]+)", log)[1] for key in ("loss", "bleu", "exact_match")]
 
 
+@pytest.mark.slow
 def test_validation_leaves_them_out_of_loss_bleu_and_exact_match(data, rows, trained):
     found = [validate(data(split), trained) for split in (rows, [rows[1], rows[3]])]
     assert measured(found[0]) == measured(found[1])

@@ -429,7 +429,11 @@ class VideoTranslate:
         if not clips.rows:
             return []
         task, count, step = self.loaded.task, len(clips.rows), self.batch_size
-        inputs = (text for row in clips.rows for text in (prompt.text_for(row), row.context or ""))
+        inputs = (
+            text
+            for row in clips.rows
+            for text in (f"{prompt.text_for(row)} {prompt.question_for(row)}", row.context or "")
+        )
         self._warn_of_unknown(inputs, "of the prompts and contexts")
         frames = OwnLoader(task.clip_loader(None, train=False), clips.frames)
         dataset = task.build_dataset(clips.rows, frames, [prompt], train=False)
