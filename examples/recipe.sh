@@ -55,8 +55,11 @@ TRAIN="--num-workers 8
   --no-epoch-checkpoints --log-format simple --log-interval 100 --seed 1 ${EXTRA:-}"
 # Not the paper's: half of the examples are trained without any text, and none stands at test. Of a
 # model that has never seen an empty text, the paper does not say what stands at test: masks, then.
-TEXT="--text-dropout 0.5 --test-text none"
-[ "${NOISE:-ours}" != paper ] || TEXT="--text-dropout 0 --test-text mask"
+case "${NOISE:-ours}" in
+  ours) TEXT="--text-dropout 0.5 --test-text none" ;;
+  paper) TEXT="--text-dropout 0 --test-text mask" ;;
+  *) echo "error: NOISE: expected ours or paper, found $NOISE" >&2 && exit 2 ;;
+esac
 # Section 4.1. T5's schedule is constant until the warm-up ends, at the rate from which it then
 # falls: fairseq's would rise from 0.
 PRETRAINING="--arch video_translate_t5_large --criterion video_translate

@@ -39,7 +39,8 @@ with open(os.environ["RECORD"], "a") as file:
 
 def run(script: Path, *arguments: str, folder: Path, **variables: object) -> tuple[int, list[str]]:
     """Exit code, and the commands that were recorded; ``folder`` takes the files."""
-    texts = {"srun": SRUN, "fairseq-train": TRAIN, "scontrol": RECORDER, "vt-prepare": RECORDER}
+    texts = {"srun": SRUN, "fairseq-train": TRAIN}
+    texts |= dict.fromkeys(("scontrol", "vt-prepare", "vt-index"), RECORDER)
     path = scripts_folder(
         folder / "bin", {n: t.format(python=sys.executable) for n, t in texts.items()}
     )
@@ -77,18 +78,30 @@ def test_a_training_that_runs_out_of_time_is_queued_again(variables, code, comma
     assert run(script, folder=tmp_path, **job, **variables) == (code, commands)
 
 
-def test_each_task_of_an_array_prepares_its_shard(tmp_path):
-    task = {"SLURM_ARRAY_TASK_MIN": 1, "SLURM_ARRAY_TASK_MAX": 64, "SLURM_ARRAY_TASK_ID": 3}
-    code, commands = run(
-        *(EXAMPLES / "prepare.sbatch", "howto100m", "--out", "DATA"),
-        **{"folder": tmp_path, **task, "SLURM_CPUS_PER_TASK": 8},
-    )
-    assert (code, commands) == (
-        0,
-        ["vt-prepare howto100m --out DATA --shard 3/64 --num-workers 8"],
-    )
+TASK = {"SLURM_ARRAY_TASK_MIN": 1, "SLURM_ARRAY_TASK_MAX": 64, "SLURM_ARRAY_TASK_COUNT": 64}
+TASK |= {"SLURM_ARRAY_TASK_ID": 3, "SLURM_CPUS_PER_TASK": 8}
+SCRIPTS = {
+    "prepare.sbatch": (["howto100m", "--out", "DATA"], "vt-prepare howto100m --out DATA"),
+    "index.sbatch": (["LIB", "CKPT", "a"], "vt-index LIB.part3 a --path CKPT --every 5"),
+}
 
 
-def test_an_array_that_leaves_shards_out_is_refused(tmp_path):
-    task = {"SLURM_ARRAY_TASK_MIN": 0, "SLURM_ARRAY_TASK_MAX": 63, "SLURM_ARRAY_TASK_ID": 3}
-    assert run(EXAMPLES / "prepare.sbatch", "howto100m", folder=tmp_path, **task) == (2, [])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_each_task_of_an_array_does_its_shard(script, tmp_path):
+    arguments, command = SCRIPTS[script]
+    code, commands = run(EXAMPLES / script, *arguments, folder=tmp_path, **TASK)
+    assert (code, commands) == (0, [f"{command} --shard 3/64 --num-workers 8"])
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"SLURM_ARRAY_TASK_MIN": 0, "SLURM_ARRAY_TASK_MAX": 63},
+        {"SLURM_ARRAY_TASK_MAX": 7, "SLURM_ARRAY_TASK_COUNT": 2},  # 1,7
+        {"SLURM_ARRAY_TASK_MIN": ""},
+    ],
+)
+def test_an_array_that_would_divide_otherwise_is_refused(script, change, tmp_path):
+    arguments, _ = SCRIPTS[script]
+    assert run(EXAMPLES / script, *arguments, folder=tmp_path, **(TASK | change)) == (2, [])

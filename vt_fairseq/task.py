@@ -225,7 +225,7 @@ class VideoTranslateTask(FairseqTask):
         self, rows: Manifest, prompts: Sequence[Prompt], split: str, more: Sequence[str] = ()
     ) -> None:
         """Say how many texts of a split, its prompts and ``more`` the vocabulary cannot spell."""
-        more = [*(prompt.text for prompt in prompts), *more]
+        more = [*(prompt.fixed_text for prompt in prompts), *more]
         counts = UnknownText.of_split(self.tokenizer, rows, SPELLED_ROWS, more)
         if (warning := counts.warning(f"of the prompts and the split {split}")) is not None:
             logger.warning(warning)

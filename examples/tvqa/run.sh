@@ -9,7 +9,7 @@ RECIPE=tvqa CORPUS=tvqa
 MODELS=$OUT/subtitles_${SUBTITLES:=yes}
 RESULTS=$OUT/results_$SUBTITLES
 # The whole span that the question is about: 32 of its frames at 3 per second. The question is
-# the text (4.2.4), with no noisy answer beside it; subtitles follow as context.
+# the text (4.2.4), with no noisy answer beside it, nor masks for one; subtitles follow as context.
 TVQA="--max-seconds 0"
 [ "$SUBTITLES" != no ] || TVQA="$TVQA --no-context"
 
@@ -19,7 +19,7 @@ prepare() {
 }
 
 generative() {
-  train_to "$MODELS/generative" $GENERATIVE $TVQA --actions answer --text-input none \
+  train_to "$MODELS/generative" $GENERATIVE $TVQA --actions answer --text-input none --test-text none \
     --finetune-from-model "$PRETRAINED"
 }
 

@@ -43,7 +43,7 @@ from vt_fairseq.visible_text import json_text
 
 MISSING_VIDEO, BROKEN_VIDEO = "missing video", "broken video"  # reasons to reject a row
 # A tiny vocabulary must be able to spell the prompts, which stand before every clip.
-PROMPT_TEXTS = tuple(prompt.text.replace("{question}", "") for prompt in BUILT_IN.values())
+PROMPT_TEXTS = tuple(prompt.fixed_text for prompt in BUILT_IN.values())
 CHUNK_ROWS = 4096  # rows read ahead, so that their videos are probed in parallel
 MAX_CLASSES = 1_000_000  # HowTo100M has 23,611; more would not fit into memory
 VOCABULARY_ROWS = 200_000  # a vocabulary is trained on so many, evenly spread; they are in memory

@@ -39,6 +39,11 @@ class Prompt:
         """The text, with the row's question in it where it has a place for it."""
         return self.text.replace(QUESTION, row.question or "").strip()
 
+    @property
+    def fixed_text(self) -> str:
+        """The text without a place for the question."""
+        return self.text.replace(QUESTION, "").strip()
+
     def question_for(self, row: ClipRow) -> str:
         """The row's question where it is to be answered and does not stand in the prompt."""
         asked = self.field == "answer" and QUESTION not in self.text
