@@ -1,11 +1,12 @@
 import pytest
 
 from vt_fairseq.data.dictionary import T5Dictionary
-from vt_fairseq.data.manifest import ClipRow
+from vt_fairseq.data.manifest import ClipRow, Manifest, write_manifest
 from vt_fairseq.data.prompts import BUILT_IN, EARLY_ANSWER, Prompt
 from vt_fairseq.data.text import TextOptions
 from vt_fairseq.data.text_noise import TextNoise
 from vt_fairseq.data.tokenizer import EOS, PAD, Tokenizer, train_vocabulary
+from vt_fairseq.data.unknown_text import UnknownText
 from vt_fairseq.errors import UserError
 
 TEXTS = ["a red circle spins", "the blue square falls", "what does it do ?"] * 5
@@ -121,3 +122,16 @@ def test_the_dictionary_writes_text_and_names_added_tokens(tokenizer):
     ids = [tokenizer.cls, *tokenizer.encode("a red circle"), tokenizer.mask, EOS, PAD]
     assert dictionary.string(ids) == "[CLS] a red circle [MASK]"
     assert len(dictionary) == tokenizer.table_size == len(set(dictionary.symbols))
+
+
+def test_a_prompts_place_for_the_question_is_no_text_that_cannot_be_spelled(tokenizer):
+    assert EARLY_ANSWER.fixed_text == "answer :"
+    assert UnknownText.of(tokenizer, [EARLY_ANSWER.text]).affected == 1  # { and }
+
+
+@pytest.mark.parametrize(("most", "rows"), [(12, 0), (11, 0), (10, 6), (4, 4)])
+def test_the_rows_that_were_looked_at_for_unknown_text_are_counted(tokenizer, tmp_path, most, rows):
+    clips = [ClipRow(str(i), "a.mp4", captions=("a red circle",)) for i in range(11)]
+    write_manifest(tmp_path / "a.arrow", clips)
+    counts = UnknownText.of_split(tokenizer, Manifest(tmp_path / "a.arrow"), most)
+    assert (counts.texts, counts.rows) == (rows or 11, rows)

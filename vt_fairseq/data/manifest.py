@@ -261,8 +261,8 @@ class Manifest(LazySequence[ClipRow]):
 
     def spread(self, most: int) -> Iterator[ClipRow]:
         """At most ``most`` rows, evenly spread over all of them."""
-        count = len(self)
-        return iter(self) if count <= most else (self[i * count // most] for i in range(most))
+        step = -(-len(self) // most)
+        return iter(self) if step <= 1 else (self[i] for i in range(0, len(self), step))
 
     def column(self, name: str) -> Iterator[Any]:
         """The values of one field of ClipRow over all rows, batch by batch; lists stay lists."""

@@ -4,7 +4,7 @@ The model then reads and writes the same piece for all of them, so that of a cap
 script nothing is left.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
 
@@ -48,10 +48,16 @@ class UnknownText:
         cls, tokenizer: Tokenizer, rows: Manifest, most: int, more: Iterable[str] = ()
     ) -> "UnknownText":
         """The counts of ``more`` texts and those of at most ``most`` rows."""
-        counts = cls.of(
-            tokenizer, chain(more, chain.from_iterable(map(texts_of, rows.spread(most))))
-        )
-        counts.rows = most if len(rows) > most else 0
+        read = 0
+
+        def texts() -> Iterator[str]:
+            nonlocal read
+            for row in rows.spread(most):
+                read += 1
+                yield from texts_of(row)
+
+        counts = cls.of(tokenizer, chain(more, texts()))
+        counts.rows = read if read < len(rows) else 0
         return counts
 
     def counted(self) -> dict[str, int]:
