@@ -25,6 +25,7 @@ import gc
 import json
 import os
 import pstats
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -465,10 +466,8 @@ def main() -> int:
         return 0
     path = measuring.RESULTS / f"{args.result}.json"
     about = measuring.machine("ve-fairseq", "deepspeed")
-    result: dict[str, Any] = {"command": "python benchmarks/update_counts.py", "machine": about}
-    result["measured"] = {}
-    if args.only and path.exists():
-        result["measured"] = json.loads(path.read_text(encoding="utf-8"))["measured"]
+    command = shlex.join(["python", "benchmarks/update_counts.py", *sys.argv[1:]])
+    result: dict[str, Any] = {"command": command, "machine": about, "measured": {}}
     with tempfile.TemporaryDirectory() as folder:
         write_data(folder)
         for name in args.only or SETTINGS:

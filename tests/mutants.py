@@ -13,7 +13,8 @@ is what is not marked slow and neither prepares data nor trains.
 Every outcome is appended to --out at once, so that a run which was stopped goes on where it was.
 ``killed``: a test failed. ``timeout``: the tests took longer than TIME_LIMIT, as an endless loop
 does. ``survived``: no quick test noticed. Of a survivor either the behavior is the same, or a test
-is missing, or a test that is not quick notices.
+is missing, or a test that is not quick notices. Outcomes are not judged again when tests change:
+name another --out for that.
 """
 
 import argparse

@@ -188,6 +188,8 @@ def test_in_evaluation_an_unreadable_clip_keeps_its_row_without_video_and_counts
     assert sample["missing"].tolist() == [False, False, True, False]
     assert len(sample["net_input"]["video"]) == 3
     assert sample["clip_ids"][2] == broken
+    tokens = sample["target"].ne(PAD).sum(1).tolist()
+    assert tokens[2] > 0 and sample["ntokens"] == tokens[0] + tokens[1] + tokens[3]
     assert sample["unreadable"] == [(broken, "broken on purpose")]
 
 
@@ -269,6 +271,8 @@ def test_unreadable_clips_and_rows_without_a_question_keep_the_places_of_the_oth
     assert sample["net_input"]["clip_of_row"].tolist() == [1] * 2 + [2] * 5
     targets = sample["classes"]["answer"].tolist()
     assert targets[1:3] == [NO_CLASS] * 2 and sample["missing"].tolist() == [True] + [False] * 3
+    # Of the two that have an answer, one was read.
+    assert targets[0] != NO_CLASS and targets[3] != NO_CLASS and sample["num_labeled"] == 1
 
 
 def test_a_batch_without_any_question_is_a_sample_without_sources(build):

@@ -11,7 +11,7 @@ from vt_fairseq.models.heads import scores_by_question
 
 # Reading a value, a shape that depends on values, copying a new tensor of numbers to the device.
 WAITING = {"_local_scalar_dense", "is_nonzero", "equal", "lift_fresh"}
-WAITING |= {"nonzero", "masked_select", "masked_scatter_backward"}
+WAITING |= {"nonzero", "masked_select", "masked_scatter_backward", "unique", "_unique2"}
 
 
 class Names(TorchDispatchMode):

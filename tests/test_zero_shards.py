@@ -125,6 +125,8 @@ def test_a_run_whose_optimizer_did_not_step_in_parts_goes_on_like_that(tmp_path,
         torch.save({"last_optimizer_state": saved}, checkpoint)
     shards.prepare(checkpoint)
     assert (shards.in_parts, shards.folder) == (expected, tmp_path)
+    shards.prepare(checkpoint, reset_optimizer=True)
+    assert shards.in_parts
 
 
 def test_the_shards_say_whether_they_are_of_parts(one_process, tmp_path):

@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 # The options that decide which tensors a model has.
 ARCHITECTURE_OPTIONS = ("t5_size", "t5_variant", "t5_dims", "video_network")
 HEADS = "heads."  # what the names of their parameters start with
+MAX_DISTANCE = 100_000  # of relative positions; each has an entry in a table
 # Sizes that --t5-dims may name. The vocabulary's comes from the tokenizer, and the dropout has an
 # option of its own.
-MAX_DISTANCE = 100_000  # of relative positions; each has an entry in a table
 DIMS_IN_TEXT = [f.name for f in fields(T5Dims) if f.name not in ("vocab_size", "dropout")]
 
 if TYPE_CHECKING:

@@ -136,10 +136,12 @@ class _Joined(torch.autograd.Function):
         return F.linear(x, torch.cat(weights))
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
-        parts = _of_weight(grad, x).split([len(weight) for weight in weights])
-        return grad @ torch.cat(weights), *parts
+        of_x = grad @ torch.cat(weights) if ctx.needs_input_grad[0] else None
+        if not any(ctx.needs_input_grad[1:]):
+            return of_x, *[None] * len(weights)
+        return of_x, *_of_weight(grad, x).split([len(weight) for weight in weights])
 
 
 def _of_weight(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,8 @@ import torch
 def rows_at(mask: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """The n-th row (N, ...) at the n-th True of ``mask`` (M, ...) bool: (M, ..., ...).
 
-    Elsewhere it has some row or other, or zeros if there is none. Raises IndexError where there are
-    fewer rows than places; on a GPU that is a device-side assert.
+    Elsewhere it has some row or other. No rows at all give zeros, whatever the mask says. Raises
+    IndexError where there are fewer rows than places; on a GPU that is a device-side assert.
     """
     if not len(rows):  # the sum keeps them in the graph: other processes wait for their gradients
         return rows.sum() + rows.new_zeros(mask.shape + rows.shape[1:])

@@ -23,8 +23,8 @@ COMPARED: dict[str, tuple[str, ...] | None] = {
     "optimizer": None,
     "lr_scheduler": None,
 }
-# Where things lie, how results are written; and copies of other sections' options.
 RESPELLED = [("centre", "center"), ("center", "centre")]  # 0.1.0 had the first
+# Where things lie, how results are written; and copies of other sections' options.
 LEFT_OUT = ("data", "video_root", "follow_links", "results_path", "cpu", "given")
 
 

@@ -47,11 +47,16 @@ class OptimizerShards:
         self.in_parts = True
         self.folder = Path()
 
-    def prepare(self, checkpoint: Path) -> None:
+    def prepare(self, checkpoint: Path, reset_optimizer: bool = False) -> None:
         """Look at what is going to be loaded, before the engine is built."""
         self.folder = checkpoint.parent
-        saved = saved_state(checkpoint) if checkpoint.is_file() else {}
+        saved = saved_state(checkpoint) if checkpoint.is_file() and not reset_optimizer else {}
         self.in_parts = "folder" not in saved or saved.get("in_parts", False)
+        if not self.in_parts:
+            logger.info(
+                "the optimizer's shards were written before it stepped in parts, and go on like "
+                "that: the step needs more memory than vt-memory predicts"
+            )
 
     def save(self, engine, save_dir: Path, updates: int) -> None:
         """Write the shards of this moment; all processes call it together.

@@ -135,10 +135,12 @@ class DeepSpeedTrainer(VideoTranslateTrainer):
             return None
         return super().save_checkpoint(filename, extra_state)
 
-    def load_checkpoint(self, filename: str, *args, **kwargs) -> dict[str, Any] | None:
+    def load_checkpoint(
+        self, filename: str, reset_optimizer: bool = False, *args, **kwargs
+    ) -> dict[str, Any] | None:
         """fairseq's; the shards are looked for beside the file."""
-        self._shards.prepare(Path(filename))
-        return super().load_checkpoint(filename, *args, **kwargs)
+        self._shards.prepare(Path(filename), reset_optimizer)
+        return super().load_checkpoint(filename, reset_optimizer, *args, **kwargs)
 
 
 def imported_deepspeed() -> ModuleType:
