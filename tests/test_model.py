@@ -1,7 +1,13 @@
 """The two networks joined: missing modalities, padding, batching, decoding, freezing, size."""
 
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
+from torch import nn
 
 from vt_fairseq.data.tokenizer import PAD
 from vt_fairseq.errors import UserError
@@ -100,6 +106,60 @@ def test_the_encoder_output_can_be_reordered_and_repeated():
         decoded, _ = model.decoder(PREVIOUS.expand(3, -1), encoder_out=reordered)
     expected = logits(model, [LONGER, LONGER, TEXT_ONLY], clips(1).expand(2, -1, -1, -1, -1))
     torch.testing.assert_close(decoded, expected, atol=1e-5, rtol=1e-5)
+
+
+@contextmanager
+def python_calls() -> Iterator[Counter[str]]:
+    """Counts the Python functions that are called, by name."""
+    found: Counter[str] = Counter()
+    sys.setprofile(lambda frame, event, _: found.update([frame.f_code.co_name] * (event == "call")))
+    try:
+        yield found
+    finally:
+        sys.setprofile(None)
+
+
+def test_an_update_visits_the_modules_neither_for_their_mode_nor_for_its_number():
+    model = build().train()
+    model.set_num_updates(1)
+    with python_calls() as found:
+        model.train()
+        model.set_num_updates(2)
+    assert sum(found.values()) < 10, found
+    assert len(list(model.modules())) > 100
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_module_in_another_mode_is_set_back_with_the_model(mode):
+    model = build().train(mode)
+    frozen = model.encoder.video.network.stem
+    layer = model.decoder.layers[0]
+    layer.feed_forward.train(not mode)
+    model.train(mode)
+    assert all(module.training == mode for module in model.modules())
+    model.encoder.video.network.freeze("all-but-last")
+    for _ in range(2):
+        model.train(mode)
+        assert not any(module.training for module in frozen.modules())
+        assert all(module.training == mode for module in layer.modules())
+    model.encoder.video.network.freeze("none")
+    model.train(mode)
+    assert all(module.training == mode for module in model.modules())
+    assert not any(module.training for module in model.eval().modules())
+
+
+def test_a_video_network_that_wants_to_know_the_update_is_told_once_each():
+    model, told = build(), []
+
+    class Curious(nn.Identity):
+        def set_num_updates(self, num_updates: int) -> None:
+            told.append(num_updates)
+
+    model.set_num_updates(1)
+    model.encoder.video.network.fc = Curious()
+    for update in (2, 3):
+        model.train().set_num_updates(update)
+    assert told == [2, 3]
 
 
 @pytest.mark.slow

@@ -157,6 +157,9 @@ class VideoTranslateModel(FairseqEncoderDecoderModel):
     ):
         super().__init__(encoder, decoder)
         self.heads = heads
+        self._visited: list[nn.Module] = []
+        self._modes: list[bool] = []
+        self._listeners: list[Any] | None = None
 
     def forward(
         self,
@@ -181,6 +184,30 @@ class VideoTranslateModel(FairseqEncoderDecoderModel):
         if prev_output_tokens is None:
             return self.class_logits(encoder_out)
         return self.decoder(prev_output_tokens, encoder_out=encoder_out)
+
+    def train(self, mode: bool = True) -> "VideoTranslateModel":
+        """Set the mode of all modules, frozen ones excepted; those that are in it are not visited.
+
+        fairseq calls this and ``set_num_updates`` for every batch, where visiting a thousand
+        modules took half of an update's time in Python.
+        """
+        modes = [module.training for module in self._visited]
+        if not modes or mode != self.training or modes != self._modes:
+            super().train(mode)
+            self._visited = list(self.modules())
+            self._modes = [module.training for module in self._visited]
+            self._listeners = None
+        return self
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Tell all modules that have such a method."""
+        if self._listeners is None:
+            pass_on = self, self.encoder, self.decoder  # and would visit everything again
+            self._listeners = [
+                m for m in self.modules() if hasattr(m, "set_num_updates") and m not in pass_on
+            ]
+        for module in self._listeners:
+            module.set_num_updates(num_updates)
 
     def class_logits(self, encoder_out: EncoderOut) -> dict[str, torch.Tensor]:
         """The encoder's output for B rows -> logits (B, classes) fp32 of each head.
