@@ -86,7 +86,11 @@ ALL = (
         {"source_layout": "paper"},
     ),
     Setting("video tokens", "one per 8 frames (Table 7b)", {"video_pooling": "none"}),
-    Setting("video network", "all of it trains (Table 7e)", {"freeze_video": "none"}),
+    Setting(
+        "video network",
+        "all of it trains (Table 7e)",
+        {"freeze_video": "none", "freeze_text": False},
+    ),
     not_said("dropout of T5", "dropout", why="T5's own"),
     Setting("accumulation", "none named", {"update_freq": [1]}),
     not_said("clipping", "clip_norm", why="0.0 is none"),

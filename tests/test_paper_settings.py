@@ -14,7 +14,7 @@ from vt_fairseq.task_config import VideoTranslateTaskConfig
 NO_SETTINGS = {
     *("data", "video_root", "follow_links", "max_bad_fraction", "test_window", "blank_video"),
     *("action", "define_action", "max_source_tokens", "eval_bleu", "eval_bleu_beam"),
-    *("eval_bleu_max_len", "seed", "cpu", "train_subset", "results_path", "t5_dims"),
+    *("eval_bleu_max_len", "blank_check", "seed", "cpu", "train_subset", "results_path", "t5_dims"),
     *("context", "given", "checkpoint_activations", "checkpoint_video_stages"),
 }
 TEXT = {"reuse_batch", "text_input", "mask_amount", "text_dropout", "test_text"}

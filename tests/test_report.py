@@ -79,6 +79,23 @@ def test_captions_are_exact_or_not_and_the_worst_come_first(folder):
     assert [p["reason"] for p in drawn if "reason" in p] == ["no such file"]
 
 
+def test_a_model_that_says_the_same_of_all_clips_is_named_and_gains_over_blank_are_shown(tmp_path):
+    colors = ("red", "blue", "green", "gray", "white")
+    same = [{"id": str(k), "prediction": "a red ball"} for k in range(20)]
+    write_jsonl(tmp_path / "captions" / "predictions.jsonl", *same)
+    right = [{"id": str(k), "references": [f"a {colors[k % 5]} ball"]} for k in range(20)]
+    write_jsonl(tmp_path / "captions" / "references.jsonl", *right)
+    assert "<b>1</b> distinct" in page_of(tmp_path)  # counted without a metrics.json
+    numbers = {"exact_match": 20.0, "exact_match_gain": 4.0, "exact_match_blank": 16.0}
+    numbers |= {"exact_match_gain_low": -1.25, "exact_match_gain_high": 9.0}
+    (tmp_path / "captions" / "metrics.json").write_text(json.dumps(numbers))
+    page = page_of(tmp_path)
+    assert "<b>100.0</b> % most frequent" in page
+    assert "<b>+4.0</b> exact over blank video, -1.2 to +9.0" in page
+    (note,) = block(page, "result-0")["notes"][:1]
+    assert "100.0 % of 20 predictions are the same" in note and "more than 20.0 %" in note
+
+
 def scored(folder: Path, kind: str, predictions: list[dict], records: list[dict] = ()) -> Path:
     """The folder of a vt-score."""
     out = folder / kind

@@ -1,6 +1,7 @@
 """The fairseq task ``video_translate``: clips and prompts in, text out."""
 
 import contextlib
+import dataclasses
 import logging
 import math
 import os
@@ -17,7 +18,7 @@ from fairseq.logging import metrics
 from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import FairseqTask, register_task
 
-from vt_fairseq.data.clips import ClipLoader, FrameLoader
+from vt_fairseq.data.clips import BlankFrames, ClipLoader, FrameLoader
 from vt_fairseq.data.dataset import VideoTextDataset
 from vt_fairseq.data.dictionary import T5Dictionary
 from vt_fairseq.data.epoch_iterator import ReusedBatchIterator
@@ -89,6 +90,7 @@ class VideoTranslateTask(FairseqTask):
         self._video_tokens: Callable[[int], int] | None = None
         self._validation_generator: SharedSourceGenerator | None = None
         self._inputs: dict[str, Any] | None = None  # of the models of an ensemble
+        self.validated: list[dict[str, Any]] = []  # numbers of the splits, of the last update
 
     @classmethod
     def setup_task(cls, cfg: VideoTranslateTaskConfig, **kwargs) -> "VideoTranslateTask":
@@ -425,6 +427,28 @@ class VideoTranslateTask(FairseqTask):
             )
             logging_output["referenced"] = sum(map(bool, references))
         return loss, sample_size, logging_output
+
+    def post_validate(self, model, stats: dict[str, Any], agg) -> None:
+        """Called by fairseq after each split; keeps the numbers of the last update's validation."""
+        if self.validated and self.validated[0]["num_updates"] != stats["num_updates"]:
+            self.validated = []
+        self.validated.append(stats)
+
+    @contextlib.contextmanager
+    def blank_split(self, split: str) -> Iterator[str]:
+        """The name of a split that has the texts of ``split`` and uniform gray for its videos.
+
+        Nothing is generated while it lasts.
+        """
+        cfg, name = self.cfg, f"{split}, blank"
+        frames = BlankFrames(cfg.num_frames, cfg.frame_size)
+        self.datasets[name] = dataclasses.replace(self.datasets[split], load_frames=frames)
+        generator, self._validation_generator = self._validation_generator, None
+        try:
+            yield name
+        finally:
+            self._validation_generator = generator
+            del self.datasets[name]
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion) -> None:
         """The criterion's metrics, and corpus BLEU and exact match of ``--eval-bleu``."""

@@ -134,6 +134,13 @@ class VideoTranslateTaskConfig(FairseqDataclass):
         default=False,
         metadata={"help": "generate during validation; log bleu (sacrebleu) and exact_match"},
     )
+    blank_check: int = field(
+        default=2000,
+        metadata={
+            "help": "when training ends, compare the last validation's accuracy with that on blank "
+            "video, on splits of up to this many rows; 0: never"
+        },
+    )
     eval_bleu_beam: int = field(default=1, metadata={"help": "beam of --eval-bleu"})
     eval_bleu_max_len: int = field(
         default=24, metadata={"help": "longest text of --eval-bleu in tokens"}

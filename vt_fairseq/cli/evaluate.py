@@ -29,6 +29,8 @@ EXAMPLE = (
     "--out metrics.json"
 )
 TASKS = ("captions", "vqa", "retrieval", "classify")
+BLANK_LEVEL = 0.95  # of the interval of --blank, where --confidence does not say another
+BESIDE = ("low", "high", "other", "difference", "p", "blank", "gain")  # stand beside a number
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,8 +56,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="add bootstrap intervals of this level, for instance 0.95")  # fmt: skip
     add("--compare", type=Path, metavar="FILE",
         help="predictions of another system, for a paired test")  # fmt: skip
+    add("--blank", type=Path, metavar="FILE",
+        help="predictions of the same model on blank video (--blank-video): add the gain over "
+        "them and its interval")  # fmt: skip
     add("--resamples", type=command.positive, default=1000, metavar="N",
-        help="draws of --confidence and --compare (default: 1000)")  # fmt: skip
+        help="draws of --confidence, --compare and --blank (default: 1000)")  # fmt: skip
     add("--seed", type=int, default=1, help="random seed of the draws (default: 1)")
     return made
 
@@ -86,16 +91,16 @@ def evaluate(args: argparse.Namespace, predictions: Path) -> "Evaluated":
 
 def metrics(args: argparse.Namespace, result: "Evaluated") -> dict[str, Any]:
     """What metrics.json holds: values, intervals, the comparison, and how each was computed."""
-    from vt_fairseq.metrics import measure
-    from vt_fairseq.metrics.equal_texts import HOW
-    from vt_fairseq.metrics.intervals import confidence_intervals, paired_test
+    from vt_fairseq.metrics import equal_texts, measure, variety
+    from vt_fairseq.metrics.intervals import confidence_intervals, paired_gains, paired_test
 
     values = measure.values(result.measures) | {"n": result.n, "missing": result.missing}
     if result.unscored:
         values["without_references"] = result.unscored
-    values |= result.equal
+    varied = result.variety.values() if result.variety else {}
+    values |= result.equal | varied
     signatures = measure.signatures(result.measures) | result.left_out
-    signatures |= {key: HOW[key] for key in result.equal}
+    signatures |= {key: (equal_texts.HOW | variety.HOW)[key] for key in result.equal | varied}
     how = f"{args.resamples} resamples of rows|seed {args.seed}"
     if args.confidence is not None:
         values |= confidence_intervals(result.measures, args.confidence, args.resamples, args.seed)
@@ -107,7 +112,30 @@ def metrics(args: argparse.Namespace, result: "Evaluated") -> dict[str, Any]:
         signatures["other, difference, p"] = (
             f"{args.compare.name}|approximate randomization, two-sided|{how}"
         )
+    if args.blank:
+        blank = evaluate(args, args.blank)
+        level = args.confidence or BLANK_LEVEL
+        values |= {f"{key}_blank": value for key, value in measure.values(blank.measures).items()}
+        values["missing_blank"] = blank.missing
+        values |= paired_gains(result.measures, blank.measures, level, args.resamples, args.seed)
+        signatures["blank, gain"] = (
+            f"{args.blank.name}|paired percentile bootstrap|level {level}|{how}"
+        )
     return values | {"signatures": signatures}
+
+
+def not_better(values: dict[str, float]) -> list[str]:
+    """Numbers, but for zeros, whose gain over blank video may be none.
+
+    The median rank is not looked at: there less is a gain.
+    """
+    keys = [key.removesuffix("_gain_low") for key in values if key.endswith("_gain_low")]
+    return [
+        key
+        for key in keys
+        if values[f"{key}_gain_low"] <= 0 < max(values[key], values[f"{key}_blank"])
+        and key != "median_rank"
+    ]
 
 
 def _table(metrics: dict[str, Any]) -> Iterator[str]:
@@ -115,7 +143,7 @@ def _table(metrics: dict[str, Any]) -> Iterator[str]:
     values = {key: value for key, value in metrics.items() if key != "signatures"}
     for key, value in values.items():
         base, _, kind = key.rpartition("_")
-        if base not in values or kind not in ("low", "high", "other", "difference", "p"):
+        if base not in values or kind not in BESIDE:
             yield f"{key:12} {_shown(value):>10}{_beside(key, values)}"
     for signature in dict.fromkeys(metrics["signatures"].values()):
         keys = [key for key, text in metrics["signatures"].items() if text == signature]
@@ -128,6 +156,11 @@ def _beside(key: str, values: dict[str, Any]) -> str:
         text += f"  [{_shown(values[f'{key}_low'])}, {_shown(values[f'{key}_high'])}]"
     if f"{key}_other" in values:
         text += f"  other {_shown(values[f'{key}_other'])}"
+    if f"{key}_blank" in values:
+        text += f"  blank {_shown(values[f'{key}_blank'])}"
+    if f"{key}_gain" in values:
+        gain, low, high = (values[f"{key}_gain{end}"] for end in ("", "_low", "_high"))
+        text += f"  gain {gain:+.2f} [{low:+.2f}, {high:+.2f}]"
     if f"{key}_p" in values:
         text += f"  difference {values[f'{key}_difference']:+.2f}  p {values[f'{key}_p']:.4f}"
     return text
@@ -154,6 +187,11 @@ def main() -> None:
         write_file(args.per_class, b"".join(map(as_line, result.per_class())))
     for line in _table(values):
         say(line)
+    if result.variety and (warning := result.variety.warning()):
+        say(f"{PROG}: {warning}", sys.stderr)
+    if args.blank and (same := not_better(values)):
+        what = f"{', '.join(same)}: no better than on blank video"
+        say(f"{PROG}: {what} (the interval of the gain reaches 0)", sys.stderr)
     if result.unscored:
         what = f"{result.unscored:,} of {result.unscored + result.n:,} rows have no references"
         say(f"{PROG}: {what} and are left out", sys.stderr)

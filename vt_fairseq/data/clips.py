@@ -22,6 +22,19 @@ FrameLoader = Callable[[ClipRow, np.random.Generator | None], np.ndarray]
 
 
 @dataclass(frozen=True)
+class BlankFrames:
+    """Loads (``num_frames``, ``size``, ``size``, 3) uint8 of uniform gray, and decodes nothing."""
+
+    num_frames: int
+    size: int
+
+    def __call__(self, row: ClipRow, rng: np.random.Generator | None) -> np.ndarray:
+        """The same for every row."""
+        shape = self.num_frames, self.size, self.size, 3
+        return np.full(shape, BLANK_LEVEL, dtype=np.uint8)
+
+
+@dataclass(frozen=True)
 class ClipLoader:
     """Loads (F, size, size, 3) uint8 frames of a row.
 

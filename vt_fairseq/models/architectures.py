@@ -75,6 +75,10 @@ class VideoTranslateConfig(FairseqDataclass):
         default="none",
         metadata={"help": "stages of the video network that are not trained (Table 7e)"},
     )
+    freeze_text: bool = field(
+        default=False,
+        metadata={"help": "train the video network, its projection and heads alone, not T5"},
+    )
     video_lr_scale: float = field(
         default=0.1,
         metadata={
@@ -332,6 +336,8 @@ def build_model(
     if str(cfg.heads_on) == "video" and (not head_sizes or "answer" in head_sizes):
         raise UserError("--heads-on video: expected --heads with some of verb,noun,label")
     if not head_sizes:
+        if cfg.freeze_text:
+            freeze_text(encoder, decoder)
         return VideoTranslateArchitecture(encoder, decoder)
     heads = ClassHeads(head_sizes, t5.d_model)
     scale_learning_rate(heads, cfg.head_lr_scale)
@@ -341,7 +347,15 @@ def build_model(
         encoder.transformer.requires_grad_(False)
     else:
         encoder.embed_tokens.requires_grad_(True)  # the decoder's as well
+    if cfg.freeze_text:
+        freeze_text(encoder, decoder)
     return VideoTranslateArchitecture(encoder, decoder, heads)
+
+
+def freeze_text(encoder: MultimodalEncoder, decoder: T5Decoder) -> None:
+    """Leave all of T5 as it is; its table, which both have, too."""
+    for module in (encoder.embed_tokens, encoder.transformer, decoder):
+        module.requires_grad_(False)
 
 
 def scale_learning_rate(module: nn.Module, scale: float) -> None:

@@ -39,6 +39,7 @@ MAIN_NUMBERS = (
     *("accuracy", "top5", "mean_class_accuracy"),
     *("action_top1", "action_top5", "verb_top1", "noun_top1"),
     *("r1", "r5", "r10", "median_rank"),
+    *("distinct_predictions", "most_frequent_prediction"),
 )
 LABELS = {
     **{f"bleu{n}": f"BLEU-{n}" for n in range(1, 5)},
@@ -47,6 +48,8 @@ LABELS = {
     **{"exact_match": "exact", "top1": "top-1", "top5": "top-5", "median_rank": "median rank"},
     **{f"{p}_top{n}": f"{p} top-{n}" for p in ("verb", "noun", "action") for n in (1, 5)},
     **{"mean_class_accuracy": "mean class accuracy", "r1": "R@1", "r5": "R@5", "r10": "R@10"},
+    **{"distinct_predictions": "distinct", "most_frequent_prediction": "% most frequent"},
+    **{"most_frequent_reference": "% most frequent reference"},
 }
 
 
@@ -124,9 +127,16 @@ def _signatures(signatures: Mapping[str, str]) -> list[tuple[str, str]]:
 def _labeled(metrics: Mapping[str, float], main: bool = False) -> list[tuple[str, str]]:
     """(label, value) of all metrics, or of those that stand in the summary."""
     keys = [key for key in MAIN_NUMBERS if key in metrics] if main else metrics
-    return [
+    shown = [
         (LABELS.get(k, k), f"{n:,}" if isinstance(n := metrics[k], int) else f"{n:,.1f}")
         for k in keys
+    ]
+    return shown + [
+        (f"{LABELS.get(k, k)} over blank video, {low:+,.1f} to {high:+,.1f}", f"{gain:+,.1f}")
+        for k in (keys if main else ())
+        if (gain := metrics.get(f"{k}_gain")) is not None
+        and (low := metrics.get(f"{k}_gain_low")) is not None
+        and (high := metrics.get(f"{k}_gain_high")) is not None
     ]
 
 

@@ -10,6 +10,7 @@ from vt_fairseq.data.manifest import ClipRow, DataDirectory
 from vt_fairseq.errors import UserError
 from vt_fairseq.files.bounded_files import MAX_OBJECT, read_file
 from vt_fairseq.files.result_files import is_numbers, objects, parse_object, read
+from vt_fairseq.metrics.variety import Variety, variety
 from vt_fairseq.report.readers import PREDICTIONS, READERS, REFERENCES, kind_of
 from vt_fairseq.report.rows import MISSING, OPEN, ReportRow, failures_first
 
@@ -100,14 +101,16 @@ def read_result(folder: Path, finder: SplitFinder, unread: Mapping[str, str]) ->
     ]
     if not rows:
         raise UserError(f"{folder / PREDICTIONS} has no rows")
+    varied = _variety(rows) if kind in ("captions", "classify") else None
     return ResultFolder(
         path=folder,
         kind=kind,
-        metrics={k: v for k, v in metrics.items() if is_numbers([v])},
+        metrics=(varied.values() if varied else {})
+        | {k: v for k, v in metrics.items() if is_numbers([v])},
         signatures={k: str(v) for k, v in object_in(metrics, "signatures").items()},
         rows=failures_first(rows),
         clips=clips,
-        notes=list(_notes(kind, metrics, rows, clips, finder)),
+        notes=list(_notes(kind, metrics, rows, clips, finder, varied)),
     )
 
 
@@ -123,13 +126,21 @@ def _generated_split(folder: Path) -> str:
     return names[0].removeprefix("generate-") if len(names) == 1 else ""
 
 
+def _variety(rows: Iterable[ReportRow]) -> Variety | None:
+    predicted = [row for row in rows if row.outcome != MISSING]
+    return variety([row.prediction for row in predicted], [row.references for row in predicted])
+
+
 def _notes(
     kind: str,
     metrics: dict[str, Any],
     rows: list[ReportRow],
     clips: SplitRows,
     finder: SplitFinder,
+    varied: Variety | None,
 ) -> Iterator[str]:
+    if varied and (warning := varied.warning()):
+        yield warning
     if not metrics:
         yield f"no metrics.json: vt-evaluate {kind} --out metrics.json makes it"
     if all(row.outcome in (OPEN, MISSING) for row in rows):

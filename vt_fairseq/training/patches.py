@@ -36,6 +36,7 @@ from vt_fairseq.training import (
     generation_options,
     process_groups,
 )
+from vt_fairseq.training.blank_check import train_and_compare
 from vt_fairseq.training.fp16_optimizer import FP16Optimizer
 from vt_fairseq.training.gradient_norm import clip_grad_norm_
 from vt_fairseq.training.trainer import VideoTranslateTrainer
@@ -99,7 +100,7 @@ def call_main(cfg: Any, main: Callable[..., None], **kwargs: Any) -> None:
     """``distributed_utils.call_main`` of fairseq-train and others, which ends in one line."""
     with one_line_errors():
         check_models(cfg)
-        process_groups.call_main(cfg, main, **kwargs)
+        process_groups.call_main(cfg, functools.partial(train_and_compare, main), **kwargs)
 
 
 def check_models(cfg: Any) -> None:

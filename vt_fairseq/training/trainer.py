@@ -3,7 +3,7 @@
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from fairseq import utils
@@ -38,11 +38,13 @@ class VideoTranslateTrainer(Trainer):
     """
 
     sharded = False
+    latest: ClassVar["VideoTranslateTrainer | None"] = None  # of the training that runs
     _dummy_batch: Any
     _ema: Any
 
     def __init__(self, cfg, task, model, criterion, quantizer=None):
         super().__init__(cfg, task, model, criterion, quantizer)
+        VideoTranslateTrainer.latest = self
         self.epoch_iterator: Any = None
         self.boundary: signals.Boundary | None = None
         self._is_saving = False
