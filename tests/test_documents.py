@@ -32,11 +32,12 @@ PAGES = documents()
 # Files of other projects that the documents speak of.
 FOREIGN_FILES = {"c2/tutorials/model_zoo.md"}
 LAUNCHERS = ("torchrun", "srun", "deepspeed")
-# Options of torchrun, srun, deepspeed, tests/run.sh, pytest, pip, and FFmpeg's configuration.
+# Options of torchrun, srun, deepspeed, tests/run.sh, pytest, pip, docker, mkdocs, and FFmpeg's
+# configuration.
 FOREIGN_OPTIONS = {
     *("--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--master-port"),
     *("--no-python", "--hostfile", "--nodes", "--ntasks-per-node", "--gpus-per-node"),
-    *("--slow", "--campaign", "--no-binary"),
+    *("--slow", "--campaign", "--no-binary", "--ipc", "--shm-size", "--strict"),
     *("--enable-version3", "--enable-gpl", "--enable-libx264", "--enable-libx265"),
 }
 PLACEHOLDER = re.compile(r"…|\.\.\.|\bCOMMON\b")

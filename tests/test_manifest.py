@@ -224,6 +224,9 @@ def test_the_video_root_can_be_moved(data, monkeypatch):
 def test_an_unknown_split_names_the_splits_there_are(data):
     with pytest.raises(UserError, match=r"no split 'valid'; it has: test, train"):
         DataDirectory.open(data).manifest("valid")
+    for asked in ("Train", "trian"):
+        with pytest.raises(UserError, match=rf"no split '{asked}' \(did you mean 'train'\?\); it"):
+            DataDirectory.open(data).manifest(asked)
 
 
 def test_a_missing_directory_and_one_without_data_json_name_the_command(data):

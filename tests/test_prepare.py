@@ -10,7 +10,7 @@ import pytest
 from tests import media
 from tests.corpora import clip, write_jsonl
 from vt_fairseq.corpora import jsonl
-from vt_fairseq.corpora.prepare import Probing, VocabularyOptions, prepare
+from vt_fairseq.corpora.prepare import Probing, VocabularyOptions, misnamed_splits, prepare
 from vt_fairseq.corpora.rows import FirstSeen, Source
 from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.data.tokenizer import Tokenizer, train_vocabulary
@@ -261,6 +261,66 @@ def test_many_keys_are_remembered_in_little_memory():
     assert seen.earlier("some clip 77", "line 999999") == "line 77"
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 60 * 1024  # KiB; a dictionary of them takes 95 MiB
+
+
+# --- what the user should know -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("splits", "said"),
+    [
+        (["Train", "valid"], ["split 'Train': did you mean 'train'?"]),
+        (
+            ["trian", "val"],
+            ["split 'trian': did you mean 'train'?", "split 'val': did you mean 'va"],
+        ),
+        (["train", "validation"], ["split 'validation': did you mean 'valid'?"]),
+        (
+            ["TRAIN", "train", "Dev"],
+            ["split 'TRAIN': did you mean 'train', beside", "split 'Dev': d"],
+        ),
+        (["train", "valid", "valid1", "dev", "pretrain", "test", "novel", "train_small"], []),
+        (["test"], []),
+    ],
+)
+def test_a_split_whose_name_is_misspelled_is_said(splits, said):
+    warnings = misnamed_splits(splits)
+    assert len(warnings) == len(said)
+    assert all(w.startswith(text) for w, text in zip(warnings, said, strict=True)), warnings
+
+
+def test_a_vocabulary_that_lacks_the_split_train_says_which_may_be_meant(tmp_path, videos):
+    with pytest.raises(UserError, match=r"splits Train \(split 'Train': did you mean 'train'\?"):
+        made(tmp_path, videos, clip(split="Train"))
+
+
+def test_captions_that_are_all_equal_and_a_single_class_are_warned_of(tmp_path, videos):
+    rows = [clip(id=str(i), label="jump", verb=f"verb {i}") for i in range(10)]
+    content, _ = made(tmp_path, videos, *rows, *(clip(id=str(i), split="test") for i in range(9)))
+    assert content["warnings"] == [
+        f"train: {field} is {text!r} in all 10 rows that were looked at and have one: there is "
+        "nothing to learn or to measure in it"
+        for field, text in (("caption", "a red circle"), ("label", "jump"))
+    ]
+    rows[1]["caption"], rows[9]["label"] = "a blue circle", "fall"
+    assert made(tmp_path, videos, *rows)[0]["warnings"] == []
+
+
+def test_the_lengths_of_captions_and_the_share_that_training_cuts_are_counted(tmp_path, videos):
+    long = " ".join(["red circle"] * 20)
+    rows = [clip(id=str(i), caption=long if i == 0 else f"circle {i}") for i in range(4)]
+    content, data = made(tmp_path, videos, *rows, clip(id="x", label="a", split="test"))
+    tokenizer = Tokenizer.from_file(data.tokenizer_path)
+    short, longest = len(tokenizer.encode("circle 1")), len(tokenizer.encode(long))
+    assert short < 20 < longest  # the paper's limit for captions
+    assert content["caption_tokens"]["train"] == {
+        "texts": 4,
+        "median": short,
+        "percentile_95": longest,
+        "longest": longest,
+        "limit": 20,
+        "above_limit": 1,
+    }
 
 
 # --- vocabulary ----------------------------------------------------------------------------------

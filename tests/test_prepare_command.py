@@ -9,6 +9,7 @@ from tests import media
 from tests.corpora import clip, write_jsonl
 from vt_fairseq.cli import prepare
 from vt_fairseq.data.manifest import DataDirectory
+from vt_fairseq.data.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,11 @@ def test_the_command_prints_a_table_and_the_reasons(tmp_path, videos, vt_prepare
         "train           1           2",
     ]
     assert "rejected 1: missing video" in printed
+    tokens = len(Tokenizer.from_file(out / "spiece.model").encode(clip()["caption"]))
+    assert (
+        f"captions of train: median {tokens} tokens, 95th percentile {tokens}, longest {tokens}; "
+        "none is cut at 20, the default"
+    ) in printed
     assert str(out / "rejected.jsonl") in printed
     assert DataDirectory.open(out).settings == {"annotations": str(manifest), "probed": True}
 
@@ -119,6 +125,20 @@ def test_an_output_that_is_a_file_is_refused(tmp_path, videos, vt_prepare):
     )  # fmt: skip
     assert (code, (tmp_path / "data").read_text()) == (2, "mine")
     assert "data is a file" in error
+
+
+def test_captions_that_training_cuts_are_said_with_the_option_that_cuts_none(
+    tmp_path, videos, vt_prepare
+):
+    rows = [clip(id=str(i), caption=f"circle {i}" * (1 + 19 * (i == 0))) for i in range(4)]
+    out = tmp_path / "data"
+    _, printed, _ = vt_prepare(
+        "jsonl", "--annotations", write_jsonl(tmp_path / "c.jsonl", *rows), "--videos", videos,
+        "--out", out, "--train-vocabulary", 60,
+    )  # fmt: skip
+    longest = len(Tokenizer.from_file(out / "spiece.model").encode(rows[0]["caption"]))
+    cuts_none = f"--max-target-tokens caption={longest} cuts none"
+    assert f"longest {longest}; 25.0% would be cut at 20, the default: {cuts_none}" in printed
 
 
 def test_miniworld_is_made_and_prepared_in_one_command(tmp_path, vt_prepare):

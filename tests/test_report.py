@@ -20,10 +20,11 @@ from tests.reports import (
     write_data,
     write_hostile,
 )
-from vt_fairseq.cli import report
+from vt_fairseq.cli import evaluate, report
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.report import charts, confusion, logs, pictures
-from vt_fairseq.report.page import fitting, share
+from vt_fairseq.report.content import read_content
+from vt_fairseq.report.page import fitting, render, share, video_url
 from vt_fairseq.report.readers import LONG_LINE, read_rankings
 from vt_fairseq.report.rows import RIGHT, WRONG, ReportRow, bars_of
 
@@ -72,7 +73,7 @@ def test_captions_are_exact_or_not_and_the_worst_come_first(folder):
     assert wrong["overlap"] == pytest.approx(1 / 3, abs=1e-4)
     assert exact["references"] == ["a red circle", "one circle"]
     assert exact["clip"] == "a.mp4, 0 to 1 s"
-    assert "vt-evaluate captions --out metrics.json makes it" in page  # there is no metrics.json
+    assert "METEOR, ROUGE-L and CIDEr are those of vt-evaluate captions" in page
     # Two clips have pictures and the third the reason why not.
     drawn = block(page, "pictures")
     assert sorted(len(picture.get("frames", ())) for picture in drawn) == [0, 4, 4]
@@ -210,6 +211,65 @@ def test_rejected_rows_are_listed_with_their_reasons(folder):
 
 
 # --- what is left out -----------------------------------------------------------------------------
+
+
+def test_numbers_are_those_of_vt_evaluate_where_there_is_no_metrics_json(tmp_path, call_main):
+    said = ["a red circle", "a blue circle", None, "a ring"]
+    right = [["a red circle", "one"], ["a blue square in a room"], ["a moon"], ["a ring falls"]]
+    files = [tmp_path / f"{name}.jsonl" for name in ("predictions", "references")]
+    write_jsonl(files[0], *({"id": str(k), "prediction": p} for k, p in enumerate(said)))
+    write_jsonl(files[1], *({"id": str(k), "references": r} for k, r in enumerate(right)))
+    page = page_of(tmp_path)
+    names = [f"--{f.stem}={f}" for f in files]
+    out = tmp_path / "metrics.json"
+    code, *_ = call_main(evaluate.main, "captions", *names, "--coco", "off", "--out", out)
+    assert code == 0
+    written = json.loads(out.read_text())
+    assert written["exact_match"] == 25.0
+    for text in (f"<b>{written['bleu4']:.1f}</b> BLEU-4", "<b>25.0</b> exact"):
+        assert text in page and text in page_of(tmp_path)
+    assert "no numbers" not in page
+    out.unlink()
+    write_jsonl(files[0], {"id": "of another split", "prediction": "a ring"})
+    assert "vt-evaluate captions --out metrics.json makes it" in page_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("page", "video", "times", "url"),
+    [
+        ("", "a.mp4", (None, None), "./videos/a.mp4"),
+        ("", "a.mp4", (0.5, 2.0), "./videos/a.mp4#t=0.5,2"),
+        ("", "a.mp4", (1.25, None), "./videos/a.mp4#t=1.25"),
+        ("", "a.mp4", (None, 2.0), "./videos/a.mp4#t=0,2"),
+        ("x/y", "a.mp4", (None, None), "./../../videos/a.mp4"),
+        ("x/y/z", "a.mp4", (None, None), ""),  # not beside it
+        (
+            "",
+            "javascript:a #?%é.mp4",
+            (None, None),
+            "./videos/javascript%3Aa%20%23%3F%25%C3%A9.mp4",
+        ),
+        ("", "lost.mp4", (None, None), ""),
+        ("", "", (None, None), ""),  # a folder of frames
+    ],
+)
+def test_a_clip_is_named_relative_to_a_page_beside_its_video(tmp_path, page, video, times, url):
+    (tmp_path / "videos").mkdir()
+    if video and "lost" not in video:
+        (tmp_path / "videos" / video).write_bytes(b"")
+    clip = pictures.ClipLocation(tmp_path / "videos", video, *times)
+    assert video_url(clip, tmp_path / page) == url
+
+
+def test_only_clips_that_were_read_inside_of_their_folder_are_named(runs, folder):
+    scored(folder, "classify", [{"id": row.id, "prediction": "red"} for row in ROWS])
+    (folder / "videos").symlink_to(runs / "videos")
+    page = render(read_content([folder], [], 10), runs).decode()
+    shown = block(page, "pictures")
+    urls = ["./videos/b.mp4", "./videos/a.mp4#t=0,1"]
+    assert sorted(p["video"] for p in shown if "video" in p) == sorted(urls)
+    assert [p["reason"] for p in shown if "video" not in p] == ["no such file"]
+    assert "video" not in json.dumps(block(page_of(folder), "pictures"))
 
 
 def test_texts_share_the_room_and_small_results_keep_all_of_theirs():

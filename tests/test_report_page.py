@@ -1,13 +1,19 @@
 """The page of vt-report in a real browser: nothing hostile runs, keys reach all, all is legible."""
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.browser import Page, chromium
-from tests.reports import HOSTILE, HOSTILE_PATH, page_of, write_hostile
+from tests.corpora import write_jsonl
+from tests.media import write_numbered
+from tests.reports import HOSTILE, HOSTILE_PATH, page_of, write_data, write_hostile
+from vt_fairseq.data.manifest import ClipRow
+from vt_fairseq.report.content import read_content
+from vt_fairseq.report.page import render
 
 LEAST_CONTRAST = 4.5  # WCAG 2, level AA
 PHONE, DESKTOP = 390, 1280
@@ -151,3 +157,73 @@ def test_everything_is_legible_and_nothing_is_wider_than_the_screen(page, width,
         assert page.run("document.documentElement.scrollWidth") <= width
     background = page.run("getComputedStyle(document.body).backgroundColor")
     assert (max(map(int, re.findall(r"\d+", background))) < 60) == dark
+
+
+@pytest.fixture
+def playable(tmp_path) -> Path:
+    """A page beside the video of a clip, and of one that is gone."""
+    (tmp_path / "videos").mkdir()
+    for name in ("a.mp4", "gone.mp4"):
+        write_numbered(tmp_path / "videos" / name, 50)
+    rows = [ClipRow("a", "a.mp4", 0.5, 1.5, captions=("x",)), ClipRow("b", "gone.mp4")]
+    write_data(tmp_path / "data", tmp_path / "videos", {"test": rows})
+    said = [{"id": row.id, "prediction": "x"} for row in rows]
+    write_jsonl(tmp_path / "captions" / "predictions.jsonl", *said)
+    path = tmp_path / "report.html"
+    path.write_bytes(render(read_content([tmp_path], [], 10), tmp_path))
+    (tmp_path / "videos" / "gone.mp4").unlink()
+    return path
+
+
+def wait_for(page: Page, script: str) -> None:
+    ends = time.monotonic() + 20
+    while not page.run(script):
+        assert time.monotonic() < ends, script
+        time.sleep(0.05)
+
+
+def test_pictures_enlarge_and_the_clip_beside_the_page_plays(browser, playable):
+    browser.look(DESKTOP, dark=False)
+    browser.events.clear()
+    browser.open(playable)
+    browser.run("document.getElementById('order').value = 'id'")
+    browser.run("document.getElementById('order').dispatchEvent(new Event('change'))")
+    before = browser.run("document.querySelector('article img').getBoundingClientRect().width")
+    assert not [
+        e for e in browser.happened("Network.requestWillBeSent") if "mp4" in e["request"]["url"]
+    ]
+    browser.run("document.querySelector('article button.frames').focus()")
+    browser.press("Enter")
+    assert browser.run("document.getElementById('large').open")
+    assert (
+        browser.run("document.querySelector('dialog img').getBoundingClientRect().width")
+        > 2 * before
+    )
+    wait_for(browser, "document.querySelector('dialog video').currentTime >= 0.5")
+    assert browser.run("document.querySelector('dialog video').duration") == pytest.approx(
+        2, abs=0.1
+    )
+    browser.run("document.getElementById('close').click()")
+    assert not browser.run("document.getElementById('large').open")
+    wait_for(browser, "document.querySelector('video') === null")  # it does not play on
+    browser.run("document.querySelectorAll('article button.frames')[1].click()")
+    wait_for(browser, "document.querySelector('dialog .none') !== null")
+    said = browser.run("document.querySelector('dialog .none').textContent")
+    assert said == "The browser cannot play ./videos/gone.mp4 beside this page."
+    assert browser.happened("Runtime.exceptionThrown") == []
+
+
+def test_on_paper_there_are_the_rows_and_no_controls(browser, playable):
+    browser.look(DESKTOP, dark=True)
+    browser.open(playable)
+    browser.call("Emulation.setEmulatedMedia", media="print", features=[])
+    shown = (
+        "[...document.querySelectorAll('nav, .filters, #more')].some((e) => e.checkVisibility())"
+    )
+    assert not browser.run(shown)
+    assert browser.run("document.querySelectorAll('#cards article').length") == 2
+    faint = {k: v for k, v in browser.run(CONTRASTS).items() if v < LEAST_CONTRAST}
+    assert faint == {}
+    pdf = browser.call("Page.printToPDF", printBackground=False)["data"]
+    assert len(pdf) > 10_000
+    browser.call("Emulation.setEmulatedMedia", media="", features=[])

@@ -4,6 +4,7 @@ Also takes the options of the model as ``fairseq-train`` has them (``--freeze-vi
 """
 
 import argparse
+import sys
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +20,18 @@ EXAMPLE = (
 )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The options of ``vt-memory``."""
-    with command.quiet_imports():
-        from fairseq.dataclass.utils import gen_parser_from_dataclass
+def build_parser(with_model: bool = True) -> argparse.ArgumentParser:
+    """The options of ``vt-memory``.
 
-        from vt_fairseq.models.architectures import VideoTranslateConfig
-        from vt_fairseq.training.memory.prediction import BatchShape, Setup
+    Args:
+        with_model: those of the model, too, for which torch and fairseq are imported, in seconds.
+    """
+    from vt_fairseq.training.memory.setup import BatchShape, Setup
 
     made = command.parser(PROG, "Predicted memory of a training run on each GPU.", EXAMPLE)
+    made.add_argument(
+        "--help-model", action="help", help="show the options of the model as well, and exit"
+    )
     made.add_argument(
         "--arch", default="video_translate_t5_large", help="architecture (default: %(default)s)"
     )
@@ -91,9 +95,17 @@ def build_parser() -> argparse.ArgumentParser:
         default=setup.stage3_max_live_parameters,
         help="parameters that ZeRO-3 keeps gathered (default: %(default)s)",
     )
-    model = made.add_argument_group("model (where not given, as --arch has it)")
-    gen_parser_from_dataclass(model, VideoTranslateConfig(), delete_default=True)
     command.add_user_dir(made)
+    model = made.add_argument_group(
+        "model (where not given, as --arch has it)",
+        None if with_model else "every option that fairseq-train has for it: see --help-model",
+    )
+    if with_model:
+        with command.quiet_imports():
+            from fairseq.dataclass.utils import gen_parser_from_dataclass
+
+            from vt_fairseq.models.architectures import VideoTranslateConfig
+        gen_parser_from_dataclass(model, VideoTranslateConfig(), delete_default=True)
     return made
 
 
@@ -181,7 +193,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
 @command.console_script(PROG)
 def main() -> None:
     """The console script."""
-    args = build_parser().parse_args()
+    asks_for_help = {"-h", "--help"} & set(sys.argv[1:])
+    args = build_parser(with_model=not asks_for_help).parse_args()
     command.import_user_dir(args.user_dir)
     from vt_fairseq.training.memory.prediction import GIB, first_sufficient, predict
 

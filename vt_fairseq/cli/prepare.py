@@ -191,8 +191,26 @@ def _table(data: dict[str, Any], out: Path) -> Iterator[str]:
         yield f"rejected {rows:,}: {reason}"
     if reasons:
         yield f"every rejected row with its reason: {out / 'rejected.jsonl'}"
+    for name, counts in data.get("caption_tokens", {}).items():
+        yield _lengths(name, counts)
     for note in data["notes"]:
         yield f"note: {note}"
+
+
+def _lengths(split: str, counts: dict[str, int]) -> str:
+    """How long the captions of a split are, and what training's limit does to them."""
+    limit, longest = counts["limit"], counts["longest"]
+    line = (
+        f"captions of {split}: median {counts['median']} tokens, 95th percentile "
+        f"{counts['percentile_95']}, longest {longest}; "
+    )
+    if not counts["above_limit"]:
+        return f"{line}none is cut at {limit}, the default"
+    share = counts["above_limit"] / counts["texts"]
+    return (
+        f"{line}{share:.1%} would be cut at {limit}, the default: "
+        f"--max-target-tokens caption={longest} cuts none"
+    )
 
 
 def _prepare(args: argparse.Namespace) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def main() -> None:
     if args.out.is_dir():
         raise UserError(f"--out {args.out} is a folder, expected a file")
     content = read_content(args.folders, args.data, args.clips, args.video_root, args.follow_links)
-    page = render(content)
+    page = render(content, args.out.parent)
     write_file(args.out, page)
     for note in filter(None, [*content.notes, content.pictures.limit_note]):
         say(note)

@@ -9,6 +9,7 @@ beforehand, and a test clip whose class training never shows must be able to get
 """
 
 import contextlib
+import difflib
 import functools
 import itertools
 import os
@@ -34,6 +35,7 @@ from vt_fairseq.corpora.rows import (
 from vt_fairseq.data.manifest import FORMAT, ClipRow, Manifest, ManifestWriter, texts_of
 from vt_fairseq.data.prompts import BUILT_IN
 from vt_fairseq.data.root_signatures import sign
+from vt_fairseq.data.text_lengths import TextLengths
 from vt_fairseq.data.tokenizer import Tokenizer, check_size, train_vocabulary
 from vt_fairseq.data.unknown_text import UnknownText
 from vt_fairseq.errors import FOLLOW_LINKS, RunFailure, UserError, VideoError, naming
@@ -48,6 +50,10 @@ CHUNK_ROWS = 4096  # rows read ahead, so that their videos are probed in paralle
 MAX_CLASSES = 1_000_000  # HowTo100M has 23,611; more would not fit into memory
 VOCABULARY_ROWS = 200_000  # a vocabulary is trained on so many, evenly spread; they are in memory
 SPELLED_ROWS = 50_000  # of each split so many are looked at for text that cannot be spelled
+TRAINED_SPLITS = (DEFAULT_SPLIT, "valid")
+OTHER_NAMES = dict(training=DEFAULT_SPLIT, **dict.fromkeys(("val", "validation", "dev"), "valid"))
+LEAST_EQUAL = 10  # rows; fewer may have equal texts by chance
+CLOSE = 0.78  # difflib's ratio: "trian" is close to train, "pretrain" is not
 TEXT_CHUNK = 1000  # characters; the sentencepiece trainer drops lines over 4192 bytes
 
 
@@ -118,10 +124,14 @@ def finish(out: Path, data: dict[str, Any], vocabulary: VocabularyOptions) -> di
         model = _trained_vocabulary(out, data["splits"], vocabulary.pieces or 0)
     write_file(out / "spiece.model", model)
     data["notes"] += count_notes(data)
-    data["warnings"] += context_warnings(data)
-    tokenizer, data["unknown_text"] = Tokenizer(model), {}
+    data["warnings"] += [*context_warnings(data), *misnamed_splits(data["splits"])]
+    tokenizer, data["unknown_text"], data["caption_tokens"] = Tokenizer(model), {}, {}
     for split in data["splits"]:
         rows = Manifest(out / f"{split}.arrow")
+        captions = (text for row in rows.spread(SPELLED_ROWS) for text in row.captions)
+        if (lengths := TextLengths.of(tokenizer, captions)) is not None:
+            data["caption_tokens"][split] = lengths.counted(BUILT_IN["caption"].max_target_tokens)
+        data["warnings"] += equal_targets(rows.spread(SPELLED_ROWS), split)
         counts = UnknownText.of_split(tokenizer, rows, SPELLED_ROWS)
         data["unknown_text"][split] = counts.counted()
         data["warnings"] += filter(None, [counts.warning(f"of the split {split}")])
@@ -309,6 +319,49 @@ def context_warnings(data: dict[str, Any]) -> list[str]:
     return warnings
 
 
+def misnamed_splits(splits: Iterable[str]) -> list[str]:
+    """Splits whose names are most likely those of the splits that training takes, misspelled."""
+    warnings = []
+    for split in splits:
+        name = split.lower()
+        meant = OTHER_NAMES.get(name) or next(
+            iter(difflib.get_close_matches(name, TRAINED_SPLITS, 1, CLOSE)), None
+        )
+        if meant is None or split == meant or (meant in splits and name != meant):
+            continue
+        also = ", beside which there is one" if meant in splits else ""
+        warnings.append(
+            f"split {split!r}: did you mean {meant!r}{also}? Training takes --train-subset train "
+            "and --valid-subset valid unless it is told otherwise"
+        )
+    return warnings
+
+
+def equal_targets(rows: Iterable[ClipRow], split: str) -> list[str]:
+    """Fields of a split's rows that have one and the same content wherever they have any."""
+    first: dict[str, Any] = {}
+    counts: Counter[str] = Counter()
+    equal = {"captions", *CLASS_KINDS}
+    for row in rows:
+        for field in list(equal):
+            if value := getattr(row, field):
+                counts[field] += 1
+                if first.setdefault(field, value) != value:
+                    equal.remove(field)
+    return [
+        f"{split}: {field.removesuffix('s')} is {shown(first[field])!r:.80} in all "
+        f"{counts[field]:,} rows that were looked at and have one: there is nothing to learn or to "
+        "measure in it"
+        for field in sorted(equal)
+        if counts[field] >= LEAST_EQUAL
+    ]
+
+
+def shown(value: str | tuple[str, ...]) -> str:
+    """A text, or the first of several."""
+    return value if isinstance(value, str) else value[0]
+
+
 # --- checks --------------------------------------------------------------------------------------
 
 
@@ -411,9 +464,10 @@ def check_vocabulary(source: Source, pieces: int) -> None:
 
 def _require_training_rows(splits: dict[str, dict[str, int]]) -> None:
     if not splits.get(DEFAULT_SPLIT, {}).get("rows"):
+        hints = "".join(f" ({hint})" for hint in misnamed_splits(splits))
         raise UserError(
             f"--train-vocabulary needs rows in the split {DEFAULT_SPLIT!r}; "
-            f"found the splits {', '.join(splits)}: give --vocabulary spiece.model"
+            f"found the splits {', '.join(splits)}{hints}: give --vocabulary spiece.model"
         )
 
 

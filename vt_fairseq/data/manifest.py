@@ -19,6 +19,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any
 
@@ -401,7 +402,12 @@ class DataDirectory:
         """The rows of ``split``; raise UserError naming the splits there are."""
         if split not in self.splits:
             known = ", ".join(sorted(self.splits))
-            raise UserError(f"data directory {self.path} has no split {split!r}; it has: {known}")
+            near = get_close_matches(split.lower(), [name.lower() for name in self.splits], 1)
+            meant = [name for name in self.splits if [name.lower()] == near]
+            hint = f" (did you mean {meant[0]!r}?)" if meant else ""
+            raise UserError(
+                f"data directory {self.path} has no split {split!r}{hint}; it has: {known}"
+            )
         return Manifest(self.file(f"{split}.arrow"))
 
     def file(self, name: str) -> Path:

@@ -326,7 +326,8 @@ class VideoTranslate:
         listed with its reason in ``Library.captions``.
 
         Args:
-            start, end: of one segment per video, in seconds.
+            start: of one segment per video, in seconds.
+            end: of the same.
             context: text that goes with it.
             every: seconds of each segment instead; the last one takes the rest.
             retry: try again what could not be read before.

@@ -1,4 +1,4 @@
-"""Everything that was read, as one HTML file that loads nothing.
+"""Everything that was read, as one HTML file that loads nothing but videos one asks it to play.
 
 Captions, ids and paths are anybody's. Jinja2 escapes them in the page; in the data of the script
 ``<``, ``>`` and ``&`` are written as \\u escapes, and the script sets text alone. A
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
@@ -21,13 +22,14 @@ from markupsafe import Markup
 from vt_fairseq.report import charts
 from vt_fairseq.report.confusion import confusions
 from vt_fairseq.report.content import ReportContent
-from vt_fairseq.report.pictures import Picture, Pictures, locate
+from vt_fairseq.report.pictures import ClipLocation, Picture, Pictures, locate
 from vt_fairseq.report.results import ResultFolder
 from vt_fairseq.report.rows import MISSING
 from vt_fairseq.version import __version__
 
 MOST_TEXT = 12 << 20  # bytes of all rows together
 MOST_MISSING = 200  # rows of a list
+HIGHEST = 2  # folders above the page's, in which videos may lie that it plays
 TASKS = {
     "captions": "captions",
     "vqa": "questions",
@@ -53,8 +55,12 @@ LABELS = {
 }
 
 
-def render(content: ReportContent) -> bytes:
-    """The page in UTF-8; what is no character (half of a pair) becomes a question mark."""
+def render(content: ReportContent, folder: Path | None = None) -> bytes:
+    """The page in UTF-8; what is no character (half of a pair) becomes a question mark.
+
+    Args:
+        folder: where the page is to lie; clips of videos that lie beside it can be played.
+    """
     base = _base(content.folders)
     style, script = (_resource(name) for name in ("report.css", "report.js"))
     environment = Environment(
@@ -78,7 +84,7 @@ def render(content: ReportContent) -> bytes:
         confused=[(r, tables) for r in content.results if (tables := confusions(r.rows))],
         missing=list(_missing(content)),
         most_missing=MOST_MISSING,
-        blocks=list(_blocks(content)) if content.results else [],
+        blocks=list(_blocks(content, folder)) if content.results else [],
         width=charts.WIDTH,
         height=charts.HEIGHT,
         left=charts.LEFT,
@@ -98,7 +104,7 @@ def _policy(style: str, script: str) -> str:
 
     return (
         f"default-src 'none'; style-src {source(style)}; script-src {source(script)}; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
+        "img-src data:; media-src 'self' file:; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -153,10 +159,11 @@ def _missing(content: ReportContent) -> Iterator[tuple[str, Path, list[tuple[str
 # --- data of the script --------------------------------------------------------------------------
 
 
-def _blocks(content: ReportContent) -> Iterator[dict[str, Any]]:
+def _blocks(content: ReportContent, folder: Path | None) -> Iterator[dict[str, Any]]:
     """Elements with JSON: the pictures, and the rows of each result."""
     indices = {clip: index for index, clip in enumerate(content.pictures.of)}
-    yield {"id": "pictures", "json": safe_json([_picture(p) for p in content.pictures.of.values()])}
+    drawn = [_picture(clip, picture, folder) for clip, picture in content.pictures.of.items()]
+    yield {"id": "pictures", "json": safe_json(drawn)}
     lines = [[safe_json(row.shown()) for row in result.rows] for result in content.results]
     rooms = share([sum(map(size, rows)) for rows in lines], MOST_TEXT)
     for number, (result, rows, room) in enumerate(zip(content.results, lines, rooms, strict=True)):
@@ -181,10 +188,29 @@ def _no_picture(result: ResultFolder, pictures: Pictures) -> str:
     return f"no picture: left out ({pictures.limit})" if pictures.limit else "no picture"
 
 
-def _picture(picture: Picture) -> dict[str, Any]:
+def _picture(clip: ClipLocation, picture: Picture, folder: Path | None) -> dict[str, Any]:
     if picture.reason:
         return {"reason": picture.reason}
-    return {"frames": [base64.b64encode(frame).decode() for frame in picture.frames]}
+    shown: dict[str, Any] = {"frames": [base64.b64encode(f).decode() for f in picture.frames]}
+    if folder is not None and (url := video_url(clip, folder)):
+        shown["video"] = url
+    return shown
+
+
+def video_url(clip: ClipLocation, folder: Path) -> str:
+    """The clip as a page in ``folder`` may name it, relative; "" where it does not lie beside it.
+
+    That is in the folder, or at most HIGHEST folders above it: of others the page would tell where
+    on the machine they are, and it could not be passed on with them.
+    """
+    path = Path(os.path.abspath(clip.root / clip.video))
+    relative = os.path.relpath(path, os.path.abspath(folder))
+    if relative.startswith("../" * (HIGHEST + 1)) or not path.is_file():
+        return ""
+    # Fragments as a browser reads them (Media Fragments URI); a scheme cannot stand after "./".
+    times = f"#t={clip.start or 0:g}{'' if clip.end is None else f',{clip.end:g}'}"
+    part = clip.start is not None or clip.end is not None
+    return f"./{quote(os.fsencode(relative))}{times if part else ''}"
 
 
 def safe_json(value: Any) -> Markup:

@@ -11,6 +11,7 @@
     captions: { right: "exact", wrong: "not exact", missing: "missing", open: "no reference" },
     other: { right: "right", wrong: "wrong", missing: "missing", open: "answer not known" },
   };
+  const large = byId("large");
   let result, outcome = "", matching = [], shown = 0;
 
   function make(tag, className, ...children) {
@@ -116,12 +117,40 @@
     const picture = pictures[result.pictures[id]];
     if (!picture) return result.no_picture ? make("div", "none", result.no_picture) : "";
     if (picture.reason) return text("div", "none", `no picture: ${picture.reason}`);
-    return make("div", "frames", ...picture.frames.map((frame) => {
+    const button = make("button", "frames", ...images(picture));
+    button.type = "button";
+    button.setAttribute("aria-label", picture.video ? "Play the clip" : "Enlarge the pictures");
+    button.addEventListener("click", () => enlarge(id, picture));
+    return button;
+  }
+
+  function images(picture) {
+    return picture.frames.map((frame) => {
       const image = make("img", "");
       image.alt = "";
       image.src = `data:image/jpeg;base64,${frame}`;
       return image;
-    }));
+    });
+  }
+
+  // The browser asks for the video now and not before.
+  function enlarge(id, picture) {
+    const parts = [make("div", "frames", ...images(picture))];
+    if (picture.video) {
+      const video = make("video", "");
+      video.controls = true;
+      video.autoplay = true;
+      video.muted = true;
+      video.addEventListener("error", () => {
+        const name = decodeURIComponent(picture.video.replace(/#t=[^#]*$/, ""));
+        video.replaceWith(text("p", "none", `The browser cannot play ${name} beside this page.`));
+      });
+      video.src = picture.video;
+      parts.unshift(video);
+    }
+    byId("large-title").textContent = id;
+    byId("large-content").replaceChildren(...parts);
+    large.showModal();
   }
 
   function texts(article, row) {
@@ -195,6 +224,9 @@
     const next = cards.children[first];
     if (next) { next.tabIndex = -1; next.focus(); }
   });
+  byId("close").addEventListener("click", () => large.close());
+  large.addEventListener("click", (event) => { if (event.target === large) large.close(); });
+  large.addEventListener("close", () => byId("large-content").replaceChildren());
   for (const link of document.querySelectorAll("a[data-result]")) {
     link.addEventListener("click", () => load(Number(link.dataset.result)));
   }

@@ -11,6 +11,7 @@ from vt_fairseq.errors import UserError
 from vt_fairseq.files.bounded_files import MAX_OBJECT, read_file
 from vt_fairseq.files.result_files import is_numbers, objects, parse_object, read
 from vt_fairseq.metrics.variety import Variety, variety
+from vt_fairseq.report.numbers import computed
 from vt_fairseq.report.readers import PREDICTIONS, READERS, REFERENCES, kind_of
 from vt_fairseq.report.rows import MISSING, OPEN, ReportRow, failures_first
 
@@ -91,6 +92,8 @@ def read_result(folder: Path, finder: SplitFinder, unread: Mapping[str, str]) ->
     metrics = read_object(folder / "metrics.json")
     kind, path = kind_of(folder, settings), folder / REFERENCES
     references = read(path) if path.is_file() else {}  # then the manifest has them
+    written = bool(metrics)
+    metrics = metrics or computed(kind, folder / PREDICTIONS, references)
     first = next(iter(references), None) or next(objects(folder / PREDICTIONS), {}).get("id")
     clips = finder.find(str(settings.get("split") or _generated_split(folder)), first)
     rows = [
@@ -110,7 +113,7 @@ def read_result(folder: Path, finder: SplitFinder, unread: Mapping[str, str]) ->
         signatures={k: str(v) for k, v in object_in(metrics, "signatures").items()},
         rows=failures_first(rows),
         clips=clips,
-        notes=list(_notes(kind, metrics, rows, clips, finder, varied)),
+        notes=list(_notes(kind, metrics, written, rows, clips, finder, varied)),
     )
 
 
@@ -134,6 +137,7 @@ def _variety(rows: Iterable[ReportRow]) -> Variety | None:
 def _notes(
     kind: str,
     metrics: dict[str, Any],
+    written: bool,
     rows: list[ReportRow],
     clips: SplitRows,
     finder: SplitFinder,
@@ -143,6 +147,8 @@ def _notes(
         yield warning
     if not metrics:
         yield f"no metrics.json: vt-evaluate {kind} --out metrics.json makes it"
+    elif not written and kind == "captions":
+        yield "no metrics.json: METEOR, ROUGE-L and CIDEr are those of vt-evaluate captions"
     if all(row.outcome in (OPEN, MISSING) for row in rows):
         yield "nothing says what is right: neither references.jsonl nor a data directory"
     if not clips.rows and finder.directories:
