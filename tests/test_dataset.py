@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from vt_fairseq.data.clips import ClipLoader
+from vt_fairseq.data import clips
+from vt_fairseq.data.clips import ClipCache, ClipLoader
 from vt_fairseq.data.dataset import MAX_REPLACEMENTS, VideoTextDataset
 from vt_fairseq.data.head_targets import CLASS_HEADS, NO_CLASS, HeadTargets, parse_heads
 from vt_fairseq.data.manifest import DataDirectory
@@ -29,11 +30,20 @@ def build(data_directory, tokenizer):
     lists = {name: data.classes(name) for name in CLASS_HEADS}
 
     def make(
-        train=True, prompts=("caption",), reuse=False, loader=None, context=True, heads=(), **text
+        train=True,
+        prompts=("caption",),
+        reuse=False,
+        loader=None,
+        context=True,
+        heads=(),
+        max_seconds=6.0,
+        cache=None,
+        **text,
     ) -> VideoTextDataset:
         noise = {"mode": "shuffled-masked", "mask_amount": "batch", "dropout": 0.0, **text}
         window, transform = "random" if train else "center", ClipTransform(size=24, train=train)
-        files = ClipLoader(data.video_root, FrameSampling(num_frames=4), transform, window)
+        sampling = FrameSampling(num_frames=4, max_seconds=max_seconds)
+        files = ClipLoader(data.video_root, sampling, transform, window, cache=cache)
         targets = HeadTargets.of(heads, lists, "DATA") if heads else None
         prompts = prompts if targets is None else [targets.prompt_name]
         return VideoTextDataset(
@@ -85,6 +95,58 @@ def test_augmentation_and_noise_change_with_the_epoch_and_not_otherwise(build):
     videos = [sample["net_input"]["video"] for sample in (first, second)]
     assert not same(*videos)
     assert videos[0].dtype == torch.uint8 and videos[0].shape == (2, 4, 24, 24, 3)
+
+
+def decoded(monkeypatch) -> list[str]:
+    """Which videos are decoded from here on, in a list that grows."""
+    names: list[str] = []
+    read = clips.read_clip
+    monkeypatch.setattr(
+        clips, "read_clip", lambda p, *a, **k: names.append(p.name) or read(p, *a, **k)
+    )
+    return names
+
+
+@pytest.mark.parametrize("unannotated", [False, True])
+def test_a_cache_decodes_each_clip_once_and_changes_nothing(build, monkeypatch, unannotated):
+    plain, cached = build(), build(cache=ClipCache(1e9))
+    if unannotated:
+        for dataset in (plain, cached):
+            dataset.rows = [replace(row, start=None, end=None) for row in dataset.rows[:4]]
+        # Whole files, which last longer than a window of 6 s.
+        assert all(row.end is None for row in cached.rows)
+    names = decoded(monkeypatch)
+    for epoch in (1, 2, 3):
+        plain.set_epoch(epoch)
+        cached.set_epoch(epoch)
+        expected = plain.collater([plain[i] for i in range(4)])
+        del names[:]
+        assert same(expected, cached.collater([cached[i] for i in range(4)]))
+        assert len(names) == (4 if epoch == 1 or unannotated else 0)
+
+
+def test_a_whole_file_that_fits_the_window_is_cached_and_a_random_window_is_not(build, monkeypatch):
+    whole, cut = (build(cache=ClipCache(1e9), max_seconds=seconds) for seconds in (60.0, 1.0))
+    whole.rows = [replace(whole.rows[0], start=None, end=None)]
+    names = decoded(monkeypatch)
+    for dataset, times in ((whole, 1), (cut, 3)):
+        del names[:]
+        shown = []
+        for epoch in (1, 2, 3):
+            dataset.set_epoch(epoch)
+            shown.append(dataset[0].frames)
+        assert len(names) == times
+        assert not np.array_equal(shown[0], shown[1])
+
+
+def test_a_full_cache_keeps_what_it_has_and_decodes_the_rest_anew(build, monkeypatch):
+    one_clip = 4 * 27 * 27 * 3  # 4 frames whose short side is 24 * 128 / 112 pixels
+    dataset = build(cache=ClipCache(2.5 * one_clip))
+    names = decoded(monkeypatch)
+    for _ in range(2):
+        for i in range(4):
+            _ = dataset[i]
+    assert len(names) == 4 + 2
 
 
 def test_targets_end_in_eos_and_decoding_starts_from_pad(build, tokenizer):

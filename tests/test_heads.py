@@ -140,6 +140,16 @@ def test_heads_that_a_checkpoint_lacks_start_anew_only_where_that_is_asked_for()
         assert torch.equal(model.state_dict()[name], value)
 
 
+def test_heads_that_the_model_lacks_are_left_out_only_where_that_is_asked_for():
+    classifier, model = build(verb=6, noun=4), build(noun=4)
+    with pytest.raises(UserError, match=r"heads that the model does not have: verb"):
+        model.load_state_dict(classifier.state_dict())
+    model.heads_start_anew = True
+    model.load_state_dict(classifier.state_dict())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, classifier.state_dict()[name])
+
+
 def test_everything_but_new_heads_is_strict():
     model = build(verb=6)
     model.heads_start_anew = True

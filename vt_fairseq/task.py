@@ -18,7 +18,7 @@ from fairseq.logging import metrics
 from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import FairseqTask, register_task
 
-from vt_fairseq.data.clips import BlankFrames, ClipLoader, FrameLoader
+from vt_fairseq.data.clips import BlankFrames, ClipCache, ClipLoader, FrameLoader
 from vt_fairseq.data.dataset import VideoTextDataset
 from vt_fairseq.data.dictionary import T5Dictionary
 from vt_fairseq.data.epoch_iterator import ReusedBatchIterator
@@ -83,6 +83,7 @@ class VideoTranslateTask(FairseqTask):
         self.classes = classes
         self.dictionary = T5Dictionary(self.tokenizer)
         self.unreadable = UnreadableClips(cfg.max_bad_fraction)
+        self.clip_cache = ClipCache(cfg.cache_clips * 1e9) if cfg.cache_clips else None
         self._predictions: PredictionFiles | None = None
         self._share: Share | None = None  # until there are batches
         self._missing = 0  # rows of generation whose clip could not be read
@@ -270,6 +271,7 @@ class VideoTranslateTask(FairseqTask):
             blank=cfg.blank_video,
             follow_links=cfg.follow_links,
             link_suggestion=FOLLOW_LINKS,
+            cache=self.clip_cache,
         )
 
     def crop_scales(self) -> tuple[float, ...]:
@@ -363,8 +365,14 @@ class VideoTranslateTask(FairseqTask):
         """fairseq's iterator, or the one that uses each decoded batch for every action.
 
         Batches are made anew each epoch, from the seed and the epoch, so that a resumed run sees
-        the same ones.
+        the same ones. Raises UserError where workers would cache clips, since these end with the
+        epoch.
         """
+        if self.clip_cache is not None and num_workers:
+            raise UserError(
+                "--cache-clips keeps clips in the process that trains: expected --num-workers 0, "
+                f"found {num_workers}"
+            )
         dataset.set_epoch(epoch)
         batches = dataset.batch_by_size(
             dataset.ordered_indices(),
@@ -426,6 +434,13 @@ class VideoTranslateTask(FairseqTask):
                 h in refs for h, refs in zip(hypotheses, references, strict=True)
             )
             logging_output["referenced"] = sum(map(bool, references))
+            if self.cfg.eval_bleu_print_samples:
+                logger.info(
+                    "%s: %s; expected %s",
+                    sample["clip_ids"][0],
+                    hypotheses[0] or "nothing",
+                    " | ".join(references[0]) or "nothing",
+                )
         return loss, sample_size, logging_output
 
     def post_validate(self, model, stats: dict[str, Any], agg) -> None:

@@ -51,6 +51,13 @@ class VideoTranslateTaskConfig(FairseqDataclass):
         default=6.0,
         metadata={"help": "longest window of a clip; 0: the whole clip (appendix A.1)"},
     )
+    cache_clips: float = field(
+        default=0.0,
+        metadata={
+            "help": "GB of decoded clips that each process keeps, so that it decodes them once; "
+            "for small data; needs --num-workers 0"
+        },
+    )
     max_bad_fraction: float = field(
         default=0.1,
         metadata={"help": "stop training when more of its clips than this cannot be read"},
@@ -142,6 +149,10 @@ class VideoTranslateTaskConfig(FairseqDataclass):
         },
     )
     eval_bleu_beam: int = field(default=1, metadata={"help": "beam of --eval-bleu"})
+    eval_bleu_print_samples: bool = field(
+        default=False,
+        metadata={"help": "log a text and its references for each batch of --eval-bleu"},
+    )
     eval_bleu_max_len: int = field(
         default=24, metadata={"help": "longest text of --eval-bleu in tokens"}
     )

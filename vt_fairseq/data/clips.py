@@ -8,8 +8,8 @@ import numpy as np
 
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.video.boundary import Boundary, inside
-from vt_fairseq.video.decoding import FrameSampling, read_clip
-from vt_fairseq.video.frame_sampling import pick_frames
+from vt_fairseq.video.decoding import FrameSampling, probe, read_clip
+from vt_fairseq.video.frame_sampling import pick_frames, window_position
 from vt_fairseq.video.transforms import ClipTransform, scale_short_side
 
 # Before normalization: the mean of the IG65M statistics, so that a blank clip is near zero after.
@@ -19,6 +19,30 @@ WORKING_TO_FRAME = 128 / 112
 
 # (row, random generator or None) -> (F, H, W, 3) uint8; raises VideoError.
 FrameLoader = Callable[[ClipRow, np.random.Generator | None], np.ndarray]
+
+Segment = tuple[str, float | None, float | None]
+
+
+class ClipCache:
+    """Decoded clips of one process, kept until ``max_bytes`` are full; what comes after is not.
+
+    Training passes over all clips again and again, so that the last one used is the last one
+    needed: to make room for it would only drop what is needed sooner.
+    """
+
+    def __init__(self, max_bytes: float):
+        self.free = max_bytes
+        self._clips: dict[Segment, np.ndarray] = {}
+
+    def get(self, segment: Segment) -> np.ndarray | None:
+        """The (F, H, W, 3) uint8 frames as they were decoded, which nobody may write to."""
+        return self._clips.get(segment)
+
+    def put(self, segment: Segment, frames: np.ndarray) -> None:
+        """Keep the frames, if there is room."""
+        if frames.nbytes <= self.free:
+            self.free -= frames.nbytes
+            self._clips[segment] = frames
 
 
 @dataclass(frozen=True)
@@ -47,6 +71,7 @@ class ClipLoader:
         blank: decode, then give uniform gray instead: what the model knows without the video.
         follow_links: links may lead out of the root, or out of the user's own folder of frames.
         link_suggestion: how a user allows them, for the reason why a clip cannot be read.
+        cache: what keeps the decoded frames of clips that are cut to no random window.
     """
 
     video_root: Path | None
@@ -56,13 +81,20 @@ class ClipLoader:
     blank: bool = False
     follow_links: bool = False
     link_suggestion: str = ""
+    cache: ClipCache | None = None
 
     def __call__(self, row: ClipRow, rng: np.random.Generator | None) -> np.ndarray:
         """Frames of ``row``; raise VideoError where the root has none that can be read."""
+        segment = (row.video, row.start, row.end)
+        cached = None if self.cache is None else self.cache.get(segment)
+        if cached is not None:
+            window_position(self.window, rng)  # which draws a number, as reading the clip does
+            return self._shown(cached, rng)
         root = self.video_root
         path = Path(row.video) if root is None else inside(root, row.video)
         # A file that the user named may be a link; the frames of a folder must be in it.
         boundary = Boundary(path if root is None else root, self.link_suggestion)
+        within = None if self.follow_links else boundary
         frames = read_clip(
             path,
             self.sampling,
@@ -71,9 +103,16 @@ class ClipLoader:
             window=self.window,
             rng=rng,
             short_side=self.short_side,
-            boundary=None if self.follow_links else boundary,
+            boundary=within,
         )
+        if self.cache is not None and self._is_whole(row, path, within):
+            self.cache.put(segment, frames)
         return self._shown(frames, rng)
+
+    def _is_whole(self, row: ClipRow, path: Path, boundary: Boundary | None) -> bool:
+        """Whether the window holds the whole segment, so that chance does not place it."""
+        end = probe(path, boundary) if row.end is None else row.end
+        return end - (row.start or 0.0) <= self.sampling.window_seconds
 
     def from_array(self, frames: np.ndarray) -> np.ndarray:
         """Frames of a clip from all its (N, H, W, 3) uint8 RGB frames, N >= 1."""

@@ -150,7 +150,7 @@ class VideoTranslateArchitecture(VideoTranslateModel):
     """``VideoTranslateModel`` as fairseq builds and loads it.
 
     Attributes:
-        heads_start_anew: whether weights that are loaded may lack heads (fine-tuning).
+        heads_start_anew: whether weights that are loaded may have other heads (fine-tuning).
     """
 
     heads_start_anew = False
@@ -162,19 +162,24 @@ class VideoTranslateArchitecture(VideoTranslateModel):
         return build_model(cfg, task.tokenizer.table_size, task.tokenizer.video, sizes)
 
     def upgrade_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
-        """Called by fairseq on weights before it loads them strictly; adds heads that start anew.
+        """Called by fairseq on weights before it loads them strictly; heads may start anew.
 
-        Raises UserError for heads that the model does not have, and for missing ones unless
-        ``heads_start_anew``.
+        Raises UserError for heads that the model does not have, and for missing ones, unless
+        ``heads_start_anew``: then they are left out, and added.
         """
         super().upgrade_state_dict(state_dict)
         own = self.state_dict()
         saved, wanted = _head_names(state_dict), _head_names(own)
-        if extra := saved - wanted:
+        extra = saved - wanted
+        if extra and not self.heads_start_anew:
             raise UserError(
                 f"the checkpoint has heads that the model does not have: {', '.join(sorted(extra))}"
                 f"; expected --heads {','.join(sorted(saved))}"
             )
+        for name in sorted(state_dict):
+            if _head_names([name]) & extra:
+                del state_dict[name]
+                logger.info("%s of the checkpoint is left out: the model has no such head", name)
         new = wanted - saved
         if new and not self.heads_start_anew:
             raise UserError(
