@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -73,10 +74,12 @@ def trained(data_directory, shared_folder) -> Path:
             "fairseq-train",
             *[data_directory, *PLUGIN, *TINY, "--actions", "caption,classify", "--save-dir", save],
             *["--max-epoch", "2", "--eval-bleu", "--best-checkpoint-metric", "bleu"],
+            "--eval-bleu-print-samples",
             *["--maximize-best-checkpoint-metric", "--lr-scheduler", "inverse_sqrt"],
             *["--warmup-updates", "4", "--video-lr-scale", "0.1"],
         )
         assert "| bleu " in log and "| exact_match " in log and "accuracy" in log
+        assert re.search(r"\| \S+: .+; expected a \w+ \w+ \w+ \| we see", log)
 
     return made_once(shared_folder / "trained", train) / "checkpoint_best.pt"
 

@@ -350,11 +350,33 @@ def test_other_classes_than_those_of_the_checkpoint_are_named(
         (["--actions", "caption,classify"], "expected one action with --heads"),
         (["--criterion", "video_translate"], "which --heads freezes"),
         (["--heads", ""], "say which, --heads verb,noun"),
+        (["--cache-clips", "1", "--num-workers", "2"], "expected --num-workers 0, found 2"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(data_directory, tmp_path, change, message):
     fixed = [data_directory, *PLUGIN, *CLASSIFY, "--lr", "1e-5", "--save-dir", tmp_path]
     assert message in refused("fairseq-train", *fixed, *change)
+
+
+def test_a_model_that_writes_starts_from_the_weights_of_a_classifier(
+    data_directory, checkpoint, tmp_path
+):
+    options = [*TINY, "--cache-clips", "1", "--num-workers", "0", "--disable-validation"]
+    log = run(
+        "fairseq-train",
+        *[data_directory, *PLUGIN, *options, "--max-update", "1", "--lr", "0"],
+        *["--finetune-from-model", checkpoint, "--save-dir", tmp_path],
+    )
+    assert "heads.verb.weight of the checkpoint is left out" in log
+    before, after = (
+        torch.load(path, weights_only=True)["model"]
+        for path in (checkpoint, tmp_path / "checkpoint_last.pt")
+    )
+    trained = {n for n in before if not n.startswith("heads.") and "running" not in n}
+    assert trained <= set(after) and not any(name.startswith("heads.") for name in after)
+    for name in trained:
+        if "num_batches" not in name:
+            assert torch.equal(before[name], after[name]), name
 
 
 ZERO_2 = ["--zero-stage", "2"]
