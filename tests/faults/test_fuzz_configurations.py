@@ -300,6 +300,16 @@ def test_a_trusted_checkpoint_of_another_architecture_is_not_passed_on(state, tm
     assert code == 2 and "of the model fconv" in said and not (tmp_path / "safe.pt").exists()
 
 
+@pytest.mark.parametrize("dropout", [1e9, -0.1])
+def test_a_dropout_that_is_no_probability_is_one_line(state, tmp_path, dropout):
+    torch.save(
+        state | {"cfg": state["cfg"] | {"model": state["cfg"]["model"] | {"dropout": dropout}}},
+        tmp_path / "x.pt",
+    )
+    with pytest.raises(UserError, match=f"--dropout: expected a probability, found {dropout}"):
+        VideoTranslate.from_pretrained(tmp_path / "x.pt", device="cpu")
+
+
 def test_no_configuration_of_a_checkpoint_runs_or_leaks_anything(
     state, data_directory, tmp_path, campaign, record
 ):

@@ -246,7 +246,12 @@ def refuse_other_model(filename: str, saved: Mapping[str, Any], wanted: Mapping[
 
 
 def transformer_dims(cfg: VideoTranslateConfig, vocab_size: int) -> T5Dims:
-    """Sizes of the transformer; raises UserError where ``--t5-dims`` is not well formed."""
+    """Sizes of the transformer; raises UserError where ``--t5-dims`` is not well formed.
+
+    Also where ``--dropout`` is no probability.
+    """
+    if not 0 <= cfg.dropout <= 1:
+        raise UserError(f"--dropout: expected a probability, found {cfg.dropout}")
     named = T5_VARIANTS[str(cfg.t5_variant)][str(cfg.t5_size)]
     with naming("--t5-dims"):
         dims = dims_from_text(named, cfg.t5_dims)
