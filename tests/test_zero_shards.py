@@ -8,7 +8,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from vt_fairseq.training.zero.shards import OptimizerShards, shards_of
+from vt_fairseq.training.zero.shards import (
+    OptimizerShards,
+    pickle_stages_by_value,
+    shards_of,
+    weights_only,
+)
 
 
 class Killed(BaseException):
@@ -138,3 +143,18 @@ def test_the_shards_say_whether_they_are_of_parts(one_process, tmp_path):
         write_checkpoint(checkpoint, written)
         shards.prepare(checkpoint)
         assert shards.in_parts == in_parts
+
+
+def test_the_shards_of_every_python_are_read_as_data(tmp_path, monkeypatch):
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    def by_name(stage, protocol):  # Python 3.11.2's
+        return getattr, (type(stage), stage.name)
+
+    monkeypatch.setattr(ZeroStageEnum, "__reduce_ex__", by_name)
+    path = tmp_path / "optim_states.pt"
+    pickle_stages_by_value()
+    torch.save({"zero_stage": ZeroStageEnum.optimizer_states}, path)
+    with weights_only(tmp_path):
+        read = torch.load(path, weights_only=True)
+    assert read == {"zero_stage": 1}

@@ -7,6 +7,7 @@ together. Files are read as data only: no pickled code runs.
 """
 
 import contextlib
+import copyreg
 import itertools
 import logging
 import os
@@ -70,6 +71,7 @@ class OptimizerShards:
             self._remove_unused(save_dir)
             shutil.rmtree(part, ignore_errors=True)
         dist.barrier()
+        pickle_stages_by_value()
         with whole_or_removed(part):
             engine.save_checkpoint(str(root), tag=part.name, save_latest=False)
         dist.barrier()
@@ -218,6 +220,16 @@ def check_stages(saved: int, stage: int) -> None:
             f"that into ZeRO-{stage}: go on with --zero-stage {saved}, or start the optimizer anew "
             "with --reset-optimizer (the weights are kept)"
         )
+
+
+def pickle_stages_by_value() -> None:
+    """Make pickles hold the value of DeepSpeed's enumeration of stages, in every Python.
+
+    In its place Python 3.11.0 to 3.11.3 writes a call of ``getattr``, which no reader of data runs.
+    """
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    copyreg.pickle(ZeroStageEnum, lambda stage: (ZeroStageEnum, (stage.value,)))
 
 
 @contextlib.contextmanager
