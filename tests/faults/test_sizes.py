@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+import vt_fairseq
 from tests import media
 from tests.corpora import write_jsonl
 from tests.faults.forks import in_a_process
@@ -26,6 +28,7 @@ from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError
 from vt_fairseq.evaluation import caption_files
 from vt_fairseq.files import result_files, untrusted_files
+from vt_fairseq.files.bounded_files import parse_json
 from vt_fairseq.models.pretrained.files import read_json, read_tensors
 from vt_fairseq.report.logs import read_log
 from vt_fairseq.report.readers import read_rankings
@@ -175,3 +178,19 @@ def test_lines_as_long_as_are_allowed_are_read(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"id": "a", "prediction": text + "a" * 80}))
     with pytest.raises(UserError, match=r"a.jsonl line 1: longer than 16,777,216"):
         result_files.read(tmp_path / "a.jsonl")
+
+
+def test_json_that_others_wrote_is_parsed_in_one_way_that_knows_no_depth():
+    deep = "[" * 100_000
+    for text in (deep, deep.encode()):
+        with pytest.raises(ValueError, match="recursion"):
+            parse_json(text)
+    assert parse_json('{"a": [1, "b"]}') == {"a": [1, "b"]}
+    package = Path(vt_fairseq.__file__).parent
+    # What it has written itself in the same line has no depth of a stranger's.
+    elsewhere = {
+        str(file.relative_to(package))
+        for file in package.rglob("*.py")
+        if re.search(r"json\.loads?\((?!json\.dumps)", file.read_text())
+    }
+    assert elsewhere == {"files/bounded_files.py", "miniworld/world.py"}

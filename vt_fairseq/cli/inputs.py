@@ -2,14 +2,13 @@
 
 import contextlib
 import glob
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from vt_fairseq.errors import FOLLOW_LINKS, UserError, VideoError
-from vt_fairseq.files.bounded_files import MAX_DOCUMENT, read_file
+from vt_fairseq.files.bounded_files import MAX_DOCUMENT, parse_json, read_file
 from vt_fairseq.video.names import VIDEO_SUFFIXES, is_video_name
 
 STDIN = "-"
@@ -63,8 +62,8 @@ def read_labels(name: str | Path) -> list[str]:
 
 def _is_json(text: str) -> bool:
     """Whether it is a JSON array or object."""
-    with contextlib.suppress(ValueError, RecursionError):
-        return isinstance(json.loads(text), list | dict)
+    with contextlib.suppress(ValueError):
+        return isinstance(parse_json(text), list | dict)
     return False
 
 

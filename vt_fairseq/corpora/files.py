@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vt_fairseq.errors import UserError
-from vt_fairseq.files.bounded_files import MAX_DOCUMENT, read_file, text_lines
+from vt_fairseq.files.bounded_files import MAX_DOCUMENT, parse_json, read_file, text_lines
 from vt_fairseq.files.result_files import JsonRow, numbered_objects
 from vt_fairseq.video.names import VIDEO_SUFFIXES, split_suffix
 
@@ -78,7 +78,7 @@ def csv_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[
 def json_document(path: Path) -> Any:
     """A whole JSON file; raise UserError where it is none."""
     with as_published(path):
-        return json.loads(read_file(path, MAX_DOCUMENT))
+        return parse_json(read_file(path, MAX_DOCUMENT))
 
 
 def jsonl_records(path: Path) -> Iterator[tuple[str, JsonRow]]:

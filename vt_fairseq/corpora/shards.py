@@ -5,7 +5,6 @@ side by side, on any machines that share DATA; one that is whole is not made aga
 """
 
 import functools
-import json
 import re
 import shutil
 import zlib
@@ -26,7 +25,7 @@ from vt_fairseq.corpora.rows import CLASS_KINDS, Entry, Rejected, Source
 from vt_fairseq.data.manifest import DataDirectory, join_manifests
 from vt_fairseq.errors import UserError
 from vt_fairseq.files.atomic_files import atomic_file, write_file, write_json
-from vt_fairseq.files.bounded_files import MAX_DOCUMENT, MAX_OBJECT, read_file
+from vt_fairseq.files.bounded_files import MAX_DOCUMENT, MAX_OBJECT, parse_json, read_file
 
 FOLDER = "shards"
 _NAME = re.compile(r"([1-9]\d*)-of-([1-9]\d*)")
@@ -132,7 +131,7 @@ def _folders(out: Path) -> list[Path]:
 
 def _data_json(folder: Path) -> dict[str, Any]:
     DataDirectory.open(folder)
-    return json.loads(read_file(folder / "data.json", MAX_OBJECT))
+    return parse_json(read_file(folder / "data.json", MAX_OBJECT))
 
 
 def _merged(shards: list[dict[str, Any]], folders: list[Path]) -> dict[str, Any]:

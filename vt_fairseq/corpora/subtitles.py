@@ -11,7 +11,7 @@ import pysubs2
 
 from vt_fairseq.corpora.files import as_published, expect, find_file, get, jsonl_records, number
 from vt_fairseq.errors import FOLLOW_LINKS, UserError
-from vt_fairseq.files.bounded_files import read_file
+from vt_fairseq.files.bounded_files import parse_json, read_file
 
 FILES = ("tvqa_preprocessed_subtitles.jsonl", "tvqa_subtitles", "subtitles")
 PUBLISHED_AT = "github.com/jayleicn/TVRetrieval (data) and tvqa.cs.unc.edu"
@@ -79,7 +79,7 @@ class Subtitles:
                 number(line.get("start"), where, "start"),
                 number(line.get("end"), where, "end"),
             )
-            for line in json.loads(self._lines.get(clip, b"[]"))
+            for line in parse_json(self._lines.get(clip, b"[]"))
         ]
 
     def _file(self, clip: str) -> Path:

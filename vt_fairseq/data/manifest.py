@@ -13,7 +13,6 @@ A data directory (made by ``vt-prepare``) has::
     rejected.jsonl       the rows that were left out, with reasons
 """
 
-import json
 import mmap
 import os
 import re
@@ -30,7 +29,7 @@ from vt_fairseq.data.permutation import LazySequence
 from vt_fairseq.data.root_signatures import is_signed
 from vt_fairseq.errors import FOLLOW_LINKS, UserError
 from vt_fairseq.files.atomic_files import atomic_file
-from vt_fairseq.files.bounded_files import MAX_DOCUMENT, MAX_OBJECT, read_file
+from vt_fairseq.files.bounded_files import MAX_DOCUMENT, MAX_OBJECT, parse_json, read_file
 
 FORMAT = 1
 CLASS_KINDS = ("label", "verb", "noun")
@@ -366,7 +365,7 @@ class DataDirectory:
             what = "has no data.json" if path.is_dir() else "does not exist"
             raise UserError(f"data directory {path} {what}; make it with: vt-prepare")
         try:
-            data = json.loads(read_file(file, MAX_OBJECT))
+            data = parse_json(read_file(file, MAX_OBJECT))
             if data["format"] != FORMAT:
                 raise UserError(
                     f"{file} has format {data['format']}, expected {FORMAT}; "

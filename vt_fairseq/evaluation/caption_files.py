@@ -7,12 +7,11 @@ or ``references``.
 - .txt: one caption per line; several files of references have the same lines.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vt_fairseq.errors import UserError
-from vt_fairseq.files.bounded_files import MAX_DOCUMENT, read_file
+from vt_fairseq.files.bounded_files import MAX_DOCUMENT, parse_json, read_file
 from vt_fairseq.files.result_files import (
     JsonRow,
     PairedRows,
@@ -108,8 +107,8 @@ def _coco(path: Path) -> Iterator[JsonRow]:
 
 def _entries(path: Path) -> list:
     try:
-        entries = json.loads(read_file(path, MAX_DOCUMENT).decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        entries = parse_json(read_file(path, MAX_DOCUMENT).decode("utf-8-sig"))
+    except ValueError as error:
         raise UserError(f"{path}: expected JSON: {error}") from error
     if isinstance(entries, dict):
         entries = next((entries[key] for key in _LIST_KEYS if key in entries), None)

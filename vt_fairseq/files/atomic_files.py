@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vt_fairseq.errors import UserError
+from vt_fairseq.files.bounded_files import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +200,7 @@ class DirectoryLock(RunLock):
 def describe_holder(text: str) -> str:
     """ "process 17 on node3, for 5 min" from the lock's content."""
     try:
-        holder = json.loads(text)
+        holder = parse_json(text)
         minutes = (time.time() - holder["since"]) / 60
         return f"process {holder['pid']} on {holder['host']}, for {minutes:.0f} min"
     except (ValueError, KeyError, TypeError):

@@ -5,10 +5,12 @@ UserError of one line. JSON takes up to twenty times its size in memory, so what
 far smaller than memory. Weights, which are as large as they are, are not read here.
 """
 
+import json
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from vt_fairseq.errors import UserError
 
@@ -31,6 +33,14 @@ def read_file(path: Path, most: int) -> bytes:
             return file.read(status.st_size)
     except FileNotFoundError as error:
         raise UserError(f"no file {path}") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What ``json.loads`` gives; ValueError also for lists in lists in lists without end."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
 
 
 def byte_lines(path: Path) -> Iterator[bytes]:

@@ -7,7 +7,6 @@ file and line.
 import codecs
 import errno
 import fcntl
-import json
 import math
 import os
 import re
@@ -20,7 +19,7 @@ from typing import IO, Any
 
 from vt_fairseq.errors import RunFailure, UserError
 from vt_fairseq.files.atomic_files import atomic_file, full_disk_named
-from vt_fairseq.files.bounded_files import byte_lines
+from vt_fairseq.files.bounded_files import byte_lines, parse_json
 from vt_fairseq.visible_text import json_text
 
 HEAD_BYTES = 4096  # of a file that show its format
@@ -78,10 +77,7 @@ def unfinished(path: Path) -> str:
 
 def parse_object(line: bytes) -> JsonRow:
     """The JSON object of a line in UTF-8; raise ValueError saying what is wrong with another."""
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except RecursionError as error:
-        raise ValueError(str(error)) from error
+    row = parse_json(line.decode("utf-8-sig"))
     if not isinstance(row, dict):
         raise ValueError(f"found {type(row).__name__}, not an object")
     return row

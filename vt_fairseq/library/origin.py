@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vt_fairseq.data.root_signatures import CHECKPOINT, is_signed, sign
 from vt_fairseq.errors import UserError
+from vt_fairseq.files.bounded_files import parse_json
 from vt_fairseq.library.store import Store
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -37,7 +38,7 @@ def read_origin(path: str | os.PathLike[str]) -> Origin:
     with closing(Store(path)) as store:
         settings = checked_settings(store)
     try:
-        checkpoint = Path(json.loads(settings["checkpoint"]))
+        checkpoint = Path(parse_json(settings["checkpoint"]))
         signed = is_signed(checkpoint, settings["signature"], CHECKPOINT)
     except (KeyError, ValueError, TypeError):
         signed = False

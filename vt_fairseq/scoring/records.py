@@ -20,7 +20,7 @@ from typing import Any
 
 from vt_fairseq.errors import UserError
 from vt_fairseq.files.atomic_files import atomic_file, full_disk_named, write_json
-from vt_fairseq.files.bounded_files import MAX_OBJECT, byte_lines, read_file
+from vt_fairseq.files.bounded_files import MAX_OBJECT, byte_lines, parse_json, read_file
 from vt_fairseq.visible_text import json_text
 
 SETTINGS, SCORES = "settings.json", "scores.jsonl"
@@ -59,7 +59,7 @@ def prepare_folder(folder: Path, settings: dict[str, Any], restart: bool) -> Non
 
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(read_file(path, MAX_OBJECT)))
+        return dict(parse_json(read_file(path, MAX_OBJECT)))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): --restart begins anew") from error
 
@@ -128,7 +128,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _parse(line: bytes, path: Path) -> ScoreRecord:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): --restart begins anew") from error
     if not isinstance(record, dict) or not isinstance(record.get("id"), str):

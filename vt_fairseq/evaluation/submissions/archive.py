@@ -19,7 +19,7 @@ from vt_fairseq.evaluation.submissions.files import (
     tvqa_answers,
 )
 from vt_fairseq.files.atomic_files import atomic_file
-from vt_fairseq.files.bounded_files import MAX_OBJECT, read_file
+from vt_fairseq.files.bounded_files import MAX_OBJECT, parse_json, read_file
 
 TVQA_META = (
     "model_name", "is_ensemble", "with_ts", "show_on_leaderboard", "author", "institution",
@@ -109,7 +109,7 @@ def _meta(path: Path | None) -> str:
         missing = "found none" if path is None else f"no file {path}"
         raise UserError(f"TVQA's server wants --meta FILE: JSON with {keys}; {missing}")
     try:
-        value = json.loads(read_file(path, MAX_OBJECT))
+        value = parse_json(read_file(path, MAX_OBJECT))
     except ValueError as error:
         raise UserError(f"{path}: expected JSON with {keys}: {error}") from error
     if not isinstance(value, dict) or set(value) != set(TVQA_META):

@@ -5,7 +5,6 @@ failure is a UserError of one line that names the file.
 """
 
 import hashlib
-import json
 import math
 import pickle
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from vt_fairseq.errors import UserError
 from vt_fairseq.files import untrusted_files
-from vt_fairseq.files.bounded_files import MAX_OBJECT, read_file
+from vt_fairseq.files.bounded_files import MAX_OBJECT, parse_json, read_file
 
 Tensors = dict[str, torch.Tensor]
 
@@ -179,8 +178,8 @@ def _read_pickle(path: Path) -> Any:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; raises UserError for a missing file or another content."""
     try:
-        content = json.loads(read_file(path, MAX_OBJECT).decode())
-    except (ValueError, RecursionError) as error:  # RecursionError: lists in lists in lists
+        content = parse_json(read_file(path, MAX_OBJECT).decode())
+    except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
