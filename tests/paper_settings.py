@@ -64,7 +64,10 @@ ALL = (
     Setting(
         "frames",
         "32 of 112 × 112, spread over the clip (4.1, A.1)",
-        {"num_frames": 32, "frame_size": 112, "frame_sampling": "uniform"},
+        {
+            **{"num_frames": 32, "frame_size": 112, "frame_sampling": "uniform"},
+            "frames_per_second": 16.0,  # of consecutive ones (Table 7a)
+        },
     ),
     Setting(
         "window",

@@ -255,6 +255,8 @@ ELSEWHERE = {
     "--shard": "test_shards.py, test_library.py",
     "vt-index merge": "test_library.py",
     "vt-prepare join": "test_shards.py",
+    "vt-prepare video2dataset": "needs a collection; test_tar.py",
+    "--transcode --tar": "test_tar.py",
     "vt-init --t5 t5-large": "needs files of 3 GB; test_init_command.py with small ones",
     "--finetune-from-model init.pt": "test_init_command.py",
     "vt-submit": "needs the corpora's files; test_submit_command.py",

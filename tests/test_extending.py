@@ -2,11 +2,13 @@
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import VideoMAEConfig, VideoMAEModel
 
 from tests.commands import PLUGIN, TINY, run
 from tests.conftest import run_main
@@ -54,7 +56,7 @@ def outputs(data_directory, tmp_path_factory) -> tuple[Path, list[tuple[list[str
 def test_every_section_fits_on_fifty_lines():
     _, *sections = (ROOT / PAGE).read_text().split("\n## ")
     assert [section.split("\n")[0] for section in sections] == [
-        "A corpus", "A task", "A video network",
+        "A corpus", "A task", "A video network", "A network of another library",
     ]  # fmt: skip
     assert all(section.count("\n") <= 52 for section in sections)
 
@@ -94,8 +96,32 @@ def test_a_video_network_of_ones_own_trains_and_captions(outputs):
     folder, done = outputs
     weights = torch.load(folder / "frames" / "checkpoint_last.pt", weights_only=True)["model"]
     assert weights["encoder.video.network.layers.0.weight"].shape == (32, 3, 7, 7)
-    (_, predicted), (_, captioned) = done[-1], done[-2]
-    assert captioned.startswith("videos/") and "GiB on each GPU" in predicted
+    for _, captioned in done[-5], done[-2]:
+        assert captioned.startswith("videos/")
+    for _, predicted in done[-4], done[-1]:
+        assert "GiB on each GPU" in predicted
+
+
+def test_a_transformers_model_is_trained_on_its_own_clips_and_opened_without_its_weights(
+    outputs, tmp_path
+):
+    folder, done = outputs
+    state = torch.load(folder / "mae" / "checkpoint_last.pt", weights_only=True)
+    assert state["cfg"]["model"]["video_network"] == "mae:layers=2,width=48"
+    assert (state["cfg"]["task"]["num_frames"], state["cfg"]["task"]["frame_size"]) == (8, 32)
+    write_t5(tmp_path / "t5", vocabulary())
+    config = VideoMAEConfig(num_frames=8, image_size=32, hidden_size=48, num_hidden_layers=2)
+    VideoMAEModel(config).save_pretrained(tmp_path / "mae")
+    arguments = ["--t5", tmp_path / "t5", "--arch", "from-t5", "--user-dir", folder / "own"]
+    arguments += ["--video-network", "mae:layers=2,width=48", "--out", tmp_path / "init.pt"]
+    run("vt-init", *arguments, "--video", tmp_path / "mae")
+    shutil.rmtree(tmp_path / "mae")
+    command = ["vt-caption", next(folder.glob("videos/*")), "--path", tmp_path / "init.pt"]
+    assert len(run(*command, "--user-dir", folder / "own").splitlines()) == 1
+    train = next(words for words, _ in done if "mae" in words)
+    small = [*train[1:-1], tmp_path / "small", "--num-frames", "4"]
+    said = run(train[0], *small, expected_code=2, cwd=folder)
+    assert "--num-frames 4: the video network takes --num-frames 8" in said
 
 
 def test_a_network_of_ones_own_is_joined_with_a_pretrained_t5(outputs, tmp_path):
@@ -108,7 +134,7 @@ def test_a_network_of_ones_own_is_joined_with_a_pretrained_t5(outputs, tmp_path)
     assert weights["encoder.video.projection.weight"].size(1) == 32
     torch.save(network("tiny").state_dict(), tmp_path / "r2plus1d.pth")
     said = run("vt-init", *arguments, tmp_path / "r2plus1d.pth", expected_code=2)
-    assert "is for an R(2+1)D, found the video network frames2d" in said
+    assert "the video network frames2d has no method load_pretrained(path)" in said
 
 
 def test_without_user_dir_what_is_ones_own_is_unknown_and_the_cure_is_named(outputs):
@@ -124,7 +150,7 @@ def test_without_user_dir_what_is_ones_own_is_unknown_and_the_cure_is_named(outp
     arguments = ["listed", "--annotations", ".", "--videos", ".", "--out", "x", "--skip-probe"]
     arguments += ["--train-vocabulary", "60"]
     said = run("vt-prepare", *arguments, expected_code=2, cwd=folder)
-    assert "no corpus 'listed': expected one of miniworld, jsonl, howto100m" in said
+    assert "no corpus 'listed': expected one of miniworld, jsonl, video2dataset, howto100m" in said
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,19 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    MT5Config,
+    MT5ForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import vt_fairseq.plugin  # noqa: F401
 from tests.commands import PLUGIN, run
 from tests.conftest import run_main
-from tests.weights import V1_1, Hostile, network, vocabulary, write_t5
+from tests.weights import SMALL_T5, V1_1, Hostile, hf_t5, network, vocabulary, write_t5
 from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.data.tokenizer import PAD, Tokenizer
 from vt_fairseq.errors import UserError
@@ -90,6 +97,11 @@ def files(tmp_path_factory):
     spiece = vocabulary()
     write_t5(folder / "t5", spiece)
     write_t5(folder / "t5_v1_1", spiece, **V1_1)
+    write_t5(folder / "ul2", spiece, **{**V1_1, "feed_forward_proj": "gated-silu"})
+    mt5 = MT5ForConditionalGeneration(MT5Config(**{**SMALL_T5, **V1_1})).eval()
+    mt5.load_state_dict(hf_t5(**V1_1).state_dict())
+    mt5.save_pretrained(folder / "mt5")
+    (folder / "mt5" / "spiece.model").write_bytes(spiece)
     torch.save(network("tiny").state_dict(), folder / "r2plus1d.pth")
     return folder
 
@@ -125,14 +137,14 @@ def test_a_real_t5_gives_the_logits_of_transformers(joining, test_data, tmp_path
     assert_same_logits(state, hf, rows=32)
 
 
-@pytest.mark.parametrize("name", ["t5", "t5_v1_1"])
+@pytest.mark.parametrize("name", ["t5", "t5_v1_1", "ul2", "mt5"])
 def test_logits_are_those_of_transformers_on_the_same_folder_and_on_the_exported_one(
     files, joining, tmp_path, name
 ):
     outputs = {"--out": tmp_path / "init.pt", "--export": tmp_path / "model"}
     init(joining | {"--t5": files / name, "--video": "random"} | outputs)
     state = read(tmp_path / "init.pt")
-    hf = T5ForConditionalGeneration.from_pretrained(files / name).eval()
+    hf = AutoModelForSeq2SeqLM.from_pretrained(files / name).eval()
     # All that T5 knows; the new tokens' rows are not its own any more.
     assert_same_logits(state, hf, rows=saved_tokenizer(state["task_state"]).cls)
     hf, report = T5ForConditionalGeneration.from_pretrained(

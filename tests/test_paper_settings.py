@@ -16,6 +16,7 @@ NO_SETTINGS = {
     *("action", "define_action", "max_source_tokens", "eval_bleu", "eval_bleu_beam"),
     *("eval_bleu_max_len", "blank_check", "seed", "cpu", "train_subset", "results_path", "t5_dims"),
     *("context", "given", "checkpoint_activations", "checkpoint_video_stages"),
+    *("cache_clips", "eval_bleu_print_samples"),
 }
 TEXT = {"reuse_batch", "text_input", "mask_amount", "text_dropout", "test_text"}
 TEXT |= {"test_mask_tokens", "max_target_tokens", "actions"}

@@ -1,15 +1,17 @@
 """T5 weights in Hugging Face's layouts: sizes, names, values, and everything accounted for."""
 
 import hashlib
+import io
 import json
 import shutil
 
 import pytest
+import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import T5Config, T5ForConditionalGeneration
 
-from tests.weights import SMALL_T5, V1_1, Hostile, hf_t5, vocabulary, write_t5
+from tests.weights import SENTENCES, SMALL_T5, V1_1, Hostile, hf_t5, vocabulary, write_t5
 from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.architectures import architecture, build_model
@@ -141,8 +143,11 @@ def test_a_config_of_google_s_without_the_newer_keys_is_understood():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "bart"}, "expected model_type t5, found bart"),
-        ({"feed_forward_proj": "gated-silu"}, "feed_forward_proj 'gated-silu', expected one of"),
+        ({"model_type": "bart"}, "expected model_type t5 or mt5, found bart"),
+        ({"model_type": "umt5"}, "found umt5: each of its layers has relative positions of its"),
+        ({"model_type": "t5gemma"}, "found t5gemma: its layers are Gemma's"),
+        ({"tokenizer_class": "ByT5Tokenizer"}, "is a ByT5, which reads bytes: expected a T5 with"),
+        ({"feed_forward_proj": "gated-tanh"}, "feed_forward_proj 'gated-tanh', expected one of"),
         ({"d_model": None}, "lacks sizes.*d_model"),
         ({"d_model": "48"}, "d_model is '48', no whole number"),
         ({"d_ff": 65}, "d_ff 64 and not 65, which is what .*config.json says"),
@@ -158,7 +163,7 @@ def test_a_config_that_is_none_or_not_of_these_weights_is_named(tmp_path, folder
 
 
 def test_a_folder_without_config_or_without_weights_says_what_it_lacks(tmp_path, folder):
-    with pytest.raises(UserError, match=r"has no T5 weights: expected one of model\.safetensors"):
+    with pytest.raises(UserError, match=r"has no weights: expected one of model\.safetensors"):
         read_t5(tmp_path)
     shutil.copy(folder / "model.safetensors", tmp_path)
     with pytest.raises(UserError, match=r"has no config\.json"):
@@ -256,6 +261,24 @@ def test_rows_that_a_shorter_table_lacks_start_as_the_mean_of_the_pieces(tokeniz
     mean = table[: tokenizer.num_pieces].mean(0)
     torch.testing.assert_close(rows[len(table) :], mean.expand(len(rows) - len(table), -1))
     assert set(origins.values()) == {"the mean of all pieces"}
+
+
+def test_sentinels_that_are_pieces_are_found_there():
+    """As in mT5's vocabulary."""
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(SENTENCES * 5),
+        model_writer=out,
+        user_defined_symbols=[f"\u2581<extra_id_{n}>" for n in (2, 1, 0)],
+        **{"vocab_size": 60, "hard_vocab_limit": False, "minloglevel": 2},
+        **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
+    )
+    tokenizer = Tokenizer(out.getvalue())
+    table = torch.randn(tokenizer.table_size, 4)
+    rows, _ = input_rows(table, tokenizer)
+    pieces = tokenizer.symbols()
+    assert torch.equal(rows[tokenizer.mask], table[pieces.index("\u2581<extra_id_0>")])
+    assert torch.equal(rows[tokenizer.cls], table[pieces.index("\u2581<extra_id_2>")])
 
 
 @pytest.mark.data

@@ -32,7 +32,10 @@ OPENING = {
 }
 METHODS = {"read_bytes", "read_text", "iterdir", "glob", "rglob", "LoadFromSerializedProto"}
 # They call what stands in the table by the name of a function of another module.
-CALLERS = {"models/pretrained/exported.py", "models/pretrained/t5_weights.py"}
+CALLERS = {
+    *("models/pretrained/exported.py", "models/pretrained/t5_weights.py"),
+    *("models/networks/transformers_base.py", "models/networks/vivit.py"),
+}
 ELSEWHERE = {
     "training/process_groups.py",
     "training/generation_options.py",

@@ -49,6 +49,7 @@ from vt_fairseq.files.result_files import PredictionFiles, Share, check_finite, 
 from vt_fairseq.metrics.captions import BLEU_KEYS, bleu_counts, bleu_score
 from vt_fairseq.models.checkpoint_state import vocabulary_state
 from vt_fairseq.models.sequence_generator import SharedSourceGenerator
+from vt_fairseq.models.video_backbones import input_of
 from vt_fairseq.task_config import INPUT_OPTIONS, VideoTranslateTaskConfig
 from vt_fairseq.video.decoding import FrameSampling
 from vt_fairseq.video.transforms import ClipTransform
@@ -89,6 +90,7 @@ class VideoTranslateTask(FairseqTask):
         self._missing = 0  # rows of generation whose clip could not be read
         self.heads: HeadTargets | None = None
         self._video_tokens: Callable[[int], int] | None = None
+        self._network_input: dict[str, int | float] = {}
         self._validation_generator: SharedSourceGenerator | None = None
         self._inputs: dict[str, Any] | None = None  # of the models of an ensemble
         self.validated: list[dict[str, Any]] = []  # numbers of the splits, of the last update
@@ -174,6 +176,7 @@ class VideoTranslateTask(FairseqTask):
             raise UserError("--eval-bleu does not go with --heads: they write no text")
         model = super().build_model(cfg, from_checkpoint)
         self._video_tokens = model.encoder.video.num_tokens
+        self._network_input = input_of(model.encoder.video.network)
         if self.cfg.eval_bleu:
             self._validation_generator = SharedSourceGenerator(
                 [model],
@@ -260,6 +263,7 @@ class VideoTranslateTask(FairseqTask):
                 mode=str(cfg.frame_sampling),
                 max_seconds=cfg.max_seconds or None,
                 resample_fps=cfg.resample_fps or None,
+                frames_per_second=cfg.frames_per_second,
             ),
             transform=ClipTransform(
                 size=cfg.frame_size,
@@ -290,6 +294,7 @@ class VideoTranslateTask(FairseqTask):
         """Rows as batches; plain values are read off the configuration here."""
         cfg = self.cfg
         assert self._video_tokens is not None  # build_model comes first
+        self.check_clips()
         return VideoTextDataset(
             rows=rows,
             load_frames=load_frames,
@@ -304,6 +309,14 @@ class VideoTranslateTask(FairseqTask):
             if dist.is_initialized() and dist.get_world_size() > 1
             else None,
         )
+
+    def check_clips(self) -> None:
+        """Raise UserError where the video network takes other clips than the options make."""
+        for name in ("num_frames", "frame_size"):
+            wanted, found = self._network_input.get(name), self.cfg[name]
+            if wanted not in (None, found):
+                option = f"--{name.replace('_', '-')}"
+                raise UserError(f"{option} {found}: the video network takes {option} {wanted}")
 
     def text_options(self) -> TextOptions:
         """How texts become ids; plain values are read off the configuration here."""

@@ -16,6 +16,7 @@ INPUT_OPTIONS = (
     "num_frames",
     "frame_size",
     "frame_sampling",
+    "frames_per_second",
     "max_seconds",
     "resample_fps",
     "define_action",
@@ -45,7 +46,10 @@ class VideoTranslateTaskConfig(FairseqDataclass):
     frame_size: int = field(default=112, metadata={"help": "side of the square frames in pixels"})
     frame_sampling: ChoiceEnum(("uniform", "consecutive")) = field(  # type: ignore[valid-type]  # how fairseq writes it
         default="uniform",
-        metadata={"help": "frames spread over the clip, or consecutive at 16 fps (Table 7a)"},
+        metadata={"help": "frames spread over the clip, or consecutive (Table 7a)"},
+    )
+    frames_per_second: float = field(
+        default=16.0, metadata={"help": "rate of --frame-sampling consecutive"}
     )
     max_seconds: float = field(
         default=6.0,

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from vt_fairseq.data.tokenizer import Tokenizer
     from vt_fairseq.models.architectures import VideoTranslateConfig
     from vt_fairseq.models.pretrained.t5_weights import T5Weights
+    from vt_fairseq.models.pretrained.video_weights import VideoWeights
 
 PROG = "vt-init"
 EXAMPLE = (
@@ -24,6 +26,7 @@ EXAMPLE = (
 )
 FROM_T5 = "from-t5"
 RANDOM = "random"
+MAX_NAMED = 20  # tensors that are left out
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,14 +45,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     source.add_argument(
         "--video",
-        help="R(2+1)D weights: IG65M .pth, Caffe2 .pkl, torchvision's r2plus1d_18; or 'random'",
+        help="weights of the video network: IG65M or torchvision .pth, Caffe2 .pkl, a folder of "
+        "transformers; or 'random'",
     )
     source.add_argument(
         "--arch",
         help=f"video_translate_t5_large and so on, or {FROM_T5} for the sizes in its config.json",
     )
     source.add_argument("--t5-variant", help="v1_0, or v1_1 for T5 1.1 and flan-t5")
-    source.add_argument("--video-network", help="34, 18 or your own (default: that of --arch)")
+    source.add_argument("--video-network", help="34, 18, videomae, ... (default: that of --arch)")
     source.add_argument("--seed", type=int, default=1, help="seed of the new weights (default: 1)")
     source = made.add_argument_group("a model from a checkpoint")
     source.add_argument(
@@ -148,10 +152,9 @@ def _joined(args: argparse.Namespace) -> dict[str, Any]:
     """The checkpoint to start from."""
     from vt_fairseq.models.pretrained.initial import initial_checkpoint, size_differences
     from vt_fairseq.models.pretrained.t5_weights import read_t5
-    from vt_fairseq.models.pretrained.video_weights import read_video
 
     t5 = read_t5(args.t5)
-    config = _architecture(args, t5)
+    config, video = _with_video(args, _architecture(args, t5))
     if differing := size_differences(t5, config):
         kind = "T5 1.1 or flan-t5 (gated gelu)" if t5.dims.gated_gelu else "T5 1.0 (relu)"
         raise UserError(
@@ -161,7 +164,7 @@ def _joined(args: argparse.Namespace) -> dict[str, Any]:
     state = initial_checkpoint(
         config,
         t5=t5,
-        video=None if args.video == RANDOM else read_video(Path(args.video)),
+        video=video,
         tokenizer=_tokenizer(args, t5),
         seed=args.seed,
         cfg=_whole_configuration(config),
@@ -192,6 +195,37 @@ def _architecture(args: argparse.Namespace, t5: "T5Weights") -> "VideoTranslateC
     return config
 
 
+def _with_video(
+    args: argparse.Namespace, config: "VideoTranslateConfig"
+) -> "tuple[VideoTranslateConfig, VideoWeights | Path | None]":
+    """The architecture with the sizes that the video network's weights have, and the weights."""
+    from vt_fairseq.models.architectures import naming_network
+    from vt_fairseq.models.pretrained.video_weights import read_video
+    from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS
+    from vt_fairseq.models.video_backbones import (
+        VIDEO_NETWORKS,
+        joined_name,
+        network_maker,
+        split_name,
+    )
+
+    with naming_network():
+        name, given = split_name(config.video_network)
+    if args.video == RANDOM or name not in VIDEO_NETWORKS:
+        return config, None
+    path = Path(args.video)
+    if name in R2PLUS1D_DIMS:
+        return config, read_video(path)
+    if not path.exists():
+        raise UserError(f"--video {path}: no such file or folder")
+    with naming_network():
+        arguments_of = getattr(network_maker(name), "arguments_of", None)
+    if arguments_of is not None and path.is_dir():
+        sizes = {key: value for key, value in arguments_of(path).items() if key not in given}
+        config = replace(config, video_network=joined_name(name, {**sizes, **given}))
+    return config, path
+
+
 def _tokenizer(args: argparse.Namespace, t5: "T5Weights") -> "Tokenizer":
     from vt_fairseq.data.tokenizer import Tokenizer
 
@@ -212,6 +246,8 @@ def _whole_configuration(config: "VideoTranslateConfig") -> dict[str, Any]:
     from fairseq.dataclass.configs import FairseqConfig
     from omegaconf import OmegaConf, open_dict
 
+    from vt_fairseq.models.architectures import naming_network
+    from vt_fairseq.models.video_backbones import clips_for
     from vt_fairseq.task_config import VideoTranslateTaskConfig
 
     cfg = OmegaConf.structured(FairseqConfig())
@@ -219,6 +255,8 @@ def _whole_configuration(config: "VideoTranslateConfig") -> dict[str, Any]:
         cfg.model = OmegaConf.structured(config)
         cfg.task = OmegaConf.structured(VideoTranslateTaskConfig())
         cfg.task._name = "video_translate"
+        with naming_network():
+            cfg.task.update(clips_for(config.video_network))
     return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
 
 
@@ -256,11 +294,19 @@ def _report(report: dict[str, Any]) -> list[str]:
             lines.append(
                 f"loaded     {used['tensors']} tensors of {part}, {used['numbers']:,} numbers"
             )
-    lines.append(f"left out   {', '.join(report['dropped']) or 'nothing'}")
+    lines.append(f"left out   {_named(report['dropped'])}")
     lines += _new(report["new"], report["seed"])
     lines += [f"new row    {token} starts as {o}" for token, o in report["new_rows"].items()]
     lines.append(f"model      {report['parameters']:,} parameters")
     return lines
+
+
+def _named(dropped: list[str]) -> str:
+    """Names of tensors; where they are many, of the modules that they belong to."""
+    if len(dropped) <= MAX_NAMED:
+        return ", ".join(dropped) or "nothing"
+    parts = Counter(name.partition(".")[0] for name in dropped)
+    return ", ".join(f"{number} tensors of {name}" for name, number in parts.items())
 
 
 def _named_hash(source: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vt_fairseq.training.memory.prediction import MemoryPrediction, Run
 
 PROG = "vt-memory"
+TEXT_TOKENS = 40  # of a source beside the video's
 EXAMPLE = (
     "vt-memory --arch video_translate_t5_large --batch-size 8 --dtype fp16 --zero-stage 2 --gpus 8"
 )
@@ -40,12 +41,22 @@ def build_parser(with_model: bool = True) -> argparse.ArgumentParser:
     default = BatchShape()
     for option, number, text in (
         ("--batch-size", default.rows, "clips"),
-        ("--num-frames", default.frames, "frames of a clip"),
-        ("--frame-size", default.size, "side of the square frames in pixels"),
-        ("--source-tokens", default.source, "tokens of the encoder's input, video included"),
+        ("--num-frames", f"the network's, or {default.frames}", "frames of a clip"),
+        (
+            "--frame-size",
+            f"the network's, or {default.size}",
+            "side of the square frames in pixels",
+        ),
+        (
+            "--source-tokens",
+            f"{TEXT_TOKENS} and the video's",
+            "tokens of the encoder's input, video included",
+        ),
         ("--target-tokens", default.target, "tokens of the target"),
     ):
-        batch.add_argument(option, type=int, default=number, help=f"{text} (default: %(default)s)")
+        fixed = number if isinstance(number, int) else None
+        help_ = f"{text} (default: {number})"
+        batch.add_argument(option, type=int, default=fixed, help=help_)
     run = made.add_argument_group("training")
     setup = Setup()
     command.add_with_aliases(
@@ -110,18 +121,26 @@ def build_parser(with_model: bool = True) -> argparse.ArgumentParser:
 
 
 def _described_run(args: argparse.Namespace) -> "Run":
-    from vt_fairseq.models.architectures import VideoTranslateConfig, architecture
+    from vt_fairseq.models.architectures import VideoTranslateConfig, architecture, naming_network
+    from vt_fairseq.models.video_backbones import input_of, network_on_meta
     from vt_fairseq.training.memory.prediction import BatchShape, Run, Setup
 
     names = {field.name for field in fields(VideoTranslateConfig)}
     given = {n: value for n, value in vars(args).items() if n in names and value is not None}
+    config = replace(architecture(args.arch), **given)
+    default = BatchShape()
+    with naming_network():
+        network = network_on_meta(config.video_network)
+    clips = input_of(network)
+    frames = _given(args.num_frames, clips.get("num_frames", default.frames))
+    tokens = 1 if str(config.video_pooling) == "temporal" else network.num_tokens(frames)
     return Run(
-        config=replace(architecture(args.arch), **given),
+        config=config,
         batch=BatchShape(
             rows=args.batch_size,
-            frames=args.num_frames,
-            size=args.frame_size,
-            source=args.source_tokens,
+            frames=frames,
+            size=_given(args.frame_size, clips.get("frame_size", default.size)),
+            source=_given(args.source_tokens, tokens + TEXT_TOKENS),
             target=args.target_tokens,
         ),
         setup=Setup(
@@ -134,6 +153,10 @@ def _described_run(args: argparse.Namespace) -> "Run":
             stage3_max_live_parameters=int(args.stage3_max_live_parameters),
         ),
     )
+
+
+def _given(value: int | None, otherwise: float) -> int:
+    return int(otherwise) if value is None else value
 
 
 def _terms(prediction: "MemoryPrediction") -> dict[str, int]:

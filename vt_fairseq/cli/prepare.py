@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vt_fairseq.cli import command
-from vt_fairseq.corpora.registry import BUILT_IN, SUBTITLED, corpus_reader
+from vt_fairseq.corpora.registry import BUILT_IN, LAYOUTS, SUBTITLED, corpus_reader
 from vt_fairseq.errors import UserError
 from vt_fairseq.visible_text import say
 
@@ -51,7 +51,7 @@ def _reader_options(args: argparse.Namespace) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if args.subtitles is not None:
         options["subtitles"] = args.subtitles
-    if args.follow_links and args.corpus in SUBTITLED:
+    if args.follow_links and args.corpus in (*SUBTITLED, "video2dataset"):
         options["follow_links"] = True
     if args.shard is not None and args.corpus == "howto100m":
         options["keeps"] = args.shard.keeps  # saves it the work on the other shards' rows
@@ -100,7 +100,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--annotations",
         type=Path,
         metavar="PATH",
-        help="directory of the corpus's official files; for jsonl the file itself",
+        help="directory of the corpus's official files; for jsonl the file itself; for "
+        "video2dataset --videos or a folder in it",
     )
     add("--videos", type=Path, metavar="DIR", help="directory that the rows' videos lie under")
     add(
@@ -137,6 +138,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="copy the videos to DATA/videos with this short side (default: %(const)s), from where "
         "they load many times faster; a run that was stopped goes on",
     )
+    add(
+        "--tar",
+        type=command.positive,
+        nargs="?",
+        const=1000,
+        default=0,
+        metavar="N",
+        help="pack the copies of --transcode into tar files of N videos (default: %(const)s), as "
+        "video2dataset does; folders of frames stay folders",
+    )
     command.add_follow_links(parser)
     command.add_with_aliases(
         parser,
@@ -171,7 +182,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--as",
         dest="layout",
-        choices=BUILT_IN[1:],  # all but jsonl
+        choices=LAYOUTS,
         help="miniworld: write the official files of this corpus instead of a data directory",
     )
     command.add_user_dir(parser)
@@ -229,6 +240,8 @@ def _prepare(args: argparse.Namespace) -> dict[str, Any]:
         copies=args.out / "videos" if args.transcode else None,
         short_side=args.transcode or 0,
         follow_links=args.follow_links,
+        tar=args.tar,
+        tar_folder=args.shard.name if args.shard else "",
     )
     if args.shard is not None:
         return prepare_shard(args.corpus, open_source(args), args.out, args.shard, probing)

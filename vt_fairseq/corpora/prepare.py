@@ -32,6 +32,7 @@ from vt_fairseq.corpora.rows import (
     copy_name,
     reject,
 )
+from vt_fairseq.corpora.tar_shards import TarShards
 from vt_fairseq.data.manifest import FORMAT, ClipRow, Manifest, ManifestWriter, texts_of
 from vt_fairseq.data.prompts import BUILT_IN
 from vt_fairseq.data.root_signatures import sign
@@ -40,6 +41,7 @@ from vt_fairseq.data.tokenizer import Tokenizer, check_size, train_vocabulary
 from vt_fairseq.data.unknown_text import UnknownText
 from vt_fairseq.errors import FOLLOW_LINKS, RunFailure, UserError, VideoError, naming
 from vt_fairseq.files.atomic_files import atomic_file, write_file, write_json
+from vt_fairseq.video.members import file_of, member_of
 from vt_fairseq.video.names import similar_file
 from vt_fairseq.visible_text import json_text
 
@@ -67,6 +69,8 @@ class Probing:
         copies: folder for copies of the videos at the training size, which the rows then name.
         short_side: pixels of the copies' short side.
         follow_links: open videos and frames that links outside of the folder of videos lead to.
+        tar: copies in a tar file; 0 for loose ones.
+        tar_folder: below the copies, where these tar files lie.
     """
 
     probe: bool = True
@@ -74,10 +78,14 @@ class Probing:
     copies: Path | None = None
     short_side: int = 128
     follow_links: bool = False
+    tar: int = 0
+    tar_folder: str = ""
 
     def __post_init__(self) -> None:
         if self.copies is not None and not self.probe:
             raise UserError("--transcode opens every video: leave --skip-probe out")
+        if self.tar and self.copies is None:
+            raise UserError("--tar packs the copies that --transcode makes: add --transcode")
 
 
 @dataclass(frozen=True)
@@ -376,7 +384,11 @@ def _checked(
     durations: dict[str, float | str | None] = {}
     probe = functools.partial(_probed, videos, probing)
     what = "copying videos" if probing.copies else "probing videos"
+    packed = None
+    if probing.copies is not None and probing.tar:
+        packed = TarShards(probing.copies, probing.tar_folder, probing.tar)
     with (
+        packed or contextlib.nullcontext(),
         ThreadPoolExecutor(probing.workers) as pool,
         tqdm.tqdm(desc=what, unit="video", total=0, disable=None) as bar,
     ):
@@ -384,21 +396,54 @@ def _checked(
             while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
                 named = (entry.row.video for entry in chunk if isinstance(entry, Entry))
                 new = [video for video in dict.fromkeys(named) if video not in durations]
+                if packed:
+                    durations |= packed.seconds(new, videos)
+                    new = [video for video in new if video not in durations]
                 bar.total += len(new)
                 for video, duration in zip(new, pool.map(probe, new), strict=True):
                     durations[video] = duration
                     bar.update()
+                if packed:
+                    _pack(packed, chunk, {v: durations[v] for v in new}, videos, probing)
                 for entry in chunk:
                     if isinstance(entry, Entry):
-                        entry = _with_video(entry, durations[entry.row.video], videos, probing)
+                        place = packed.places.get(entry.row.video) if packed else None
+                        probed = durations[entry.row.video]
+                        entry = _with_video(entry, probed, videos, probing, place)
                     yield entry
+                if packed is None:  # of members of tar files, one per row, nothing is remembered
+                    for video in filter(member_of, new):
+                        del durations[video]
         except BaseException:
             pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the videos in the queue
             raise
 
 
+def _pack(
+    packed: TarShards,
+    chunk: list[Entry | Rejected],
+    new: dict[str, float | str | None],
+    videos: Path,
+    probing: Probing,
+) -> None:
+    """Put the copies of ``new`` videos, by their durations, into tar files."""
+    assert probing.copies is not None
+    rows: dict[str, list[ClipRow]] = {video: [] for video in new}
+    for entry in chunk:
+        if isinstance(entry, Entry) and entry.row.video in rows:
+            rows[entry.row.video].append(entry.row)
+    for video, seconds in new.items():
+        if isinstance(seconds, float):
+            copy = probing.copies / copy_name(video, videos)
+            packed.add(video, videos, copy, seconds, rows[video])
+
+
 def _with_video(
-    entry: Entry, probed: float | str | None, videos: Path, probing: Probing
+    entry: Entry,
+    probed: float | str | None,
+    videos: Path,
+    probing: Probing,
+    place: str | None = None,
 ) -> Entry | Rejected:
     """``entry`` after ``_probed``: with the copy's name where there is one, or rejected."""
     if isinstance(probed, str):
@@ -408,7 +453,8 @@ def _with_video(
         return reject(entry, f"starts after the end: start {start} s, the video has {probed:.3f} s")
     if probing.copies is None:
         return entry
-    return replace(entry, row=replace(entry.row, video=copy_name(entry.row.video, videos)))
+    name = place or copy_name(entry.row.video, videos)
+    return replace(entry, row=replace(entry.row, video=name))
 
 
 def _probed(videos: Path, probing: Probing, video: str) -> float | str | None:
@@ -423,7 +469,8 @@ def _probed(videos: Path, probing: Probing, video: str) -> float | str | None:
 
     path = videos / video
     boundary = None if probing.follow_links else Boundary(videos, FOLLOW_LINKS)
-    if not os.path.exists(path):  # unlike Path.exists, False too for a name that is too long
+    # Unlike Path.exists, False too for a name that is too long.
+    if not os.path.exists(file_of(path)):
         beside = similar_file(path, boundary)
         return f"{MISSING_VIDEO}: there is no such file{f', but {beside}' if beside else ''}"
     try:

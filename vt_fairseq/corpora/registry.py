@@ -10,7 +10,9 @@ from vt_fairseq.errors import UserError
 if TYPE_CHECKING:
     from vt_fairseq.corpora.rows import Source
 
-BUILT_IN = ("jsonl", "howto100m", "epic-kitchens", "tvqa", "tvc", "youcook2", "msrvtt")
+LAYOUTS = ("howto100m", "epic-kitchens", "tvqa", "tvc", "youcook2", "msrvtt")
+"""Those whose official files MiniWorld can be written as."""
+BUILT_IN = ("jsonl", "video2dataset", *LAYOUTS)
 """Each is read by ``open_corpus`` of the module of its name."""
 SUBTITLED = ("tvqa", "tvc")
 """Those whose ``open_corpus`` takes ``subtitles``: none, span or whole."""

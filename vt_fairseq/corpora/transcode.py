@@ -24,6 +24,7 @@ from vt_fairseq.video.boundary import Boundary
 from vt_fairseq.video.containers import FORMATS, local_url
 from vt_fairseq.video.decoding import FrameSource, frames_of, probe
 from vt_fairseq.video.images import Scaler, decode_image, encode_jpeg, image_files, reason
+from vt_fairseq.video.members import file_of
 
 GOP_SECONDS = 1.0
 JPEG_QUALITY = 2  # FFmpeg's best
@@ -52,7 +53,7 @@ def transcode(
     """
     if boundary is not None:
         boundary.check(source)
-    if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
+    if not target.exists() or target.stat().st_mtime < os.stat(file_of(source)).st_mtime:
         with _errors(source, target):
             _make(source, target, short_side, boundary)
     return probe(target)

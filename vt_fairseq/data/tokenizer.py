@@ -78,6 +78,11 @@ class Tokenizer:
         """Ids of ``text`` without eos, at most ``max_tokens`` of them."""
         return self._processor.EncodeAsIds(text)[:max_tokens]
 
+    def sentinel(self, number: int) -> int:
+        """The id of ``<extra_id_N>``: behind the pieces, the last first, or one of them (mT5)."""
+        piece = self._processor.PieceToId(f"{WORD_START}<extra_id_{number}>")
+        return piece if piece != UNK else self.num_pieces + NUM_SENTINELS - 1 - number
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ``ids``; stops at eos, leaves out pad and every id that is not a piece."""
         before_eos = takewhile(lambda i: i != EOS, map(int, ids))

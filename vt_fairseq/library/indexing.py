@@ -26,6 +26,7 @@ from vt_fairseq.library.store import NewSegment, Store
 from vt_fairseq.video.boundary import Boundary, inside
 from vt_fairseq.video.decoding import probe
 from vt_fairseq.video.images import image_files
+from vt_fairseq.video.members import file_of, member_of
 from vt_fairseq.video.names import similar_file
 
 BLOCK = 1 << 20  # bytes that are hashed at once
@@ -172,7 +173,7 @@ class Indexer:
             boundary = self._boundary(path, root)
             state = file_state(path)
         except (VideoError, OSError) as error:
-            beside = None if os.path.lexists(path) else similar_file(path)
+            beside = None if os.path.lexists(file_of(path)) else similar_file(path)
             self._fail(path, f"{_reason(error)}{f', but {beside}' if beside else ''}")
             return
         try:
@@ -320,7 +321,9 @@ def named(path: str, start: float | None, end: float | None) -> str:
 
 def file_state(path: str) -> FileState:
     """Of a video file or a folder of frames; raise OSError where there is none."""
-    status = os.stat(path)
+    status, member = os.stat(file_of(path)), member_of(path)
+    if member:
+        return FileState(member.length, status.st_mtime_ns)
     if not stat.S_ISDIR(status.st_mode):
         return FileState(status.st_size, status.st_mtime_ns)
     frames = [os.stat(frame) for frame in image_files(path)]
@@ -340,13 +343,17 @@ def content_hash(path: str, boundary: Boundary | None) -> bytes:
     for file in image_files(path) if is_folder else [Path(path)]:
         if boundary is not None:
             boundary.check(file)
-        if not stat.S_ISREG(os.stat(file).st_mode):
+        if not stat.S_ISREG(os.stat(file_of(file)).st_mode):
             raise VideoError("not a regular file")
         if is_folder:
             digest.update(os.fsencode(file.name) + b"\0")
-        with open(file, "rb") as opened:
-            while block := opened.read(BLOCK):
+        member = member_of(file)
+        with open(file_of(file), "rb") as opened:
+            opened.seek(member.offset if member else 0)
+            left = member.length if member else os.path.getsize(file)
+            while block := opened.read(min(BLOCK, left)):
                 digest.update(block)
+                left -= len(block)
     return digest.digest()
 
 

@@ -36,6 +36,7 @@ from vt_fairseq.library.segment_model import (
     padded,
 )
 from vt_fairseq.library.store import Segment, Store
+from vt_fairseq.video.members import file_of
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ class Library:
         """
         with self._turn:
             files = list(self._store.files())
-            gone = [file for file in files if not os.path.lexists(file.path)]
+            gone = [file for file in files if not os.path.lexists(file_of(file.path))]
             if gone and len(gone) == len(files):
                 raise UserError(
                     f"none of the {len(files)} videos of {self.path} is there: is their disk "

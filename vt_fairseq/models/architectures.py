@@ -4,7 +4,8 @@ But for `checkpoint_config`, which reads them in files, the other modules know s
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from vt_fairseq.errors import UserError, naming
 from vt_fairseq.models.heads import ClassHeads
 from vt_fairseq.models.r2plus1d import VIDEO_STAGES
 from vt_fairseq.models.t5 import T5_DIMS, T5_VARIANTS, T5Decoder, T5Dims, init_t5_parameters
-from vt_fairseq.models.video_backbones import VIDEO_NETWORKS
+from vt_fairseq.models.video_backbones import UnknownNetwork, make_network, split_name
 from vt_fairseq.models.video_translate import MultimodalEncoder, VideoTokens, VideoTranslateModel
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,10 @@ class VideoTranslateConfig(FairseqDataclass):
     )
     video_network: str = field(
         default="34",
-        metadata={"help": "R(2+1)D of depth 34 or 18, small ones (tiny, 34-quarter), or your own"},
+        metadata={
+            "help": "R(2+1)D of depth 34 or 18, small ones (tiny, 34-quarter), a ready-made one "
+            "or your own; NAME:argument=value,... for those that take arguments"
+        },
     )
     dropout: float = field(
         default=0.1, metadata={"help": "T5's dropout, in all the places where T5 has it"}
@@ -290,20 +294,31 @@ def dims_as_text(dims: T5Dims) -> str:
     return ",".join(f"{name}={str(getattr(dims, name)).lower()}" for name in DIMS_IN_TEXT)
 
 
+@contextmanager
+def naming_network() -> Iterator[None]:
+    """Put the option before what is wrong with the name of a video network."""
+    try:
+        yield
+    except UnknownNetwork as error:
+        raise UserError(
+            f"--video-network {error}; those of your own are known where --user-dir names the "
+            "folder that registers them"
+        ) from error
+    except UserError as error:
+        raise UserError(f"--video-network {error}") from error
+
+
 def make_video_network(cfg: VideoTranslateConfig) -> Any:
     """The ``VideoNetwork`` of the options; raises UserError for one that it does not support."""
     name, freeze, stages = cfg.video_network, str(cfg.freeze_video), cfg.checkpoint_video_stages
-    if name not in VIDEO_NETWORKS:
-        raise UserError(
-            f"--video-network {name}: expected one of {', '.join(VIDEO_NETWORKS)}; those of your "
-            "own are known where --user-dir names the folder that registers them"
-        )
     if not 0 <= stages <= VIDEO_STAGES:
         raise UserError(
             f"--checkpoint-video-stages {stages}: expected a number of stages from 0 to "
             f"{VIDEO_STAGES}"
         )
-    network: Any = VIDEO_NETWORKS[name]()
+    with naming_network():
+        network = make_network(name)
+    name, _ = split_name(name)
     for option, attribute in (
         (f"--freeze-video {freeze}" if freeze != "none" else "", "freeze"),
         (f"--checkpoint-video-stages {stages}" if stages else "", "checkpoint_video_stages"),

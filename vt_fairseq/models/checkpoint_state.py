@@ -17,6 +17,7 @@ from vt_fairseq.models.checkpoint_config import (
 )
 from vt_fairseq.models.pretrained.files import Tensors, only_tensors, read_tensors
 from vt_fairseq.models.t5 import T5Dims
+from vt_fairseq.models.video_backbones import network_on_meta, split_name
 
 
 def check_state(
@@ -74,7 +75,7 @@ def read_checkpoint(
 def check_sizes(
     options: Mapping[str, Any], tensors: Tensors, rows: int, origin: Path | str
 ) -> None:
-    """Raise UserError where the options describe a larger transformer than a file holds.
+    """Raise UserError where the options describe a larger model than a file holds.
 
     So that no options make a model that does not fit into memory: it is checked before one is made.
 
@@ -93,6 +94,11 @@ def check_sizes(
         needed = matrix_elements(dims)
         if needed > held:
             raise UserError(f"a transformer of {needed:,} numbers, the file has {held:,}")
+        network = saved_config(options).video_network
+        if split_name(network)[1]:  # without arguments its sizes are those of trusted code
+            needed = sum(p.numel() for p in network_on_meta(network).parameters())
+            if needed > held:
+                raise UserError(f"{network} has {needed:,} numbers, the file {held:,}")
 
 
 def matrix_elements(dims: T5Dims) -> int:

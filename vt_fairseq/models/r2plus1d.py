@@ -273,14 +273,18 @@ def batch_norm(channels: int, dims: R2Plus1DDims) -> BatchNorm:
 
 
 class Normalize(nn.Module):
-    """Colors from 0 ... 255 to mean 0 and deviation 1, in fp32 whatever the model's dtype."""
+    """Colors from 0 ... 255 to mean 0 and deviation 1, in fp32 whatever the model's dtype.
+
+    Args:
+        mean, std: of red, green and blue in [0, 1].
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self):
+    def __init__(self, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD):
         super().__init__()
-        for name, values in (("mean", MEAN), ("std", STD)):
+        for name, values in (("mean", mean), ("std", std)):
             # The bits of fp32 numbers as integers, which casts of the model leave alone.
             bits = (torch.tensor(values) * 255).view(torch.int32)
             self.register_buffer(name, bits, persistent=False)

@@ -39,7 +39,12 @@ from vt_fairseq.models.kv_cache import KeysValues, KeyValueCache
 
 @dataclass(frozen=True)
 class T5Dims:
-    """Sizes of one T5; the names are those of Hugging Face's ``config.json`` where it has them."""
+    """Sizes of one T5; the names are those of Hugging Face's ``config.json`` where it has them.
+
+    Attributes:
+        gated_gelu: whether a feed-forward layer's inner states are products with a gate (T5 1.1).
+        silu_gate: whether the gate's function is silu (UL2) and not gelu.
+    """
 
     vocab_size: int
     d_model: int
@@ -53,6 +58,7 @@ class T5Dims:
     max_distance: int = 128
     layer_norm_eps: float = 1e-6
     gated_gelu: bool = False
+    silu_gate: bool = False
     tie_word_embeddings: bool = True
 
 
@@ -193,11 +199,11 @@ def apply_mask(bias: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
 
 
 class FeedForward(nn.Module):
-    """Linear maps without biases: T5 1.0's with relu between them, or 1.1's with a gated gelu."""
+    """Linear maps without biases: T5 1.0's with relu between, or 1.1's and UL2's with a gate."""
 
     def __init__(self, dims: T5Dims):
         super().__init__()
-        self.gated = dims.gated_gelu
+        self.gated, self.silu = dims.gated_gelu, dims.silu_gate
         if self.gated:
             self.wi_0 = ClampedLinear(dims.d_model, dims.d_ff)
             self.wi_1 = ClampedLinear(dims.d_model, dims.d_ff)
@@ -209,7 +215,9 @@ class FeedForward(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, N, C) -> (B, N, C) fp32."""
         if self.gated:
-            inner = clamped(F.gelu(self.wi_0(x), approximate="tanh") * self.wi_1(x))
+            gate = self.wi_0(x)
+            gate = F.silu(gate) if self.silu else F.gelu(gate, approximate="tanh")
+            inner = clamped(gate * self.wi_1(x))
         else:
             inner = F.relu(self.wi(x))
         return self.wo(self.dropout(inner))

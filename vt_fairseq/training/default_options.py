@@ -14,6 +14,8 @@ from fairseq import options
 from fairseq.tasks import TASK_REGISTRY
 
 from vt_fairseq.errors import UserError
+from vt_fairseq.models.architectures import naming_network
+from vt_fairseq.models.video_backbones import UnknownNetwork, clips_for
 from vt_fairseq.task import VideoTranslateTask
 from vt_fairseq.task_config import INPUT_OPTIONS
 from vt_fairseq.training import generation_options
@@ -46,7 +48,14 @@ def parse_args_and_arch(
     found = _parse_args_and_arch(parser, input_args, *args, **kwargs)
     chosen_options = found[0] if isinstance(found, tuple) else found  # with the unknown words
     if is_our_task(chosen_options):
-        chosen_options.given = ",".join(given_inputs(words))
+        given = given_inputs(words)
+        chosen_options.given = ",".join(given)
+        try:
+            with naming_network():
+                chosen |= network_inputs(chosen_options, given)
+        except UserError as error:
+            say(f"error: {error}", sys.stderr)
+            sys.exit(error.exit_code)
     if chosen:
         named = ", ".join(f"--{k.replace('_', '-')} {shown(v)}" for k, v in chosen.items())
         logger.info("not given, so by default: %s", named)
@@ -88,6 +97,21 @@ def given_inputs(words: Sequence[str]) -> list[str]:
     """Which of INPUT_OPTIONS the words of a command give."""
     given = {word.split("=")[0] for word in words}
     return [name for name in INPUT_OPTIONS if f"--{name.replace('_', '-')}" in given]
+
+
+def network_inputs(options: argparse.Namespace, given: Sequence[str]) -> dict[str, Any]:
+    """Those input options that are not ``given`` and that the video network asks for, now set.
+
+    Raises UserError for a network that cannot be made.
+    """
+    name = getattr(options, "video_network", None)
+    try:
+        chosen = {} if name is None else clips_for(name)
+    except UnknownNetwork:
+        return {}  # making the model ends in the error, with what is known then
+    chosen = {name: value for name, value in chosen.items() if name not in given}
+    vars(options).update(chosen)
+    return chosen
 
 
 def check_training(known: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vt_fairseq.errors import VideoError
+from vt_fairseq.video.members import file_of
 
 OUTSIDE = "outside of the folder of videos"
 
@@ -27,7 +28,9 @@ class Boundary:
 
     def check(self, path: str | os.PathLike[str]) -> None:
         """Raise OutsideError where ``path``, with all links followed, is not in the folder."""
-        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.folder)):
+        folder = os.path.realpath(self.folder)
+        opened = {os.path.realpath(name) for name in (path, file_of(path))}
+        if not all(Path(name).is_relative_to(folder) for name in opened):
             advice = f"; {self.suggestion}" if self.suggestion else ""
             name = os.path.basename(path)
             raise OutsideError(f"{OUTSIDE}: a link on the way to {name} leads there{advice}")

@@ -1,8 +1,8 @@
 """Which files are opened as videos.
 
 Files are untrusted: only an existing regular file is opened, as one of the container formats in
-FORMATS, over FFmpeg's file protocol; frames above MAX_PIXELS and videos above MAX_HOURS are refused
-before a frame of them is held in memory.
+FORMATS, over FFmpeg's file protocol; of a tar file only the bytes of one member. Frames above
+MAX_PIXELS and videos above MAX_HOURS are refused before a frame of them is held in memory.
 """
 
 import os
@@ -17,6 +17,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from vt_fairseq.errors import VideoError
 from vt_fairseq.video.images import MAX_PIXELS, check_size, reason
+from vt_fairseq.video.members import file_of, member_of
 
 # What people call a format -> FFmpeg's demuxers of it, which open no other file. Bare streams of
 # H.264, HEVC and MPEG-4 are left out: their frames have no times.
@@ -52,19 +53,29 @@ def check_length(seconds: float) -> None:
 
 
 def local_url(path: str | os.PathLike[str]) -> str:
-    """``path`` for FFmpeg, which would else read a protocol into a file's name ("concat:a")."""
-    return f"file:{os.path.abspath(path)}"
+    """``path`` for FFmpeg, which would else read a protocol into a file's name ("concat:a").
+
+    A member of a tar file is a part of that file, of which FFmpeg sees nothing else.
+    """
+    url = f"file:{os.path.abspath(file_of(path))}"
+    if member := member_of(path):
+        return f"subfile,,start,{member.offset},end,{member.offset + member.length},,:{url}"
+    return url
 
 
 @contextmanager
 def opened(path: str) -> Iterator[tuple[Any, Any]]:
     """(container, video stream) of a local file, closed afterwards: PyAV leaks open ones."""
-    if not os.path.isfile(path):
-        raise VideoError("not a regular local file" if os.path.exists(path) else "no such file")
-    if os.path.getsize(path) == 0:
+    file, member = file_of(path), member_of(path)
+    if not os.path.isfile(file):
+        raise VideoError("not a regular local file" if os.path.exists(file) else "no such file")
+    if (member.length if member else os.path.getsize(file)) == 0:
         raise VideoError("the file is empty (0 bytes)")
+    if member:
+        member.check()
     url = local_url(path)
-    options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+    protocols = "file,subfile" if member else "file"
+    options = {"protocol_whitelist": protocols, "format_whitelist": FORMATS}
     # While the header is read a frame is decoded, too: 310 MB of 16384 x 8192 pixels without this.
     options["max_pixels"] = str(MAX_PIXELS)
     try:
@@ -94,8 +105,9 @@ def refuse_joined_fragments(path: str) -> None:
 
     The times of their fragments begin again, and FFmpeg finds those of one for those of another.
     """
-    status = os.stat(path)
-    if _begins_again(path, status.st_size, status.st_mtime_ns):
+    member, status = member_of(path), os.stat(file_of(path))
+    part = (member.offset, member.length) if member else (0, status.st_size)
+    if _begins_again(file_of(path), *part, status.st_mtime_ns):
         raise VideoError(
             "several fragmented MP4 files behind one another, whose times begin again; expected "
             "one: ffmpeg's concat joins them"
@@ -103,13 +115,13 @@ def refuse_joined_fragments(path: str) -> None:
 
 
 @lru_cache(maxsize=64)
-def _begins_again(path: str, size: int, modified: int) -> bool:
+def _begins_again(path: str, start: int, size: int, modified: int) -> bool:
     """Whether a second header (moov) comes after fragments (moof)."""
     seen: list[bytes] = []
     at = 0
     with open(path, "rb", buffering=0) as file:
         while at + 8 <= size and len(seen) < MAX_BOXES:
-            head = os.pread(file.fileno(), 16, at)
+            head = os.pread(file.fileno(), 16, start + at)
             length, kind = int.from_bytes(head[:4]), head[4:8]
             if length == 1:  # the length is the 64 bits after the name
                 length = int.from_bytes(head[8:])

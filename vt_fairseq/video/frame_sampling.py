@@ -27,22 +27,24 @@ class FrameSampling:
     Attributes:
         num_frames: F.
         mode: "uniform": a frame of each of F equal parts of the window (better in section B);
-            "consecutive": F frames at CONSECUTIVE_FPS, so the window is F / 16 s long.
+            "consecutive": F frames at ``frames_per_second``, so the window is F / 16 s long.
         max_seconds: uniform only: length of the window that a longer segment is cut to; None: the
             whole segment is the window.
         resample_fps: times are rounded down to this grid, so that the frames are those that the
             file re-encoded at this rate would show (EPIC-Kitchens: 24); None: no grid.
+        frames_per_second: of consecutive frames.
     """
 
     num_frames: int = 32
     mode: str = "uniform"
     max_seconds: float | None = 6.0
     resample_fps: float | None = None
+    frames_per_second: float = CONSECUTIVE_FPS
 
     def __post_init__(self) -> None:
         if self.mode not in ("uniform", "consecutive"):
             raise UserError(f"frame sampling is uniform or consecutive, found {self.mode!r}")
-        values = (self.num_frames, self.max_seconds, self.resample_fps)
+        values = (self.num_frames, self.max_seconds, self.resample_fps, self.frames_per_second)
         if not all(value is None or 0 < value < math.inf for value in values):
             raise UserError(f"numbers of frames, seconds and rates must be positive: {self}")
 
@@ -50,7 +52,7 @@ class FrameSampling:
     def window_seconds(self) -> float:
         """The longest segment that is not cut; infinite where none is."""
         if self.mode == "consecutive":
-            return self.num_frames / CONSECUTIVE_FPS
+            return self.num_frames / self.frames_per_second
         return math.inf if self.max_seconds is None else self.max_seconds
 
 

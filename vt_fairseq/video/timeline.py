@@ -28,6 +28,7 @@ import numpy as np
 
 from vt_fairseq.errors import VideoError
 from vt_fairseq.video.containers import check_length, opened
+from vt_fairseq.video.members import file_of
 
 # Formats whose packets are found by an index. Their timestamps do not begin again, save in joined
 # Matroska files.
@@ -150,7 +151,7 @@ def scan(path: str) -> Scan:
 
     Raises VideoError: it has none, or lasts too long.
     """
-    status = os.stat(path)
+    status = os.stat(file_of(path))
     return _scan(path, status.st_size, status.st_mtime_ns)
 
 

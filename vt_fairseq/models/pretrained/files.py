@@ -28,6 +28,12 @@ Tensors = dict[str, torch.Tensor]
 ZIP = b"PK\x03\x04"
 TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 PICKLES = (b"\x80", b"(d", b"}")  # a dict in protocols 2 and newer, 0 and 1
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 # In the metadata of a safetensors file.
 CHECKSUM = "sha256"
 FROM_BUFFER = numeric._frombuffer  # type: ignore[attr-defined]  # private, yet pickles name it
@@ -91,6 +97,63 @@ def read_tensors(path: Path) -> Any:
         ) from error
 
 
+def weights_in(folder: Path) -> Path:
+    """The file of weights, or the list of its parts, in a Hugging Face folder."""
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder} has no weights: expected one of {', '.join(WEIGHT_FILES)}")
+
+
+def weight_files(weights: Path) -> tuple[Path, ...]:
+    """The files that hold the tensors: ``weights``, or the parts that an ``.index.json`` lists."""
+    if not weights.name.endswith(".index.json"):
+        return (weights,)
+    parts = tuple(weights.parent / name for name in sorted(set(_listed(weights).values())))
+    for file in parts:
+        if file.parent != weights.parent:
+            raise UserError(f"{weights} lists {file.name}, which is not beside it")
+    return parts
+
+
+def files_at(path: Path) -> list[Path]:
+    """The files of weights at ``path``: itself, those in a folder, or all of an unknown folder."""
+    if path.is_file():
+        return [path]
+    known = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
+    return list(weight_files(known[0])) if known else sorted(filter(Path.is_file, path.iterdir()))
+
+
+def read_weights(path: Path) -> Tensors:
+    """The tensors of a file, of the parts that an ``.index.json`` lists, or of a folder of these.
+
+    Raises UserError where files are missing, damaged, hostile or do not belong together.
+    """
+    weights = weights_in(path) if path.is_dir() else path
+    if not weights.name.endswith(".index.json"):
+        return only_tensors(read_tensors(weights), weights)
+    listed = _listed(weights)
+    tensors: Tensors = {}
+    for file in weight_files(weights):
+        here = {name for name, part in listed.items() if part == file.name}
+        part = only_tensors(read_tensors(file), file)
+        if part.keys() != here:
+            raise UserError(
+                f"{file} does not hold the tensors that {weights.name} says: "
+                f"{len(here)} expected, {len(part)} found, {len(here & part.keys())} in both"
+            )
+        tensors |= part
+    return tensors
+
+
+def _listed(index: Path) -> dict[str, str]:
+    """The parts of tensors by name."""
+    listed = read_json(index).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(x, str) for x in listed.values()):
+        raise UserError(f"{index} has no weight_map from tensors to files")
+    return listed
+
+
 def only_tensors(content: Any, path: Path) -> Tensors:
     """``content`` of a file; raises UserError where it is not plain, finite tensors alone."""
     if not isinstance(content, dict):
@@ -129,10 +192,11 @@ def _reader(head: bytes) -> Callable[[Path], Any] | None:
         return _read_zip
     if TORCH_LEGACY in head:
         return partial(untrusted_files.load_plain, mmap=False)
+    # Behind the length of the header, which may begin like a pickle.
+    if head[5:9] == b"\0\0\0{":
+        return _read_safetensors
     if head.startswith(PICKLES):
         return _read_pickle
-    if head[8:9] == b"{":  # behind the length of the header
-        return _read_safetensors
     return None
 
 

@@ -3,13 +3,28 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.pretrained.files import Tensors
 
 SHOWN = 3  # names in an error line
+NOTHING = re.compile(r"(?!)")
+
+
+class Filled(NamedTuple):
+    """What came of a video network's ``load_pretrained``.
+
+    Attributes:
+        dropped: names of tensors in the file that were left out.
+        new: names of the network's own tensors that the file does not have.
+    """
+
+    dropped: list[str]
+    new: list[str]
 
 
 def fill(
@@ -33,18 +48,37 @@ def fill(
             that are not finite.
     """
     left_over = source.keys() - set(names.values())
-    unknown = {name for name in left_over if not dropped.fullmatch(name)}
-    missing = {names[name] for name in wanted} - source.keys()
-    if missing or unknown:
-        parts = [f"has no {_some(missing)}"] * bool(missing)
-        parts += [f"has {_some(unknown)} that the model has no place for"] * bool(unknown)
-        raise UserError(f"{origin} {' and '.join(parts)}")
+    check_names({names[name] for name in wanted} - source.keys(), left_over, dropped, origin)
     filled = {}
     for name, own in wanted.items():
         tensor = source[names[name]]
         _check(tensor, own, names[name], origin)
         filled[name] = tensor.float() if tensor.is_floating_point() else tensor
     return filled, sorted(left_over)
+
+
+def fill_module(
+    module: nn.Module, source: Tensors, dropped: re.Pattern[str] = NOTHING, origin: Path = Path()
+) -> list[str]:
+    """Load ``source``, by the module's own names, into it; the names that were dropped.
+
+    Raises UserError as ``fill`` does.
+    """
+    wanted = module.state_dict()
+    filled, left_out = fill(wanted, source, {name: name for name in wanted}, dropped, origin)
+    module.load_state_dict(filled)
+    return left_out
+
+
+def check_names(
+    missing: set[str], left_over: set[str], dropped: re.Pattern[str], origin: Path
+) -> None:
+    """Raise UserError for missing names, and for those left over that are not ``dropped``."""
+    unknown = {name for name in left_over if not dropped.fullmatch(name)}
+    if missing or unknown:
+        parts = [f"has no {_some(missing)}"] * bool(missing)
+        parts += [f"has {_some(unknown)} that the model has no place for"] * bool(unknown)
+        raise UserError(f"{origin} {' and '.join(parts)}")
 
 
 def _check(tensor: torch.Tensor, own: torch.Tensor, name: str, origin: Path) -> None:

@@ -14,8 +14,8 @@ from vt_fairseq.models.architectures import (
     transformer_dims,
 )
 from vt_fairseq.models.checkpoint_state import vocabulary_state
-from vt_fairseq.models.pretrained.files import Tensors, sha256
-from vt_fairseq.models.pretrained.filling import fill
+from vt_fairseq.models.pretrained.files import Tensors, files_at, sha256
+from vt_fairseq.models.pretrained.filling import Filled, fill
 from vt_fairseq.models.pretrained.t5_weights import (
     ONLY_IN_CONFIG,
     OUTPUT,
@@ -44,7 +44,7 @@ def size_differences(t5: T5Weights, config: VideoTranslateConfig) -> str:
 def initial_checkpoint(
     config: VideoTranslateConfig,
     t5: T5Weights,
-    video: VideoWeights | None,
+    video: VideoWeights | Path | None,
     tokenizer: Tokenizer,
     seed: int,
     cfg: dict[str, Any],
@@ -56,7 +56,8 @@ def initial_checkpoint(
     Args:
         config: the architecture, without ``size_differences`` from the T5.
         t5: the transformer's weights.
-        video: the video network's, or None for one that starts from random weights.
+        video: the video network's: an R(2+1)D's, or the path for its ``load_pretrained``; None for
+            one that starts from random weights.
         tokenizer: the vocabulary.
         seed: what random weights follow from.
         cfg: fairseq's whole configuration, in plain values; ``config`` is its part ``model``.
@@ -69,14 +70,24 @@ def initial_checkpoint(
         model = build_model(config, tokenizer.table_size, tokenizer.video)
     wanted = model.state_dict()
     transformer, dropped, rows = _fill_t5(wanted, t5, tokenizer)
-    network, dropped_video = _fill_network(wanted, video, config)
-    fresh = {n: t for n, t in _fresh_video(config, seed).items() if n not in network}
+    path = video if isinstance(video, Path) else None
+    source = video.path if isinstance(video, VideoWeights) else path
+    fresh, filled = _fresh_video(config, seed, path)
+    if isinstance(video, VideoWeights):
+        network, dropped_video = _fill_network(wanted, video, config)
+    else:
+        new = {NETWORK + name for name in filled.new}
+        network = {
+            n: t for n, t in fresh.items() if path and n.startswith(NETWORK) and n not in new
+        }
+        dropped_video = filled.dropped
+    fresh = {n: t for n, t in fresh.items() if n not in network}
     vocabulary = vocabulary_state(tokenizer)
     report = {
         "vt_fairseq": __version__,
         "sources": [
             *(_described("t5", file) for file in t5.files),
-            *([] if video is None else [_described("video", video.path)]),
+            *(_described("video", file) for file in ([] if source is None else files_at(source))),
             {
                 "part": "vocabulary",
                 "file": "spiece.model",
@@ -128,15 +139,8 @@ def _fill_t5(
 
 
 def _fill_network(
-    wanted: Tensors, video: VideoWeights | None, config: VideoTranslateConfig
+    wanted: Tensors, video: VideoWeights, config: VideoTranslateConfig
 ) -> tuple[Tensors, list[str]]:
-    if video is None:
-        return {}, []
-    if config.video_network not in R2PLUS1D_DIMS:
-        raise UserError(
-            f"{video.path} is for an R(2+1)D, found the video network {config.video_network}: "
-            "start it from random weights, and let it load its own where it is made"
-        )
     own = {
         name.removeprefix(NETWORK): tensor
         for name, tensor in wanted.items()
@@ -146,12 +150,24 @@ def _fill_network(
     return {NETWORK + name: tensor for name, tensor in filled.items()}, dropped
 
 
-def _fresh_video(config: VideoTranslateConfig, seed: int) -> Tensors:
+def _fresh_video(
+    config: VideoTranslateConfig, seed: int, path: Path | None
+) -> tuple[Tensors, Filled]:
+    """The video's part of the model: new, but for what its network reads at ``path``."""
     dims = transformer_dims(config, vocab_size=1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         video = VideoTokens(make_video_network(config), dims.d_model, str(config.video_pooling))
-    return {VIDEO + name: tensor for name, tensor in video.state_dict().items()}
+    filled = None
+    if path is not None:
+        if not hasattr(video.network, "load_pretrained"):
+            raise UserError(
+                f"{path}: the video network {config.video_network} has no method "
+                "load_pretrained(path): expected one, or random weights"
+            )
+        filled = video.network.load_pretrained(path)
+    state = {VIDEO + name: tensor for name, tensor in video.state_dict().items()}
+    return state, filled or Filled([], [])
 
 
 def _described(part: str, file: Path) -> dict[str, Any]:

@@ -13,16 +13,16 @@ from typing import Any
 import torch
 
 from vt_fairseq.errors import UserError
-from vt_fairseq.models.pretrained.files import Tensors, only_tensors, read_json, read_tensors
+from vt_fairseq.models.pretrained.files import (
+    Tensors,
+    read_json,
+    read_weights,
+    weight_files,
+    weights_in,
+)
 from vt_fairseq.models.t5 import T5Dims
 
 CONFIG = "config.json"
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 # Our names to Hugging Face's, as (pattern, replacement), applied in this order.
 _NAMES = (
     (r"^encoder\.transformer\.", r"encoder."),
@@ -53,7 +53,22 @@ _CONFIG_NAMES = {
     "layer_norm_eps": "layer_norm_epsilon",
     "dropout": "dropout_rate",
 }
-_ACTIVATIONS = {"relu": False, "gated-gelu": True}
+# ``gated_gelu`` and ``silu_gate`` by what ``config.json`` calls them.
+_ACTIVATIONS = {
+    "relu": (False, False),
+    "gated-gelu": (True, False),
+    "gated-silu": (True, True),
+}
+KINDS = ("t5", "mt5")
+"""``model_type`` of T5, T5 1.1, flan-t5 and UL2, and of mT5, which is a T5 1.1."""
+# Relatives whose weights are none of ours, and why.
+OTHER_KINDS = {
+    "umt5": "each of its layers has relative positions of its own",
+    "t5gemma": "its layers are Gemma's",
+    "t5gemma2": "its layers are Gemma's",
+    "longt5": "its encoder has local attention",
+    "switch_transformers": "its feed-forward layers are mixtures of experts",
+}
 
 
 @dataclass(frozen=True)
@@ -92,8 +107,8 @@ def hf_key(name: str) -> str:
 def read_t5(path: Path) -> T5Weights:
     """Read a folder or a file of weights; raises UserError if it is damaged or not a T5."""
     folder = path if path.is_dir() else path.parent
-    weights = _weights_in(path) if path.is_dir() else path
-    files, tensors = _read_parts(weights)
+    weights = weights_in(path) if path.is_dir() else path
+    files, tensors = weight_files(weights), read_weights(weights)
     _merge_copies(tensors, weights)
     config, vocabulary = folder / CONFIG, folder / "spiece.model"
     if config.is_file():
@@ -116,35 +131,6 @@ def read_t5(path: Path) -> T5Weights:
         has_config=config.is_file(),
         vocabulary=vocabulary if vocabulary.is_file() else None,
     )
-
-
-def _weights_in(folder: Path) -> Path:
-    for name in WEIGHT_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    raise UserError(f"{folder} has no T5 weights: expected one of {', '.join(WEIGHT_FILES)}")
-
-
-def _read_parts(weights: Path) -> tuple[tuple[Path, ...], Tensors]:
-    if not weights.name.endswith(".index.json"):
-        return (weights,), only_tensors(read_tensors(weights), weights)
-    listed = read_json(weights).get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(x, str) for x in listed.values()):
-        raise UserError(f"{weights} has no weight_map from tensors to files")
-    files = tuple(weights.parent / name for name in sorted(set(listed.values())))
-    tensors: Tensors = {}
-    for file in files:
-        if file.parent != weights.parent:
-            raise UserError(f"{weights} lists {file.name}, which is not beside it")
-        here = {name for name, part in listed.items() if part == file.name}
-        part = only_tensors(read_tensors(file), file)
-        if part.keys() != here:
-            raise UserError(
-                f"{file} does not hold the tensors that {weights.name} says: "
-                f"{len(here)} expected, {len(part)} found, {len(here & part.keys())} in both"
-            )
-        tensors |= part
-    return files, tensors
 
 
 def _merge_copies(tensors: Tensors, origin: Path) -> None:
@@ -191,8 +177,12 @@ def _layers(names: Iterable[str], stack: str) -> int:
 
 def dims_of_config(config: dict[str, Any], origin: Path) -> T5Dims:
     """Sizes as ``config.json`` has them; raises UserError where it is not T5's."""
-    if config.get("model_type") != "t5":
-        raise UserError(f"{origin}: expected model_type t5, found {config.get('model_type')}")
+    kind = config.get("model_type")
+    if kind not in KINDS:
+        why = f": {OTHER_KINDS[kind]}" if kind in OTHER_KINDS else ""
+        raise UserError(f"{origin}: expected model_type t5 or mt5, found {kind}{why}")
+    if config.get("tokenizer_class") == "ByT5Tokenizer":
+        raise UserError(f"{origin} is a ByT5, which reads bytes: expected a T5 with a spiece.model")
     activation = config.get("feed_forward_proj", "relu")
     if activation not in _ACTIVATIONS:
         raise UserError(
@@ -200,11 +190,13 @@ def dims_of_config(config: dict[str, Any], origin: Path) -> T5Dims:
         )
     # Newer versions of transformers always write true for the first; only the second says it.
     untied = False in (config.get("tie_word_embeddings"), config.get("scale_decoder_outputs"))
+    untied = untied or kind == "mt5"  # whatever it says, its output is not scaled
     names = {field.name: _CONFIG_NAMES.get(field.name, field.name) for field in fields(T5Dims)}
     sizes = {ours: config[name] for ours, name in names.items() if config.get(name) is not None}
     if "num_layers" in sizes:
         sizes.setdefault("num_decoder_layers", sizes["num_layers"])
-    sizes |= {"gated_gelu": _ACTIVATIONS[activation], "tie_word_embeddings": not untied}
+    gated, silu = _ACTIVATIONS[activation]
+    sizes |= {"gated_gelu": gated, "silu_gate": silu, "tie_word_embeddings": not untied}
     for field in fields(T5Dims):
         if field.type is int and not isinstance(sizes.get(field.name, 1), int):
             raise UserError(f"{origin}: {field.name} is {sizes[field.name]!r}, no whole number")
@@ -217,12 +209,12 @@ def dims_of_config(config: dict[str, Any], origin: Path) -> T5Dims:
 def config_of_dims(dims: T5Dims) -> dict[str, Any]:
     """The ``config.json`` with which transformers' ``T5ForConditionalGeneration`` is this T5."""
     sizes = {_CONFIG_NAMES.get(name, name): value for name, value in asdict(dims).items()}
-    gated = sizes.pop("gated_gelu")
+    activation = sizes.pop("gated_gelu"), sizes.pop("silu_gate")
     return {
         "architectures": ["T5ForConditionalGeneration"],
         "model_type": "t5",
         "is_encoder_decoder": True,
-        "feed_forward_proj": "gated-gelu" if gated else "relu",
+        "feed_forward_proj": {flags: name for name, flags in _ACTIVATIONS.items()}[activation],
         "pad_token_id": 0,
         "eos_token_id": 1,
         "decoder_start_token_id": 0,
@@ -231,7 +223,7 @@ def config_of_dims(dims: T5Dims) -> dict[str, Any]:
 
 
 # What a file of tensors does not show.
-ONLY_IN_CONFIG = ("max_distance", "layer_norm_eps", "dropout")
+ONLY_IN_CONFIG = ("max_distance", "layer_norm_eps", "dropout", "silu_gate")
 
 
 def differences(actual: T5Dims, expected: T5Dims, but: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from vt_fairseq.data.tokenizer import NUM_SENTINELS, Tokenizer
+from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError
 
 # Each new token starts as the sentinel <extra_id_N>: T5 knows sentinels as marks in its input that
@@ -40,10 +40,9 @@ def input_rows(table: torch.Tensor, tokenizer: Tokenizer) -> tuple[torch.Tensor,
     """``output_rows`` with the new tokens' rows, and in words what each of these starts from."""
     rows = output_rows(table, tokenizer).clone()
     origins = {}
-    last_sentinel = tokenizer.num_pieces + NUM_SENTINELS - 1
     ids = {"[MASK]": tokenizer.mask, "[SEP]": tokenizer.sep, "[CLS]": tokenizer.cls}
     for token, number in SENTINELS.items():
-        sentinel = last_sentinel - number  # T5 counts them from the table's end
+        sentinel = tokenizer.sentinel(number)
         known = sentinel < len(table)
         if known:
             rows[ids[token]] = rows[sentinel]

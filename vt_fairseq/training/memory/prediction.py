@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from vt_fairseq.data.tokenizer import PAD
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.architectures import VideoTranslateConfig, build_model
+from vt_fairseq.models.r2plus1d import VIDEO_STAGES
+from vt_fairseq.models.video_backbones import network_on_meta
 from vt_fairseq.models.video_translate import VideoTranslateModel
 from vt_fairseq.training.memory.activations import TrainingMemory, training_memory
 from vt_fairseq.training.memory.setup import BatchShape as BatchShape
@@ -204,10 +206,12 @@ def memory_of_model(
 
 def suggestions(run: Run) -> Iterator[tuple[str, Run]]:
     """What one can do, as options and the run with them, from the cheapest in time on."""
-    frugal = replace(run, config=replace(run.config, checkpoint_video_stages=4))
-    yield "--checkpoint-video-stages 4", frugal
+    frugal, both = run, "--checkpoint-activations"
+    if hasattr(network_on_meta(run.config.video_network), "checkpoint_video_stages"):
+        frugal = replace(run, config=replace(run.config, checkpoint_video_stages=VIDEO_STAGES))
+        yield f"--checkpoint-video-stages {VIDEO_STAGES}", frugal
+        both = f"--checkpoint-video-stages {VIDEO_STAGES} {both}"
     frugal = replace(frugal, config=replace(frugal.config, checkpoint_activations=True))
-    both = "--checkpoint-video-stages 4 --checkpoint-activations"
     yield both, frugal
     setup = run.setup
     stage, gpus = max(setup.zero_stage, 2), max(setup.gpus, 8)

@@ -1,0 +1,1 @@
+"""Ready-made video networks around models of other libraries, imported when they are used."""
