@@ -68,7 +68,7 @@ def split_commands(text: str) -> Iterator[list[str]]:
     """Words of each command of a shell text that begins with a command of ours or a launcher."""
     for line in text.replace("\\\n", " ").splitlines():
         for part in re.split(r"\s\|\s|\s&&\s", line):
-            words = _words(re.sub(r"\s>\s\S+$", "", part))
+            words = _words(re.sub(r"\s>\s\S+$|\s2>&1$", "", part))
             # A command alone stands in a list of files or commands.
             if words[1:] and re.fullmatch(r"(vt|fairseq)-\w+|torchrun|srun|deepspeed", words[0]):
                 yield words

@@ -232,7 +232,7 @@ def test_every_command_line_is_understood(page, monkeypatch):
 
 RUN = {
     "README.md": ["vt-prepare jsonl", "fairseq-train DATA", "fairseq-generate", "vt-evaluate",
-                  "vt-score vqa", "vt-caption", "vt-index", "vt-search", "vt-ask"],
+                  "vt-score vqa", "vt-report", "vt-caption", "vt-index", "vt-search", "vt-ask"],
     "docs/library.md": ["vt-index", "vt-search", "vt-ask"],
     "docs/inference.md": ["vt-caption"],
     "docs/scoring.md": ["vt-score"],
@@ -257,6 +257,8 @@ ELSEWHERE = {
     "vt-prepare join": "test_shards.py",
     "vt-prepare video2dataset": "needs a collection; test_tar.py",
     "--transcode --tar": "test_tar.py",
+    "--vocabulary t5-small/spiece.model --transcode": "of one GPU; test_own_videos.py",
+    "vt-init --t5 t5-small": "needs files of 0.5 GB; test_own_videos.py",
     "vt-init --t5 t5-large": "needs files of 3 GB; test_init_command.py with small ones",
     "--finetune-from-model init.pt": "test_init_command.py",
     "vt-submit": "needs the corpora's files; test_submit_command.py",
@@ -314,7 +316,8 @@ def script(page: Path) -> str:
         for line in block.text.replace("\\\n", " ").splitlines():
             found = [" ".join(words) for words in split_commands(line)]
             if found and all(is_run(page, command) for command in found):
-                lines.append(f"{line} {SMALL.get(found[0].split()[0], '')}")
+                command, pipe, rest = line.partition(" 2>&1 |")
+                lines.append(f"{command} {SMALL.get(found[0].split()[0], '')}{pipe}{rest}")
     return "\n".join(["set -euo pipefail", "shopt -s globstar", *lines])
 
 
@@ -346,7 +349,10 @@ def test_the_commands_run(page, workplace, real_commands, data_directory):
 
 
 MADE = {
-    "README.md": ["results/predictions.jsonl", "results/vqa/metrics.json", "subtitles/one.srt"],
+    "README.md": [
+        *("results/captions/metrics.json", "results/vqa/metrics.json", "report.html"),
+        "subtitles/one.srt",
+    ],
     "docs/library.md": ["holiday.vtlib"],
     "docs/inference.md": ["film.srt", "subtitles/one.vtt"],
     "docs/corpora.md": ["DATA/data.json"],

@@ -39,6 +39,7 @@ CALLERS = {
 ELSEWHERE = {
     "training/process_groups.py",
     "training/generation_options.py",
+    "training/quiet_log.py",
     "training/zero/trainer.py",
     "scoring/run.py",
     "cli/processes.py",

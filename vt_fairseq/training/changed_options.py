@@ -25,7 +25,10 @@ COMPARED: dict[str, tuple[str, ...] | None] = {
 }
 RESPELLED = [("centre", "center"), ("center", "centre")]  # 0.1.0 had the first
 # Where things lie, how results are written; and copies of other sections' options.
-LEFT_OUT = ("data", "video_root", "follow_links", "results_path", "cpu", "given")
+LEFT_OUT = (
+    *("data", "video_root", "follow_links", "results_path", "cpu", "given"),
+    "eval_bleu_print_samples",
+)
 
 
 def warn_of_changes(

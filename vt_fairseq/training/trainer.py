@@ -13,7 +13,7 @@ from vt_fairseq.errors import RunFailure, UserError
 from vt_fairseq.models.architectures import refuse_other_model
 from vt_fairseq.models.checkpoint_state import optimizer_history
 from vt_fairseq.models.pretrained.exported import read_model
-from vt_fairseq.training import checkpoints, failures, signals
+from vt_fairseq.training import checkpoints, failures, signals, start
 from vt_fairseq.training.changed_options import warn_of_changes
 from vt_fairseq.training.half_precision_state import half_precision_state, restore_half_precision
 from vt_fairseq.training.lr_scale import refuse_merged_parameters, scale_learning_rates
@@ -35,6 +35,7 @@ class VideoTranslateTrainer(Trainer):
         sharded: whether a DeepSpeed engine has the optimizer, in shards.
         epoch_iterator: the iterator over the training set, whose place is saved.
         boundary: where this run was interrupted, or the one before and that is not yet made up for.
+        new_video_network: whether the video network's weights are random.
     """
 
     sharded = False
@@ -47,6 +48,8 @@ class VideoTranslateTrainer(Trainer):
         VideoTranslateTrainer.latest = self
         self.epoch_iterator: Any = None
         self.boundary: signals.Boundary | None = None
+        self.new_video_network = True  # until weights are loaded
+        self._described = False
         self._is_saving = False
         # Otherwise rank 0 sends the others a pickle that weights_only=True rightly refuses.
         cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
@@ -122,6 +125,9 @@ class VideoTranslateTrainer(Trainer):
         """Calls fairseq's method, the first that it calls once a checkpoint is loaded."""
         if self.boundary is not None:
             signals.finish_boundary(self)
+        if not self._described and self.epoch_iterator is not None:  # loading calls this, too
+            self._described = True
+            start.describe(self, self.new_video_network)
         return super().lr_step(epoch, val_loss)
 
     # Checkpoints
@@ -160,6 +166,8 @@ class VideoTranslateTrainer(Trainer):
         """
         state = read_model(Path(filename)) if os.path.exists(filename) else {}
         self.task.load_state_dict(state.get("task_state") or {})
+        if state:
+            self.new_video_network = start.has_new_video_network(state)
         self.get_model().heads_start_anew = reset_optimizer
         if state and not reset_optimizer:
             warn_of_changes(filename, state, self.cfg, self.task.state_dict())
