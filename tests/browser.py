@@ -16,6 +16,36 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PATIENCE = 60.0  # seconds
+LEAST_CONTRAST = 4.5  # WCAG 2, level AA
+PHONE, DESKTOP = 390, 1280
+
+# Luminances of the text and of the background under it, of every element that has a text.
+CONTRASTS = """(() => {
+  const channels = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = (rgb) => rgb.map((v) => v / 255)
+    .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, k) => sum + v * [0.2126, 0.7152, 0.0722][k], 0);
+  const behind = (element) => {
+    const layers = [];
+    for (let e = element; e; e = e.parentElement) {
+      layers.push(channels(getComputedStyle(e).backgroundColor));
+    }
+    return layers.reverse().reduce((below, [r, g, b, a = 1]) =>
+      below.map((v, k) => v * (1 - a) + [r, g, b][k] * a), [255, 255, 255]);
+  };
+  const found = {};
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+    if (!own || !element.checkVisibility() || element.closest("script")) continue;
+    const style = getComputedStyle(element);
+    const color = element.closest("svg") ? style.fill : style.color;
+    const pair = [light(channels(color).slice(0, 3)), light(behind(element))];
+    const [a, b] = pair.sort((x, y) => y - x);
+    const name = `${element.tagName}.${element.className.baseVal ?? element.className}`;
+    found[name] = Math.min(found[name] ?? 99, (a + 0.05) / (b + 0.05));
+  }
+  return found;
+})()"""
 
 
 class Page:
@@ -62,10 +92,19 @@ class Page:
 
     def open(self, path: Path) -> None:
         """Load a file and wait until it has been."""
-        self.call("Page.navigate", url=path.absolute().as_uri())
+        self.visit(path.absolute().as_uri())
+
+    def visit(self, url: str) -> None:
+        """Load an address and wait until it has been."""
+        self.call("Page.navigate", url=url)
+        scheme = url.split(":")[0]
+        self.wait(f"document.readyState + location.protocol === 'complete{scheme}:'")
+
+    def wait(self, condition: str) -> None:
+        """Until an expression in the page is true."""
         ends = time.monotonic() + PATIENCE
-        while self.run("document.readyState + location.protocol") != "completefile:":
-            assert time.monotonic() < ends, "the page does not load"
+        while not self.run(condition):
+            assert time.monotonic() < ends, f"this does not come: {condition}"
             time.sleep(0.05)
 
     def run(self, script: str) -> Any:
@@ -75,8 +114,8 @@ class Page:
         return answer["result"].get("value")
 
     def press(self, key: str) -> None:
-        """One key: Tab, Enter, ArrowDown or a letter."""
-        codes = {"Tab": 9, "Enter": 13, "ArrowDown": 40}
+        """One key: Tab, Enter, Escape, ArrowDown or a letter."""
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowDown": 40}
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
         common = {"key": key, "windowsVirtualKeyCode": codes.get(key, 0)}
         self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **common)

@@ -22,6 +22,7 @@ MODULES = {
     "vt-index": "vt_fairseq.cli.index",
     "vt-search": "vt_fairseq.cli.search",
     "vt-ask": "vt_fairseq.cli.ask",
+    "vt-serve": "vt_fairseq.cli.serve",
     "vt-score": "vt_fairseq.cli.score",
     "vt-evaluate": "vt_fairseq.cli.evaluate",
     "vt-init": "vt_fairseq.cli.init",

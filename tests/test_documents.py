@@ -254,6 +254,7 @@ ELSEWHERE = {
     "vt-prepare CORPUS": "a line to be filled in",
     "--shard": "test_shards.py, test_library.py",
     "vt-index merge": "test_library.py",
+    "vt-serve": "serves until it is interrupted; test_serve.py",
     "vt-prepare join": "test_shards.py",
     "vt-prepare video2dataset": "needs a collection; test_tar.py",
     "--transcode --tar": "test_tar.py",

@@ -26,7 +26,7 @@ from vt_fairseq import VideoTranslate
 from vt_fairseq.cli import ask, index, search
 from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.errors import RunFailure, UserError, VideoError
-from vt_fairseq.library.indexing import Options, Video
+from vt_fairseq.library.indexing import Options, Video, held
 from vt_fairseq.library.library import Library
 from vt_fairseq.library.merging import merge, rescue
 from vt_fairseq.library.origin import read_origin
@@ -646,7 +646,7 @@ def test_a_second_run_on_the_same_library_is_refused_and_names_the_first(
     path = tmp_path / "a"
     child = os.fork()
     if child == 0:
-        with index.held(path):
+        with held(path):
             (tmp_path / "ready").touch()
             time.sleep(60)
         os._exit(0)

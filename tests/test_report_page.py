@@ -7,44 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import Page, chromium
+from tests.browser import CONTRASTS, DESKTOP, LEAST_CONTRAST, PHONE, Page, chromium
 from tests.corpora import write_jsonl
 from tests.media import write_numbered
 from tests.reports import HOSTILE, HOSTILE_PATH, page_of, write_data, write_hostile
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.report.content import read_content
 from vt_fairseq.report.page import render
-
-LEAST_CONTRAST = 4.5  # WCAG 2, level AA
-PHONE, DESKTOP = 390, 1280
-
-# Luminances of the text and of the background under it, of every element that has a text.
-CONTRASTS = """(() => {
-  const channels = (text) => text.match(/[\\d.]+/g).map(Number);
-  const light = (rgb) => rgb.map((v) => v / 255)
-    .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, v, k) => sum + v * [0.2126, 0.7152, 0.0722][k], 0);
-  const behind = (element) => {
-    const layers = [];
-    for (let e = element; e; e = e.parentElement) {
-      layers.push(channels(getComputedStyle(e).backgroundColor));
-    }
-    return layers.reverse().reduce((below, [r, g, b, a = 1]) =>
-      below.map((v, k) => v * (1 - a) + [r, g, b][k] * a), [255, 255, 255]);
-  };
-  const found = {};
-  for (const element of document.querySelectorAll("body *")) {
-    const own = [...element.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
-    if (!own || !element.checkVisibility() || element.closest("script")) continue;
-    const style = getComputedStyle(element);
-    const color = element.closest("svg") ? style.fill : style.color;
-    const pair = [light(channels(color).slice(0, 3)), light(behind(element))];
-    const [a, b] = pair.sort((x, y) => y - x);
-    const name = `${element.tagName}.${element.className.baseVal ?? element.className}`;
-    found[name] = Math.min(found[name] ?? 99, (a + 0.05) / (b + 0.05));
-  }
-  return found;
-})()"""
 
 
 @pytest.fixture(scope="module")

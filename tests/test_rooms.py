@@ -27,6 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "plugin": {"criterions", "models", "task", "training"},
     "library": {"video", "data", "models", "candidates", "task", "task_config"},
     "inference": {"video", "data", "models", "candidates", "task", "task_config", "library"},
+    "serve": {"video", "library", "inference"},
     "scoring": {"video", "data", "models", "candidates", "metrics", "inference"},
     "corpora": {"video", "miniworld", "data"},
     "evaluation": {"corpora", "data", "candidates", "metrics"},

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from vt_fairseq.cli import command, libraries
-from vt_fairseq.cli.caption import PROGRESS, seconds
+from vt_fairseq.cli.caption import seconds
 from vt_fairseq.cli.command import positive
 from vt_fairseq.cli.inputs import STDIN, find_videos
 from vt_fairseq.cli.processes import check_one_machine, local_gpu, own_share, shard
+from vt_fairseq.cli.progress import progress
 from vt_fairseq.errors import FOLLOW_LINKS, UserError, naming
 from vt_fairseq.visible_text import say, visible
 
@@ -246,7 +247,7 @@ def index(args: argparse.Namespace, videos: Sequence["Video"], rank: int, count:
     on_gpu = model.loaded.device.type != "cpu"
     with (
         contextlib.closing(model.create_library(args.library)) as library,
-        tqdm(total=len(videos), desc=PROG, bar_format=PROGRESS, disable=rank > 0 or None) as bar,
+        progress(PROG, len(videos), quiet=rank > 0) as advance,
     ):
         options = Options(
             cut=cutter(args),
@@ -257,7 +258,7 @@ def index(args: argparse.Namespace, videos: Sequence["Video"], rank: int, count:
             follow_links=args.follow_links,
             link_suggestion=FOLLOW_LINKS,
             on_error=report,
-            on_progress=lambda files: bar.update(files * count),
+            on_progress=lambda files: advance(files * count),
         )
         loader = model.loaded.task.clip_loader(None, train=False)
         counts = library.index(videos, loader, options)
@@ -282,22 +283,6 @@ def note(text: str) -> None:
     say(f"{PROG}: note: {text}", file=sys.stderr)
 
 
-@contextlib.contextmanager
-def held(library: Path) -> Iterator[None]:
-    """One run at a time writes to a library."""
-    from vt_fairseq.files.atomic_files import RunLock
-
-    folder = Path(os.path.abspath(library)).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = RunLock(
-        folder / f".{library.name}.lock", library, "wait for it; with --shard many write at once"
-    )
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 @command.console_script(PROG)
 def main() -> None:
     """Entry point."""
@@ -309,6 +294,7 @@ def main() -> None:
     if not args.videos and not args.forget:
         raise UserError("no videos were named")
     with command.quiet_imports():
+        from vt_fairseq.library.indexing import held
         from vt_fairseq.scoring.run import joined_processes
     with joined_processes() as processes:
         check_one_machine(processes.count)
@@ -332,7 +318,7 @@ def summarize(library: Path) -> None:
     from vt_fairseq.library.store import Store
 
     with contextlib.closing(Store(library)) as store:
-        files, segments, failures = len(list(store.files())), store.count(), store.count(False)
+        files, segments, failures = store.count_files(), store.count(), store.count(False)
     say(f"{library}: {segments:,} segments of {files:,} videos")
     if failures:
         note(f"{failures:,} segments of it could not be read; --retry tries them again")
@@ -340,6 +326,7 @@ def summarize(library: Path) -> None:
 
 def join_or_rescue(what: str, names: Sequence[str]) -> None:
     """``vt-index merge`` and ``vt-index rescue``."""
+    from vt_fairseq.library.indexing import held
     from vt_fairseq.library.merging import merge, rescue
 
     if what == MERGE:

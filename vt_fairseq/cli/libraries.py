@@ -1,4 +1,4 @@
-"""What ``vt-index``, ``vt-search`` and ``vt-ask`` share: opening a library with its model."""
+"""What the commands of a library share: opening it with its model."""
 
 import argparse
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from vt_fairseq.cli import command
 from vt_fairseq.errors import UserError
 
 if TYPE_CHECKING:
+    from vt_fairseq.inference.api import VideoTranslate
     from vt_fairseq.library.library import Library
     from vt_fairseq.library.store import Segment
 
@@ -33,14 +34,19 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def open_library(args: argparse.Namespace) -> "Library":
-    """The library with its model, in the precision in which it was indexed."""
+    """The library with its model."""
+    return load(args).library(args.library)
+
+
+def load(args: argparse.Namespace) -> "VideoTranslate":
+    """The library's model, in the precision in which it was indexed."""
     from vt_fairseq.devices import DTYPES
     from vt_fairseq.library.origin import read_origin
 
     origin = read_origin(args.library)
     with command.quiet_imports():
         from vt_fairseq import VideoTranslate
-    model = VideoTranslate.from_pretrained(
+    return VideoTranslate.from_pretrained(
         checkpoint(args, origin.checkpoint),
         device=args.device,
         dtype=DTYPES[origin.dtype],
@@ -48,7 +54,6 @@ def open_library(args: argparse.Namespace) -> "Library":
         test_window=origin.window,
         follow_links=args.follow_links,
     )
-    return model.library(args.library)
 
 
 def checkpoint(args: argparse.Namespace, recorded: Path | None) -> Path:

@@ -5,6 +5,7 @@ batch, and with it the last digit of a score, is the same in whatever process or
 its group comes, and after a run that was killed: a batch is written whole or not at all.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.data.data_workers import WatchedDataLoader
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import VideoError
+from vt_fairseq.files.atomic_files import RunLock
 from vt_fairseq.library.segment_model import CAPTION, SegmentModel, chunks, to_bytes
 from vt_fairseq.library.store import NewSegment, Store
 from vt_fairseq.video.boundary import Boundary, inside
@@ -109,6 +111,8 @@ class Options:
         link_suggestion: how a user allows links, for messages.
         on_error: called with video and reason of each segment that could not be read.
         on_progress: called with the number of videos that were looked at, in between.
+        on_batch: called when a batch is written: others may use the model there. What it raises
+            ends the run, and the next one goes on.
     """
 
     cut: Cut = whole
@@ -120,6 +124,7 @@ class Options:
     link_suggestion: str = ""
     on_error: Callable[[str, str], None] = lambda video, reason: None
     on_progress: Callable[[int], None] = lambda files: None
+    on_batch: Callable[[], None] = lambda: None
 
 
 class Indexer:
@@ -144,6 +149,7 @@ class Indexer:
         )
         for batch in batches:
             self._write(batch)
+            self.options.on_batch()
         self.store.end_run(self._number)
         return self.counts
 
@@ -310,6 +316,21 @@ class Decoded(Dataset):
             return request, replace(self.loader, video_root=request.root)(request.row, None)
         except VideoError as error:
             return request, str(error)
+
+
+@contextlib.contextmanager
+def held(library: str | os.PathLike[str]) -> Iterator[None]:
+    """One run at a time writes to a library; raise UserError naming the one that does."""
+    path = Path(os.path.abspath(library))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = RunLock(
+        path.with_name(f".{path.name}.lock"),
+        *(Path(library), "wait for it; with --shard many write at once"),
+    )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def named(path: str, start: float | None, end: float | None) -> str:

@@ -245,6 +245,10 @@ class Store:
         what = "IS NULL" if readable else "IS NOT NULL"
         return int(str(self._value(f"SELECT count(*) FROM segments WHERE error {what}")))
 
+    def count_files(self) -> int:
+        """How many videos there are."""
+        return int(str(self._value("SELECT count(*) FROM files")))
+
     def files(self) -> Iterator[StoredFile]:
         """All videos, by path."""
         return map(self._file, self._rows(f"{_FILE} ORDER BY path"))
