@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import av
+import pyarrow.parquet
 import pytest
 
 from tests.commands import command_line, environment
@@ -20,6 +21,8 @@ from vt_fairseq import Decoding
 from vt_fairseq.cli.caption import main
 from vt_fairseq.cli.caption_formats import SegmentResult, as_srt, as_text, as_vtt, clock
 from vt_fairseq.cli.inputs import find_videos, read_labels
+from vt_fairseq.cli.progress import progress
+from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.errors import UserError
 from vt_fairseq.inference.outputs import Caption, Choice, Text
 from vt_fairseq.video.decoding import probe
@@ -405,3 +408,154 @@ def test_parts_write_the_files_of_one_run_with_the_same_names(
     assert contents[0] == contents[1] == contents[2] and len(contents[0]) == 4
     code, _, err = caption(*own, "--rank", "a", "--shard", "1/2")
     assert code == 2 and "--rank compares all videos in one process" in err
+
+
+def test_several_queries_rank_videos_that_are_decoded_once(caption, vt, videos, monkeypatch):
+    read: list[str] = []
+    load = ClipLoader.__call__
+
+    def counted(self, row, rng):
+        read.append(row.video)
+        return load(self, row, rng)
+
+    monkeypatch.setattr(ClipLoader, "__call__", counted)
+    queries = ["a red circle", "blue"]
+    given = [word for query in queries for word in ("--rank", query)]
+    _, out, _ = caption(*videos, *given, "--format", "jsonl")
+    assert sorted(read) == videos
+    found = objects(out)
+    assert [one["query"] for one in found] == [q for q in queries for _ in videos]
+    for query in queries:
+        own = [one for one in found if one["query"] == query]
+        expected = vt.rank(query, videos)
+        assert [one["video"] for one in own] == [videos[one.index] for one in expected]
+        assert [one["score"] for one in own] == pytest.approx(
+            [one.score for one in expected], abs=1e-4
+        )
+    _, out, _ = caption(*videos, *given, "--top-k", "1")
+    lines = out.splitlines()
+    assert lines[0] == queries[0] and lines[2] == queries[1] and len(lines) == 4
+
+
+def test_a_folder_of_parquet_files_is_one_table_of_what_jsonl_says(caption, videos, tmp_path):
+    broken, latin = tmp_path / "broken.mp4", os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.mp4")
+    broken.write_bytes(b"")
+    shutil.copy(videos[0], latin)
+    given = [videos[0], latin, broken, "--segments", "2", "--ask", "what ?"]
+    chosen = ["--candidates", "red", "blue"]
+    for form in ("jsonl", "parquet"):
+        code, out, _ = caption(*given, *chosen, "--format", form, "--out", tmp_path / form)
+        assert (code, out) == (1, "")
+    files = (tmp_path / "jsonl").glob("*.jsonl")
+    rows = [row for path in files for row in objects(path.read_text())]
+    table = pyarrow.parquet.read_table(tmp_path / "parquet")  # hidden files are no part of it
+    names = ["video", "start", "end", "question", "context", "text", "score", "candidates", "error"]
+    assert table.column_names == names and len(rows) == 5
+    for row in rows:
+        row["video"] = row["video"].encode("utf-8", "backslashreplace").decode()
+    expected = [{name: row.get(name) for name in names} for row in rows]
+
+    def in_order(rows: list[dict]) -> list[dict]:
+        return sorted(rows, key=lambda row: (row["video"], row["start"]))
+
+    assert in_order(table.to_pylist()) == in_order(expected)
+    assert sum(row["error"] is not None for row in expected) == 1
+    code, _, err = caption(*given, "--format", "parquet")
+    assert code == 2 and "add --out DIR" in err
+
+
+SRT = "1\n00:00:00,500 --> 00:00:01,500\n{a}\n\n2\n00:00:02,000 --> 00:00:03,000\n{b}\n"
+
+
+def test_subtitles_beside_the_videos_are_read_with_the_parts_they_belong_to(
+    caption, vt, videos, tmp_path
+):
+    own = [str(shutil.copy(video, tmp_path / f"{k}.mp4")) for k, video in enumerate(videos)]
+    (tmp_path / "0.srt").write_text(SRT.format(a="a <i>red</i>", b="circle"))
+    (tmp_path / "1.en.vtt").write_text("WEBVTT\n\n00:02.000 --> 00:03.000\nblue\n")
+    (tmp_path / "1.txt").write_text("no subtitles")
+    given = [*own, "--every", "2", "--format", "jsonl"]
+    code, out, err = caption(*given, "--subtitles", "auto")
+    found = objects(out)
+    note = f"vt-caption: note: 1 of 3 videos have no subtitles, such as {own[2]}\n"
+    assert (code, err) == (0, note)
+    said = {(own[0], 0.0): "a red", (own[0], 2.0): "circle", (own[1], 2.0): "blue"}
+    assert {(o["video"], o["start"]): o["context"] for o in found if "context" in o} == said
+    plain = objects(caption(*given)[1])
+    for one, without in zip(found, plain, strict=True):
+        times = {"start": one["start"], "end": one["end"]}
+        expected = vt.caption(one["video"], **times, context=one.get("context"))
+        assert one["score"] == pytest.approx(expected.candidates[0].score, abs=1e-4)
+        # The model has read it.
+        assert (one["score"] != pytest.approx(without["score"], abs=1e-4)) == ("context" in one)
+    # Of a video that is not cut: what is said in the part that is seen.
+    whole = objects(caption(own[0], "--subtitles", tmp_path / "0.srt", "--format", "jsonl")[1])
+    middle = probe(own[0]) / 2
+    shown = [text for text, a, b in (("a red", 0.5, 1.5), ("circle", 2.0, 3.0))
+             if a < middle + 3 and b > middle - 3]  # fmt: skip
+    assert whole[0].get("context") == (" ".join(shown) or None)
+
+
+def test_subtitles_that_cannot_be_used_are_named(caption, videos, tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    own = [str(shutil.copy(video, folder / f"{k}.mp4")) for k, video in enumerate(videos)]
+    (folder / "0.srt").write_text("nothing of the kind")
+    for language in ("de", "en"):
+        (folder / f"1.{language}.srt").write_text(SRT)
+    (tmp_path / "secret").write_text(SRT)
+    (folder / "2.srt").symlink_to(tmp_path / "secret")
+    code, out, err = caption(*own, "--subtitles", "auto")
+    assert (code, out) == (1, "")
+    assert "0.mp4: its subtitles:" in err and "expected subtitles with" in err
+    assert "1.mp4: has several subtitles, 1.de.srt and 1.en.srt: name one of them" in err
+    assert "2.mp4: outside of the folder of videos" in err
+    code, _, err = caption(*own, "--subtitles", folder / "0.srt")
+    assert code == 2 and "has the subtitles of one video, found 3" in err
+    for name in ("0.srt", "none.srt"):
+        code, _, err = caption(own[0], "--subtitles", folder / name)
+        assert code == 2 and err.startswith("vt-caption: error: --subtitles: ")
+
+
+def test_videos_whose_subtitles_have_changed_are_done_again(caption, videos, tmp_path):
+    own = [str(shutil.copy(video, tmp_path)) for video in videos[:2]]
+    subtitles = Path(own[0]).with_suffix(".srt")
+    Path(own[1]).with_suffix(".vtt").write_text("WEBVTT\n\n00:02.000 --> 00:03.000\nblue\n")
+    given = [*own, "--out", tmp_path / "out", "--format", "jsonl", "--subtitles", "auto"]
+    assert "1 of 2 videos have no subtitles" in caption(*given)[2]
+    assert "2 of 2 videos are done" in caption(*given)[2]
+    subtitles.write_text(SRT)
+    assert "1 of 2 videos are done" in caption(*given)[2]
+    assert "2 of 2 videos are done" in caption(*given)[2]
+    os.utime(subtitles, (1, 1))
+    assert "1 of 2 videos are done" in caption(*given)[2]
+
+
+def test_of_a_film_that_is_not_cut_it_is_said_what_the_model_saw(caption, videos, tmp_path):
+    films = [write_numbered(tmp_path / f"{name}.mp4", 70, rate=1) for name in "ab"]
+    code, _, err = caption(*films, videos[0])
+    # The middle 6 seconds, as --max-seconds is.
+    assert code == 0 and err == (
+        f"vt-caption: note: {films[0]} lasts 00:01:10.000, of which the model saw 00:00:32.000 - "
+        "00:00:38.000 (1 more like it); --every 6 captions all of it, in parts\n"
+    )
+    assert caption(films[0], "--every", "35")[2] == ""
+    assert caption(films[0], "--test-window", "whole")[2] == ""
+    _, _, err = caption(films[0], "--test-window", "1/2")
+    assert "saw 00:00:00.000 - 00:00:06.000;" in err
+
+
+def test_a_log_gets_a_line_per_minute_with_an_estimate(monkeypatch, capsys):
+    clock = iter([0.0, 30.0, 61.0, 62.0, 130.0])
+    monkeypatch.setattr("vt_fairseq.cli.progress.time.monotonic", lambda: next(clock))
+    with progress("vt-caption", 1000) as advance:
+        for count in (0.5, 99.5, 100, 60):
+            advance(count)
+    assert capsys.readouterr().err == (
+        "vt-caption: 100 of 1,000 videos in 01:01, about 09:09 left\n"
+        "vt-caption: 260 of 1,000 videos in 02:10, about 06:10 left\n"
+    )
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with progress("vt-caption", 2, quiet=True) as advance:
+        advance(2)
+    assert capsys.readouterr().err == ""

@@ -17,24 +17,34 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from vt_fairseq.cli import command
-from vt_fairseq.cli.caption_formats import FORMATS, SUBTITLES, SegmentResult
+from vt_fairseq.cli.caption_formats import (
+    FORMATS,
+    PARQUET,
+    SUBTITLES,
+    SegmentResult,
+    as_utf8,
+    clock,
+)
 from vt_fairseq.cli.caption_progress import Progress
+from vt_fairseq.cli.caption_subtitles import AUTO, OwnSubtitles
 from vt_fairseq.cli.command import add_with_aliases, positive
 from vt_fairseq.cli.inputs import find_videos, read_labels
 from vt_fairseq.cli.processes import Share, launched, local_gpu, own_share, shard
-from vt_fairseq.errors import FOLLOW_LINKS, UserError, VideoError
+from vt_fairseq.cli.progress import progress
+from vt_fairseq.errors import FOLLOW_LINKS, UserError, VideoError, naming
 from vt_fairseq.files.atomic_files import write_file
 from vt_fairseq.visible_text import json_text, say, visible
 
 if TYPE_CHECKING:
     from vt_fairseq.inference.api import VideoTranslate
+    from vt_fairseq.video.frame_sampling import Plan
 
 PROG = "vt-caption"
 EXIT_SOME_FAILED = 1
 # On a GPU the model gets so many batches at once, so that processes can decode ahead of it.
 BATCHES_AT_ONCE = 8
 TOP_CLASSES = 5
-PROGRESS = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # parts of videos count, too
+FILM_SECONDS = 60.0  # of a longer video that is not cut it is said what was seen
 
 # Options that do not change the results, or not by more than rounding.
 NOT_SETTINGS = {
@@ -113,8 +123,10 @@ def add_tasks(parser: argparse.ArgumentParser) -> None:
     )
     tasks.add_argument(
         "--rank",
+        action="append",
         metavar="QUERY",
-        help="query to order the videos by, by how likely each makes it",
+        help="query to order the videos by, by how likely each makes it; may be given several "
+        "times",
     )
     parser.add_argument("--candidates", nargs="+", metavar="TEXT", help="answers for --ask")
     add_with_aliases(
@@ -180,6 +192,12 @@ def add_segments(parser: argparse.ArgumentParser) -> None:
         "--test-window",
         help="window shown of a part that is longer than in training: center, whole or K/N",
     )
+    parser.add_argument(
+        "--subtitles",
+        metavar="FILE",
+        help="text that the model reads beside the video: what is said in each part, of a srt, vtt "
+        f"or ass file, or {AUTO}: of the file beside each video",
+    )
 
 
 def seconds(text: str) -> float:
@@ -202,8 +220,10 @@ def check(args: argparse.Namespace) -> None:
     ranking = args.candidates or args.classify or args.rank is not None
     if ranking and args.num_candidates > 1:
         raise UserError("--num-candidates is for generated texts; --top-k limits what is ranked")
-    if args.rank is not None and (args.format in SUBTITLES or args.out):
+    if args.rank is not None and (args.format not in ("text", "jsonl") or args.out):
         raise UserError("--rank writes one list: --format text or jsonl, without --out")
+    if args.format == PARQUET and args.out is None:
+        raise UserError(f"--format {PARQUET} writes files: add --out DIR")
     if args.rank is not None and share_of(args) != (0, 1):
         raise UserError("--rank compares all videos in one process; vt-index shares them out")
     if args.out and args.out.exists() and not args.out.is_dir():
@@ -238,7 +258,7 @@ def chosen_method(model: "VideoTranslate", args: argparse.Namespace) -> Predict:
 
     normalize = {"length_normalize": args.length_normalize}
     if args.rank is not None:
-        return partial(model.score, texts=[args.rank], action=args.action or "caption", **normalize)
+        return partial(model.score, texts=args.rank, action=args.action or "caption", **normalize)
     if args.classify:
         action = args.action or "classify"
         return partial(model.classify, labels=args.classify, action=action, **normalize)
@@ -250,8 +270,15 @@ def chosen_method(model: "VideoTranslate", args: argparse.Namespace) -> Predict:
     return partial(model.generate, action=action, question=args.ask, decoding=decoding)
 
 
-def segments_of(path: str, args: argparse.Namespace) -> list[SegmentResult]:
-    """The segments of a video, without results yet; one with an error if it cannot be opened."""
+def segments_of(
+    path: str, args: argparse.Namespace, subtitles: OwnSubtitles | None, plan: "Plan"
+) -> list[SegmentResult]:
+    """The segments of a video, without results yet; one with an error if it cannot be opened.
+
+    Args:
+        plan: what the model sees of a video that is not cut.
+    """
+    from vt_fairseq.corpora.subtitles import said
     from vt_fairseq.video.boundary import Boundary
     from vt_fairseq.video.decoding import probe
     from vt_fairseq.video.frame_sampling import equal_segments, regular_segments
@@ -260,6 +287,8 @@ def segments_of(path: str, args: argparse.Namespace) -> list[SegmentResult]:
     uncut = SegmentResult(path, 0.0, 0.0, question=args.ask)
     try:
         duration = probe(path, None if args.follow_links else Boundary(Path(path), FOLLOW_LINKS))
+        seen = plan.window(duration)
+        lines = () if subtitles is None else subtitles.of(path)
     except VideoError as error:
         beside = None if os.path.exists(path) else similar_file(path)
         return [replace(uncut, error=f"{error}{f', but {beside}' if beside else ''}")]
@@ -268,8 +297,11 @@ def segments_of(path: str, args: argparse.Namespace) -> list[SegmentResult]:
     elif args.every:
         times = regular_segments(duration, args.every)
     else:
-        return [replace(uncut, end=duration)]
-    return [replace(uncut, start=start, end=end, parts=len(times)) for start, end in times]
+        return [replace(uncut, end=duration, seen=seen, context=said(lines, *seen))]
+    return [
+        replace(uncut, start=a, end=b, parts=len(times), context=said(lines, a, b))
+        for a, b in times
+    ]
 
 
 def predict_segments(
@@ -283,12 +315,13 @@ def predict_segments(
         [one.video for one in readable],
         start=[one.start if one.parts else None for one in readable],
         end=[one.end if one.parts else None for one in readable],
+        context=[one.context for one in readable],
     )
     for k, (one, result) in enumerate(zip(readable, results, strict=True)):
         if k in errors:
             one.error = errors[k]
         elif isinstance(result, list):  # of --rank
-            (one.score,) = result
+            one.scores = result
         else:
             one.result = result
 
@@ -296,19 +329,23 @@ def predict_segments(
 class Output:
     """Where a video's results go: stdout, or a file of its own in ``--out``."""
 
-    def __init__(self, args: argparse.Namespace, videos: Sequence[str]):
+    def __init__(
+        self, args: argparse.Namespace, videos: Sequence[str], subtitles: OwnSubtitles | None
+    ):
         """Raise UserError where several subtitle files would go to stdout."""
         count = len(videos)
         if args.format in SUBTITLES and count > 1 and args.out is None:
             raise UserError(f"{count} videos make {count} {args.format} files: add --out DIR")
         self.render, self.suffix = FORMATS[args.format]
+        self.lists_errors = args.format in ("jsonl", PARQUET)
         self.top_k = args.top_k or (TOP_CLASSES if args.classify else sys.maxsize)
         self.folder = args.out
         # Of all videos, so that they do not depend on who does which.
         self.names = file_names(videos, self.suffix)
         self.progress = None
         if self.folder is not None:
-            self.progress = Progress(self.folder, settings(args), share_of(args))
+            beside = None if subtitles is None else subtitles.file
+            self.progress = Progress(self.folder, settings(args), share_of(args), beside)
 
     def is_done(self, video: str) -> bool:
         """Whether an earlier run has written its results, with the same options."""
@@ -318,10 +355,11 @@ class Output:
         """Write the results of one video."""
         content = self.render(segments, self.top_k)
         if self.folder is None:
-            print_lines(content)
-        elif self.suffix == ".jsonl" or any(one.error is None for one in segments):
+            print_lines(str(content))
+        elif self.lists_errors or any(one.error is None for one in segments):
             video = segments[0].video
-            write_file(self.folder / self.names[video], content.encode("utf-8", "backslashreplace"))
+            data = content if isinstance(content, bytes) else as_utf8(content)
+            write_file(self.folder / self.names[video], data)
             if self.progress is not None and all(one.error is None for one in segments):
                 self.progress.add(video, self.names[video])
 
@@ -368,18 +406,24 @@ def report_errors(video: Sequence[SegmentResult]) -> int:
     return len(failed)
 
 
-def predict_videos(args: argparse.Namespace, paths: list[str]) -> Iterator[list[SegmentResult]]:
+def predict_videos(
+    args: argparse.Namespace, paths: list[str], subtitles: OwnSubtitles | None
+) -> Iterator[list[SegmentResult]]:
     """The results of every video in order, with a progress bar on a terminal.
 
     Segments of several videos share batches.
     """
+    from vt_fairseq.video.frame_sampling import plan_of
+
     model = load(args)
+    loader = model.loaded.task.clip_loader(None, train=False)
+    plan = plan_of(loader.sampling, loader.window)
     predict = chosen_method(model, args)
     on_gpu = model.loaded.device.type != "cpu"
     at_once = model.batch_size * (BATCHES_AT_ONCE if on_gpu else 1)
-    segments = (one for path in paths for one in segments_of(path, args))
+    segments = (one for path in paths for one in segments_of(path, args, subtitles, plan))
     video: list[SegmentResult] = []
-    with tqdm(total=len(paths), desc=PROG, bar_format=PROGRESS, disable=None) as bar:
+    with progress(PROG, len(paths), quiet=launched()[0] > 0) as advance:
         while batch := list(islice(segments, at_once)):
             predict_segments(batch, model, predict)
             for one in batch:
@@ -387,7 +431,7 @@ def predict_videos(args: argparse.Namespace, paths: list[str]) -> Iterator[list[
                 if len(video) >= one.parts:
                     yield video
                     video = []
-            bar.update(sum(1 / max(1, one.parts) for one in batch))
+            advance(sum(1 / max(1, one.parts) for one in batch))
 
 
 @command.console_script(PROG)
@@ -397,34 +441,66 @@ def main() -> None:
     check(args)
     command.import_user_dir(args.user_dir)
     paths = find_videos(args.videos, args.follow_links, note)
-    output = Output(args, paths)
+    subtitles = None
+    if args.subtitles is not None:
+        with naming("--subtitles"):
+            subtitles = OwnSubtitles(args.subtitles, len(paths), args.follow_links)
+    output = Output(args, paths, subtitles)
     number, parts = share_of(args)
     own = [path for path in paths[number::parts] if not output.is_done(path)]
     if done := len(paths[number::parts]) - len(own):
         note(f"{done} of {done + len(own)} videos are done in {args.out} with these options")
-    failed, ranked = 0, []
-    for video in predict_videos(args, own) if own else ():
+    failed, ranked, films = 0, [], []
+    for video in predict_videos(args, own, subtitles) if own else ():
         failed += report_errors(video)
+        films += [one for one in video if is_film(one)]
         if args.rank is None:
             output.write(video)
         else:
             ranked += [one for one in video if one.error is None]
-    if args.rank is not None:
-        print_ranking(ranked, args)
+    for k, query in enumerate(args.rank or ()):
+        print_ranking(query, [(one.scores[k], one) for one in ranked], args)
+    say_what_was_seen(films)
+    if subtitles is not None and (without := subtitles.without):
+        note(f"{len(without):,} of {len(own):,} videos have no subtitles, such as {without[0]}")
     if failed:
         sys.exit(EXIT_SOME_FAILED)
 
 
-def print_ranking(segments: list[SegmentResult], args: argparse.Namespace) -> None:
-    """The query's segments, likeliest first."""
-    ranking = sorted(segments, key=lambda one: -one.score)[: args.top_k]
-    for rank, one in enumerate(ranking, 1):
+def print_ranking(
+    query: str, scored: list[tuple[float, SegmentResult]], args: argparse.Namespace
+) -> None:
+    """The query's segments, likeliest first; below its name where there are several."""
+    ranking = sorted(scored, key=lambda pair: -pair[0])[: args.top_k]
+    if args.format == "text" and len(args.rank) > 1:
+        say(query)
+    for rank, (score, one) in enumerate(ranking, 1):
         if args.format == "text":
-            say(f"{rank:4d}  {one.score:9.3f}  {one.name}")
+            say(f"{rank:4d}  {score:9.3f}  {one.name}")
             continue
-        record = {"query": args.rank, "rank": rank, "video": one.video}
-        record |= {"start": one.start, "end": one.end, "score": one.score}
-        say(json_text(record))
+        record = {"query": query, "rank": rank, "video": one.video}
+        say(json_text({**record, "start": one.start, "end": one.end, "score": score}))
+
+
+def is_film(video: SegmentResult) -> bool:
+    """Whether the model saw only a part of a long video, as nobody may expect."""
+    if video.error is not None or video.seen is None or video.end <= FILM_SECONDS:
+        return False
+    start, end = video.seen
+    return end - start < video.end
+
+
+def say_what_was_seen(films: Sequence[SegmentResult]) -> None:
+    """Which part of the first film, how many others there are, and how all of it is seen."""
+    if not films or films[0].seen is None:
+        return
+    first, (start, end) = films[0], films[0].seen
+    others = f" ({len(films) - 1:,} more like it)" if len(films) > 1 else ""
+    note(
+        f"{first.video} lasts {clock(first.end, '.')}, of which the model saw "
+        f"{clock(start, '.')} - {clock(end, '.')}{others}; --every {end - start:.3g} captions all "
+        "of it, in parts"
+    )
 
 
 if __name__ == "__main__":

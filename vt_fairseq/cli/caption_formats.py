@@ -1,10 +1,11 @@
-"""What ``vt-caption`` writes: text, jsonl, and subtitles that players open.
+"""What ``vt-caption`` writes: text, jsonl, parquet, and subtitles that players open.
 
 One line per text whatever a text holds. Files keep all other characters; on stdout those that would
 act on a terminal are spelled out, but in jsonl, whose escapes keep the true text there, too.
 """
 
 import html
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,10 @@ class SegmentResult:
         start, end: seconds.
         parts: how many segments the video was cut into; 0: it was not cut.
         question: that was asked.
+        context: what the model read beside the video, of its subtitles.
+        seen: start and end in seconds of what the model saw of a video that was not cut.
         result: None before it is known and when the segment could not be read.
-        score: in place of a result, that of the ranking's query under this segment.
+        scores: in place of a result, those of the ranking's queries under this segment.
         error: why the segment could not be read.
     """
 
@@ -34,8 +37,10 @@ class SegmentResult:
     end: float
     parts: int = 0
     question: str | None = None
+    context: str | None = None
+    seen: tuple[float, float] | None = None
     result: "Caption | Choice | None" = None
-    score: float = 0.0
+    scores: Sequence[float] = ()
     error: str | None = None
 
     @property
@@ -94,19 +99,51 @@ def _weight(candidate: dict[str, Any]) -> str:
 
 def as_jsonl(segments: Sequence[SegmentResult], top_k: int) -> str:
     """One object per segment: ``video start end text score candidates``, or ``error``."""
-    lines = []
-    for one in segments:
-        record: dict[str, Any] = {"video": one.video, "start": one.start, "end": one.end}
-        if one.question is not None:
-            record["question"] = one.question
-        if one.result is None:
-            record["error"] = one.error
-        else:
-            candidates = one.candidates(top_k)
-            record |= {"text": candidates[0]["text"], "score": candidates[0]["score"]}
-            record["candidates"] = candidates
-        lines.append(json_text(record))
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{json_text(record(one, top_k))}\n" for one in segments)
+
+
+def record(segment: SegmentResult, top_k: int) -> dict[str, Any]:
+    """What jsonl says of a segment; what it does not have is left out."""
+    found: dict[str, Any] = {"video": segment.video, "start": segment.start, "end": segment.end}
+    if segment.question is not None:
+        found["question"] = segment.question
+    if segment.context is not None:
+        found["context"] = segment.context
+    if segment.result is None:
+        return {**found, "error": segment.error}
+    candidates = segment.candidates(top_k)
+    best = {"text": candidates[0]["text"], "score": candidates[0]["score"]}
+    return {**found, **best, "candidates": candidates}
+
+
+def as_parquet(segments: Sequence[SegmentResult], top_k: int) -> bytes:
+    """The fields of jsonl as columns, null where there is none; all files have the same."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    text, number = pa.string(), pa.float64()
+    candidate = pa.struct([("text", text), ("score", number), ("probability", number)])
+    kinds = {"video": text, "start": number, "end": number, "question": text, "context": text}
+    kinds |= {"text": text, "score": number, "candidates": pa.list_(candidate), "error": text}
+    file = io.BytesIO()
+    rows = [spelled(record(one, top_k)) for one in segments]
+    table = pa.Table.from_pylist(rows, schema=pa.schema(list(kinds.items())))
+    pyarrow.parquet.write_table(table, file)
+    return file.getvalue()
+
+
+def spelled(value: Any) -> Any:
+    """JSON whose texts have no halves of a character: they are spelled out."""
+    if isinstance(value, dict):
+        return {key: spelled(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [spelled(one) for one in value]
+    return as_utf8(value).decode() if isinstance(value, str) else value
+
+
+def as_utf8(text: str) -> bytes:
+    """``text`` for a file; halves of a character are spelled out."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def as_srt(segments: Sequence[SegmentResult], top_k: int) -> str:
@@ -134,10 +171,12 @@ def _cues(segments: Sequence[SegmentResult], point: str) -> list[tuple[str, str]
 
 
 # The format's function and the suffix of its files.
-FORMATS: dict[str, tuple[Callable[[Sequence[SegmentResult], int], str], str]] = {
+FORMATS: dict[str, tuple[Callable[[Sequence[SegmentResult], int], str | bytes], str]] = {
     "text": (as_text, ".txt"),
     "jsonl": (as_jsonl, ".jsonl"),
     "srt": (as_srt, ".srt"),
     "vtt": (as_vtt, ".vtt"),
+    "parquet": (as_parquet, ".parquet"),
 }
+PARQUET = "parquet"
 SUBTITLES = ("srt", "vtt")

@@ -6,9 +6,11 @@ Each process writes a list of its own beside the results; all lists are read.
 import contextlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vt_fairseq.errors import VideoError
 from vt_fairseq.files.atomic_files import full_disk_named, write_file
 from vt_fairseq.files.result_files import jsonl_lines, parse_object
 from vt_fairseq.visible_text import json_text
@@ -19,15 +21,23 @@ PATTERN = ".vt-caption.*-of-*"
 class Progress:
     """The videos that are done, and the list to which this process adds its own."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any], share: tuple[int, int]):
+    def __init__(
+        self,
+        folder: Path,
+        settings: dict[str, Any],
+        share: tuple[int, int],
+        beside: Callable[[str], Path | None] | None = None,
+    ):
         """Read the lists of runs with the same ``settings``; those of others are forgotten.
 
         Args:
             folder: of the results.
             settings: what the results depend on.
             share: which of how many processes this is, from 0.
+            beside: a video -> the other file that its results depend on; may raise VideoError.
         """
         self.folder = folder
+        self._beside = beside
         self.settings = json.loads(json.dumps(settings, allow_nan=False))
         self.own = folder / f".vt-caption.{share[0] + 1}-of-{share[1]}"
         self._done: dict[str, dict[str, Any]] = {}
@@ -58,9 +68,17 @@ class Progress:
 
     def _row(self, video: str, name: str) -> dict[str, Any]:
         path = os.path.abspath(video)
-        try:
-            status = os.stat(path)
-        except OSError:  # it went meanwhile
-            return {"video": path, "file": name, "size": None, "modified": None}
-        state = {"size": status.st_size, "modified": status.st_mtime_ns}
-        return {"video": path, "file": name, **state}
+        row = {"video": path, "file": name, **state(path)}
+        with contextlib.suppress(VideoError):
+            if self._beside is not None and (other := self._beside(video)) is not None:
+                row["beside"] = {"path": str(other), **state(other)}
+        return row
+
+
+def state(path: str | Path) -> dict[str, Any]:
+    """Size and time of change of a file; None for one that went meanwhile."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return {"size": None, "modified": None}
+    return {"size": status.st_size, "modified": status.st_mtime_ns}

@@ -12,7 +12,7 @@ from vt_fairseq.visible_text import say
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # parts of videos count, too
 SECONDS_PER_LINE = 60.0
 
-Advance = Callable[[float], object]  # called with how many more are done
+Advance = Callable[[float], None]  # called with how many more are done
 
 
 @contextlib.contextmanager

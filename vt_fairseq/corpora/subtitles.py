@@ -4,6 +4,7 @@ import codecs
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,12 +95,17 @@ class Subtitles:
 
     def text(self, clip: str, start: float | None, end: float | None) -> str | None:
         """What is said in a clip, or in [start, end) of it; None when nothing is."""
-        texts = (
-            subtitle.text
-            for subtitle in self.of(clip)
-            if (end is None or subtitle.start < end) and (start is None or subtitle.end > start)
-        )
-        return " ".join(" ".join(texts).split()) or None
+        return said(self.of(clip), start, end)
+
+
+def said(subtitles: Iterable[Subtitle], start: float | None, end: float | None) -> str | None:
+    """The text of those that are shown in [start, end); None where there is none."""
+    texts = (
+        subtitle.text
+        for subtitle in subtitles
+        if (end is None or subtitle.start < end) and (start is None or subtitle.end > start)
+    )
+    return " ".join(" ".join(texts).split()) or None
 
 
 def parse_subtitles(path: Path) -> list[Subtitle]:

@@ -17,7 +17,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from itertools import chain, dropwhile, islice
 from typing import Any
@@ -32,8 +31,7 @@ from vt_fairseq.video.frame_sampling import (
     TIME_EPSILON,
     FrameSampling,
     Plan,
-    window_phase,
-    window_position,
+    plan_of,
 )
 from vt_fairseq.video.frame_skipping import decode_wanted
 from vt_fairseq.video.images import Scaler, decode_image, image_files, reason
@@ -89,10 +87,7 @@ def read_clip(
         RunFailure: too many files are open to open one more.
         UserError: ``window`` is none of the above.
     """
-    position = window_position(window, rng)
-    if window == "whole":
-        sampling = replace(sampling, max_seconds=None)
-    plan = Plan(sampling, start, end, position, window_phase(window))
+    plan = plan_of(sampling, window, start, end, rng)
     if boundary is not None:
         boundary.check(path)
     read = partial(_read_folder, boundary) if os.path.isdir(path) else _read_file

@@ -5,7 +5,7 @@ Times are float seconds from the start of the video; intervals are half-open. F 
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -88,12 +88,7 @@ class Plan:
         Raises:
             StartsAfterEndError: the segment has no such part.
         """
-        start = self.start or 0.0
-        if start >= duration:
-            raise StartsAfterEndError(
-                f"starts after the end: start {start} s, the video has {duration:.3f} s"
-            )
-        end = duration if self.end is None else min(self.end, duration)
+        start, end = self._segment(duration)
         sampling, span = self.sampling, self.sampling.window_seconds
         if sampling.mode == "uniform":
             span = min(span, end - start)
@@ -103,6 +98,35 @@ class Plan:
             times = np.floor(times * sampling.resample_fps + TIME_EPSILON) / sampling.resample_fps
         # Consecutive frames may run past the end of a short segment: its last frame repeats.
         return np.minimum(times, max(start, end - 2 * TIME_EPSILON))
+
+    def window(self, duration: float) -> tuple[float, float]:
+        """Start and end in seconds of what is seen of a video; raises as ``times``."""
+        start, end = self._segment(duration)
+        span = min(self.sampling.window_seconds, end - start)
+        first = start + (end - start - span) * self.position
+        return first, first + span
+
+    def _segment(self, duration: float) -> tuple[float, float]:
+        start = self.start or 0.0
+        if start >= duration:
+            raise StartsAfterEndError(
+                f"starts after the end: start {start} s, the video has {duration:.3f} s"
+            )
+        return start, duration if self.end is None else min(self.end, duration)
+
+
+def plan_of(
+    sampling: FrameSampling,
+    window: str,
+    start: float | None = None,
+    end: float | None = None,
+    rng: np.random.Generator | None = None,
+) -> Plan:
+    """The plan of a clip; ``window`` is "whole" (not cut), or as of ``window_position``."""
+    position = window_position(window, rng)
+    if window == "whole":
+        sampling = replace(sampling, max_seconds=None)
+    return Plan(sampling, start, end, position, window_phase(window))
 
 
 def pick_frames(sampling: FrameSampling, count: int) -> np.ndarray:
