@@ -531,6 +531,23 @@ def test_videos_whose_subtitles_have_changed_are_done_again(caption, videos, tmp
     assert "1 of 2 videos are done" in caption(*given)[2]
 
 
+def test_a_file_of_results_that_another_video_or_run_has_overwritten_is_not_done(
+    caption, videos, tmp_path
+):
+    own = []
+    for folder, video in zip("ab", videos[:2], strict=True):
+        (tmp_path / folder).mkdir()
+        own.append(str(shutil.copy(video, tmp_path / folder / "clip.mp4")))
+    out = ["--out", tmp_path / "out", "--format", "jsonl"]
+    for video in (own[0], own[1], own[0]):
+        assert "are done" not in caption(video, *out)[2]
+        (result,) = (tmp_path / "out").glob("*.jsonl")
+        assert json.loads(result.read_text().splitlines()[0])["video"] == video
+    assert "are done" in caption(own[0], *out)[2]
+    caption(own[0], *out, "--shard", "1/2", "--beam", "2")
+    assert "are done" not in caption(own[0], *out)[2]
+
+
 def test_of_a_film_that_is_not_cut_it_is_said_what_the_model_saw(caption, videos, tmp_path):
     films = [write_numbered(tmp_path / f"{name}.mp4", 70, rate=1) for name in "ab"]
     code, _, err = caption(*films, videos[0])

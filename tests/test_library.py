@@ -24,6 +24,7 @@ from tests.conftest import run_main
 from tests.media import write_video
 from vt_fairseq import VideoTranslate
 from vt_fairseq.cli import ask, index, search
+from vt_fairseq.data import clips
 from vt_fairseq.data.manifest import DataDirectory
 from vt_fairseq.errors import RunFailure, UserError, VideoError
 from vt_fairseq.library.indexing import Options, Video, held
@@ -324,6 +325,80 @@ def test_parts_that_do_not_belong_together_are_refused(vt, trained, own, tmp_pat
         merge(tmp_path / "a", [tmp_path / "c"])
     with pytest.raises(UserError, match="no library at"):
         merge(tmp_path / "a", [tmp_path / "none"])
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("opened", [True, False], ids=["damaged inside", "not opened"])
+def test_what_one_part_could_read_is_in_the_library_of_all_in_any_order(
+    vt, videos, tmp_path, order, opened
+):
+    for name in ("good", "bad"):
+        vt.index(tmp_path / name, videos[:1]).close()
+    duration = "duration" if opened else "NULL"
+    write_database(
+        tmp_path / "bad",
+        "UPDATE segments SET error = 'damaged', caption = NULL, score = NULL",
+        "DELETE FROM states",
+        f"UPDATE files SET duration = {duration}",
+    )
+    parts = [tmp_path / name for name in ("good", "bad")]
+    merge(tmp_path / "merged", [parts[k] for k in order])
+    assert content(tmp_path / "merged") == content(tmp_path / "good")
+    with closing(vt.library(tmp_path / "merged")) as merged:
+        assert [one.segment.end is None for one in merged.search([QUERY])[0]] == [False]
+
+
+def test_a_segment_with_a_number_beyond_all_is_merged_at_once(vt, videos, tmp_path):
+    vt.index(tmp_path / "far", videos[:1]).close()
+    write_database(
+        tmp_path / "far",
+        "PRAGMA foreign_keys = OFF",
+        f"UPDATE segments SET id = {2**40}",
+        f"UPDATE states SET segment = {2**40}",
+    )
+    assert merge(tmp_path / "merged", [tmp_path / "far"]) == 1
+
+
+def test_a_part_that_is_missing_leaves_no_library_behind(tmp_path):
+    with pytest.raises(UserError, match="no library at"):
+        merge(tmp_path / "merged", [tmp_path / "none"])
+    assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ('UPDATE segments SET start = 0, "end" = 9e999', "the number inf"),
+        ("UPDATE files SET path = CAST('rel.mp4' AS BLOB)", "is not absolute"),
+    ],
+)
+def test_values_that_no_run_writes_are_damage(vt, videos, tmp_path, change, said):
+    vt.index(tmp_path / "a", videos[:1]).close()
+    write_database(tmp_path / "a", change)
+    with closing(vt.library(tmp_path / "a")) as library, pytest.raises(UserError, match=said):
+        library.search([QUERY])
+
+
+def test_a_reason_with_bytes_that_are_no_text_is_written_down(vt, videos, tmp_path):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    (folder / os.fsdecode(b"\xff.jpg")).write_bytes(b"no picture")
+    with closing(vt.index(tmp_path / "a", [str(folder)])) as library:
+        (one,) = library.captions()
+    assert "\\udcff.jpg" in one.error or "\\xff" in one.error
+
+
+def test_a_video_that_is_named_twice_is_decoded_once(vt, videos, tmp_path, monkeypatch):
+    decoded = []
+    read = clips.read_clip
+
+    def noted(path, *arguments, **options):
+        decoded.append(path)
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(clips, "read_clip", noted)
+    vt.index(tmp_path / "a", [videos[0], os.path.relpath(videos[0])]).close()
+    assert len(decoded) == 1
 
 
 @pytest.mark.slow

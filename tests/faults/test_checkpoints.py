@@ -270,6 +270,22 @@ def test_a_second_run_on_a_directory_is_refused_with_the_first_ones_name(tmp_pat
     assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
 
 
+@pytest.mark.parametrize("make", [lambda p: p.symlink_to("precious"), os.mkfifo, os.mkdir])
+def test_a_lock_that_is_a_link_or_no_file_is_refused_and_nothing_is_overwritten(tmp_path, make):
+    (tmp_path / "precious").write_text("mine")
+    make(tmp_path / ".lock")
+    with pytest.raises(UserError, match="is a link or no file"):
+        DirectoryLock(tmp_path, "--save-dir")
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "\u4e2d" * 85])
+def test_a_name_as_long_as_file_systems_allow_is_written(tmp_path, name):
+    with atomic_file(tmp_path / name) as file:
+        file.write(b"whole")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     path = save(tmp_path / "checkpoint_last.pt")
     broken = {"model": {"weight": torch.tensor([1.0, float("nan")])}}

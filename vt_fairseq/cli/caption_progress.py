@@ -40,7 +40,9 @@ class Progress:
         self._beside = beside
         self.settings = json.loads(json.dumps(settings, allow_nan=False))
         self.own = folder / f".vt-caption.{share[0] + 1}-of-{share[1]}"
-        self._done: dict[str, dict[str, Any]] = {}
+        # By the file of results, which may have been of another video before. None where two lists
+        # disagree: nobody knows which of them wrote it last.
+        self._done: dict[str, dict[str, Any] | None] = {}
         for path in sorted(folder.glob(PATTERN)):
             self._read(path)
 
@@ -50,13 +52,15 @@ class Progress:
             with contextlib.suppress(ValueError):  # the last line of a run that was killed
                 rows.append(parse_object(line))
         if rows and rows[0].get("settings") == self.settings:
-            self._done |= {str(row.get("video")): row for row in rows[1:]}
-        elif path == self.own:
-            path.unlink()
+            listed = {str(row.get("file")): row for row in rows[1:]}
+            for name, row in listed.items():
+                self._done[name] = row if self._done.get(name, row) == row else None
+        else:
+            path.unlink(missing_ok=True)
 
     def has(self, video: str, name: str) -> bool:
         """Whether the video, as it is now, has its results in the file ``name``."""
-        row = self._done.get(os.path.abspath(video))
+        row = self._done.get(name)
         return row == self._row(video, name) and (self.folder / name).is_file()
 
     def add(self, video: str, name: str) -> None:

@@ -15,6 +15,7 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,12 +30,15 @@ LOCK = ".lock"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Between making a partial file and locking it another process must not take it for a leftover.
 SECONDS_BEFORE_REMOVAL = 60
+# Of a file's name in bytes: file systems allow 255, and a partial file's has 22 more.
+LONGEST = 200
 PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)
 
 
 def partial_name(path: Path) -> str:
     """A name for what will be renamed to ``path``: beside it, hidden, not to be guessed."""
-    return f".{path.name}.{secrets.token_hex(8)}.tmp"
+    name = os.fsdecode(os.fsencode(path.name)[:LONGEST])
+    return f".{name}.{secrets.token_hex(8)}.tmp"
 
 
 @contextlib.contextmanager
@@ -150,6 +154,25 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def open_lock(file: Path) -> IO[str]:
+    """The file of a lock, made where it is not there; UserError for a link and what is no file.
+
+    What a link leads to would be overwritten.
+    """
+    refusal = f"{file} is a link or no file, and so no lock of a run: remove it"
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        handle = os.open(file, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise UserError(refusal) from error
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise UserError(refusal)
+    return os.fdopen(handle, "a+", encoding="utf-8")
+
+
 class RunLock:
     """Holds something for one run.
 
@@ -165,7 +188,7 @@ class RunLock:
             file: whose lock it is; made where it is not there.
             held: what the run writes to, for the message.
         """
-        self.file: IO[str] = open(file, "a+", encoding="utf-8")  # noqa: SIM115
+        self.file: IO[str] = open_lock(file)
         try:
             # Of this process alone: data workers that outlive a killed run must not hold it.
             fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -355,6 +355,7 @@ class VideoTranslate:
             retry=retry,
             follow_links=loader.follow_links,
             link_suggestion=loader.link_suggestion,
+            on_error=lambda video, reason: logger.warning("%s: %s", video, reason),
         )
         opened.index(rows, loader, options)
         return opened

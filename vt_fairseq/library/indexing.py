@@ -156,7 +156,8 @@ class Indexer:
     # which
 
     def _batches(self, videos: Sequence[Video]) -> Iterator[list[Request]]:
-        """Segments that are not in the library yet."""
+        """Segments that are not in the library yet; a video that is named twice counts once."""
+        videos = list({(os.path.abspath(v.path), v.root, v.parts): v for v in videos}.values())
         size = self.options.batch_size
         index, count = self.options.shard
         for number, group in enumerate(chunks(iter(videos), size)):

@@ -35,7 +35,7 @@ from vt_fairseq.library.segment_model import (
     from_bytes,
     padded,
 )
-from vt_fairseq.library.store import Segment, Store
+from vt_fairseq.library.store import Segment, Store, damaged
 from vt_fairseq.video.members import file_of
 
 logger = logging.getLogger(__name__)
@@ -223,7 +223,8 @@ class Library:
         Args:
             at: the moment, in seconds; None: the whole video.
 
-        Raises VideoError where the video cannot be read.
+        Raises VideoError where the video cannot be read, and UserError where what is stored of it
+        is damaged.
         """
         path = os.path.abspath(video)
         with self._turn:
@@ -233,7 +234,10 @@ class Library:
                 states = self._model.states_of(path, start, end)
             else:
                 start, end = own.start, own.end
-                [(_, [states])] = self._batches("encoded", [own.id], 1)
+                read = list(self._batches("encoded", [own.id], 1))
+                if not read:
+                    raise damaged(self._store.path, f"the states of segment {own.id} are lost")
+                [(_, [states])] = read
             wanted = self._direction([states])[0]
             ids: list[int] = []
             scores: list[np.ndarray] = []
@@ -351,10 +355,10 @@ class Library:
         return found[:top]
 
     def _at(self, path: str, at: float | None) -> Segment | None:
-        """The shortest segment of a video around a moment, or the longest; None where none is."""
+        """The shortest segment around a moment, or the whole video; None where none is stored."""
         own = [one for one in self._store.segments(path) if one.error is None]
         if at is None:
-            return max(own, key=seconds, default=None)
+            return next((one for one in own if one.asked == (None, None)), None)
         around = [one for one in own if one.start <= at < (one.end or math.inf)]
         return min(around, key=seconds, default=None)
 

@@ -6,6 +6,7 @@ triggers and views of others would run. Texts and paths in it are as untrusted a
 """
 
 import contextlib
+import math
 import os
 import sqlite3
 import stat
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import UnionType
+from typing import Any
 
 from vt_fairseq.errors import RunFailure, UserError
 
@@ -25,6 +27,7 @@ APPLICATION = 0x76744C42  # "vtLB", of files of this kind
 LONGEST_WAIT = 600.0
 MAX_BYTES = 1 << 26  # of one value; 512 states of T5-large in fp32 are 2 MiB
 ROWS_AT_ONCE = 256
+LARGEST = 2**63 - 1  # of a number in a query
 CHECKSUM_BYTES = 4
 DAMAGED = {
     *(sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT),
@@ -300,6 +303,11 @@ class Store:
                 return int(str(self._value(query) or 0))
         raise damaged(self.path, "the end of its list of segments is lost")
 
+    def next_number(self, number: int) -> int | None:
+        """The lowest id of a segment from ``number`` on; None where there is none."""
+        lowest = self._value("SELECT min(id) FROM segments WHERE id >= ?", number)
+        return None if lowest is None else int(str(lowest))
+
     def record(self, number: int) -> tuple[StoredFile, NewSegment] | None:
         """A segment as it was stored, and its video; None where there is no such one.
 
@@ -326,24 +334,31 @@ class Store:
         query = " OR ".join('"{}"'.format(word.replace('"', '""')) for word in words)
         found = self._rows(
             "SELECT rowid FROM captions WHERE captions MATCH ? ORDER BY rank, rowid LIMIT ?",
-            (query, most),
+            (query, min(most, LARGEST)),
         )
         return [number for (number,) in found]
 
     def _file(self, row: tuple) -> StoredFile:
         self._check_types(row, _FILE_TYPES)
-        return StoredFile(row[0], os.fsdecode(row[1]), *row[2:])
+        return StoredFile(row[0], self._absolute(row[1]), *row[2:])
 
     def _segment(self, row: tuple) -> Segment:
         self._check_types(row, _SEGMENT_TYPES)
         number, path, start, end, asked_start, asked_end, *others = row
-        return Segment(number, os.fsdecode(path), start, end, (asked_start, asked_end), *others)
+        return Segment(number, self._absolute(path), start, end, (asked_start, asked_end), *others)
+
+    def _absolute(self, path: bytes) -> str:
+        if not path.startswith(b"/"):
+            raise damaged(self.path, f"a video has the path {path!r:.60}, which is not absolute")
+        return os.fsdecode(path)
 
     def _check_types(self, row: tuple, types: Sequence[type | UnionType]) -> None:
         """SQLite checks them only when it writes, and a file may have been changed otherwise."""
         for value, kind in zip(row, types, strict=True):
             if not isinstance(value, kind):
                 raise damaged(self.path, f"row {row[0]!r:.20} has {value!r:.40}, not {kind}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise damaged(self.path, f"row {row[0]!r:.20} has the number {value}")
 
     # writing
 
@@ -397,22 +412,36 @@ class Store:
         self._remove_captions("file = ? AND error IS NOT NULL", file)
         self._db.execute("DELETE FROM segments WHERE file = ? AND error IS NOT NULL", (file,))
 
-    def _remove_captions(self, where: str, file: int) -> None:
+    def _remove_failure(self, one: NewSegment) -> None:
+        where = 'file = ? AND start IS ? AND "end" IS ? AND context = ? AND error IS NOT NULL'
+        values = (one.file, one.start, one.end, one.context)
+        self._remove_captions(where, *values)
+        self._db.execute(f"DELETE FROM segments WHERE {where}", values)
+
+    def _remove_captions(self, where: str, *values: Any) -> None:
         """From the index of words. No trigger does it: a stranger's library could have others."""
         self._db.execute(
             "INSERT INTO captions (captions, rowid, caption) SELECT 'delete', id, caption "
             f"FROM segments WHERE {where}",
-            (file,),
+            values,
         )
 
     def add_segments(self, run: int, segments: Iterable[NewSegment]) -> int:
-        """Segments with their states, in a transaction; how many were not there yet."""
+        """Segments with their states, in a transaction; how many were not there yet.
+
+        What could not be read before makes room for what was read now.
+        """
         added = 0
         for one in segments:
+            error = one.error
+            if error is None:
+                self._remove_failure(one)
+            else:  # which may hold the name of a file, and that bytes that are no text
+                error = error.encode("utf-8", "backslashreplace").decode()
             cursor = self._db.execute(
                 'INSERT INTO segments (file, start, "end", context, caption, score, error, run) '
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id",
-                (one.file, one.start, one.end, one.context, one.caption, one.score, one.error, run),
+                (one.file, one.start, one.end, one.context, one.caption, one.score, error, run),
             )
             if (row := cursor.fetchone()) is None:
                 continue
