@@ -33,9 +33,12 @@ install_project() {
     return
   fi
   echo "installing vt_fairseq$extras into $VIRTUAL_ENV"
+  torchaudio=$(python -m pip show --quiet torchaudio 2> /dev/null && echo there || true)
   python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".$extras"
   # ve-fairseq asks for torchaudio, of which the package index has a CUDA build only. Nothing here
   # uses it, and beside a CPU build of torch it stops `import transformers` (a test dependency).
-  python -m pip uninstall --quiet --yes torchaudio
+  if [ -z "$torchaudio" ]; then
+    python -m pip uninstall --quiet --yes torchaudio
+  fi
   touch "$stamp"
 }

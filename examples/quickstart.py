@@ -155,12 +155,16 @@ class Progress:
             if match := self.LOGGED.search(line):
                 self._update({k: float(v) for k, v in json.loads(match[1]).items()})
             elif match := self.SHOWN.search(line):
-                self._say(f"  {match[1]}")
+                clip, _, texts = match[1].partition(": ")
+                written, _, references = texts.rpartition("; expected ")
+                self._say(f"    held-out {clip}: {written}   (right: {references})")
 
     def _update(self, logged: dict[str, float]) -> None:
         done = int(logged["num_updates"])
-        accuracy = logged.get("accuracy", logged.get("action_accuracy"))
-        said = f"loss {logged['loss']:.2f}, accuracy {accuracy:.0f} %"
+        right, what = logged.get("accuracy"), "tokens"
+        if "action_accuracy" in logged:
+            right, what = logged["action_accuracy"], "clips"
+        said = f"loss {logged['loss']:.2f}, {right:.0f} % of the training {what} right"
         if not self.bar.n:
             self.bar.reset()  # the time that is left is not that of the imports
             self.bar.initial = done
@@ -317,6 +321,7 @@ ROWS = [
 
 def measure() -> dict[str, float]:
     """The numbers of the table: held-out videos, the same blanked, and unseen combinations."""
+    print("measuring, each once with the videos and once with gray ones (blank):", flush=True)
     measured = [
         Measured(f"blank_{key}" if blank else key, kind, split, metric, blank)
         for blank in (False, True)

@@ -102,7 +102,7 @@ def test_what_the_vocabulary_cannot_spell_of_question_and_candidates_is_said_onc
         "1 of 2 texts to choose from",
         "1 of 2 texts of the prompts and contexts",
     ]
-    assert "1 of them nothing else (the first: '红')" in said[0]
+    assert "1 of them hold nothing else (the first: '红')" in said[0]
 
 
 def test_answers_classes_and_rankings_have_the_scores_of_vt_score(

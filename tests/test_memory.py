@@ -405,6 +405,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(command, arguments, message
 
 def test_help_shows_an_example_and_the_models_options(command):
     code, out, _ = command("--help")
-    assert code == 0
-    assert "example:" in out and "--checkpoint-video-stages" in out and "--t5-size" in out
+    assert code == 0 and "example:" in out and "--help-model" in out
+    code, out, _ = command("--help-model")
+    assert code == 0 and "--checkpoint-video-stages" in out and "--t5-size" in out
     assert command("--version")[1].startswith("vt-memory ")

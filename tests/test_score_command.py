@@ -578,14 +578,14 @@ def test_texts_that_the_vocabulary_cannot_spell_and_equal_captions_are_said(
         [said] = [r.getMessage() for r in caplog.records if "vocabulary" in r.getMessage()]
         caplog.clear()
         number = int(re.match(r"4 of (\d+) texts of the prompts and the split odd have ", said)[1])
-        assert number > 4 and "2 of them nothing else (the first: '红色的圆')" in said
+        assert number > 4 and "2 of them hold nothing else (the first: '红色的圆')" in said
 
     check()
     opened(trained, unlabeled).task.load_dataset("odd")  # as training and fairseq-generate do
     check()
     scored("classify", data=unlabeled, split="odd", labels=["犬", "red"], out="labels")
     [said] = [r.getMessage() for r in caplog.records if "vocabulary" in r.getMessage()]
-    assert "3 of them nothing else (the first: '犬')" in said
+    assert "3 of them hold nothing else (the first: '犬')" in said
 
 
 @pytest.mark.parametrize(

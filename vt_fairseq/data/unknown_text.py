@@ -69,9 +69,9 @@ class UnknownText:
         if not self.affected:
             return None
         rows = f" (in {self.rows:,} of its rows)" if self.rows else ""
+        lost = f", and {self.lost:,} of them hold nothing else" if self.lost else ""
         return (
             f"{self.affected:,} of {self.texts:,} texts {whose}{rows} have characters that the "
-            f"vocabulary lacks, {self.lost:,} of them nothing else (the first: "
-            f"{self.first!r:.80}); each run of them is one unknown piece: take a vocabulary that "
-            "was made of texts in this language"
+            f"vocabulary lacks{lost} (the first: {self.first!r:.80}); each run of them is one "
+            "unknown piece: take a vocabulary that was made of such texts"
         )
