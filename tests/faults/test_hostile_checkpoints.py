@@ -176,7 +176,9 @@ HEADERS = {
 def test_a_hostile_safetensors_header_is_refused(tmp_path, kind):
     path = tmp_path / "model.safetensors"
     path.write_bytes(HEADERS[kind])
-    with pytest.raises(UserError, match=r"model\.safetensors (is damaged|has a header of)"):
+    with pytest.raises(
+        UserError, match=r"model\.safetensors (is damaged|has a header of|holds no tensors)"
+    ):
         read_tensors(path)
 
 

@@ -7,7 +7,6 @@ that was stopped goes on.
 import contextlib
 import io
 import itertools
-import json
 import os
 import tarfile
 from collections.abc import Iterable, Sequence
@@ -18,7 +17,7 @@ from vt_fairseq.corpora.video2dataset import META, TEXT
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
 from vt_fairseq.files.atomic_files import atomic_file
-from vt_fairseq.files.bounded_files import MAX_OBJECT
+from vt_fairseq.files.bounded_files import MAX_OBJECT, parse_json
 from vt_fairseq.video.members import Member, file_of
 from vt_fairseq.visible_text import json_text
 
@@ -124,7 +123,7 @@ class TarShards:
                         continue
                     content = archive.extractfile(member)
                     assert content is not None
-                    meta = json.loads(content.read(MAX_OBJECT))
+                    meta = parse_json(content.read(MAX_OBJECT))
                     found = int(meta["modified"]), float(meta["seconds"]), str(video)
                     self._known[str(meta["video"])] = found
         except (tarfile.TarError, ValueError, KeyError, TypeError) as error:

@@ -7,7 +7,6 @@ Samples in a folder ``train``, ``valid`` or ``test`` are of that split, all othe
 
 import io
 import itertools
-import json
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 from vt_fairseq.corpora.rows import DEFAULT_SPLIT, Entry, Rejected, Source, unique
 from vt_fairseq.data.manifest import MAX_ROW_BYTES, ClipRow
 from vt_fairseq.errors import FOLLOW_LINKS, UserError, VideoError
-from vt_fairseq.files.bounded_files import MAX_OBJECT
+from vt_fairseq.files.bounded_files import MAX_OBJECT, parse_json
 from vt_fairseq.video.boundary import Boundary
 from vt_fairseq.video.members import Member, file_of, member_of
 from vt_fairseq.video.names import VIDEO_SUFFIXES
@@ -178,8 +177,8 @@ def _content(video: str | None, videos: Path, boundary: Boundary | None) -> byte
 
 def _meta(content: bytes) -> dict[str, Any]:
     try:
-        meta = json.loads(content or b"{}")
-    except (ValueError, RecursionError) as error:
+        meta = parse_json(content or b"{}")
+    except ValueError as error:
         raise ValueError(f"bad JSON: {error}") from error
     if not isinstance(meta, dict):
         raise ValueError(f"bad JSON: expected an object, found a {type(meta).__name__}")
