@@ -116,8 +116,9 @@ def test_a_transformers_model_is_trained_on_its_own_clips_and_opened_without_its
     arguments += ["--video-network", "mae:layers=2,width=48", "--out", tmp_path / "init.pt"]
     run("vt-init", *arguments, "--video", tmp_path / "mae")
     shutil.rmtree(tmp_path / "mae")
-    command = ["vt-caption", next(folder.glob("videos/*")), "--path", tmp_path / "init.pt"]
-    assert len(run(*command, "--user-dir", folder / "own").splitlines()) == 1
+    video = next(folder.glob("videos/*"))
+    said = run("vt-caption", video, "--path", tmp_path / "init.pt", "--user-dir", folder / "own")
+    assert said.splitlines()[-1].startswith(f"{video}: ")
     train = next(words for words, _ in done if "mae" in words)
     small = [*train[1:-1], tmp_path / "small", "--num-frames", "4"]
     said = run(train[0], *small, expected_code=2, cwd=folder)

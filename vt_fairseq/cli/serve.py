@@ -145,6 +145,7 @@ def serve(args: argparse.Namespace, listening: socket.socket) -> None:
     say(f"{PROG}: {address(args.host, listening, token)}  (Ctrl-C ends it)")
     sys.stdout.flush()  # a pipe or a file would hold it back
     uvicorn.Server(config).run(sockets=[listening])
+    raise KeyboardInterrupt  # as uvicorn does, but where SIGINT is ignored: a script's background
 
 
 if __name__ == "__main__":
