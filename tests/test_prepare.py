@@ -357,8 +357,8 @@ def test_texts_that_the_vocabulary_cannot_spell_are_counted_and_warned_of_per_sp
     }
     [warning] = content["warnings"]
     assert warning.startswith(
-        "2 of 4 texts of the split train have characters that the vocabulary lacks, 1 of them "
-        "nothing else (the first: '红色的圆')"
+        "2 of 4 texts of the split train have characters that the vocabulary lacks, and 1 of them "
+        "hold nothing else (the first: '红色的圆')"
     )
 
 
