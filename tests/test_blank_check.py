@@ -59,23 +59,24 @@ def test_a_gain_within_two_standard_errors_is_a_warning(caplog, seen, blank, row
 
 
 @pytest.mark.parametrize(
-    ("most", "validated_at", "blank_video", "said"),
+    ("most", "validated_at", "blank_video", "steps", "said"),
     [
-        (4, 7, False, "valid has 5 rows, more than --blank-check 4 compares"),
-        (0, 7, False, ""),
-        (9, 6, False, ""),  # the last validation is of an update before the last
-        (9, 7, True, ""),
+        (4, 7, False, None, "valid has 5 rows, more than --blank-check 4 compares"),
+        (0, 7, False, None, ""),
+        (9, 7, False, 1, ""),  # the last validation is of a part of the split
+        (9, 6, False, None, ""),  # the last validation is of an update before the last
+        (9, 7, True, None, ""),
     ],
 )
 def test_nothing_is_run_where_it_is_too_much_or_has_nothing_to_compare_with(
-    caplog, most, validated_at, blank_video, said
+    caplog, most, validated_at, blank_video, steps, said
 ):
     task = SimpleNamespace(
         cfg=SimpleNamespace(blank_check=most, blank_video=blank_video),
         validated=[{"num_updates": validated_at, "accuracy": 50.0}],
         dataset=lambda split: range(5),
     )
-    options = SimpleNamespace(dataset=SimpleNamespace(valid_subset="valid"))
+    options = SimpleNamespace(dataset=SimpleNamespace(valid_subset="valid", max_valid_steps=steps))
     trainer = SimpleNamespace(task=task, cfg=options, get_num_updates=lambda: 7)
     with caplog.at_level(logging.INFO):
         blank_check.compare_with_blank(trainer)

@@ -20,6 +20,7 @@ from tests.media import write_folder, write_numbered
 from vt_fairseq import Decoding
 from vt_fairseq.cli.caption import main
 from vt_fairseq.cli.caption_formats import SegmentResult, as_srt, as_text, as_vtt, clock
+from vt_fairseq.cli.caption_progress import Progress
 from vt_fairseq.cli.inputs import find_videos, read_labels
 from vt_fairseq.cli.progress import progress
 from vt_fairseq.data.clips import ClipLoader
@@ -380,6 +381,7 @@ def test_a_second_run_into_the_same_folder_does_what_is_new_changed_or_asked_oth
     # A list that a killed run has left half.
     (record,) = out.glob(".vt-caption.*")
     record.write_bytes(record.read_bytes()[:-9])
+    assert run()[0] == stems[2:]  # of which no whole line says that this file is its
     assert run()[0] == []
     assert [path.read_bytes() for path in files] == whole
     assert run("--beam", "2")[0] == stems and run("--beam", "2")[0] == []
@@ -546,6 +548,25 @@ def test_a_file_of_results_that_another_video_or_run_has_overwritten_is_not_done
     assert "are done" in caption(own[0], *out)[2]
     caption(own[0], *out, "--shard", "1/2", "--beam", "2")
     assert "are done" not in caption(own[0], *out)[2]
+
+
+def test_a_video_that_changed_is_done_once_whatever_older_lists_say(tmp_path):
+    video, results = tmp_path / "a.mp4", tmp_path / "a.txt"
+
+    def run(content: str, share: tuple[int, int]) -> bool:
+        done = Progress(tmp_path, {"beam": 1}, share)
+        was_done = done.has(str(video), results.name)
+        if not was_done:
+            results.write_text(content)
+            done.add(str(video), results.name)
+        return was_done
+
+    video.write_text("one")
+    assert not run("caption", (0, 2))
+    video.write_text("another")
+    assert [run("other caption", (0, 1)) for _ in range(3)] == [False, True, True]
+    results.write_text("of another video")
+    assert not run("caption", (0, 1))
 
 
 def test_of_a_film_that_is_not_cut_it_is_said_what_the_model_saw(caption, videos, tmp_path):

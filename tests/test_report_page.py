@@ -178,7 +178,7 @@ def test_pictures_enlarge_and_the_clip_beside_the_page_plays(browser, playable):
     browser.run("document.querySelectorAll('article button.frames')[1].click()")
     wait_for(browser, "document.querySelector('dialog .none') !== null")
     said = browser.run("document.querySelector('dialog .none').textContent")
-    assert said == "The browser cannot play ./videos/gone.mp4 beside this page."
+    assert said == "The browser cannot play this video beside the page."
     assert browser.happened("Runtime.exceptionThrown") == []
 
 

@@ -107,7 +107,7 @@ def test_searches_and_answers_are_those_of_the_library(client, vt, path):
         best = expected[0].segment
         assert answer["results"][0]["caption"] == best.caption and answer["seconds"] > 0
         like = client.post("/search", json={"like": best.id, "top": 2}).json()["results"]
-        same = library.like(best.path, (best.start + best.end) / 2, top=2)
+        same = library.like(best.path, segment=best, top=2)
         assert [one["id"] for one in like] == [one.segment.id for one in same]
         asked = {"segment": best.id, "question": QUESTION, "candidates": CANDIDATES}
         (chosen,) = library.ask(QUESTION, CANDIDATES, segments=[best])

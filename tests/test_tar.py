@@ -184,6 +184,8 @@ def test_what_is_no_whole_sample_is_rejected_with_its_reason(videos, tmp_path):
         add(archive, "e.mp4", videos[0].read_bytes())
         add(archive, "e.txt", b"x" * (2 << 20))
         add(archive, "README", b"no sample")
+        for name in ("g.1.mp4", "g.1.txt", "g.2.mp4", "g.2.txt", "h.mp4", "h.webm", "h.txt"):
+            add(archive, name, videos[0].read_bytes() if "txt" not in name else b"text")
         add(archive, "f.mp4", videos[0].read_bytes())
         add(archive, "f.txt", b"right")
     (tmp_path / "1.tar.gz").write_bytes(b"")
@@ -194,6 +196,7 @@ def test_what_is_no_whole_sample_is_rejected_with_its_reason(videos, tmp_path):
     assert isinstance(right, Entry) and right.row.captions == ("right",)
     assert {entry.where: entry.reason.partition(":")[0] for entry in left_out} == {
         **{"0/a": "missing video", "0/b": "empty text", "0/c": "bad text", "0/d": "bad JSON"},
+        **{"0/g": "several videos or texts", "0/h": "several videos or texts"},
         **{"0/e": "too much text", "1.tar.gz": "compressed tar", "2.tar": "no regular file"},
         "link": "link",
     }

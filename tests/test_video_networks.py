@@ -286,6 +286,9 @@ def test_features_are_those_of_torchvision(video_models, tmp_path, name):
     torch.save(original.state_dict(), tmp_path / "weights.pth")
     arguments = {} if side == 224 else {"frame_size": side}
     network = make_network(joined_name(name, arguments)).eval()
+    weights = next(w for w in vars(video_models) if w.lower() == f"{name}_weights")
+    preset = getattr(video_models, weights).DEFAULT.transforms()
+    assert (tuple(preset.mean), tuple(preset.std)) == (network.mean, network.std)
     dropped = network.load_pretrained(tmp_path / "weights.pth").dropped
     assert dropped and all(n.split(".")[0] in ("fc", "head", "classifier") for n in dropped)
     seen = []

@@ -40,9 +40,7 @@ class Progress:
         self._beside = beside
         self.settings = json.loads(json.dumps(settings, allow_nan=False))
         self.own = folder / f".vt-caption.{share[0] + 1}-of-{share[1]}"
-        # By the file of results, which may have been of another video before. None where two lists
-        # disagree: nobody knows which of them wrote it last.
-        self._done: dict[str, dict[str, Any] | None] = {}
+        self._done: dict[str, list[dict[str, Any]]] = {}  # by the file of results
         for path in sorted(folder.glob(PATTERN)):
             self._read(path)
 
@@ -52,16 +50,14 @@ class Progress:
             with contextlib.suppress(ValueError):  # the last line of a run that was killed
                 rows.append(parse_object(line))
         if rows and rows[0].get("settings") == self.settings:
-            listed = {str(row.get("file")): row for row in rows[1:]}
-            for name, row in listed.items():
-                self._done[name] = row if self._done.get(name, row) == row else None
+            for row in rows[1:]:
+                self._done.setdefault(str(row.get("file")), []).append(row)
         else:
             path.unlink(missing_ok=True)
 
     def has(self, video: str, name: str) -> bool:
         """Whether the video, as it is now, has its results in the file ``name``."""
-        row = self._done.get(name)
-        return row == self._row(video, name) and (self.folder / name).is_file()
+        return self._row(video, name) in self._done.get(name, ()) and (self.folder / name).is_file()
 
     def add(self, video: str, name: str) -> None:
         """Write down that it has; the file itself is whole already."""
@@ -72,7 +68,7 @@ class Progress:
 
     def _row(self, video: str, name: str) -> dict[str, Any]:
         path = os.path.abspath(video)
-        row = {"video": path, "file": name, **state(path)}
+        row = {"video": path, "file": name, **state(path), "results": state(self.folder / name)}
         with contextlib.suppress(VideoError):
             if self._beside is not None and (other := self._beside(video)) is not None:
                 row["beside"] = {"path": str(other), **state(other)}

@@ -25,6 +25,7 @@ import tqdm
 from vt_fairseq.corpora.rows import (
     CLASS_KINDS,
     DEFAULT_SPLIT,
+    OTHER_NAMES,
     Entry,
     Rejected,
     Source,
@@ -53,7 +54,6 @@ MAX_CLASSES = 1_000_000  # HowTo100M has 23,611; more would not fit into memory
 VOCABULARY_ROWS = 200_000  # a vocabulary is trained on so many, evenly spread; they are in memory
 SPELLED_ROWS = 50_000  # of each split so many are looked at for text that cannot be spelled
 TRAINED_SPLITS = (DEFAULT_SPLIT, "valid")
-OTHER_NAMES = dict(training=DEFAULT_SPLIT, **dict.fromkeys(("val", "validation", "dev"), "valid"))
 LEAST_EQUAL = 10  # rows; fewer may have equal texts by chance
 CLOSE = 0.78  # difflib's ratio: "trian" is close to train, "pretrain" is not
 TEXT_CHUNK = 1000  # characters; the sentencepiece trainer drops lines over 4192 bytes

@@ -12,6 +12,8 @@ from typing import Any
 from vt_fairseq.data.manifest import CLASS_KINDS, MAX_ROW_BYTES, SPLIT_NAME, ClipRow, text_bytes
 
 DEFAULT_SPLIT = "train"
+# What people call the splits that training takes.
+OTHER_NAMES = dict(training=DEFAULT_SPLIT, **dict.fromkeys(("val", "validation", "dev"), "valid"))
 """The split of a row that names none, and the one that vocabularies are trained on."""
 COPY_SUFFIX = ".mp4"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(,[^:/]*)?:")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vt_fairseq.corpora.rows import DEFAULT_SPLIT, Entry, Rejected, Source, unique
+from vt_fairseq.corpora.rows import DEFAULT_SPLIT, OTHER_NAMES, Entry, Rejected, Source, unique
 from vt_fairseq.data.manifest import MAX_ROW_BYTES, ClipRow
 from vt_fairseq.errors import FOLLOW_LINKS, UserError, VideoError
 from vt_fairseq.files.bounded_files import MAX_OBJECT, parse_json
@@ -21,7 +21,7 @@ from vt_fairseq.video.boundary import Boundary
 from vt_fairseq.video.members import Member, file_of, member_of
 from vt_fairseq.video.names import VIDEO_SUFFIXES
 
-SPLITS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+SPLITS = {**{name: name for name in (DEFAULT_SPLIT, "valid", "test")}, **OTHER_NAMES}
 TEXT, META = ".txt", ".json"
 STATISTICS = ("_stats.json", ".parquet")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -62,7 +62,9 @@ def rows(folder: Path, videos: Path, boundary: Boundary | None) -> Iterator[Entr
     for directory, folders, files in os.walk(folder):
         folders.sort()
         within = os.path.relpath(directory, folder).split(os.sep)
-        split = next((SPLITS[name] for name in within if name in SPLITS), DEFAULT_SPLIT)
+        split = next(
+            (SPLITS[name.lower()] for name in within if name.lower() in SPLITS), DEFAULT_SPLIT
+        )
         place = os.path.relpath(os.path.abspath(directory), os.path.abspath(videos))
         for name in (one for one in folders if os.path.islink(os.path.join(directory, one))):
             reason = "link: folders behind links are not looked into; name that folder itself"
@@ -137,13 +139,19 @@ def _samples(
         if stem is None:
             yield from (one for one in group if isinstance(one, Rejected))
             continue
-        found = {one.suffix: one.video for one in group if isinstance(one, Part)}
+        files = [one for one in group if isinstance(one, Part)]
+        found = {one.suffix: one.video for one in files}
         video = next((name for kind, name in found.items() if kind in VIDEO_SUFFIXES), None)
         if video is None and not {TEXT, META} & found.keys():
             continue  # a README, a table: no sample
         try:
             if video is None:
                 raise ValueError("missing video: the sample has text alone")
+            if len(found) < len(files) or sum(kind in VIDEO_SUFFIXES for kind in found) > 1:
+                raise ValueError(
+                    f"several videos or texts: {len(files)} files have this key, which ends at the "
+                    "first dot of a name"
+                )
             text, meta = (_content(found.get(kind), videos, boundary) for kind in (TEXT, META))
             yield Entry(split, _row(stem, video, text, _meta(meta)), stem)
         except (ValueError, VideoError) as error:  # UnicodeDecodeError is a ValueError

@@ -38,11 +38,14 @@ class ClipCache:
         """The (F, H, W, 3) uint8 frames as they were decoded, which nobody may write to."""
         return self._clips.get(segment)
 
+    def has_room(self, frames: np.ndarray) -> bool:
+        """Whether these could be kept, too."""
+        return frames.nbytes <= self.free
+
     def put(self, segment: Segment, frames: np.ndarray) -> None:
-        """Keep the frames, if there is room."""
-        if frames.nbytes <= self.free:
-            self.free -= frames.nbytes
-            self._clips[segment] = frames
+        """Keep the frames, for which there is room."""
+        self.free -= frames.nbytes
+        self._clips[segment] = frames
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,11 @@ class ClipLoader:
             short_side=self.short_side,
             boundary=within,
         )
-        if self.cache is not None and self._is_whole(row, path, within):
+        if (
+            self.cache is not None
+            and self.cache.has_room(frames)
+            and self._is_whole(row, path, within)
+        ):
             self.cache.put(segment, frames)
         return self._shown(frames, rng)
 

@@ -214,7 +214,12 @@ class Library:
             ]
 
     def like(
-        self, video: str | os.PathLike[str], at: float | None = None, *, top: int = 10
+        self,
+        video: str | os.PathLike[str],
+        at: float | None = None,
+        *,
+        segment: Segment | None = None,
+        top: int = 10,
     ) -> list[Found]:
         """The ``top`` segments that look most like a video, by the cosine of the encoder's states.
 
@@ -222,13 +227,14 @@ class Library:
 
         Args:
             at: the moment, in seconds; None: the whole video.
+            segment: of the video in this library, in place of a moment.
 
         Raises VideoError where the video cannot be read, and UserError where what is stored of it
         is damaged.
         """
         path = os.path.abspath(video)
         with self._turn:
-            own = self._at(path, at)
+            own = segment or self._at(path, at)
             if own is None:
                 start, end = self._model.around(at)
                 states = self._model.states_of(path, start, end)

@@ -58,14 +58,14 @@ class Variety:
 def variety(
     predictions: Iterable[str | None], references: Iterable[Sequence[str]]
 ) -> Variety | None:
-    """Of the predictions that there are; None without any.
+    """Of the predictions that there are; None without any, or without any reference.
 
     Args:
         predictions: texts, or names of classes; None is left out.
-        references: the right texts of each row, one or more.
+        references: the right texts of each row; rows without any are left out.
     """
     texts = Counter(plain(text) for text in predictions if text is not None)
-    right = [set(map(plain, row)) for row in references]
+    right = [set(map(plain, row)) for row in references if row]
     if not texts or not right:
         return None
     text, most = texts.most_common(1)[0]

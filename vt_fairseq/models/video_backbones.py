@@ -31,8 +31,9 @@ class VideoNetwork(Protocol):
     - ``num_frames`` and ``frame_size`` (pixels), the only clips that it takes, and
       ``frames_per_second`` (float), the rate of consecutive frames that it was trained with. 0 or
       None: any.
-    - ``load_pretrained(path)``: take the weights in a file or folder; it returns what
-      ``pretrained.filling.load_module`` does, or None where all tensors came from there.
+    - ``load_pretrained(path)``: take the weights in a file or folder; it returns a
+      ``pretrained.filling.Filled``, whose ``new`` are names of the network's own state dict, or
+      None where all tensors came from there.
       ``arguments_of(path)``, static: the constructor's arguments that fit these weights.
     - ``freeze(mode)`` and ``checkpoint_video_stages``, as R2Plus1D has them, for the options of
       that name, and ``fold()``, which is called once before inference, in evaluation mode.

@@ -142,8 +142,7 @@
       video.autoplay = true;
       video.muted = true;
       video.addEventListener("error", () => {
-        const name = decodeURIComponent(picture.video.replace(/#t=[^#]*$/, ""));
-        video.replaceWith(text("p", "none", `The browser cannot play ${name} beside this page.`));
+        video.replaceWith(text("p", "none", "The browser cannot play this video beside the page."));
       });
       video.src = picture.video;
       parts.unshift(video);

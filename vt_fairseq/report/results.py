@@ -1,7 +1,7 @@
 """A folder of results, read: its metrics and every row behind them."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -129,9 +129,9 @@ def _generated_split(folder: Path) -> str:
     return names[0].removeprefix("generate-") if len(names) == 1 else ""
 
 
-def _variety(rows: Iterable[ReportRow]) -> Variety | None:
-    predicted = [row for row in rows if row.outcome != MISSING]
-    return variety([row.prediction for row in predicted], [row.references for row in predicted])
+def _variety(rows: Sequence[ReportRow]) -> Variety | None:
+    predictions = (row.prediction for row in rows if row.outcome != MISSING)
+    return variety(predictions, (row.references for row in rows))
 
 
 def _notes(

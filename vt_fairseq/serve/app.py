@@ -35,6 +35,7 @@ from vt_fairseq.serve.guard import Guard
 from vt_fairseq.serve.media import Media
 from vt_fairseq.serve.worker import Worker
 from vt_fairseq.video.frame_sampling import regular_segments
+from vt_fairseq.video.members import member_of
 from vt_fairseq.visible_text import visible
 
 logger = logging.getLogger(__name__)
@@ -207,15 +208,17 @@ class LibraryServer:
         if shortlist is not None:
             shortlist = int(number(asked, "shortlist", 1, 100_000))
         if "like" in asked:
-            own = self.media.segment(int(number(asked, "like", 0, MAX_ID)))
-            at = None if own.asked == (None, None) else (own.start + (own.end or own.start)) / 2
-            work = partial(self.library.like, own.path, at, top=top)
+            own = await self._segment(asked, "like")
+            work = partial(self.library.like, own.path, segment=own, top=top)
         else:
             query = text(asked, "query")
             work = partial(self._search, query, top, shortlist)
         seconds, found = await self._in_turn(work)
         results = [{**record(one.segment), "score": one.score} for one in found]
         return as_json({"results": results, "seconds": seconds})
+
+    async def _segment(self, asked: dict[str, Any], name: str) -> Segment:
+        return await asyncio.to_thread(self.media.segment, int(number(asked, name, 0, MAX_ID)))
 
     def _search(self, query: str, top: int, shortlist: int | None) -> list[Found]:
         (found,) = self.library.search([query], top=top, shortlist=shortlist)
@@ -224,7 +227,7 @@ class LibraryServer:
     async def ask(self, request: Request) -> Response:
         """Answers to a question about a segment, likeliest first, or one in free words."""
         asked = await body(request)
-        own = self.media.segment(int(number(asked, "segment", 0, MAX_ID)))
+        own = await self._segment(asked, "segment")
         question, candidates = text(asked, "question"), texts(asked, "candidates")
         work = partial(self.library.ask, question, candidates or None, segments=[own])
         seconds, found = await self._in_turn(work)
@@ -324,7 +327,7 @@ def record(segment: Segment) -> dict[str, Any]:
         "start": segment.start,
         "end": segment.end,
         "whole": segment.asked == (None, None),
-        "plays": not os.path.isdir(path),
+        "plays": not os.path.isdir(path) and member_of(path) is None,
         "caption": visible(segment.caption or ""),
         "error": None if segment.error is None else visible(segment.error),
     }

@@ -22,6 +22,7 @@ from vt_fairseq.video.containers import opened
 from vt_fairseq.video.decoding import read_clip
 from vt_fairseq.video.frame_sampling import FrameSampling
 from vt_fairseq.video.images import encode_jpeg
+from vt_fairseq.video.members import member_of
 
 SHORT_SIDE = 120  # pixels of each of the four frames
 QUALITY = 5  # FFmpeg's scale of JPEG: 2 is best, 31 worst
@@ -73,6 +74,8 @@ class Media:
         path, stored = self._current(number)
         if os.path.isdir(path):
             raise VideoError("a folder of frames cannot be played")
+        if member_of(path) is not None:
+            raise VideoError("a video inside a tar file cannot be played")
         check_is_video(path, stored.size, stored.modified)
         kind = mimetypes.guess_type(path)[0] or OTHER
         return path, kind if kind.startswith("video/") else OTHER

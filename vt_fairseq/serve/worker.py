@@ -32,7 +32,9 @@ class Worker:
         """What ``work`` will return or raise; RunFailure where too many wait, or none will run."""
         future: Future = Future()
         with self._changed:
-            if self._closed or len(self._waiting) >= MOST_WAITING:
+            if self._closed:
+                raise RunFailure("vt-serve is ending")
+            if len(self._waiting) >= MOST_WAITING:
                 raise RunFailure("too many questions wait for the model: ask again later")
             self._waiting.append((future, work))
             self._changed.notify()
@@ -40,8 +42,12 @@ class Worker:
 
     def let_others(self) -> None:
         """Do all that waits; for a long job that runs in this thread."""
-        while self._waiting:
-            self._do(*self._waiting.popleft())
+        while True:
+            with self._changed:
+                if not self._waiting:
+                    return
+                call = self._waiting.popleft()
+            self._do(*call)
 
     def close(self, patience: float) -> None:
         """Begin nothing more, and wait at most ``patience`` seconds for what runs."""

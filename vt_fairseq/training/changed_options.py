@@ -24,10 +24,10 @@ COMPARED: dict[str, tuple[str, ...] | None] = {
     "lr_scheduler": None,
 }
 RESPELLED = [("centre", "center"), ("center", "centre")]  # 0.1.0 had the first
-# Where things lie, how results are written; and copies of other sections' options.
+# Where things lie, how results are written, what is logged or cached; copies of other sections'.
 LEFT_OUT = (
     *("data", "video_root", "follow_links", "results_path", "cpu", "given"),
-    "eval_bleu_print_samples",
+    *("eval_bleu_print_samples", "blank_check", "cache_clips"),
 )
 
 

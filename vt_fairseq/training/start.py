@@ -202,7 +202,8 @@ def say_memory(trainer: Any, dataset: VideoTextDataset) -> None:
     on_cpu = trainer.device.type == "cpu"
     if on_cpu:
         needed = prediction.total - prediction.context + CPU_PROCESS
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        there = memory // trainer.data_parallel_world_size
     else:
         needed = prediction.total
         there = torch.cuda.get_device_properties(trainer.device).total_memory

@@ -59,8 +59,8 @@ class TorchvisionVideo(WrappedNetwork):
         layers = next((s for s in stages if s is not None), None) or (model.layer4,)
         super().__init__(model, layers, width, pooling, tokens)
         self.frame_size, self.frames_per_second = frame_size or size, frames_per_second
-        resnet = hasattr(model, "layer4")
-        self.mean, self.std = (MEAN, STD) if resnet else (IMAGENET_MEAN, IMAGENET_STD)
+        swin = name.startswith("swin3d")
+        self.mean, self.std = (IMAGENET_MEAN, IMAGENET_STD) if swin else (MEAN, STD)
         if name.startswith("mvit"):
             self.mean, self.std = (0.45,) * 3, (0.225,) * 3
         if self.frame_size % self.pixels or (self.num_frames and self.frame_size != size):

@@ -166,8 +166,14 @@ def _fresh_video(
                 "load_pretrained(path): expected one, or random weights"
             )
         filled = video.network.load_pretrained(path)
+    filled = filled or Filled([], [])
     state = {VIDEO + name: tensor for name, tensor in video.state_dict().items()}
-    return state, filled or Filled([], [])
+    if unknown := sorted(name for name in filled.new if NETWORK + name not in state):
+        raise UserError(
+            f"load_pretrained of the video network {config.video_network} says that {unknown[0]} "
+            "is new: expected names of the network's own tensors"
+        )
+    return state, filled
 
 
 def _described(part: str, file: Path) -> dict[str, Any]:
