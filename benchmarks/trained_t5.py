@@ -193,7 +193,7 @@ def trained(data: Path, checkpoint: Path, precision: str, updates: int) -> dict[
         *("-c", CHILD, data, "--user-dir", "user_dir", "--finetune-from-model", checkpoint),
         *options,
     )
-    lines = re.findall(r"train_inner .*?\| loss=([\w.]+).*?gnorm=([\w.]+)", printed)
+    lines = re.findall(r"train_inner .*? loss=([\w.]+).*?gnorm=([\w.]+)", printed)
     if len(lines) != updates:
         raise SystemExit(f"{len(lines)} updates instead of {updates}: {printed[-3000:]}")
     return {
