@@ -10,7 +10,11 @@ python -m pytest tests/faults/test_hostile_output.py --campaign
 
 import json
 import os
+import signal
+import subprocess
 import unicodedata
+import urllib.error
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +22,7 @@ import pytest
 import torch
 
 from tests import weights
-from tests.commands import MODULES, PLUGIN, TINY, run
+from tests.commands import MODULES, PLUGIN, TINY, command_line, environment, run
 from tests.corpora import write_jsonl
 from tests.media import write_numbered
 from vt_fairseq.data.manifest import DataDirectory
@@ -31,6 +35,7 @@ HOSTILE = {
 }
 DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 SAMPLE = "escapes"
+SECONDS = 900  # of a command, on a machine that does other things, too
 
 
 def acts(character: str) -> bool:
@@ -49,7 +54,10 @@ class Terminal:
 
     def __call__(self, command: str, *arguments: str | Path, code: int | None = 0) -> str:
         """What the command printed; ``code`` None: any but 0, with one line as its error."""
-        text = self._run(command, arguments, code)
+        return self.looked_at(command, self._run(command, arguments, code), arguments)
+
+    def looked_at(self, command: str, text: str, arguments: tuple[str | Path, ...]) -> str:
+        """``text``, which the command printed and of which nothing is raw or forged."""
         raw = {c for c in text if acts(c) and c not in "\n\t"}
         assert not raw, f"{command} {arguments}: {raw} in {text[-2000:]!r}"
         forged = [line for line in text.split("\n") if line.lstrip().startswith(FORGED)]
@@ -61,8 +69,8 @@ class Terminal:
 
     def _run(self, command: str, arguments: tuple[str | Path, ...], code: int | None) -> str:
         if code is not None:
-            return run(command, *arguments, expected_code=code, cwd=self.folder)
-        text = run(command, *arguments, expected_code=2, cwd=self.folder)
+            return run(command, *arguments, expected_code=code, cwd=self.folder, timeout=SECONDS)
+        text = run(command, *arguments, expected_code=2, cwd=self.folder, timeout=SECONDS)
         errors = [line for line in text.splitlines() if "error: " in line]
         assert len(errors) == 1, text[-3000:]
         return text
@@ -196,6 +204,7 @@ def everything(world: World, terminal: Terminal) -> None:
         terminal("vt-search", library, *options, *own)
     terminal("vt-ask", library, text, "--candidates", text, "two", *own)
     terminal("vt-ask", library, text, "--format", "jsonl", *own)
+    serve(world, terminal, library, *own)
     for kind in ("vqa", "classify", "retrieval"):
         out = world.path(f"scores-{kind}")
         terminal("vt-score", kind, data, *own, "--out", out, "--num-workers", "1")
@@ -205,6 +214,45 @@ def everything(world: World, terminal: Terminal) -> None:
     terminal("vt-prepare", "miniworld", "--size", "tiny", "--out", world.path("w"),
              "--train-vocabulary", "120")  # fmt: skip
     refusals(world, terminal)
+
+
+def serve(world: World, terminal: Terminal, library: Path, *own: str | Path) -> None:
+    """vt-serve, asked with hostile texts until it is interrupted."""
+    arguments = (library, "--port", "0", *own)
+    process = subprocess.Popen(
+        command_line("vt-serve", *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment(),
+        cwd=terminal.folder,
+    )
+    try:
+        first = process.stdout.readline()
+        address = first[first.index("http://") :].split()[0]
+        (found,) = asked(f"{address}search", {"query": world.text})["results"]
+        texts = [world.text, "two"]
+        question = {"segment": found["id"], "question": world.text, "candidates": texts}
+        answers = asked(f"{address}ask", question)["answers"]
+        assert len(answers) == 2 and not any(map(acts, "".join(a["text"] for a in answers)))
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            asked(f"{address}index", {"folder": world.text})
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=SECONDS)
+        assert process.returncode == 130
+        terminal.looked_at("vt-serve", first + rest, arguments)
+    finally:
+        process.kill()
+
+
+def asked(address: str, question: dict) -> dict:
+    """A server's answer to a question as its page asks it."""
+    request = urllib.request.Request(
+        address, json.dumps(question).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+        return json.load(answer)
 
 
 def refusals(world: World, terminal: Terminal) -> None:
@@ -222,9 +270,11 @@ def refusals(world: World, terminal: Terminal) -> None:
         terminal("vt-caption", world.path("video.mp4"), "--path", path, code=None)
     for path in (missing, broken):
         terminal("vt-search", path, text, "--path", checkpoint, "--device", "cpu", code=None)
+        terminal("vt-serve", path, "--path", checkpoint, "--device", "cpu", code=None)
     for path in (broken, poor[0]):
         terminal("vt-score", "vqa", data, "--path", path, "--out", world.path("x"), code=None)
         terminal(*["fairseq-generate", data, *PLUGIN, "--path", path], code=None)
+    terminal("fairseq-interactive", data, *PLUGIN, "--path", checkpoint, code=None)
     terminal("fairseq-train", missing, *PLUGIN, *TINY, "--save-dir", world.path("s2"), code=None)
     terminal("fairseq-train", data, *PLUGIN, *TINY, "--save-dir", broken, code=None)
     train_from = ["fairseq-train", data, *PLUGIN, *TINY, "--save-dir", world.path("s3")]
