@@ -441,6 +441,9 @@ def test_a_folder_with_nothing_to_show_is_a_mistake_in_one_line(tmp_path, run):
         ("classify", {"prediction": ["red"]}, "the name of a class"),
         ("retrieval", {"ranking": "abc"}, "distinct ids"),
         ("retrieval", {}, "expected an object with id and ranking"),
+        ("retrieval", {"id": None, "ranking": ["a"]}, "expected 'id': a text, found None"),
+        ("retrieval", {"id": [], "ranking": ["a"]}, "expected 'id': a text, found []"),
+        ("vqa", {"id": 7, "prediction": 1}, "id"),
     ],
 )
 def test_damaged_results_are_named_and_the_others_shown(folder, kind, row, message, run):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from omegaconf import OmegaConf
 
 from tests.commands import PLUGIN, command_line, environment, free_port
@@ -23,6 +24,7 @@ from tests.test_zero import (
     zero,
 )
 from vt_fairseq.errors import UserError
+from vt_fairseq.training import process_groups
 from vt_fairseq.training.process_groups import (
     ignore_missing_tpu,
     is_our_task,
@@ -145,6 +147,47 @@ def test_a_mistake_found_in_a_started_process_is_one_line(capsys):
         raise error
     assert stopped.value.code == 2
     assert capsys.readouterr().err == "error: use --zero-stage 2\n"
+
+
+def lose_a_process(rank: int, port: int, folder: Path) -> None:
+    """The first of two ends without a word; what the second, which waits for it, raises."""
+
+    def main(cfg: object) -> None:
+        where = f"tcp://127.0.0.1:{port}"
+        dist.init_process_group("gloo", init_method=where, rank=rank, world_size=2)
+        dist.barrier()
+        if rank == 0:
+            os._exit(7)
+        dist.all_reduce(torch.ones(9))
+
+    try:
+        process_groups.told_of_lost_processes(main, None)
+    except Exception as error:
+        (folder / "raised").write_text(f"{type(error).__name__}: {error}")
+
+
+def test_a_process_that_another_has_left_ends_in_one_line_after_that_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(process_groups, "SECONDS_BEHIND", 0.5)
+    port, children = free_port(), []
+    for rank in range(2):
+        child = os.fork()
+        if child == 0:
+            lose_a_process(rank, port, tmp_path)
+            os._exit(0)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert codes == [7, 0]
+    raised = (tmp_path / "raised").read_text()
+    assert raised.startswith("RunFailure: the connection to another process of the run is lost")
+    assert "\n" not in raised
+
+
+def test_other_errors_of_a_process_are_its_own():
+    def main(cfg: object) -> None:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        process_groups.told_of_lost_processes(main, None)
 
 
 # --- the real commands ----------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import torch
 from fairseq.trainer import Trainer
 
 from tests import killing, tracing
+from tests.commands import PLUGIN, TINY, command_line, environment, launcher
 from tests.faults.test_checkpoints import cut
 from vt_fairseq.data.dataset import VideoTextDataset
 from vt_fairseq.task import VideoTranslateTask
@@ -251,6 +252,45 @@ def test_a_full_disk_ends_the_run_in_one_line_and_with_room_it_goes_on(
     killing.wait(killing.start(cfg, record), record)
     assert max(killing.lines(record, "trained")) == killing.FINAL
     assert killing.lines(record, "trained").items() <= training.weights.items()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launched", ["by fairseq", "by torchrun"])
+@pytest.mark.parametrize(
+    ("small_disk", "stage", "written"),
+    [
+        (4, 1, "deepspeed/update1"),
+        (4, 3, "deepspeed/update1"),
+        (12, 1, "deepspeed/update1"),
+        (12, 3, "checkpoint_1_1.pt"),
+    ],
+    indirect=["small_disk"],
+)
+def test_a_full_disk_ends_several_processes_in_one_line_each(
+    data_directory, small_disk, stage, written, launched
+):
+    """Those that could write, too: they wait for the others in barriers of DeepSpeed's."""
+    save_dir = small_disk / "save"
+    train = command_line("fairseq-train", data_directory, *PLUGIN, *TINY)[1:]
+    train += ["--optimizer", "deepspeed_adam", "--adam-backend", "torch", "--cpu"]
+    train += ["--zero-stage", str(stage), "--save-interval-updates", "1"]
+    train += ["--max-update", "3", "--save-dir", str(save_dir)]
+    if launched == "by fairseq":
+        train += ["--distributed-world-size", "2"]
+    command = [*launcher(2 if launched == "by torchrun" else 1), *train]
+    ended = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ended.returncode == 1, ended.stderr[-3000:]
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    full = f"error: cannot write {save_dir / written}: the disk is full: make room"
+    lost = "error: the connection to another process of the run is lost"
+    assert any(line.startswith(full) for line in lines), ended.stderr[-3000:]
+    assert all(line.startswith((full, lost)) for line in lines)
+    own, _, _ = ended.stderr.partition("ChildFailedError")  # torchrun's last word is a traceback
+    assert own.count("Traceback") == (launched == "by torchrun")
+    if written.startswith("deepspeed"):
+        assert not list((save_dir / "deepspeed").glob("update*"))
 
 
 def test_retention_never_deletes_the_last_whole_checkpoint_also_where_the_newest_is_damaged(

@@ -237,7 +237,7 @@ def serve(world: World, terminal: Terminal, library: Path, *own: str | Path) -> 
         answers = asked(f"{address}ask", question)["answers"]
         assert len(answers) == 2 and not any(map(acts, "".join(a["text"] for a in answers)))
         with pytest.raises(urllib.error.HTTPError, match="400"):
-            asked(f"{address}index", {"folder": world.text})
+            asked(f"{address}index", {"folder": f"{world.text}none"})
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=SECONDS)
         assert process.returncode == 130

@@ -325,10 +325,11 @@ def _searched(
 
 def _parsed(line: bytes, targets: Mapping[str, str], where: str) -> QueryRanking:
     try:
-        row = result_files.parse_object(line)
-        name, ranking = row["id"], row["ranking"]
+        row = {**result_files.parse_object(line), "_where": where}
+        ranking = row["ranking"]
     except (ValueError, KeyError) as error:
         raise UserError(f"{where}: expected an object with id and ranking: {error!r}") from error
+    name = result_files.field(row, "id", is_text, "a text")
     if ranking is not None and not is_ranking(ranking):
         raise UserError(f"{where}: expected 'ranking': distinct ids, best first")
     ranking, target = ranking or [], targets.get(name, name)

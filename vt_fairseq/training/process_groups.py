@@ -6,7 +6,9 @@ one process per GPU itself: on CPUs that is none, and a run that ends well witho
 ``--bf16`` it takes for a TPU's.
 """
 
+import functools
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +17,19 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.tasks import TASK_REGISTRY
 from torch.distributed.elastic.utils.distributed import get_free_port
 
-from vt_fairseq.errors import UserError
+from vt_fairseq.errors import RunFailure, UserError
 from vt_fairseq.task import VideoTranslateTask
 from vt_fairseq.training import signals
+
+# Parts of what gloo and NCCL say in the processes that wait for one that has ended.
+LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "remote process exited",
+    "NCCL communicator was aborted",
+)
+SECONDS_BEHIND = 3.0
 
 ENVIRONMENT = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK")
 
@@ -38,6 +50,7 @@ def call_main(cfg: Any, main: Callable[..., None], **kwargs: Any) -> None:
         on_cpus = (cfg.common.cpu or not torch.cuda.is_available()) and not cfg.common.tpu
         if on_cpus:
             options.distributed_backend = "gloo"
+        main = functools.partial(told_of_lost_processes, main)
         with signals.passed_on():
             if on_cpus and starts_processes(options):
                 spawn_on_cpus(cfg, main, kwargs)
@@ -48,6 +61,24 @@ def call_main(cfg: Any, main: Callable[..., None], **kwargs: Any) -> None:
 
 
 _call_main = distributed_utils.call_main
+
+
+def told_of_lost_processes(main: Callable[..., None], cfg: Any, **kwargs: Any) -> None:
+    """``main``, which ends in one line where another process of the run has ended.
+
+    Raises RunFailure in place of what gloo or NCCL raise.
+    """
+    try:
+        main(cfg, **kwargs)
+    except RuntimeError as error:
+        if not any(text in str(error) for text in LOST):
+            raise
+        # Whoever started the processes shows the error of the first that ends.
+        time.sleep(SECONDS_BEHIND)
+        raise RunFailure(
+            "the connection to another process of the run is lost: that one's own message says "
+            "why; what is saved is whole, the same command goes on"
+        ) from error
 
 
 def is_our_task(cfg: Any) -> bool:

@@ -15,7 +15,7 @@ import pickle
 import re
 import shutil
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,9 @@ class OptimizerShards:
             shutil.rmtree(part, ignore_errors=True)
         dist.barrier()
         pickle_stages_by_value()
-        with whole_or_removed(part):
+        with failures_noted(engine, root) as failures:
             engine.save_checkpoint(str(root), tag=part.name, save_latest=False)
-        dist.barrier()
+        raise_together(failures, part)
         folder = part.with_suffix("")
         if dist.get_rank() == 0:  # it alone writes .pt files and needs the name
             folder = unused_name(folder)
@@ -152,19 +152,51 @@ class OptimizerShards:
 
 
 @contextlib.contextmanager
-def whole_or_removed(part: Path) -> Iterator[None]:
-    """Around the writing of shards into ``part``; raises RunFailure where they cannot be written.
+def failures_noted(engine, root: Path) -> Iterator[list[OSError]]:
+    """What the system refuses DeepSpeed, which writes below ``root``, instead of raising it.
+
+    Raised in one process, it would leave the others waiting in DeepSpeed's own barriers.
+    """
+    failures: list[OSError] = []
+
+    def noting(write: Callable[..., None]) -> Callable[..., None]:
+        def noted(*args: Any, **kwargs: Any) -> None:
+            if failures:
+                return
+            try:
+                with full_disk_found(root):
+                    write(*args, **kwargs)
+            except OSError as error:
+                failures.append(error)
+
+        return noted
+
+    writers = engine.checkpoint_engine
+    with contextlib.ExitStack() as stack:
+        for owner, name in (
+            *((writers, "save"), (writers, "makedirs")),
+            (engine, "_copy_recovery_script"),
+        ):
+            setattr(owner, name, noting(getattr(owner, name)))
+            stack.callback(delattr, owner, name)
+        yield failures
+
+
+def raise_together(failures: list[OSError], part: Path) -> None:
+    """Raise RunFailure in all processes where one of them could not write its shards into ``part``.
 
     They make room again then: the checkpoint before and its shards are whole.
     """
-    try:
-        with full_disk_found(part.parent):
-            yield
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        if (failure := lasting(error, part.with_suffix(""))) is not None:
-            raise failure from error
-        raise
+    failed: list[OSError | None] = [None] * dist.get_world_size()
+    # Now that all have looked at the disk.
+    dist.all_gather_object(failed, failures[0] if failures else None)
+    error = next(filter(None, failed), None)
+    if error is None:
+        return
+    failure = lasting(error, part.with_suffix(""))
+    dist.barrier()  # before there is room again, which the line counts
+    shutil.rmtree(part, ignore_errors=True)
+    raise failure if failure is not None else error
 
 
 @contextlib.contextmanager
