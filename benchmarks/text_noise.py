@@ -31,13 +31,12 @@ METRICS = {"caption": "bleu4", "classify": "accuracy", "retrieval": "r1"}
 SPLITS = {"caption": "test", "classify": "test", "retrieval": "retrieval"}
 PLUGIN = ["--user-dir", str(measuring.ROOT / "user_dir"), "--task", "video_translate", "--cpu"]
 # The quickstart's, but for the updates, the seeds and the text.
-TRAIN = (
+TRAIN = shlex.split(
     "--arch video_translate_tiny --no-context --num-frames 8 --frame-size 32 --no-flip "
     "--crop-scales 1,0.9 --cache-clips 0.5 --num-workers 0 --optimizer adam --clip-norm 1 "
     "--lr-scheduler polynomial_decay --no-epoch-checkpoints --disable-validation "
-    "--log-format json --log-interval 50"
-).split()
-TRAIN += ["--adam-betas", "(0.9,0.98)"]
+    "--log-format json --log-interval 50 --adam-betas '(0.9,0.98)'"
+)
 VIDEO = (
     "--criterion video_translate_classification --heads verb,noun --heads-on video --lr 3e-3 "
     "--head-lr-scale 1 --batch-size 16 --warmup-updates 20 "

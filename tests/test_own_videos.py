@@ -129,7 +129,7 @@ def test_the_gpus_way_runs_as_written_but_for_its_sizes(folder, real_commands, t
     commands = parts()["gpu"].replace("\\\n", " ")
     assert " --fp16" in commands  # which needs a GPU
     log = shell(
-        re.sub(r"(fairseq-train [^\n]*)", rf"\1{small}", commands).replace(" --fp16", ""),
+        re.sub(r"(fairseq-train .*) 2>&1", rf"\1{small} 2>&1", commands).replace(" --fp16", ""),
         folder,
         real_commands,
     )
