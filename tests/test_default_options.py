@@ -62,6 +62,13 @@ def test_defaults_and_a_training_without_an_end_are_said(caplog):
     [
         ("fairseq-train", [], "--arch is missing"),
         ("fairseq-train", [*TINY_RUN, "--fp16"], "--fp16 needs a GPU"),
+        (
+            "fairseq-train",
+            [*TINY_RUN, "--valid-subset", "dev"],
+            "no split 'dev'; it has: novel, pretrain, retrieval, test, train, valid; "
+            "--train-subset, --valid-subset and --gen-subset name splits, and "
+            "--disable-validation trains without measuring",
+        ),
         ("fairseq-train", [*TINY_RUN, "--finetune-from-model", "x.pt"], "x.pt: there is no such"),
         (
             "fairseq-train",

@@ -29,6 +29,7 @@ from vt_fairseq.data.manifest import (
     DataDirectory,
     Manifest,
     UnconfirmedRootError,
+    UnknownSplitError,
 )
 from vt_fairseq.data.prompts import (
     BUILT_IN,
@@ -57,6 +58,11 @@ from vt_fairseq.video.transforms import ClipTransform
 logger = logging.getLogger(__name__)
 
 INPUTS = "inputs"  # INPUT_OPTIONS of a checkpoint that is loaded to generate, in its task_state
+# Where a split is missing, by default the one that a training measures on.
+SPLIT_OPTIONS = (
+    "--train-subset, --valid-subset and --gen-subset name splits, and --disable-validation trains "
+    "without measuring"
+)
 TRAIN_ROWS = "train_rows"  # of a checkpoint's task_state: how many rows it was trained on
 
 SPELLED_ROWS = 1000  # of a split are looked at for text that cannot be spelled, evenly spread
@@ -221,7 +227,10 @@ class VideoTranslateTask(FairseqTask):
         assert self.data is not None  # setup_task opened it
         train = split == self.cfg.train_subset and task_cfg is None
         loader = self.clip_loader(self.data.video_root, train)
-        rows, prompts = self.data.manifest(split), self.selected_prompts()
+        try:
+            rows, prompts = self.data.manifest(split), self.selected_prompts()
+        except UnknownSplitError as error:
+            raise UserError(f"{error}; {SPLIT_OPTIONS}") from error
         self.datasets[split] = self.build_dataset(rows, loader, prompts, train)
         self.warn_of_unknown_text(rows, prompts, split)
         if task_cfg is not None or (self.cfg.eval_bleu and not train):

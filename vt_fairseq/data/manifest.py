@@ -310,6 +310,10 @@ def _clip_row(values: dict) -> ClipRow:
     )
 
 
+class UnknownSplitError(UserError):
+    """A data directory has no split of that name."""
+
+
 class UnconfirmedRootError(UserError):
     """A data.json names a folder of videos, and nothing shows that the user wants it opened.
 
@@ -398,13 +402,13 @@ class DataDirectory:
         return self.named_root
 
     def manifest(self, split: str) -> Manifest:
-        """The rows of ``split``; raise UserError naming the splits there are."""
+        """The rows of ``split``; raise UnknownSplitError naming the splits there are."""
         if split not in self.splits:
             known = ", ".join(sorted(self.splits))
             near = get_close_matches(split.lower(), [name.lower() for name in self.splits], 1)
             meant = [name for name in self.splits if [name.lower()] == near]
             hint = f" (did you mean {meant[0]!r}?)" if meant else ""
-            raise UserError(
+            raise UnknownSplitError(
                 f"data directory {self.path} has no split {split!r}{hint}; it has: {known}"
             )
         return Manifest(self.file(f"{split}.arrow"))
