@@ -1,3 +1,4 @@
+import time
 import tracemalloc
 
 import pytest
@@ -109,3 +110,28 @@ def test_an_epoch_of_all_clips_of_howto100m_begins_and_resumes_in_no_time_and_me
     assert peak < 10e6  # bytes; a list of the rows takes 5e9
     others = next(iterator(**share, shard_id=6).next_epoch_itr(shuffle=True))["rows"]
     assert not set(others) & {row for sample in [*first, last] for row in sample["rows"]}
+
+
+def test_how_long_batches_are_waited_for_is_counted_and_what_is_done_with_them_is_not():
+    made = iterator()
+    collate = made.collate_fn
+
+    def slowly(rows):
+        time.sleep(0.02)
+        return collate(rows)
+
+    made.collate_fn = slowly
+    for _ in made.next_epoch_itr():
+        time.sleep(0.02)
+    assert 7 * 0.02 <= made.waited < 14 * 0.02 + 7 * 0.02
+    first = made.waited
+    list(made.next_epoch_itr())
+    assert made.waited >= first + 7 * 0.02
+
+
+@pytest.mark.parametrize("buffer_size", [0, 3])
+def test_the_last_batch_can_be_left_out_and_is_not_read_then(buffer_size):
+    made = iterator(skip_remainder_batch=True, buffer_size=buffer_size)
+    samples = list(made.next_epoch_itr(shuffle=False))
+    assert [sample["rows"] for sample in samples[::2]] == [list(pair) for pair in BATCHES[:-1]]
+    assert made.dataset.decoded == list(range(12))

@@ -12,7 +12,7 @@ import contextlib
 import queue
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from fairseq.data.iterators import (
@@ -39,6 +39,9 @@ class ReusedBatchIterator(EpochBatchIterator):
         group: decoded batches that share an update (fairseq's update frequency). The order is
             (batch 1, prompt 1), ..., (batch ``group``, prompt 1), (batch 1, prompt 2), ...
             so that each update has one prompt.
+
+    Attributes:
+        waited: seconds that the process has waited for decoded batches, over all epochs.
     """
 
     def __init__(self, *args, batches: Sequence[Sequence[int]], uses: int, group: int, **kwargs):
@@ -46,6 +49,7 @@ class ReusedBatchIterator(EpochBatchIterator):
         self._frozen_batches = batches  # given as batch_sampler, fairseq would make a tuple of it
         self.uses = uses
         self.group = group
+        self.waited = 0.0
 
     def __len__(self) -> int:
         return super().__len__() * self.uses
@@ -97,15 +101,31 @@ class ReusedBatchIterator(EpochBatchIterator):
         )
         if self.buffer_size:
             batches = ReadAhead(self.buffer_size, batches)
-        batches = CountingIterator(batches, start=first_batch)
+        total = first_batch + len(batches)
         if self.skip_remainder_batch:
-            batches.take(len(batches) - 1)
+            total -= 1
+            if self.buffer_size:
+                batches.take(total - first_batch)
+        batches = CountingIterator(self._timed(batches), start=first_batch, total=total)
         if self.uses == 1:
             return batches
         samples = in_prompt_order(batches, self.uses, self.group)
         for _ in range(offset % span):
             next(samples)
         return CountingIterator(samples, start=offset, total=len(batches) * self.uses)
+
+    def _timed(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """``batches``; how long each is waited for is added to ``waited``."""
+        source = iter(batches)
+        while True:
+            began = time.perf_counter()
+            try:
+                batch = next(source)
+            except StopIteration:
+                return
+            finally:
+                self.waited += time.perf_counter() - began
+            yield batch
 
 
 def in_prompt_order(batches, uses: int, group: int) -> Iterator[dict]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from vt_fairseq.models.checkpoint_state import optimizer_history
 from vt_fairseq.models.pretrained.exported import read_model
 from vt_fairseq.training import checkpoints, failures, signals, start
 from vt_fairseq.training.changed_options import warn_of_changes
+from vt_fairseq.training.data_wait import DataWait
 from vt_fairseq.training.half_precision_state import half_precision_state, restore_half_precision
 from vt_fairseq.training.lr_scale import refuse_merged_parameters, scale_learning_rates
 from vt_fairseq.training.watchdog import Watchdog
@@ -54,6 +56,7 @@ class VideoTranslateTrainer(Trainer):
         # Otherwise rank 0 sends the others a pickle that weights_only=True rightly refuses.
         cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
         self.watchdog = Watchdog()
+        self.data_wait = DataWait(cfg.dataset.num_workers)
         checkpoints.choose(self)
         signals.watch()
 
@@ -94,7 +97,10 @@ class VideoTranslateTrainer(Trainer):
         """Calls fairseq's method; raises RunFailure on all processes if the run cannot go on."""
         self.watchdog.note(f"in update {self.get_num_updates() + 1}")
         try:
+            began = time.perf_counter()
             result = super().train_step(samples, raise_oom=True)
+            if self.epoch_iterator is not None:
+                self.data_wait.note(self.epoch_iterator.waited, time.perf_counter() - began)
             self.watchdog.note(f"after update {self.get_num_updates()}")
             return result
         except (FloatingPointError, RuntimeError) as error:
