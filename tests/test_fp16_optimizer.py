@@ -233,3 +233,26 @@ def test_memory_of_the_parts_stays_within_that_of_the_first():
     assert len(in_parts([[torch.empty(1000), torch.empty(3)]], 0.1)) == 2
     equal = in_parts([[torch.empty(10)] * 10], 1 / 5)
     assert [len(part) for _, part in equal] == [2] * 5
+
+
+def test_memory_that_several_gradients_share_is_not_counted_on_before_it_is_free():
+    """A product of joined weights makes one tensor of all their gradients."""
+    halves = [nn.Parameter(torch.ones(50, dtype=torch.float16)) for _ in range(40)]
+    optimizer = FP16Optimizer.build_optimizer(config("adam", torch.float16), halves)
+    shared = torch.full((10, 50), 0.1, dtype=torch.float16)
+    for index, half in enumerate(halves):
+        half.grad = shared[index] if index < 10 else torch.full_like(half, 0.1)
+    del shared
+    held, step = [], optimizer.fp32_optimizer.step
+
+    def measured(*args, **kwargs):
+        left = [half.grad.untyped_storage() for half in halves if half.grad is not None]
+        held.append(sum({s.data_ptr(): s.nbytes() for s in left}.values()))
+        held[-1] += sum(c.grad.nbytes for c in optimizer.fp32_params if c.grad is not None)
+        return step(*args, **kwargs)
+
+    optimizer.fp32_optimizer.step = measured
+    optimizer.clip_grad_norm(0.0)
+    optimizer.step()
+    elements = 40 * 50
+    assert len(held) > 3 and max(held) <= 2 * elements + 4 * elements / 20

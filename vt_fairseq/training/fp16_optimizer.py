@@ -6,6 +6,7 @@ exist for a part of the parameters at a time. The weights are fairseq's to the b
 """
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import Any
@@ -119,10 +120,22 @@ class FP16Optimizer(optim.FP16Optimizer):
 
     @functools.cached_property
     def _parts(self) -> list[tuple[list[Tensor], list[Tensor]]]:
-        """The model's parameters and copies, small ones first, so that large ones find room."""
+        """The model's parameters and copies; those whose gradients free little memory come first.
+
+        Gradients of one product (``models.half_precision_linear.joined``) are of one memory, which
+        is free once the last of them has gone.
+        """
         if type(self.optimizer).__name__ not in PARTIAL:
             return [(self.fp16_params, self.fp32_params)]
-        groups = [sorted(group["params"], key=Tensor.numel) for group in self.param_groups]
+        pairs = zip(self.fp16_params, self.fp32_params, strict=True)
+        memory = {copy: memory_of(half) for half, copy in pairs}
+        sizes: Counter[int] = Counter()
+        for copy, where in memory.items():
+            sizes[where] += copy.numel()
+        groups = [
+            sorted(group["params"], key=lambda copy: (sizes[memory[copy]], copy.numel()))
+            for group in self.param_groups
+        ]
         parts = in_parts(groups, SHARES[0], GROWTH)
         return [(self._halves_of(part), part) for _, part in parts]
 
@@ -152,6 +165,12 @@ class FP16Optimizer(optim.FP16Optimizer):
         state = {number: pieces[p] for number, p in enumerate(self.params)}
         groups = self.fp32_optimizer.state_dict()["param_groups"]
         return {**state_dict, "state": state, "param_groups": groups}
+
+
+def memory_of(parameter: Tensor) -> int:
+    """What the gradients that share a memory have in common; without one, the parameter's own."""
+    held = parameter if parameter.grad is None else parameter.grad
+    return held.untyped_storage().data_ptr()
 
 
 def gradient(parameter: Tensor) -> Tensor:
