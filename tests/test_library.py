@@ -656,20 +656,24 @@ def test_lists_manifests_and_data_directories_are_indexed(
     command, vt, trained, data_directory, tmp_path, monkeypatch
 ):
     world = data_directory / "world"
+    folder = Path(shutil.copytree(world / "videos", tmp_path / "videos"))
     lines = (world / "annotations.jsonl").read_text().splitlines()[:3]
     manifest = tmp_path / "rows.jsonl"
     outside = json.dumps({"id": "x", "video": "../secret.mp4", "caption": "a"})
-    manifest.write_text("\n".join([*lines, outside]))
+    (folder / "a.srt").write_text("1\n00:00:00,000 --> 00:01:00,000\na red circle\n")
+    rows = [json.loads(line) | {"context": None, "subtitles": "a.srt"} for line in lines]
+    manifest.write_text("\n".join([*map(json.dumps, rows), outside]))
     path = tmp_path / "a"
-    given = [path, manifest, "--videos", world / "videos", "--path", trained]
+    given = [path, manifest, "--videos", folder, "--path", trained]
     code, out, err = command(index, *given)
     assert code == 1 and "rows.jsonl line 4" in err and "3 segments" in out
     with closing(vt.library(path)) as library:
-        rows = [json.loads(line) for line in lines]
         expected = vt.caption(
-            [world / "videos" / row["video"] for row in rows],
-            **{key: [row.get(key) for row in rows] for key in ("start", "end", "context")},
+            [folder / row["video"] for row in rows],
+            **{key: [row.get(key) for row in rows] for key in ("start", "end")},
+            context="a red circle",
         )
+        assert {one.context for one in library.captions()} == {"a red circle"}
         assert [one.caption for one in library.captions()] == [one.text for one in expected]
     data = DataDirectory.open(data_directory)
     rows = [row for split in data.splits for row in data.manifest(split)]
