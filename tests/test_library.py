@@ -103,6 +103,25 @@ def test_captions_and_rankings_are_those_of_the_videos_decoded_again(vt, library
     assert normalized[0].score * tokens == pytest.approx(ranked[0][0].score, abs=1e-4)
 
 
+def test_the_encoder_runs_once_for_a_batch_that_is_indexed(vt, own, tmp_path):
+    runs = []
+    hook = vt.loaded.model.encoder.transformer.register_forward_hook(lambda *_: runs.append(1))
+    try:
+        vt.index(tmp_path / "a", own).close()
+    finally:
+        hook.remove()
+    assert len(runs) == 1
+
+
+def test_a_query_reads_the_options_once_and_not_for_each_segment(vt, library, monkeypatch):
+    task, calls = type(vt.loaded.task), []
+    own = task.text_options
+    monkeypatch.setattr(task, "text_options", lambda self: calls.append(1) or own(self))
+    with vt.library(library.path) as opened:
+        opened.search([QUERY])
+    assert len(calls) <= 2
+
+
 def test_answers_are_those_of_the_videos_decoded_again(vt, library, videos):
     given = library.ask(QUESTION, CANDIDATES)
     for one, expected in zip(given, vt.answer(videos, QUESTION, CANDIDATES), strict=True):
