@@ -13,7 +13,7 @@ from vt_fairseq.errors import UserError
 
 
 def read(tmp_path: Path, *rows) -> list[Entry | Rejected]:
-    return list(jsonl.read(write_jsonl(tmp_path / "clips.jsonl", *rows)))
+    return list(jsonl.read(write_jsonl(tmp_path / "clips.jsonl", *rows), tmp_path))
 
 
 # --- the jsonl manifest --------------------------------------------------------------------------
@@ -95,7 +95,62 @@ def test_a_mistake_in_one_row_is_rejected_with_its_reason(tmp_path, bad, reason)
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"no jsonl manifest at .*gone.jsonl"):
-        list(jsonl.read(tmp_path / "gone.jsonl"))
+        list(jsonl.read(tmp_path / "gone.jsonl", tmp_path))
+
+
+# --- subtitles -----------------------------------------------------------------------------------
+
+SRT = """1
+00:00:01,000 --> 00:00:02,000
+Good <i>morning</i>.
+
+2
+00:00:03,000 --> 00:00:04,500
+Who is there?
+"""
+
+
+def test_the_context_of_a_row_is_what_its_subtitles_say_in_its_span(tmp_path):
+    (tmp_path / "talks").mkdir()
+    (tmp_path / "talks" / "a.srt").write_text(SRT)
+    spans = [{}, {"start": 2, "end": 4}, {"end": 1.5}, {"start": 2, "end": 3}, {"start": 9}]
+    rows = [clip(id=str(k), subtitles="talks/a.srt", **span) for k, span in enumerate(spans)]
+    entries = read(tmp_path, *rows, clip(subtitles=None, context="given"))
+    both = "Good morning. Who is there?"
+    expected = [both, "Who is there?", "Good morning.", None, None, "given"]
+    assert [entry.row.context for entry in entries] == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"subtitles": "none.srt"}, "bad subtitles: no file"),
+        ({"subtitles": "no.srt"}, "bad subtitles: "),
+        ({"subtitles": "folder"}, "bad subtitles: "),
+        ({"subtitles": "../secret.srt"}, "bad subtitles: outside of --videos"),
+        ({"subtitles": "http://a/b.srt"}, "bad subtitles: not a local"),
+        ({"subtitles": "link.srt"}, "bad subtitles: outside of the folder of videos"),
+        ({"subtitles": "a\0.srt"}, "bad subtitles: "),
+        ({"subtitles": "a" * 5000}, "bad subtitles: "),
+        ({"subtitles": ["a.srt"]}, "wrong type: subtitles must be the name of a file"),
+        ({"subtitles": " "}, "empty text: subtitles"),
+        ({"subtitles": "a.srt", "context": "c"}, "two contexts"),
+    ],
+)
+def test_subtitles_that_cannot_be_read_are_that_rows_mistake(tmp_path, row, reason):
+    videos = tmp_path / "videos"
+    (videos / "folder").mkdir(parents=True)
+    for name in ("videos/a.srt", "secret.srt"):
+        (tmp_path / name).write_text(SRT)
+    (videos / "no.srt").write_text("no subtitles")
+    (videos / "link.srt").symlink_to(tmp_path / "secret.srt")
+    good, found = read(videos, clip(id="y", subtitles="a.srt"), clip(**row))
+    assert isinstance(good, Entry) and isinstance(found, Rejected)
+    assert found.reason.startswith(reason) and "secret.srt" not in str(found.reason)
+    if row["subtitles"] == "link.srt":
+        path = write_jsonl(videos / "clips.jsonl", clip(**row))
+        [entry] = jsonl.read(path, videos, follow_links=True)
+        assert entry.row.context == "Good morning. Who is there?"
 
 
 # --- paths ---------------------------------------------------------------------------------------

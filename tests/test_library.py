@@ -103,6 +103,25 @@ def test_captions_and_rankings_are_those_of_the_videos_decoded_again(vt, library
     assert normalized[0].score * tokens == pytest.approx(ranked[0][0].score, abs=1e-4)
 
 
+def test_the_encoder_runs_once_for_a_batch_that_is_indexed(vt, own, tmp_path):
+    runs = []
+    hook = vt.loaded.model.encoder.transformer.register_forward_hook(lambda *_: runs.append(1))
+    try:
+        vt.index(tmp_path / "a", own).close()
+    finally:
+        hook.remove()
+    assert len(runs) == 1
+
+
+def test_a_query_reads_the_options_once_and_not_for_each_segment(vt, library, monkeypatch):
+    task, calls = type(vt.loaded.task), []
+    own = task.text_options
+    monkeypatch.setattr(task, "text_options", lambda self: calls.append(1) or own(self))
+    with vt.library(library.path) as opened:
+        opened.search([QUERY])
+    assert len(calls) <= 2
+
+
 def test_answers_are_those_of_the_videos_decoded_again(vt, library, videos):
     given = library.ask(QUESTION, CANDIDATES)
     for one, expected in zip(given, vt.answer(videos, QUESTION, CANDIDATES), strict=True):
@@ -656,20 +675,24 @@ def test_lists_manifests_and_data_directories_are_indexed(
     command, vt, trained, data_directory, tmp_path, monkeypatch
 ):
     world = data_directory / "world"
+    folder = Path(shutil.copytree(world / "videos", tmp_path / "videos"))
     lines = (world / "annotations.jsonl").read_text().splitlines()[:3]
     manifest = tmp_path / "rows.jsonl"
     outside = json.dumps({"id": "x", "video": "../secret.mp4", "caption": "a"})
-    manifest.write_text("\n".join([*lines, outside]))
+    (folder / "a.srt").write_text("1\n00:00:00,000 --> 00:01:00,000\na red circle\n")
+    rows = [json.loads(line) | {"context": None, "subtitles": "a.srt"} for line in lines]
+    manifest.write_text("\n".join([*map(json.dumps, rows), outside]))
     path = tmp_path / "a"
-    given = [path, manifest, "--videos", world / "videos", "--path", trained]
+    given = [path, manifest, "--videos", folder, "--path", trained]
     code, out, err = command(index, *given)
     assert code == 1 and "rows.jsonl line 4" in err and "3 segments" in out
     with closing(vt.library(path)) as library:
-        rows = [json.loads(line) for line in lines]
         expected = vt.caption(
-            [world / "videos" / row["video"] for row in rows],
-            **{key: [row.get(key) for row in rows] for key in ("start", "end", "context")},
+            [folder / row["video"] for row in rows],
+            **{key: [row.get(key) for row in rows] for key in ("start", "end")},
+            context="a red circle",
         )
+        assert {one.context for one in library.captions()} == {"a red circle"}
         assert [one.caption for one in library.captions()] == [one.text for one in expected]
     data = DataDirectory.open(data_directory)
     rows = [row for split in data.splits for row in data.manifest(split)]

@@ -264,6 +264,19 @@ def test_with_a_token_nothing_is_told_to_who_does_not_know_it(vt, path):
         assert client.get("/status", headers={"Host": "evil.com"}).status_code == 403
 
 
+def test_two_servers_of_one_host_do_not_log_each_other_out(vt, path):
+    """A browser keeps its cookies by host, whatever the port."""
+    with served(vt, path, token="a-secret") as one, served(vt, path, token="b-secret") as other:
+        assert one.get("/?token=a-secret").status_code == 200
+        other.cookies = one.cookies
+        assert other.get("http://127.0.0.1:8001/status").status_code == 401
+        assert other.get("http://127.0.0.1:8001/?token=b-secret").status_code == 200
+        one.cookies = other.cookies
+        assert one.get("/status").status_code == 200
+        assert other.get("http://127.0.0.1:8001/status").status_code == 200
+        assert one.get("/status", headers={"Host": "127.0.0.1:99999"}).status_code == 401
+
+
 def test_every_answer_forbids_scripts_frames_and_guesses(client):
     addresses = ["/", "/page.js", "/status", "/none", "/segments/1/video", "/segments/1/picture"]
     answers = [*map(client.get, addresses), client.get("/", headers={"Host": "evil.com"})]

@@ -51,7 +51,10 @@ def score_candidates(
             edge_values, decoder.edges(trees, nodes), strict=True
         ):
             values[edges] = log_probs
-    sums = [t.candidate_sums(v) for t, v in zip(tree_of_clip, edge_values, strict=True)]
+    if len(trees) == 1:  # of all clips at once: numpy's calls cost more than a small tree's sums
+        sums = list(trees[0].candidate_sums(np.stack(edge_values)))
+    else:
+        sums = [t.candidate_sums(v) for t, v in zip(trees, edge_values, strict=True)]
     if not length_normalize:
         return sums
     return [total / tree.lengths for total, tree in zip(sums, tree_of_clip, strict=True)]

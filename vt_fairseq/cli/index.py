@@ -119,7 +119,7 @@ def named_videos(args: argparse.Namespace) -> tuple[list["Video"], list[tuple[st
         if os.path.isfile(os.path.join(name, "data.json")):
             videos += of_directory(Path(name), args)
         elif name != STDIN and name.endswith(".jsonl"):
-            videos += of_manifest(Path(name), args.root, bad)
+            videos += of_manifest(Path(name), args, bad)
         else:
             paths = find_videos([name], args.follow_links, lambda line: note(line))
             videos += [Video(path) for path in paths]
@@ -139,15 +139,15 @@ def of_directory(path: Path, args: argparse.Namespace) -> list["Video"]:
     return by_video(((row.video, (row.start, row.end, row.context or "")) for row in rows), root)
 
 
-def of_manifest(path: Path, root: Path | None, bad: list[tuple[str, str]]) -> list["Video"]:
+def of_manifest(path: Path, args: argparse.Namespace, bad: list[tuple[str, str]]) -> list["Video"]:
     """The clips of a jsonl file; ``bad`` gets the rows that name none, with their reasons."""
     from vt_fairseq.corpora.jsonl import read
     from vt_fairseq.corpora.rows import Rejected, check_row
 
-    folder = (root or path.parent).absolute()
+    folder = (args.root or path.parent).absolute()
 
     def clips() -> Iterator[tuple[str, "Part"]]:
-        for entry in read(path):
+        for entry in read(path, folder, args.follow_links):
             entry = check_row(entry, folder)
             if isinstance(entry, Rejected):
                 bad.append((entry.where, entry.reason))

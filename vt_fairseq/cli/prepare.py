@@ -51,7 +51,7 @@ def _reader_options(args: argparse.Namespace) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if args.subtitles is not None:
         options["subtitles"] = args.subtitles
-    if args.follow_links and args.corpus in (*SUBTITLED, "video2dataset"):
+    if args.follow_links and args.corpus in (*SUBTITLED, "jsonl", "video2dataset"):
         options["follow_links"] = True
     if args.shard is not None and args.corpus == "howto100m":
         options["keeps"] = args.shard.keeps  # saves it the work on the other shards' rows

@@ -283,7 +283,7 @@ class Indexer:
         encoded = self.model.encode(inputs)
         states = encoded["encoder_out"][0].transpose(0, 1)
         lengths = (~encoded["encoder_padding_mask"][0]).sum(1).tolist()
-        texts = self.model.texts(inputs, prompt)
+        texts = self.model.texts(inputs, prompt, encoded)
         for k, (request, (caption, score)) in enumerate(zip(requests, texts, strict=True)):
             yield NewSegment(
                 request.file,

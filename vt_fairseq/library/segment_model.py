@@ -9,6 +9,7 @@ is what comes of them: rounded to fp16, they would change the scores of a model 
 Shapes: B segments, F frames, H W pixels, T video tokens, S source, C width, K texts.
 """
 
+import functools
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
@@ -66,23 +67,23 @@ class SegmentModel:
         """Its name, a key of DTYPES."""
         return next(name for name, dtype in DTYPES.items() if dtype == self.torch_dtype)
 
-    @property
+    @functools.cached_property
     def num_tokens(self) -> int:
         """T."""
         encoder: Any = self.model.encoder
         return encoder.video.num_tokens(self.task.cfg.num_frames)
 
-    @property
+    @functools.cached_property
     def max_source_tokens(self) -> int:
         """The largest S."""
         return self.task.text_options().max_source_tokens
 
-    @property
+    @functools.cached_property
     def width(self) -> int:
         """C."""
         return self.model.encoder.embed_tokens.embedding_dim
 
-    @property
+    @functools.cached_property
     def states_without_context(self) -> int:
         """The encoder's states of a segment that come before its context."""
         row, prompt = ClipRow("", ""), self.prompt(CAPTION)
@@ -129,12 +130,18 @@ class SegmentModel:
         """The encoder's output for ``inputs``."""
         return self.model.encoder(**inputs)
 
-    def texts(self, inputs: dict[str, torch.Tensor], prompt: Prompt) -> list[tuple[str, float]]:
-        """The best text of beam search for each segment, with its log-likelihood."""
+    def texts(
+        self, inputs: dict[str, torch.Tensor], prompt: Prompt, encoded: EncoderOut | None = None
+    ) -> list[tuple[str, float]]:
+        """The best text of beam search for each segment, with its log-likelihood.
+
+        ``encoded`` is the encoder's output for ``inputs``, where it has run already.
+        """
         config = GenerationConfig(beam=BEAM, nbest=1, max_len_b=prompt.max_target_tokens)
         generator = self.task.build_generator([self.model], config)
         missing = torch.zeros(len(inputs["src_tokens"]), dtype=torch.bool)
-        found = self.task.generate(generator, {"net_input": inputs, "missing": missing})
+        given = inputs if encoded is None else {**inputs, "encoder_out": encoded}
+        found = self.task.generate(generator, {"net_input": given, "missing": missing})
         decode = self.task.tokenizer.decode
         texts = [
             (decode(best["tokens"].tolist()), float(best["positional_scores"].float().sum()))

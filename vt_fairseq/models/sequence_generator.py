@@ -25,6 +25,11 @@ class SharedSources(EnsembleModel):
 
     no_repeat = 0
 
+    def forward_encoder(self, net_input: dict[str, Any]) -> list[dict[str, list[torch.Tensor]]]:
+        """The models' outputs; of one model that of ``encoder_out``, where it has run before."""
+        given = net_input.get("encoder_out")
+        return super().forward_encoder(net_input) if given is None else [given]
+
     def reorder_encoder_out(
         self, encoder_outs: list[dict[str, list[torch.Tensor]]], new_order: torch.Tensor
     ) -> list[dict[str, list[torch.Tensor]]]:

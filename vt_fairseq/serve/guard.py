@@ -36,6 +36,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 COOKIE, FIELD = "vt-serve", "token"
+HTTP = 80  # the port of an address without one
 
 
 class Guard:
@@ -66,7 +67,8 @@ class Guard:
                 for name, value in HEADERS.items():
                     own[name] = value
                 if self.token is not None and self._knows(given):
-                    own["Set-Cookie"] = f"{COOKIE}={given}; Path=/; HttpOnly; SameSite=Strict"
+                    name = cookie_name(headers)
+                    own["Set-Cookie"] = f"{name}={given}; Path=/; HttpOnly; SameSite=Strict"
             await send(message)
 
         app = self._refusal(scope, headers, given) or self.app
@@ -102,10 +104,19 @@ def offered(headers: Headers) -> list[str]:
         cookie = SimpleCookie(headers.get("cookie", ""))
     except CookieError:
         cookie = SimpleCookie()
-    if COOKIE in cookie:
-        found.append(cookie[COOKIE].value)
+    if (name := cookie_name(headers)) in cookie:
+        found.append(cookie[name].value)
     kind, _, value = headers.get("authorization", "").partition(" ")
     return [*found, value] if kind.lower() == "bearer" else found
+
+
+def cookie_name(headers: Headers) -> str:
+    """That of the port by which the browser asks, which sends a cookie to all ports of a host."""
+    try:
+        port = urlsplit(f"//{headers.get('host', '')}").port
+    except ValueError:
+        port = None
+    return f"{COOKIE}-{port or HTTP}"
 
 
 def refused(reason: str, code: int = 403) -> JSONResponse:
