@@ -92,8 +92,11 @@ def main() -> None:
     _check(args)
     command.import_user_dir(args.user_dir)
     with command.quiet_imports():
+        # What a checkpoint may name is what these register.
         import vt_fairseq.criterions.classification
-        import vt_fairseq.criterions.cross_entropy  # noqa: F401
+        import vt_fairseq.criterions.cross_entropy
+        import vt_fairseq.models.architectures
+        import vt_fairseq.task  # noqa: F401
         from vt_fairseq.files.atomic_files import atomic_folder
         from vt_fairseq.files.untrusted_files import read_trusted
         from vt_fairseq.models.checkpoint_config import WITH_CRITERION, checked_config
