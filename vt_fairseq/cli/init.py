@@ -267,9 +267,9 @@ def _write(content: Any, path: Path) -> None:
     import torch
 
     from vt_fairseq.files.atomic_files import atomic_file
-    from vt_fairseq.training.checkpoints import full_disk_found
+    from vt_fairseq.training.checkpoints import system_error_kept
 
-    with atomic_file(path) as file, full_disk_found(path.parent):
+    with atomic_file(path) as file, system_error_kept():
         torch.save(content, file)
 
 
