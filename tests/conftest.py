@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import resource
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -38,6 +39,15 @@ def own_key(shared_folder) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(shared_folder / "config"))
         yield
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may become larger than a megabyte, though the disk has room: as with a quota."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def made_once(folder: Path, make: Callable[[Path], None]) -> Path:

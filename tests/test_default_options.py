@@ -50,6 +50,22 @@ def test_other_tasks_keep_fairseqs_defaults():
     assert (found.criterion, found.optimizer, found.lr) == ("cross_entropy", None, [0.25])
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--batch-size", "0"], "--batch-size 0: expected at least 1"),
+        (["--update-freq", "2,0"], "--update-freq 2,0: expected at least 1"),
+        (["--num-workers", "-1"], "--num-workers -1: expected at least 0"),
+        (["--lr-scheduler", "polynomial_decay"], "polynomial_decay: expected --total-num-update"),
+    ],
+)
+def test_numbers_that_cannot_be_trained_with_are_one_line(capsys, words, said):
+    with pytest.raises(SystemExit) as ended:
+        parsed(options.get_training_parser(), *TINY_RUN, "--max-update", "1", *words)
+    line = capsys.readouterr().err
+    assert ended.value.code == 2 and line.startswith("error: ") and said in line
+
+
 def test_defaults_and_a_training_without_an_end_are_said(caplog):
     with caplog.at_level("INFO", logger=default_options.__name__):
         parsed(options.get_training_parser(), *TINY_RUN)

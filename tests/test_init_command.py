@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 import shutil
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,7 @@ from transformers import (
 )
 
 import vt_fairseq.plugin  # noqa: F401
-from tests.commands import PLUGIN, run
+from tests.commands import PLUGIN, command_line, environment, run
 from tests.conftest import run_main
 from tests.weights import SMALL_T5, V1_1, Hostile, hf_t5, network, vocabulary, write_t5
 from vt_fairseq.data.manifest import DataDirectory
@@ -256,6 +257,14 @@ def test_a_hash_in_a_files_name_is_compared(joining, tmp_path, capsys, named, sa
 
 
 # Exports
+
+
+@pytest.mark.parametrize("options", [["--export"], ["--trust-checkpoint", "--out"]])
+def test_a_process_that_has_imported_nothing_else_knows_our_checkpoints(started, tmp_path, options):
+    # ``run`` has everything imported before the command starts.
+    line = command_line("vt-init", "--from-checkpoint", started / "init.pt", *options)
+    subprocess.run([*line, tmp_path / "made"], env=environment(), check=True)
+    assert (tmp_path / "made").exists()
 
 
 def test_an_exported_folder_is_the_checkpoint_without_paths(started):

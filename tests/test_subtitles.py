@@ -40,6 +40,19 @@ last words
 01:00:02.000 --> 01:00:03.000
 two
 """
+VTT_OF_WORDS = """WEBVTT
+Kind: captions
+
+00:00:01.000 --> 00:00:02.000 align:start position:0%
+salt<00:00:01.250><c> &amp;</c><00:00:01.500><c> pepper</c>
+
+00:00:02.000 --> 00:00:03.000
+a &lt;b&gt; c
+"""
+SRT_AT_THE_TOP = """1
+00:00:01,000 --> 00:00:02,000
+{\\an8}above &amp; below
+"""
 ASS = """[Script Info]
 ScriptType: v4.00+
 
@@ -64,6 +77,8 @@ Dialogue: 0,0:00:01.00,0:00:02.50,Default,,0,0,0,,{\\i1}one{\\i0}\\Ntwo
         ),
         ("dense.srt", SRT_WITHOUT_EMPTY_LINES, [("one", 1, 2), ("two", 2, 3)]),
         ("names.vtt", VTT, [("one", 1, 2), ("two", 3602, 3603)]),
+        ("words.vtt", VTT_OF_WORDS, [("salt & pepper", 1, 2), ("a <b> c", 2, 3)]),
+        ("top.srt", SRT_AT_THE_TOP, [("above &amp; below", 1, 2)]),
         ("styled.ass", ASS, [("one\ntwo", 1, 2.5)]),
     ],
 )
@@ -71,6 +86,12 @@ Dialogue: 0,0:00:01.00,0:00:02.50,Default,,0,0,0,,{\\i1}one{\\i0}\\Ntwo
 def test_each_cue_has_its_own_words_and_times(tmp_path, name, content, expected, encoding):
     (tmp_path / name).write_bytes(content.encode(encoding))
     assert parse_subtitles(tmp_path / name) == [Subtitle(*cue) for cue in expected]
+
+
+def test_quotes_of_windows_are_no_control_characters(tmp_path):
+    text = "1\n00:00:01,000 --> 00:00:02,000\nit\u2019s caf\xe9\n"
+    (tmp_path / "x.srt").write_bytes(text.encode("cp1252"))
+    assert parse_subtitles(tmp_path / "x.srt") == [Subtitle("it\u2019s caf\xe9", 1, 2)]
 
 
 def test_a_file_without_cues_is_refused_and_an_empty_one_is_not(tmp_path):

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
+from vt_fairseq.errors import RunFailure
 from vt_fairseq.training.zero.shards import (
     OptimizerShards,
     pickle_stages_by_value,
@@ -26,12 +28,20 @@ class Engine:
     content = "first"
     dies = False
 
+    def __init__(self) -> None:
+        self.checkpoint_engine = TorchCheckpointEngine()
+        self.checkpoint_engine.zipfile_serialization = True  # as with a configuration
+
     def save_checkpoint(self, folder: str, tag: str, save_latest: bool) -> None:
         path = Path(folder) / tag
-        path.mkdir(parents=True)
-        (path / "shard").write_text("half" if self.dies else self.content)
+        self.checkpoint_engine.makedirs(str(path), exist_ok=True)
+        self.checkpoint_engine.save("half" if self.dies else self.content, str(path / "shard"))
         if self.dies:
             raise Killed
+        self._copy_recovery_script(path)
+
+    def _copy_recovery_script(self, path: Path) -> None:
+        pass
 
 
 @pytest.fixture
@@ -48,7 +58,7 @@ def write_checkpoint(path: Path, written: OptimizerShards) -> None:
 
 
 def content_of(checkpoint: Path) -> str:
-    return (checkpoint.parent / shards_of(checkpoint) / "shard").read_text()
+    return torch.load(checkpoint.parent / shards_of(checkpoint) / "shard")
 
 
 def saved_once(tmp_path: Path) -> tuple[OptimizerShards, Engine, Path]:
@@ -111,6 +121,14 @@ def test_a_checkpoint_that_cannot_be_read_stops_the_clearing_up(one_process, tmp
     written.save(engine, tmp_path, updates=12)
     assert (tmp_path / "deepspeed" / "update9").exists()
     assert "cannot be read, no shards are deleted" in caplog.text
+
+
+def test_what_the_system_says_while_torch_writes_is_not_lost(one_process, tmp_path, small_files):
+    engine = Engine()
+    engine.content = torch.zeros(500_000)
+    with pytest.raises(RunFailure, match="pass the largest size"):
+        OptimizerShards(stage=2).save(engine, tmp_path, updates=8)
+    assert not list((tmp_path / "deepspeed").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,14 @@ def test_what_lasts_is_not_tried_again(tmp_path, monkeypatch, number):
         checkpoints.save_whole({"model": {}}, str(tmp_path / "checkpoint_last.pt"))
 
 
+def test_what_the_system_says_while_torch_writes_is_not_lost(tmp_path, monkeypatch, small_files):
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN", 1e9)
+    state = {"model": {"weight": torch.zeros(500_000)}}
+    with pytest.raises(RunFailure, match="pass the largest size"):
+        checkpoints.save_whole(state, str(tmp_path / "checkpoint_last.pt"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_disk_that_is_full_while_best_is_copied_leaves_the_old_best(tmp_path, monkeypatch):
     source, best = save(tmp_path / "checkpoint_1_2.pt"), save(tmp_path / "checkpoint_best.pt")
     monkeypatch.setattr(os, "link", full_disk)  # no links here, so it is copied

@@ -92,8 +92,11 @@ def main() -> None:
     _check(args)
     command.import_user_dir(args.user_dir)
     with command.quiet_imports():
+        # What a checkpoint may name is what these register.
         import vt_fairseq.criterions.classification
-        import vt_fairseq.criterions.cross_entropy  # noqa: F401
+        import vt_fairseq.criterions.cross_entropy
+        import vt_fairseq.models.architectures
+        import vt_fairseq.task  # noqa: F401
         from vt_fairseq.files.atomic_files import atomic_folder
         from vt_fairseq.files.untrusted_files import read_trusted
         from vt_fairseq.models.checkpoint_config import WITH_CRITERION, checked_config
@@ -264,9 +267,9 @@ def _write(content: Any, path: Path) -> None:
     import torch
 
     from vt_fairseq.files.atomic_files import atomic_file
-    from vt_fairseq.training.checkpoints import full_disk_found
+    from vt_fairseq.training.checkpoints import system_error_kept
 
-    with atomic_file(path) as file, full_disk_found(path.parent):
+    with atomic_file(path) as file, system_error_kept():
         torch.save(content, file)
 
 

@@ -1,6 +1,8 @@
 """Subtitles of the TVQA clips: the preprocessed ``.jsonl``, or a folder of ``.srt`` and others."""
 
 import codecs
+import contextlib
+import html
 import json
 import os
 import re
@@ -21,7 +23,9 @@ SUFFIXES = (".srt", ".vtt", ".ass", ".ssa")
 MARKED_BY_TAGS = ("srt", "vtt")
 FORMATS = (*MARKED_BY_TAGS, "ass", "ssa")
 _EMPTY_LINES = re.compile(r"\n\s*\n")
-_TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+_TIMES_OF_WORDS = re.compile(r"<[\d:.]+>")  # two in a line are a cue of their own to pysubs2
+# HTML's, and those of .ass, which players know in .srt, too.
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>|\{\\[^{}]*\}")
 
 
 @dataclass(frozen=True)
@@ -111,16 +115,19 @@ def said(subtitles: Iterable[Subtitle], start: float | None, end: float | None) 
 def parse_subtitles(path: Path) -> list[Subtitle]:
     """What a .srt, .vtt, .ass or .ssa file shows, without markup; UserError where it is none.
 
-    The files are UTF-8, UTF-16 or ISO-8859-1. The last is tried last, because it never fails.
+    The files are UTF-8, UTF-16, Windows-1252 or ISO-8859-1; the last is tried last, because it
+    never fails.
     """
     content = read_file(path, MAX_SRT)
-    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else None
-    try:
-        text = content.decode(encoding or "utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("iso-8859-1")
+    is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = ""
+    for encoding in ("utf-16" if is_utf_16 else "utf-8-sig", "cp1252", "iso-8859-1"):
+        with contextlib.suppress(UnicodeDecodeError):
+            text = content.decode(encoding)
+            break
     if not text.strip():
         return []
+    text = _TIMES_OF_WORDS.sub("", text)
     # The number is that of a next subtitle: pysubs2 would take the last line for one. Empty lines
     # in a row make it slow.
     text = _EMPTY_LINES.sub("\n\n", text.replace("\r\n", "\n").replace("\r", "\n")) + "\n\n0\n"
@@ -141,7 +148,8 @@ def _plain(event: pysubs2.SSAEvent, kind: str) -> str:
     if kind not in MARKED_BY_TAGS:
         return event.plaintext
     lines = event.text.replace(r"\N", "\n").split("\n\n")[0]  # what follows is the next one's name
-    return _TAG.sub("", lines)
+    text = _TAG.sub("", lines)
+    return html.unescape(text) if kind == "vtt" else text
 
 
 def _no_subtitles(path: Path) -> UserError:

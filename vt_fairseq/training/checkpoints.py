@@ -6,7 +6,6 @@ written before the ``.pt``, which names them with their sizes: it marks the whol
 """
 
 import contextlib
-import errno
 import logging
 import math
 import os
@@ -45,7 +44,6 @@ logger = logging.getLogger(__name__)
 LAST = "checkpoint_last.pt"
 SAVE_ATTEMPTS, SECONDS_BETWEEN = 3, 2.5
 SCARCE = 3  # warn when fewer than so many checkpoints still fit
-DISK_FULL_BYTES = 2**20
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -61,7 +59,7 @@ def save_whole(obj: Any, filename: str) -> None:
     check_finite(obj, path)
     for attempt in range(1, SAVE_ATTEMPTS + 1):
         try:
-            with atomic_file(path) as file, full_disk_found(path.parent):
+            with atomic_file(path) as file, system_error_kept():
                 torch.save(obj, file)
             warn_if_scarce(path)
             return
@@ -85,17 +83,16 @@ def check_finite(obj: Any, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def full_disk_found(folder: Path) -> Iterator[None]:
-    """Around ``torch.save``, which has one RuntimeError for whatever happens to a file.
+def system_error_kept() -> Iterator[None]:
+    """Around ``torch.save`` into an open file; it has one RuntimeError for whatever happens to it.
 
-    Raises OSError where the disk of ``folder`` is full.
+    Raises the OSError behind it, where there is one: a full disk, a quota, a limit of size.
     """
     try:
         yield
     except RuntimeError as error:
-        # Looked at while what was written still fills the disk.
-        if shutil.disk_usage(folder).free < DISK_FULL_BYTES:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
         raise
 
 

@@ -7,7 +7,7 @@ by tokens, texts of up to 200 tokens.
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from fairseq import options
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 TRAINING = {"optimizer": "deepspeed_adam", "lr": [1e-4]}
 BATCH_SIZE = 8
 MAX_NEW_TOKENS = 64
+# What is less than this divides by zero, or has torch end in a traceback.
+LEAST = {"batch_size": 1, "update_freq": 1, "num_workers": 0}
 # Any of these ends a training.
 ENDS = ("max_update", "max_epoch", "stop_time_hours", "patience")
 
@@ -70,10 +72,11 @@ def our_defaults(parser: argparse.ArgumentParser, words: Sequence[str]) -> dict[
     known, _ = parser.parse_known_args(list(words))
     if not is_our_task(known):
         return {}
+    check_numbers(known)
     given = {word.split("=")[0] for word in words}
     chosen: dict[str, Any] = {}
     if "max_update" in known:  # fairseq-generate has an --arch, too
-        check_training(known)
+        check_training(known, given)
         heads = "--heads" in given
         criterion = "video_translate_classification" if heads else "video_translate"
         wanted = {"criterion": criterion, **TRAINING}
@@ -114,12 +117,27 @@ def network_inputs(options: argparse.Namespace, given: Sequence[str]) -> dict[st
     return chosen
 
 
-def check_training(known: argparse.Namespace) -> None:
+def check_numbers(known: argparse.Namespace) -> None:
+    """Raise UserError for a number that is less than LEAST."""
+    for name, least in LEAST.items():
+        value = getattr(known, name, None)
+        numbers = value if isinstance(value, list) else [value]
+        if any(number is not None and number < least for number in numbers):
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option} {shown(value)}: expected at least {least}")
+
+
+def check_training(known: argparse.Namespace, given: Collection[str]) -> None:
     """Raise UserError for what cannot be trained; say so where it has no end."""
     if known.arch is None:
         raise UserError(
             "--arch is missing: video_translate_t5_small, _t5_base or _t5_large, or "
             "video_translate_tiny to try it on a CPU"
+        )
+    if known.lr_scheduler == "polynomial_decay" and "--total-num-update" not in given:
+        raise UserError(
+            "--lr-scheduler polynomial_decay: expected --total-num-update, after how many updates "
+            "the rate has come down; mostly the number of --max-update"
         )
     if not any((getattr(known, name, 0) or 0) > 0 for name in ENDS):
         logger.warning(

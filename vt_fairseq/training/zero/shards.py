@@ -25,7 +25,7 @@ import torch.distributed as dist
 
 from vt_fairseq.errors import UserError
 from vt_fairseq.files import untrusted_files
-from vt_fairseq.training.checkpoints import full_disk_found, lasting
+from vt_fairseq.training.checkpoints import lasting, system_error_kept
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class OptimizerShards:
             shutil.rmtree(part, ignore_errors=True)
         dist.barrier()
         pickle_stages_by_value()
-        with failures_noted(engine, root) as failures:
+        with failures_noted(engine) as failures:
             engine.save_checkpoint(str(root), tag=part.name, save_latest=False)
         raise_together(failures, part)
         folder = part.with_suffix("")
@@ -152,32 +152,41 @@ class OptimizerShards:
 
 
 @contextlib.contextmanager
-def failures_noted(engine, root: Path) -> Iterator[list[OSError]]:
-    """What the system refuses DeepSpeed, which writes below ``root``, instead of raising it.
+def failures_noted(engine) -> Iterator[list[OSError]]:
+    """What the system refuses DeepSpeed, instead of raising it.
 
     Raised in one process, it would leave the others waiting in DeepSpeed's own barriers.
     """
+    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+
     failures: list[OSError] = []
+    writers = engine.checkpoint_engine
+    save = writers.save
+
+    def save_into_file(state_dict: Any, path: str) -> None:
+        """Given the path, torch would not tell what the system said."""
+        with open(path, "wb") as file, system_error_kept():
+            save(state_dict, file)
 
     def noting(write: Callable[..., None]) -> Callable[..., None]:
         def noted(*args: Any, **kwargs: Any) -> None:
             if failures:
                 return
             try:
-                with full_disk_found(root):
-                    write(*args, **kwargs)
+                write(*args, **kwargs)
             except OSError as error:
                 failures.append(error)
 
         return noted
 
-    writers = engine.checkpoint_engine
     with contextlib.ExitStack() as stack:
-        for owner, name in (
-            *((writers, "save"), (writers, "makedirs")),
-            (engine, "_copy_recovery_script"),
+        for owner, name, write in (
+            # A user's JSON may choose a writer that opens files itself.
+            (writers, "save", save_into_file if type(writers) is TorchCheckpointEngine else save),
+            (writers, "makedirs", writers.makedirs),
+            (engine, "_copy_recovery_script", engine._copy_recovery_script),
         ):
-            setattr(owner, name, noting(getattr(owner, name)))
+            setattr(owner, name, noting(write))
             stack.callback(delattr, owner, name)
         yield failures
 
