@@ -82,7 +82,6 @@ def difference(a: dict[int, float], b: dict[int, float]) -> float:
 def compare_with_fairseq(data: Path, tmp_path: Path, stage: int, processes: int, updates: int):
     """20 clips in batches of 3: the last batch is smaller, and one process runs out before."""
     options = ["--update-freq", "2", "--max-update", updates, "--no-save"]
-    options += ["--ddp-backend", "legacy_ddp"]
     train(data, tmp_path / "fairseq", *zero(0), *options, processes=processes)
     sharded = ["--deepspeed-config", tmp_path / "zero3.json"] if stage == 3 else []
     (tmp_path / "zero3.json").write_text(

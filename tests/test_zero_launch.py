@@ -149,6 +149,11 @@ def test_a_mistake_found_in_a_started_process_is_one_line(capsys):
     assert capsys.readouterr().err == "error: use --zero-stage 2\n"
 
 
+def processes(number: int) -> SimpleNamespace:
+    """Options of a run of so many."""
+    return SimpleNamespace(distributed_training=Options(distributed_world_size=number))
+
+
 def lose_a_process(rank: int, port: int, folder: Path) -> None:
     """The first of two ends without a word; what the second, which waits for it, raises."""
 
@@ -161,7 +166,7 @@ def lose_a_process(rank: int, port: int, folder: Path) -> None:
         dist.all_reduce(torch.ones(9))
 
     try:
-        process_groups.told_of_lost_processes(main, None)
+        process_groups.told_of_lost_processes(main, processes(2))
     except Exception as error:
         (folder / "raised").write_text(f"{type(error).__name__}: {error}")
 
@@ -182,12 +187,13 @@ def test_a_process_that_another_has_left_ends_in_one_line_after_that_one(tmp_pat
     assert "\n" not in raised
 
 
-def test_other_errors_of_a_process_are_its_own():
+@pytest.mark.parametrize(("number", "error"), [(2, "shapes differ"), (1, "Broken pipe")])
+def test_other_errors_of_a_process_are_its_own(number, error):
     def main(cfg: object) -> None:
-        raise RuntimeError("shapes differ")
+        raise RuntimeError(error)
 
-    with pytest.raises(RuntimeError, match="shapes differ"):
-        process_groups.told_of_lost_processes(main, None)
+    with pytest.raises(RuntimeError, match=error):
+        process_groups.told_of_lost_processes(main, processes(number))
 
 
 # --- the real commands ----------------------------------------------------------------------------

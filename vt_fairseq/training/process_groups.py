@@ -50,6 +50,8 @@ def call_main(cfg: Any, main: Callable[..., None], **kwargs: Any) -> None:
         on_cpus = (cfg.common.cpu or not torch.cuda.is_available()) and not cfg.common.tpu
         if on_cpus:
             options.distributed_backend = "gloo"
+            if options.ddp_backend == "pytorch_ddp":  # fairseq gives it the number of a GPU
+                options.ddp_backend = "legacy_ddp"
         main = functools.partial(told_of_lost_processes, main)
         with signals.passed_on():
             if on_cpus and starts_processes(options):
@@ -71,7 +73,8 @@ def told_of_lost_processes(main: Callable[..., None], cfg: Any, **kwargs: Any) -
     try:
         main(cfg, **kwargs)
     except RuntimeError as error:
-        if not any(text in str(error) for text in LOST):
+        alone = cfg.distributed_training.distributed_world_size == 1
+        if alone or not any(text in str(error) for text in LOST):
             raise
         # Whoever started the processes shows the error of the first that ends.
         time.sleep(SECONDS_BEHIND)
