@@ -51,6 +51,7 @@ from vt_fairseq.models.checkpoint_state import vocabulary_state
 from vt_fairseq.models.sequence_generator import SharedSourceGenerator
 from vt_fairseq.models.video_backbones import input_of
 from vt_fairseq.task_config import INPUT_OPTIONS, VideoTranslateTaskConfig
+from vt_fairseq.video.augmentation import Augmentation
 from vt_fairseq.video.decoding import FrameSampling
 from vt_fairseq.video.transforms import ClipTransform
 
@@ -270,12 +271,21 @@ class VideoTranslateTask(FairseqTask):
                 train=train,
                 flip_probability=0.0 if cfg.no_flip else 0.5,
                 scales=self.crop_scales(),
+                whole=cfg.whole_frame,
+                augmentation=Augmentation(
+                    rotation=cfg.rotate,
+                    stretch=cfg.stretch,
+                    shift=cfg.shift,
+                    color=cfg.color_jitter,
+                    gray=cfg.gray_clips,
+                ),
             ),
             window="random" if train else cfg.test_window,
             blank=cfg.blank_video,
             follow_links=cfg.follow_links,
             link_suggestion=FOLLOW_LINKS,
             cache=self.clip_cache,
+            time_jitter=cfg.time_jitter if train else 0.0,
         )
 
     def crop_scales(self) -> tuple[float, ...]:
@@ -308,6 +318,7 @@ class VideoTranslateTask(FairseqTask):
             blank_shape=(cfg.num_frames, cfg.frame_size, cfg.frame_size, 3)
             if dist.is_initialized() and dist.get_world_size() > 1
             else None,
+            still_mix=cfg.still_mix,
         )
 
     def check_clips(self) -> None:
