@@ -61,7 +61,7 @@ prepare() {
 # 2. The video network alone learns the classes.
 classes() {
   fairseq-train "$DATA" $COMMON $HEADS --heads label $CLIP --finetune-from-model "$MOTIONS" \
-    --lr 3e-3 --batch-size 16 --warmup-updates 20 $(updates 500) --seed "$SEED" \
+    --lr 3e-3 --batch-size 16 --warmup-updates 20 $(updates 400) --seed "$SEED" \
     --save-dir "$OUT/classes" $SMALL 2>&1 | tee "$OUT/classes.log"
 }
 
@@ -69,7 +69,7 @@ classes() {
 captions() {
   fairseq-train "$DATA" $COMMON $CLIP --finetune-from-model "$OUT/classes/checkpoint_last.pt" \
     --criterion video_translate --actions caption,classify --text-dropout 0.8 \
-    --lr 1e-3 --video-lr-scale 0.3 --batch-size 16 --warmup-updates 40 $(updates 200) --seed "$SEED" \
+    --lr 2e-3 --video-lr-scale 0.2 --batch-size 16 --warmup-updates 20 $(updates 200) --seed "$SEED" \
     --save-dir "$OUT/captions" $SMALL 2>&1 | tee "$OUT/captions.log"
 }
 
