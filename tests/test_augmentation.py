@@ -1,6 +1,7 @@
 """Changes of training clips: one draw per clip, none at test, and what each of them does."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from vt_fairseq.data.clips import ClipCache, ClipLoader
 from vt_fairseq.data.manifest import ClipRow, DataDirectory
 from vt_fairseq.errors import UserError
+from vt_fairseq.scoring import job
 from vt_fairseq.video.augmentation import Augmentation, jittered, mix_still
 from vt_fairseq.video.frame_sampling import FrameSampling
 from vt_fairseq.video.transforms import ClipTransform
@@ -194,3 +196,14 @@ def test_a_cache_changes_no_jittered_clip_and_the_draws_go_on(data_directory, ro
 def test_a_jitter_of_half_a_clip_is_refused(data_directory):
     with pytest.raises(UserError, match="jittered"):
         loader(data_directory, time_jitter=0.5)
+
+
+def test_scoring_sees_whole_frames_where_training_did(data_directory, rows):
+    plain = loader(data_directory)
+    for whole in (False, True):
+        transform = ClipTransform(24, False, whole=whole, augmentation=EVERYTHING)
+        trained = replace(plain, transform=transform, window="center")
+        data = SimpleNamespace(video_root=plain.video_root)
+        task = SimpleNamespace(data=data, clip_loader=lambda root, train, of=trained: of)
+        scored = job._clip_loader(SimpleNamespace(task=task))
+        np.testing.assert_array_equal(scored(rows[0], None), trained(rows[0], None))

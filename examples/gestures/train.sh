@@ -30,8 +30,8 @@ HEADS="--criterion video_translate_classification --heads-on video --head-lr-sca
 # Another batch has other rooms, light, sleeves and distances; what stays is the way of the hand.
 # Nothing is cut off, as the hand leaves the frame's sides in some clips.
 CLIP="--num-frames 16 --frame-size 48 --max-seconds 0 --whole-frame --cache-clips 1
-  --crop-scales 1,0.9,0.8 --rotate 8 --stretch 0.2 --shift 0.12 --time-jitter 0.15
-  --color-jitter 0.4 --gray-clips 0.25 --still-mix 0.5 --weight-decay 0.02"
+  --crop-scales 1 --rotate 6 --stretch 0.2 --shift 0.12 --time-jitter 0.12
+  --color-jitter 0.35 --gray-clips 0.2 --still-mix 0.45 --weight-decay 0.02"
 
 # updates N: as many, with a rate that falls to 0.
 updates() { echo "--max-update $1 --total-num-update $1"; }
@@ -61,7 +61,7 @@ prepare() {
 # 2. The video network alone learns the classes.
 classes() {
   fairseq-train "$DATA" $COMMON $HEADS --heads label $CLIP --finetune-from-model "$MOTIONS" \
-    --lr 3e-3 --batch-size 16 --warmup-updates 20 $(updates 400) --seed "$SEED" \
+    --lr 3e-3 --batch-size 20 --warmup-updates 20 $(updates 500) --seed "$SEED" \
     --save-dir "$OUT/classes" $SMALL 2>&1 | tee "$OUT/classes.log"
 }
 
@@ -69,7 +69,7 @@ classes() {
 captions() {
   fairseq-train "$DATA" $COMMON $CLIP --finetune-from-model "$OUT/classes/checkpoint_last.pt" \
     --criterion video_translate --actions caption,classify --text-dropout 0.8 \
-    --lr 2e-3 --video-lr-scale 0.2 --batch-size 16 --warmup-updates 20 $(updates 200) --seed "$SEED" \
+    --lr 2e-3 --video-lr-scale 0.2 --batch-size 20 --warmup-updates 20 $(updates 250) --seed "$SEED" \
     --save-dir "$OUT/captions" $SMALL 2>&1 | tee "$OUT/captions.log"
 }
 
