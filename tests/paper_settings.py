@@ -84,6 +84,15 @@ ALL = (
     Setting("flip", "random, horizontal (A.1)", {"no_flip": False}),
     not_said("scales of the crop", "crop_scales", paper="multi-scale (A.1), which is not said"),
     Setting(
+        "more augmentation",
+        "none named",
+        {
+            "whole_frame": False,
+            **dict.fromkeys(("rotate", "stretch", "shift", "color_jitter", "gray_clips"), 0.0),
+            **dict.fromkeys(("time_jitter", "still_mix"), 0.0),
+        },
+    ),
+    Setting(
         "source",
         "a question is part of the text (4.2.4), and sources end as T5's (A.2)",
         {"source_layout": "paper"},

@@ -38,6 +38,7 @@ def build(data_directory, tokenizer):
         heads=(),
         max_seconds=6.0,
         cache=None,
+        still_mix=0.0,
         **text,
     ) -> VideoTextDataset:
         noise = {"mode": "shuffled-masked", "mask_amount": "batch", "dropout": 0.0, **text}
@@ -61,6 +62,7 @@ def build(data_directory, tokenizer):
             seed=3,
             train=train,
             heads=targets,
+            still_mix=still_mix,
         )
 
     return make
@@ -369,3 +371,41 @@ def test_heads_without_classes_and_classes_that_the_lists_lack_are_refused(build
     clip.row = replace(clip.row, verb="fly")
     with pytest.raises(UserError, match=f"clip {clip.row.id}: verb 'fly' is none of the"):
         made.collater([clip])
+
+
+def test_still_frames_of_other_clips_depend_on_seed_epoch_and_row_and_not_on_validation(build):
+    plain, mixed = build(), build(still_mix=0.5)
+
+    def frames(dataset) -> list[np.ndarray]:
+        return [dataset[i].frames for i in range(12)]
+
+    first, changed = frames(plain), frames(mixed)
+    different = sum((a != b).any() for a, b in zip(first, changed, strict=True))
+    assert 2 <= different <= 10  # about half
+    assert all((a == b).all() for a, b in zip(changed, frames(mixed), strict=True))
+    mixed.set_epoch(2)
+    assert any((a != b).any() for a, b in zip(changed, frames(mixed), strict=True))
+    tests = [frames(build(train=False, still_mix=weight)) for weight in (0.0, 0.5)]
+    assert all((a == b).all() for a, b in zip(*tests, strict=True))
+
+
+def test_an_unreadable_still_frame_leaves_the_clip_as_it_is(build):
+    whole = build()
+
+    def one_only(row, rng):
+        if row.id != whole.rows[0].id:
+            raise VideoError("cannot be read")
+        return whole.load_frames(row, rng)
+
+    dataset = build(loader=one_only, still_mix=0.5)
+    for epoch in range(1, 9):
+        whole.set_epoch(epoch)
+        dataset.set_epoch(epoch)
+        if dataset._rng(0, 7).random() < 0.5 and dataset[0].unreadable == []:
+            return
+    pytest.fail("no epoch mixes")
+
+
+def test_a_weight_above_one_is_refused(build):
+    with pytest.raises(UserError, match="weight"):
+        build(still_mix=1.5)

@@ -52,6 +52,7 @@ from vt_fairseq.models.checkpoint_state import vocabulary_state
 from vt_fairseq.models.sequence_generator import SharedSourceGenerator
 from vt_fairseq.models.video_backbones import input_of
 from vt_fairseq.task_config import INPUT_OPTIONS, VideoTranslateTaskConfig
+from vt_fairseq.video.augmentation import Augmentation
 from vt_fairseq.video.decoding import FrameSampling
 from vt_fairseq.video.transforms import ClipTransform
 
@@ -167,8 +168,11 @@ class VideoTranslateTask(FairseqTask):
                 f"sha256 {expected[:12]} expected, {actual[:12]} found; take the "
                 "spiece.model of the training data (vt-prepare: --vocabulary)"
             )
+        built = self._video_tokens is not None
+        own = self.heads.names() if self.heads is not None else {}
         for name, classes in state_dict.get("head_classes", {}).items():
-            if name != ANSWER:
+            # A model that has no such head leaves it out (fine-tuning), with its classes.
+            if name != ANSWER and (not built or name in own):
                 compare_classes(name, classes, self.classes.get(name, []), self.origin)
 
     # Building
@@ -279,12 +283,21 @@ class VideoTranslateTask(FairseqTask):
                 train=train,
                 flip_probability=0.0 if cfg.no_flip else 0.5,
                 scales=self.crop_scales(),
+                whole=cfg.whole_frame,
+                augmentation=Augmentation(
+                    rotation=cfg.rotate,
+                    stretch=cfg.stretch,
+                    shift=cfg.shift,
+                    color=cfg.color_jitter,
+                    gray=cfg.gray_clips,
+                ),
             ),
             window="random" if train else cfg.test_window,
             blank=cfg.blank_video,
             follow_links=cfg.follow_links,
             link_suggestion=FOLLOW_LINKS,
             cache=self.clip_cache,
+            time_jitter=cfg.time_jitter if train else 0.0,
         )
 
     def crop_scales(self) -> tuple[float, ...]:
@@ -317,6 +330,7 @@ class VideoTranslateTask(FairseqTask):
             blank_shape=(cfg.num_frames, cfg.frame_size, cfg.frame_size, 3)
             if dist.is_initialized() and dist.get_world_size() > 1
             else None,
+            still_mix=cfg.still_mix,
         )
 
     def check_clips(self) -> None:

@@ -19,6 +19,7 @@ INPUT_OPTIONS = (
     "frames_per_second",
     "max_seconds",
     "resample_fps",
+    "whole_frame",
     "define_action",
     "max_target_tokens",
     "max_source_tokens",
@@ -80,6 +81,51 @@ class VideoTranslateTaskConfig(FairseqDataclass):
     crop_scales: str = field(
         default="1,0.875,0.75,0.66",
         metadata={"help": "sides of the random training crops relative to the short side"},
+    )
+    whole_frame: bool = field(
+        default=False,
+        metadata={
+            "help": "squeeze the whole frame into the square, in training before the random crop, "
+            "instead of cutting off its sides: where what matters happens at the edges"
+        },
+    )
+    rotate: float = field(
+        default=0.0, metadata={"help": "turn training clips by up to so many degrees, either way"}
+    )
+    stretch: float = field(
+        default=0.0,
+        metadata={
+            "help": "make height and width of training clips, each for itself, up to 1 + this "
+            "times as long or as short"
+        },
+    )
+    shift: float = field(
+        default=0.0,
+        metadata={"help": "move training clips by up to this share of their height and width"},
+    )
+    color_jitter: float = field(
+        default=0.0,
+        metadata={
+            "help": "make brightness, contrast, saturation, red, green and blue of training clips, "
+            "each for itself, up to 1 + this times as strong or as weak"
+        },
+    )
+    gray_clips: float = field(
+        default=0.0, metadata={"help": "share of the training clips that lose their colors"}
+    )
+    time_jitter: float = field(
+        default=0.0,
+        metadata={
+            "help": "share of a training clip by which its start, its end and its speed change; "
+            "decodes four times as many frames, which --cache-clips keeps"
+        },
+    )
+    still_mix: float = field(
+        default=0.0,
+        metadata={
+            "help": "let a still frame of another training clip show through half of the training "
+            "clips, with a weight of up to this; reads more clips, which --cache-clips saves"
+        },
     )
     blank_video: bool = field(
         default=False, metadata={"help": "show uniform gray: what is known without looking"}

@@ -1,12 +1,14 @@
 """Manifest row to the frames that the model sees: decode, then crop."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from vt_fairseq.data.manifest import ClipRow
+from vt_fairseq.errors import UserError
+from vt_fairseq.video.augmentation import FRAMES_PER_SHOWN, jittered
 from vt_fairseq.video.boundary import Boundary, inside
 from vt_fairseq.video.decoding import FrameSampling, probe, read_clip
 from vt_fairseq.video.frame_sampling import pick_frames, window_position
@@ -20,7 +22,8 @@ WORKING_TO_FRAME = 128 / 112
 # (row, random generator or None) -> (F, H, W, 3) uint8; raises VideoError.
 FrameLoader = Callable[[ClipRow, np.random.Generator | None], np.ndarray]
 
-Segment = tuple[str, float | None, float | None]
+# File, start, end, and number of frames.
+Segment = tuple[str, float | None, float | None, int]
 
 
 class ClipCache:
@@ -75,6 +78,7 @@ class ClipLoader:
         follow_links: links may lead out of the root, or out of the user's own folder of frames.
         link_suggestion: how a user allows them, for the reason why a clip cannot be read.
         cache: what keeps the decoded frames of clips that are cut to no random window.
+        time_jitter: how much the times of training's frames change, see ``augmentation.jittered``.
     """
 
     video_root: Path | None
@@ -85,10 +89,16 @@ class ClipLoader:
     follow_links: bool = False
     link_suggestion: str = ""
     cache: ClipCache | None = None
+    time_jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.time_jitter < 0.5:
+            raise UserError(f"times are jittered by a share in [0, 0.5), found {self.time_jitter}")
 
     def __call__(self, row: ClipRow, rng: np.random.Generator | None) -> np.ndarray:
         """Frames of ``row``; raise VideoError where the root has none that can be read."""
-        segment = (row.video, row.start, row.end)
+        sampling = self._read_sampling()
+        segment = (row.video, row.start, row.end, sampling.num_frames)
         cached = None if self.cache is None else self.cache.get(segment)
         if cached is not None:
             window_position(self.window, rng)  # which draws a number, as reading the clip does
@@ -100,7 +110,7 @@ class ClipLoader:
         within = None if self.follow_links else boundary
         frames = read_clip(
             path,
-            self.sampling,
+            sampling,
             start=row.start,
             end=row.end,
             window=self.window,
@@ -131,6 +141,21 @@ class ClipLoader:
         """Pixels of the short side before the crop."""
         return round(self.transform.size * WORKING_TO_FRAME)
 
+    def _read_sampling(self) -> FrameSampling:
+        """More of the same window's frames than are shown, where their times are jittered."""
+        sampling = self.sampling
+        if not self.time_jitter:
+            return sampling
+        return replace(
+            sampling,
+            num_frames=sampling.num_frames * FRAMES_PER_SHOWN,
+            frames_per_second=sampling.frames_per_second * FRAMES_PER_SHOWN,
+        )
+
     def _shown(self, frames: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        if self.time_jitter:
+            assert rng is not None  # times change in training alone
+            wanted = jittered(self.sampling.num_frames, len(frames), self.time_jitter, rng)
+            frames = frames[wanted]
         frames = self.transform(frames, rng)
         return np.full_like(frames, BLANK_LEVEL) if self.blank else frames

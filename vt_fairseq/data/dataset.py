@@ -25,12 +25,14 @@ from vt_fairseq.data.text import TextOptions
 from vt_fairseq.data.text_noise import random_generator
 from vt_fairseq.data.tokenizer import EOS, PAD
 from vt_fairseq.errors import UserError, VideoError
+from vt_fairseq.video.augmentation import MIXED_CLIPS, mix_still
 
 # A training row that cannot be read is replaced by another; so many failures one after the other
 # mean that the data as a whole is not there.
 MAX_REPLACEMENTS = 20
 # Streams of random numbers of one row, so that adding a draw to one leaves the others alone.
 STREAM_CLIP, STREAM_PROMPT, STREAM_TEXT, STREAM_BATCH, STREAM_REPLACE, STREAM_ORDER = range(1, 7)
+STREAM_STILL = 7
 
 Sample = dict[str, Any]
 
@@ -77,6 +79,7 @@ class VideoTextDataset(FairseqDataset):
         heads: what linear heads are trained on; None for a model that writes text.
         blank_shape: F, H, W, 3 of the ``blank_video`` of a batch that has no frames, where several
             processes train together: each has to run the video network, for which others may wait.
+        still_mix: training only: most of a still frame of another row's clip that shows through.
     """
 
     rows: Sequence[ClipRow]
@@ -89,6 +92,7 @@ class VideoTextDataset(FairseqDataset):
     train: bool
     heads: HeadTargets | None = None
     blank_shape: tuple[int, ...] | None = None
+    still_mix: float = 0.0
 
     # The dummy batch is the first real one; decoding one more just for it is a waste.
     supports_fetch_outside_dataloader = False
@@ -96,6 +100,8 @@ class VideoTextDataset(FairseqDataset):
     def __post_init__(self) -> None:
         self.reuse_batch = self.reuse_batch and self.train and len(self.prompts) > 1
         self.epoch = 1
+        if not 0 <= self.still_mix <= 1:
+            raise UserError(f"a still frame's weight is in [0, 1], found {self.still_mix}")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -117,7 +123,7 @@ class VideoTextDataset(FairseqDataset):
                 frames = None
                 if self.load_frames is not None:
                     rng = self._rng(row_index, STREAM_CLIP) if self.train else None
-                    frames = self.load_frames(row, rng)
+                    frames = self._with_still(self.load_frames(row, rng), row_index)
                 return Clip(index, row, frames, unreadable)
             except VideoError as error:
                 unreadable.append((row.id, str(error)))
@@ -129,6 +135,19 @@ class VideoTextDataset(FairseqDataset):
             f"{MAX_REPLACEMENTS} clips in a row could not be read, the last one "
             f"{': '.join(unreadable[-1])}; check the video root"
         )
+
+    def _with_still(self, frames: np.ndarray, row_index: int) -> np.ndarray:
+        """Some training clips with a still frame of another row's clip, if it can be read."""
+        if not (self.train and self.still_mix and self.load_frames is not None):
+            return frames
+        rng = self._rng(row_index, STREAM_STILL)
+        if rng.random() >= MIXED_CLIPS:
+            return frames
+        try:
+            other = self.load_frames(self.rows[int(rng.integers(len(self.rows)))], rng)
+        except VideoError:  # it is named when its own turn comes
+            return frames
+        return mix_still(frames, other, self.still_mix, rng)
 
     def collater(self, clips: list[Clip]) -> Sample | list[Sample]:
         """A fairseq sample, or a list of one per prompt when the batch is to be reused.

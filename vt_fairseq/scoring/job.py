@@ -174,7 +174,8 @@ def _data(model: Loaded) -> DataDirectory:
 def _clip_loader(model: Loaded) -> ClipLoader:
     loader = model.task.clip_loader(_data(model).video_root, train=False)
     # What differs between two models in training alone must not make them decode twice.
-    return replace(loader, transform=ClipTransform(loader.transform.size, train=False))
+    transform = loader.transform
+    return replace(loader, transform=ClipTransform(transform.size, False, whole=transform.whole))
 
 
 def _scorer_in_use(options: ScoreOptions, model: Loaded) -> str:

@@ -4,13 +4,14 @@ Shapes: F frames, H W pixels; uint8 in, uint8 out: normalization happens on the 
 Random choices come from the generator that is passed, so they can be repeated.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from vt_fairseq.errors import UserError
+from vt_fairseq.video.augmentation import Augmentation
 
 SCALES = (1.0, 0.875, 0.75, 0.66)  # sides of crops relative to the short side, as in TSN
 
@@ -75,12 +76,16 @@ class ClipTransform:
         train: random multi-scale crop and flip; else the center crop.
         flip_probability: of the horizontal flip, in training.
         scales: of ``multi_scale_crop``, each in (0, 1].
+        whole: the frame is squeezed into a square before the crop, so that the test sees all of it.
+        augmentation: what else changes in training.
     """
 
     size: int
     train: bool
     flip_probability: float = 0.5
     scales: tuple[float, ...] = SCALES
+    whole: bool = False
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
         if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
@@ -93,11 +98,16 @@ class ClipTransform:
 
     def __call__(self, frames: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         """Transform (F, H, W, 3) uint8; ``rng`` is needed in training alone."""
+        if not self.train and self.whole:
+            return np.ascontiguousarray(resize(frames, self.size, self.size))
         if not self.train:
             return np.ascontiguousarray(center_crop(frames, self.size))
         if rng is None:
             raise ValueError("training crops need a random generator")
+        if self.whole:
+            frames = resize(frames, *[min(frames.shape[1:3])] * 2)
+        frames = self.augmentation.moved(frames, rng)
         cropped = multi_scale_crop(frames, self.size, rng, self.scales)
         if rng.random() < self.flip_probability:
             cropped = cropped[:, :, ::-1]
-        return np.ascontiguousarray(cropped)
+        return np.ascontiguousarray(self.augmentation.recolored(cropped, rng))

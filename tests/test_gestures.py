@@ -1,0 +1,130 @@
+"""The recipe for gestures: its command lines, its splits, and the whole of it on made clips."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import media, recipes
+from tests.commands import ROOT, parsed
+
+FOLDER = ROOT / "examples" / "gestures"
+SMALL = (
+    "--num-frames 4 --frame-size 16 --batch-size 4 --max-update 2 --total-num-update 2 "
+    "--warmup-updates 1"
+)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    """A bright square that goes to the right or to the left, in three batches."""
+    folder = tmp_path_factory.mktemp("clips")
+    rows = []
+    for number in range(18):
+        frames = [np.full((48, 64, 3), 40, np.uint8) for _ in range(8)]
+        right = number % 2
+        for step, frame in enumerate(frames):
+            left = 6 * (step if right else 7 - step)
+            frame[16:32, left : left + 16] = 220
+        name, split = f"{number}.mp4", ("train", "valid", "more")[number // 6]
+        media.write_video(folder / name, frames)
+        side = "right" if right else "left"
+        rows.append(
+            {"id": str(number), "video": name, "label": f"swipe {side}", "split": split}
+            | {"caption": f"a finger moves to the {side}"}
+        )
+    (folder / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def split(clips: Path, out: Path, train: str, test: str) -> str:
+    """What splits.py prints; empty where it wrote its files."""
+    words = [FOLDER / "splits.py", clips, "--train", train, "--test", test, "--out", out]
+    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True)
+    assert bool(done.returncode) == bool(done.stderr)
+    return done.stderr
+
+
+def written(out: Path) -> dict[str, set[Path]]:
+    """The videos of each split."""
+    found: dict[str, set[Path]] = {}
+    root = Path((out / "root").read_text())
+    for line in (out / "clips.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        assert (root / row["video"]).is_file()
+        found.setdefault(row["split"], set()).add((root / row["video"]).resolve())
+    return found
+
+
+def test_a_batch_is_learned_and_another_one_tested_either_way_round(clips, tmp_path):
+    for train, test in (("train", "valid"), ("valid", "train")):
+        assert not split(clips, tmp_path / train, train, test)
+    one, other = (written(tmp_path / name) for name in ("train", "valid"))
+    assert one["train"] == other["valid"] and one["valid"] == other["train"]
+    assert len(one["train"]) == len(one["valid"]) == 6
+
+
+def test_both_batches_are_learned_and_another_folder_is_tested(clips, tmp_path):
+    kept = tmp_path / "kept"
+    shutil.copytree(clips, kept)
+    assert not split(clips, tmp_path / "out", "train,valid", str(kept))
+    found = written(tmp_path / "out")
+    assert len(found["train"]) == 12 and {path.parent for path in found["valid"]} == {kept}
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "reason"),
+    [
+        ("train", "train", "6 videos are learned and tested"),
+        ("nothing", "valid", "has the splits more, train, valid"),
+        ("train", "nowhere", "neither a split of"),
+    ],
+)
+def test_splits_that_cannot_be_are_refused(clips, tmp_path, train, test, reason):
+    assert reason in split(clips, tmp_path / "out", train, test)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_command_is_a_real_one_and_all_of_them_augment_without_flips(
+    clips, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
+    commands = recipes.recorder(tmp_path / "bin")
+    given = {"OUT": tmp_path / "out", "MOTIONS": tmp_path / "motions" / "checkpoint_last.pt"}
+    (tmp_path / "motions").mkdir()
+    (tmp_path / "out").mkdir()
+    record = tmp_path / "record.jsonl"
+    recipes.bash(FOLDER / "train.sh", str(clips), path=commands, RECORD=record, **given)
+    recorded = [json.loads(line) for line in record.read_text().splitlines()]
+    for command in recorded:
+        parsed(command)
+    motions, classes, captions = recipes.trainings(recorded)
+    assert all(
+        t["no_flip"] and t["lr_scheduler"] == "polynomial_decay" for t in (classes, captions)
+    )
+    updates = [(t["max_update"], int(t["total_num_update"])) for t in (motions, classes, captions)]
+    assert all(most == total > 0 for most, total in updates)
+    same = ("whole_frame", "rotate", "stretch", "shift", "time_jitter", "still_mix", "seed")
+    assert all(classes[name] == captions[name] for name in same)
+    assert classes["finetune_from_model"] == str(given["MOTIONS"])
+    assert classes["heads_on"] == "video" and captions["heads"] == ""
+
+
+def test_the_recipe_runs_on_made_clips(clips, real_commands, tmp_path):
+    runs = {"OUT": tmp_path / "out", "MOTIONS": tmp_path / "motions" / "checkpoint_last.pt"}
+    given = {"TRAIN": "train,more", "OMP_NUM_THREADS": 1, "SMALL": SMALL, **runs}
+    output = recipes.bash(FOLDER / "train.sh", str(clips), path=real_commands, **given)
+    assert "measure: ended" in output
+    for results in ("results", "results--blank-video"):
+        for name in ("captions", "classes", "video-network"):
+            found = json.loads((tmp_path / "out" / results / name / "metrics.json").read_text())
+            assert (found["n"], found["missing"]) == (6, 0), name
+    # A second run makes nothing anew but the numbers.
+    before = runs["MOTIONS"].stat().st_mtime_ns
+    stages = ["motions", "prepare"]
+    recipes.bash(FOLDER / "train.sh", str(clips), *stages, path=real_commands, **given)
+    assert runs["MOTIONS"].stat().st_mtime_ns == before
