@@ -14,7 +14,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import sys
 import time
 from collections import deque
@@ -50,7 +49,6 @@ TRAIN = [
     *["--log-format", "json", "--log-interval", "10", "--validate-interval", "1000"],
 ]
 VIDEO_UPDATES, UPDATES = 800, 350
-PROCESSES = 2  # that train together, of one thread each: faster than one of two
 TRAIN_VIDEO = [
     *[*TRAIN, "--save-dir", str(VIDEO_CHECKPOINT.parent)],
     *[
@@ -61,14 +59,14 @@ TRAIN_VIDEO = [
         "--heads-on",
         "video",
     ],
-    *["--lr", "3e-3", "--head-lr-scale", "1", "--batch-size", "12", "--warmup-updates", "20"],
+    *["--lr", "3e-3", "--head-lr-scale", "1", "--batch-size", "16", "--warmup-updates", "20"],
     *f"--total-num-update {VIDEO_UPDATES} --max-update {VIDEO_UPDATES}".split(),
 ]
 TRAIN_ALL = [
     *[*TRAIN, "--save-dir", str(CHECKPOINT.parent)],
     *["--finetune-from-model", str(VIDEO_CHECKPOINT), "--criterion", "video_translate"],
     *["--actions", "caption,classify,answer", "--text-dropout", "0.8"],
-    *["--lr", "2e-3", "--video-lr-scale", "0.3", "--batch-size", "16", "--warmup-updates", "60"],
+    *["--lr", "2e-3", "--video-lr-scale", "0.3", "--batch-size", "32", "--warmup-updates", "60"],
     *f"--total-num-update {UPDATES} --max-update {UPDATES}".split(),
     # A caption of a clip that it does not learn from, after each tenth.
     *["--validate-interval-updates", str(UPDATES // 10), "--batch-size-valid", "1"],
@@ -78,43 +76,25 @@ TRAIN_ALL = [
 
 @dataclass(frozen=True)
 class Step:
-    """A command that is done once ``done`` exists; its output goes to ``quickstart/logs``.
-
-    Attributes:
-        processes: that do it together, as torchrun starts them.
-    """
+    """A command that is done once ``done`` exists; its output goes to ``quickstart/logs``."""
 
     name: str
     command: list[str]
     done: Path
-    processes: int = 1
 
     @property
     def log(self) -> Path:
         return LOGS / f"{self.name.replace(' ', '-')}.log"
 
-    def start(self) -> list[Any]:
-        """Its processes."""
-        torchrun = ["torchrun", "--nproc-per-node", str(self.processes), "--no-python"]
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.log, "a", encoding="utf-8") as file:
-            file.write(shlex.join([*torchrun[: 4 * (self.processes > 1)], *self.command]) + "\n")
-        port = free_port()
-        processes = [FORK.Process(target=self.run, args=(k, port)) for k in range(self.processes)]
-        for process in processes:
-            process.start()
-        return processes
-
-    def run(self, rank: int, port: int) -> None:
+    def run(self) -> None:
         """In a fork: the console script of that name, as pip has installed it."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log, "a", encoding="utf-8") as file:
+            file.write(shlex.join(self.command) + "\n")
+            file.flush()
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        if self.processes > 1:
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            os.environ["WORLD_SIZE"] = os.environ["LOCAL_WORLD_SIZE"] = str(self.processes)
         if self.command[0].startswith("fairseq-"):  # fairseq itself does so when it is imported
             logging.basicConfig(format=LOG_FORMAT, level=logging.INFO, stream=sys.stdout)
         sys.argv = list(self.command)
@@ -206,20 +186,19 @@ def run(step: Step, updates: int = 0) -> None:
         return
     began = time.monotonic()
     progress = Progress(step, updates) if updates else None
-    processes = step.start()
+    process = start(step)
     try:
-        while any(process.is_alive() for process in processes):
-            processes[0].join(1.0)
+        while process.is_alive():
+            process.join(1.0)
             memory.sample()
             if progress:
                 progress.read()
     except KeyboardInterrupt:  # a training that hears it, too, saves what it has
-        for process in processes:
-            process.join()
+        process.join()
         raise
     if progress:
         progress.bar.close()
-    check(step, max(abs(process.exitcode) for process in processes))
+    check(step, process.exitcode)
     print(f"{step.name}: {time.monotonic() - began:.0f} s", flush=True)
 
 
@@ -231,7 +210,7 @@ def run_all(steps: Iterable[Step]) -> None:
     while waiting or running:
         while waiting and len(running) < EVALUATIONS_AT_ONCE:
             step = waiting.popleft()
-            (process,) = step.start()
+            process = start(step)
             running[process.sentinel] = step, process
         for sentinel in connection.wait(list(running), timeout=1.0):
             step, process = running.pop(sentinel)
@@ -242,11 +221,11 @@ def run_all(steps: Iterable[Step]) -> None:
         memory.sample()
 
 
-def free_port() -> int:
-    """A port that nothing listens at."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+def start(step: Step) -> Any:
+    """A step's process."""
+    process = FORK.Process(target=step.run)
+    process.start()
+    return process
 
 
 def check(step: Step, code: int | None) -> None:
@@ -376,8 +355,7 @@ def main() -> None:
         ("train the video network", TRAIN_VIDEO, VIDEO_UPDATES),
         ("train all of it", TRAIN_ALL, UPDATES),
     ):
-        done = OUT / name.replace(" ", "-")
-        step = Step(name, [*command, *ENGINES[engine]], done, PROCESSES)
+        step = Step(name, [*command, *ENGINES[engine]], OUT / name.replace(" ", "-"))
         run(step, updates)
         step.done.touch()
     metrics = measure()
