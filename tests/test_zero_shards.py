@@ -1,5 +1,6 @@
 """A checkpoint on disk always has its shards, wherever saving is cut off."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -127,6 +128,27 @@ def test_what_the_system_says_while_torch_writes_is_not_lost(one_process, tmp_pa
     engine = Engine()
     engine.content = torch.zeros(500_000)
     with pytest.raises(RunFailure, match="pass the largest size"):
+        OptimizerShards(stage=2).save(engine, tmp_path, updates=8)
+    assert not list((tmp_path / "deepspeed").iterdir())
+
+
+def test_shards_that_cannot_get_their_name_are_no_checkpoint(one_process, tmp_path, monkeypatch):
+    def refused(source, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    monkeypatch.setattr(os, "replace", refused)
+    shards = OptimizerShards(stage=2)
+    with pytest.raises(RunFailure, match=r"cannot write .*update8: the disk is full"):
+        shards.save(Engine(), tmp_path, updates=8)
+    assert not shards.saved and not list((tmp_path / "deepspeed").iterdir())
+
+
+def test_another_failure_of_a_writer_is_raised_where_the_others_hear_of_it(one_process, tmp_path):
+    """Raised inside of DeepSpeed, it would leave them in its barrier."""
+    engine, through = Engine(), []
+    engine._copy_recovery_script = through.append
+    engine.content = lambda: None  # which cannot be pickled
+    with pytest.raises(Exception, match="pickle"):
         OptimizerShards(stage=2).save(engine, tmp_path, updates=8)
     assert not list((tmp_path / "deepspeed").iterdir())
 

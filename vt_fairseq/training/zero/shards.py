@@ -77,9 +77,12 @@ class OptimizerShards:
         raise_together(failures, part)
         folder = part.with_suffix("")
         if dist.get_rank() == 0:  # it alone writes .pt files and needs the name
-            folder = unused_name(folder)
-            os.replace(part, folder)
-        dist.barrier()
+            try:
+                folder = unused_name(folder)
+                os.replace(part, folder)
+            except OSError as error:
+                failures.append(error)
+        raise_together(failures, part)
         self.saved = {
             "folder": f"{FOLDER}/{folder.name}",
             "zero_stage": self.stage,
@@ -152,14 +155,14 @@ class OptimizerShards:
 
 
 @contextlib.contextmanager
-def failures_noted(engine) -> Iterator[list[OSError]]:
-    """What the system refuses DeepSpeed, instead of raising it.
+def failures_noted(engine) -> Iterator[list[Exception]]:
+    """What goes wrong where DeepSpeed writes, instead of raising it.
 
     Raised in one process, it would leave the others waiting in DeepSpeed's own barriers.
     """
     from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
-    failures: list[OSError] = []
+    failures: list[Exception] = []
     writers = engine.checkpoint_engine
     save = writers.save
 
@@ -174,7 +177,7 @@ def failures_noted(engine) -> Iterator[list[OSError]]:
                 return
             try:
                 write(*args, **kwargs)
-            except OSError as error:
+            except Exception as error:
                 failures.append(error)
 
         return noted
@@ -191,12 +194,13 @@ def failures_noted(engine) -> Iterator[list[OSError]]:
         yield failures
 
 
-def raise_together(failures: list[OSError], part: Path) -> None:
-    """Raise RunFailure in all processes where one of them could not write its shards into ``part``.
+def raise_together(failures: list[Exception], part: Path) -> None:
+    """Raise in all processes what one of them met as it wrote its shards into ``part``.
 
-    They make room again then: the checkpoint before and its shards are whole.
+    A RunFailure for what the system refuses. The shards make room again then: the checkpoint before
+    and its shards are whole.
     """
-    failed: list[OSError | None] = [None] * dist.get_world_size()
+    failed: list[Exception | None] = [None] * dist.get_world_size()
     # Now that all have looked at the disk.
     dist.all_gather_object(failed, failures[0] if failures else None)
     error = next(filter(None, failed), None)
