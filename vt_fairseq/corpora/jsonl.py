@@ -40,18 +40,20 @@ def open_corpus(annotations: Path, videos: Path, follow_links: bool = False) -> 
     return Source(read(annotations, videos, follow_links), videos)
 
 
-def read(path: Path, videos: Path, follow_links: bool = False) -> Iterator[Entry | Rejected]:
+def read(
+    path: Path, videos: Path | None = None, follow_links: bool = False
+) -> Iterator[Entry | Rejected]:
     """The rows of the manifest at ``path``, line by line, in the order of the file.
 
-    Files of subtitles lie below ``videos``, like the videos, and so does where their links lead
-    unless ``follow_links``.
+    Files of subtitles lie below ``videos``, like the videos (by default the manifest's folder), and
+    so does where their links lead unless ``follow_links``.
 
     A mistake in one row is yielded as Rejected. A key that does not exist raises UserError: it is
     a misspelling that most likely runs through the whole file. So does a missing file.
     """
     if not path.is_file():
         raise UserError(f"no jsonl manifest at {path}; --annotations takes that file for jsonl")
-    subtitles = _below(videos, follow_links)
+    subtitles = _below(path.parent if videos is None else videos, follow_links)
     return unique(_entry(path, number, line, subtitles) for number, line in jsonl_lines(path))
 
 
