@@ -39,9 +39,6 @@ class ReusedBatchIterator(EpochBatchIterator):
         group: decoded batches that share an update (fairseq's update frequency). The order is
             (batch 1, prompt 1), ..., (batch ``group``, prompt 1), (batch 1, prompt 2), ...
             so that each update has one prompt.
-
-    Attributes:
-        waited: seconds that the process has waited for decoded batches, over all epochs.
     """
 
     def __init__(self, *args, batches: Sequence[Sequence[int]], uses: int, group: int, **kwargs):
@@ -49,7 +46,7 @@ class ReusedBatchIterator(EpochBatchIterator):
         self._frozen_batches = batches  # given as batch_sampler, fairseq would make a tuple of it
         self.uses = uses
         self.group = group
-        self.waited = 0.0
+        self._waited = 0.0
 
     def __len__(self) -> int:
         return super().__len__() * self.uses
@@ -114,8 +111,13 @@ class ReusedBatchIterator(EpochBatchIterator):
             next(samples)
         return CountingIterator(samples, start=offset, total=len(batches) * self.uses)
 
+    def take_waited(self) -> float:
+        """Seconds waited for decoded batches since this was asked last."""
+        waited, self._waited = self._waited, 0.0
+        return waited
+
     def _timed(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """``batches``; how long each is waited for is added to ``waited``."""
+        """``batches``; how long each is waited for is counted."""
         source = iter(batches)
         while True:
             began = time.perf_counter()
@@ -124,7 +126,7 @@ class ReusedBatchIterator(EpochBatchIterator):
             except StopIteration:
                 return
             finally:
-                self.waited += time.perf_counter() - began
+                self._waited += time.perf_counter() - began
             yield batch
 
 

@@ -17,23 +17,22 @@ class DataWait:
 
     def __init__(self, num_workers: int):
         self.num_workers, self.warned = num_workers, False
-        self.before = self.waited = self.seconds = 0.0
+        self.waited = self.seconds = 0.0
         self.updates = -1  # the first waits for the workers' start
 
     def note(self, waited: float, step_seconds: float) -> None:
         """After an update.
 
         Args:
-            waited: seconds waited since the run began.
+            waited: seconds waited for its batches.
             step_seconds: of the update itself.
         """
-        own, self.before = waited - self.before, waited
+        seconds = waited + step_seconds
         self.updates += 1
-        if not self.updates or not own + step_seconds:
+        if not self.updates or not seconds:
             return
-        self.waited, self.seconds = self.waited + own, self.seconds + own + step_seconds
-        share = own / (own + step_seconds)
-        metrics.log_scalar(NAME, 100 * share, own + step_seconds, priority=1100, round=1)
+        self.waited, self.seconds = self.waited + waited, self.seconds + seconds
+        metrics.log_scalar(NAME, 100 * waited / seconds, seconds, priority=1100, round=1)
         if self.updates % UPDATES == 0:
             self._judge()
 

@@ -100,7 +100,7 @@ class VideoTranslateTrainer(Trainer):
             began = time.perf_counter()
             result = super().train_step(samples, raise_oom=True)
             if self.epoch_iterator is not None:
-                self.data_wait.note(self.epoch_iterator.waited, time.perf_counter() - began)
+                self.data_wait.note(self.epoch_iterator.take_waited(), time.perf_counter() - began)
             self.watchdog.note(f"after update {self.get_num_updates()}")
             return result
         except (FloatingPointError, RuntimeError) as error:
