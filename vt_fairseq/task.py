@@ -51,7 +51,12 @@ from vt_fairseq.metrics.captions import BLEU_KEYS, bleu_counts, bleu_score
 from vt_fairseq.models.checkpoint_state import vocabulary_state
 from vt_fairseq.models.sequence_generator import SharedSourceGenerator
 from vt_fairseq.models.video_backbones import input_of
-from vt_fairseq.task_config import INPUT_OPTIONS, VideoTranslateTaskConfig
+from vt_fairseq.task_config import (
+    COMPILED_LENGTHS,
+    INPUT_OPTIONS,
+    NOT_COMPILED,
+    VideoTranslateTaskConfig,
+)
 from vt_fairseq.video.augmentation import Augmentation
 from vt_fairseq.video.decoding import FrameSampling
 from vt_fairseq.video.transforms import ClipTransform
@@ -331,7 +336,13 @@ class VideoTranslateTask(FairseqTask):
             if dist.is_initialized() and dist.get_world_size() > 1
             else None,
             still_mix=cfg.still_mix,
+            length_multiple=self.length_multiple() if train else 1,
         )
+
+    def length_multiple(self) -> int:
+        """What the lengths of training's texts are multiples of."""
+        compiled = str(self.cfg.compile) != NOT_COMPILED
+        return max(COMPILED_LENGTHS if compiled else 1, self.cfg.required_seq_len_multiple)
 
     def check_clips(self) -> None:
         """Raise UserError where the video network takes other clips than the options make."""

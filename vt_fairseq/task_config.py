@@ -29,6 +29,10 @@ INPUT_OPTIONS = (
     "source_layout",
 )
 
+NOT_COMPILED = "none"
+# Texts of a compiled training are padded to multiples of so many tokens, so that fewer sizes occur.
+COMPILED_LENGTHS = 16
+
 
 @dataclass
 class VideoTranslateTaskConfig(FairseqDataclass):
@@ -186,6 +190,21 @@ class VideoTranslateTaskConfig(FairseqDataclass):
             "T5's; early: as models of version 0.1 were trained"
         },
     )
+    # Training
+    compile: ChoiceEnum((NOT_COMPILED, "model", "blocks")) = field(  # type: ignore[valid-type]  # how fairseq writes it
+        default=NOT_COMPILED,
+        metadata={
+            "help": "train on what torch.compile makes of the whole model, or of each layer and "
+            "residual block, which takes less time to compile; needs a C++ compiler on a CPU"
+        },
+    )
+    cuda_graphs: bool = field(
+        default=False,
+        metadata={
+            "help": "with --compile model on a GPU, launch each pass as one CUDA graph; not "
+            "measured yet"
+        },
+    )
     # Validation
     eval_bleu: bool = field(
         default=False,
@@ -213,4 +232,5 @@ class VideoTranslateTaskConfig(FairseqDataclass):
     cpu: bool = II("common.cpu")
     train_subset: str = II("dataset.train_subset")
     update_freq: List[int] = II("optimization.update_freq")
+    required_seq_len_multiple: int = II("dataset.required_seq_len_multiple")
     results_path: Optional[str] = II("common_eval.results_path")

@@ -57,17 +57,25 @@ class VideoTranslateCriterion(FairseqCriterion):
         if sample["num_missing"]:
             # Nothing can be learned or measured on a clip that was not seen.
             target = target.masked_fill(sample["missing"].unsqueeze(1), PAD)
+        loss, correct = self.token_loss(logits, target, "sum" if reduce else "none")
+        logging_output["loss"] = loss.detach()
+        logging_output["correct"] = correct
+        return loss, sample["ntokens"], logging_output
+
+    @staticmethod
+    def token_loss(
+        logits: torch.Tensor, target: torch.Tensor, reduction: str
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy of logits (B, L, V) and ids (B, L), and how many tokens are predicted.
+
+        Padding does not count. ``reduction`` is "sum", or "none" for one loss per position.
+        """
         loss = F.cross_entropy(
-            logits.float().flatten(0, 1),
-            target.flatten(),
-            ignore_index=PAD,
-            reduction="sum" if reduce else "none",
+            logits.float().flatten(0, 1), target.flatten(), ignore_index=PAD, reduction=reduction
         )
         with torch.no_grad():
             correct = (logits.argmax(-1) == target) & target.ne(PAD)
-        logging_output["loss"] = loss.detach()
-        logging_output["correct"] = correct.sum()
-        return loss, sample["ntokens"], logging_output
+        return loss, correct.sum()
 
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict[str, Any]]) -> None:

@@ -80,6 +80,7 @@ class VideoTextDataset(FairseqDataset):
         blank_shape: F, H, W, 3 of the ``blank_video`` of a batch that has no frames, where several
             processes train together: each has to run the video network, for which others may wait.
         still_mix: training only: most of a still frame of another row's clip that shows through.
+        length_multiple: of which the lengths of sources and targets are multiples.
     """
 
     rows: Sequence[ClipRow]
@@ -93,6 +94,7 @@ class VideoTextDataset(FairseqDataset):
     heads: HeadTargets | None = None
     blank_shape: tuple[int, ...] | None = None
     still_mix: float = 0.0
+    length_multiple: int = 1
 
     # The dummy batch is the first real one; decoding one more just for it is a waste.
     supports_fetch_outside_dataloader = False
@@ -226,7 +228,7 @@ class VideoTextDataset(FairseqDataset):
         net_input = self._source_tensors(sources, clips)
         target = None
         if any(targets):
-            target, _ = pad_right(targets)
+            target, _ = pad_right(targets, self.length_multiple)
             net_input["prev_output_tokens"] = torch.full_like(target, PAD)
             net_input["prev_output_tokens"][:, 1:] = target[:, :-1]
         return {
@@ -254,7 +256,7 @@ class VideoTextDataset(FairseqDataset):
 
     def _source_tensors(self, sources: list[list[int]], clips: list[Clip]) -> Sample:
         """``src_tokens``, ``src_lengths`` and, of the clips that have frames, ``video``."""
-        src_tokens, src_lengths = pad_right(sources)
+        src_tokens, src_lengths = pad_right(sources, self.length_multiple)
         net_input: Sample = {"src_tokens": src_tokens, "src_lengths": src_lengths}
         frames = [c.frames for c in clips if c.frames is not None]
         if frames:
@@ -286,10 +288,13 @@ class VideoTextDataset(FairseqDataset):
         return Batches(indices, min(sizes, default=1))
 
 
-def pad_right(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, S) int64 padded with 0 on the right, and the (B,) lengths."""
+def pad_right(
+    rows: Sequence[Sequence[int]], multiple: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, S) int64 padded with 0 on the right, S a multiple of that, and the (B,) lengths."""
     lengths = torch.tensor([len(r) for r in rows], dtype=torch.long)
-    out = torch.full((len(rows), max([1, *lengths.tolist()])), PAD, dtype=torch.long)
+    longest = max([1, *lengths.tolist()])
+    out = torch.full((len(rows), longest + -longest % multiple), PAD, dtype=torch.long)
     for i, row in enumerate(rows):
         out[i, : len(row)] = torch.tensor(row, dtype=torch.long)
     return out, lengths

@@ -31,6 +31,8 @@ class ClampedLinear(nn.Linear):
 def clamped(x: torch.Tensor) -> torch.Tensor:
     """``x`` clamped to +-``CLAMP`` in place if it is fp16, else unchanged."""
     if x.dtype == torch.float16:
+        if torch.compiler.is_compiling():  # which makes no copy, and cannot recompute after this
+            return _Clamped.apply(x)
         with torch.no_grad():  # the gradient passes as if nothing had been clamped
             x.clamp_(-CLAMP, CLAMP)
     return x
@@ -109,6 +111,18 @@ def fp32_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def on_cpu(x: torch.Tensor) -> bool:
     """Whether products are made of fp32 copies, which a CPU is faster with."""
     return x.device.type == "cpu"
+
+
+class _Clamped(torch.autograd.Function):
+    """A clamped copy; the gradient passes as if nothing had been clamped."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        return x.clamp(-CLAMP, CLAMP)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
+        return grad
 
 
 class _Fp32Linear(torch.autograd.Function):

@@ -16,6 +16,7 @@ from vt_fairseq.models.checkpoint_state import optimizer_history
 from vt_fairseq.models.pretrained.exported import read_model
 from vt_fairseq.training import checkpoints, failures, signals, start
 from vt_fairseq.training.changed_options import warn_of_changes
+from vt_fairseq.training.compilation import compilation
 from vt_fairseq.training.data_wait import DataWait
 from vt_fairseq.training.half_precision_state import half_precision_state, restore_half_precision
 from vt_fairseq.training.lr_scale import refuse_merged_parameters, scale_learning_rates
@@ -55,6 +56,7 @@ class VideoTranslateTrainer(Trainer):
         self._is_saving = False
         # Otherwise rank 0 sends the others a pickle that weights_only=True rightly refuses.
         cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
+        self.compilation = compilation(cfg, self.device, self.get_model(), self.get_criterion())
         self.watchdog = Watchdog()
         self.data_wait = DataWait(cfg.dataset.num_workers)
         checkpoints.choose(self)
@@ -98,7 +100,7 @@ class VideoTranslateTrainer(Trainer):
         self.watchdog.note(f"in update {self.get_num_updates() + 1}")
         try:
             began = time.perf_counter()
-            result = super().train_step(samples, raise_oom=True)
+            result = self.compilation.update(lambda: self._update(samples))
             if self.epoch_iterator is not None:
                 self.data_wait.note(self.epoch_iterator.take_waited(), time.perf_counter() - began)
             self.watchdog.note(f"after update {self.get_num_updates()}")
@@ -108,6 +110,9 @@ class VideoTranslateTrainer(Trainer):
             if line is None:
                 raise
             raise RunFailure(line) from error
+
+    def _update(self, samples):
+        return super().train_step(samples, raise_oom=True)
 
     def cumulative_training_time(self) -> float:
         """Calls fairseq's method, unless a signal ends the run.
@@ -125,7 +130,8 @@ class VideoTranslateTrainer(Trainer):
         """
         self.watchdog.note(f"validating after update {self.get_num_updates()}")
         signals.end_if_received(self)
-        return super().valid_step(*args, **kwargs)
+        with self.compilation.paused():
+            return super().valid_step(*args, **kwargs)
 
     def lr_step(self, epoch: int, val_loss: float | None = None) -> float:
         """Calls fairseq's method, the first that it calls once a checkpoint is loaded."""
