@@ -50,18 +50,31 @@ class Planned(Exception):
     """Both passes are compiled, and nothing is to run."""
 
 
-def launches(node: Any) -> Counter[str]:
-    """Kernels that a GPU launches for one node of Inductor's plan."""
+def launches(nodes: list[Any]) -> Counter[str]:
+    """Kernels that a GPU launches for the nodes of Inductor's plan.
+
+    What copies the parts of a concatenation is one, as Inductor has it on a GPU.
+    """
+    from torch._inductor.ir import MultiOutput, NonOwningLayout
     from torch._inductor.scheduler import ExternKernelSchedulerNode, NopKernelSchedulerNode
 
-    if isinstance(node, NopKernelSchedulerNode):
-        return Counter()
-    if not isinstance(node, ExternKernelSchedulerNode):
-        return Counter({"fused": 1})
-    operation = getattr(node.node, "op_overload", None)
-    name = str(operation or node.node.python_kernel_name).split("::")[-1].split(".")
-    called = next((part for part in reversed(name) if part not in ("default", "out")), "other")
-    return Counter({called: SEVERAL.get(called, 1)})
+    found: Counter[str] = Counter()
+    concatenations: set[str] = set()
+    for node in nodes:
+        if isinstance(node, NopKernelSchedulerNode) or isinstance(node.node, MultiOutput):
+            continue
+        if isinstance(node, ExternKernelSchedulerNode):
+            operation = getattr(node.node, "op_overload", None)
+            parts = str(operation or node.node.python_kernel_name).split("::")[-1].split(".")
+            name = next(part for part in reversed(parts) if part not in ("default", "out"))
+            found[name] += SEVERAL.get(name, 1)
+            continue
+        layouts = [part.node.layout for part in node.get_nodes()]
+        if all(isinstance(layout, NonOwningLayout) for layout in layouts):
+            concatenations |= {layout.view.get_name() for layout in layouts}
+        else:
+            found["fused"] += 1
+    return found + Counter({"concatenation": len(concatenations)})
 
 
 def count(options: list[str], folder: str) -> dict[str, Any]:
@@ -82,7 +95,7 @@ def count(options: list[str], folder: str) -> dict[str, Any]:
     codegen = Scheduler.codegen
 
     def noted(scheduler: Any) -> Any:
-        plans.append(sum(map(launches, scheduler.nodes), Counter()))
+        plans.append(launches(scheduler.nodes))
         return codegen(scheduler)
 
     def planned(*_) -> None:
@@ -91,6 +104,7 @@ def count(options: list[str], folder: str) -> dict[str, Any]:
     Scheduler.codegen = noted
     CompiledFxGraph.__call__ = planned
     torch._functorch.config.force_non_lazy_backward_lowering = True
+    torch._inductor.config.force_disable_caches = True
     AsyncCompile.cpp_pybinding = lambda *_: lambda *_: None
     our_trainer.refuse_fp16_on_a_cpu = lambda *_: None
     trainer, task = build(f"{folder}/data", [*FULL_DEPTH, *ALIKE, *options], folder)

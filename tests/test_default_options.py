@@ -57,6 +57,8 @@ def test_other_tasks_keep_fairseqs_defaults():
         (["--update-freq", "2,0"], "--update-freq 2,0: expected at least 1"),
         (["--num-workers", "-1"], "--num-workers -1: expected at least 0"),
         (["--lr-scheduler", "polynomial_decay"], "polynomial_decay: expected --total-num-update"),
+        (["--adam-betas", "0.9"], "--adam-betas: expected two numbers"),
+        (["--optimizer", "adam", "--adam-betas", "(0.9,1.0)"], "from 0 to below 1"),
     ],
 )
 def test_numbers_that_cannot_be_trained_with_are_one_line(capsys, words, said):

@@ -19,6 +19,7 @@ from vt_fairseq.models.video_backbones import UnknownNetwork, clips_for
 from vt_fairseq.task import VideoTranslateTask
 from vt_fairseq.task_config import INPUT_OPTIONS
 from vt_fairseq.training import generation_options
+from vt_fairseq.training.zero.adam import eval_betas
 from vt_fairseq.visible_text import say
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ def parse_args_and_arch(
         given = given_inputs(words)
         chosen_options.given = ",".join(given)
         try:
+            if isinstance(betas := getattr(chosen_options, "adam_betas", None), str):
+                eval_betas(betas)  # of whichever Adam
             with naming_network():
                 chosen |= network_inputs(chosen_options, given)
         except UserError as error:

@@ -88,12 +88,15 @@ class DeepSpeedAdam(FairseqOptimizer):
 
 
 def eval_betas(text: str) -> tuple[float, float]:
-    """ "(0.9, 0.98)" as numbers; raise UserError for anything else."""
+    """ "(0.9, 0.98)" as numbers from 0 to below 1; raise UserError for anything else."""
     try:
         first, second = (float(part) for part in text.strip("()[] ").split(","))
+        if not (0 <= first < 1 and 0 <= second < 1):
+            raise ValueError
     except ValueError:
         raise UserError(
-            f"--adam-betas: expected two numbers like (0.9, 0.98), found {text!r}"
+            f"--adam-betas: expected two numbers from 0 to below 1, like (0.9, 0.98), found "
+            f"{text!r}"
         ) from None
     return first, second
 
