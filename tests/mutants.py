@@ -312,7 +312,7 @@ def run(chosen: list[Mutant], out: Path) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         tree, log, baseline = Path(folder) / "project", Path(folder) / "log", {}
-        left_out = shutil.ignore_patterns(".git", "runs", "__pycache__", ".*_cache", "results")
+        left_out = shutil.ignore_patterns(".git", "runs", "__pycache__", ".*_cache")
         shutil.copytree(ROOT, tree, ignore=left_out)
         done = recorded(out)
         for number, mutant in enumerate(chosen, 1):
