@@ -1,6 +1,7 @@
 """Candidates: the prefix tree against a loop over single pairs, and best-first search."""
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from vt_fairseq.candidates.probabilities import (
     mean_prediction,
     softmax,
 )
-from vt_fairseq.candidates.top_k import Bounds, top_candidates
+from vt_fairseq.candidates.top_k import Bounds, _Search, top_candidates
 from vt_fairseq.data.tokenizer import EOS, PAD
 from vt_fairseq.models.architectures import TinyConfig, build_model
 from vt_fairseq.models.video_translate import VideoTranslateModel
@@ -165,6 +166,25 @@ def test_equal_candidates_come_in_their_order(model, encoder_out):
     best = top_candidates(model, encoder_out, Bounds.of(tree, False), 5)
     for scores, top in zip(full, best, strict=True):
         assert top.candidates.tolist() == np.argsort(-scores, kind="stable").tolist()
+
+
+def test_whatever_is_expanded_first_the_search_ends_with_the_first_of_the_best():
+    """Whole numbers, so that many candidates are equally likely to the last bit."""
+    rng = np.random.default_rng(0)
+    for round_ in range(20):
+        candidates = [rng.integers(3, 6, rng.integers(5)).tolist() for _ in range(20)]
+        tree = PrefixTree.build(candidates)
+        values = -rng.integers(3, size=len(tree.edge_parents)).astype(float)
+        sums = tree.candidate_sums(values)
+        for k, normalized in itertools.product((1, 2, 5, 20), (False, True)):
+            scores = sums / tree.lengths if normalized else sums
+            search = _Search(Bounds.of(tree, normalized), k)
+            while len(nodes := search.next_nodes(1 + round_ % 3)):
+                edges = tree.edges_of(nodes)[0]
+                search.add(edges, values[edges])
+            order = np.argsort(-scores, kind="stable")[:k]
+            assert search.top().candidates.tolist() == order.tolist()
+            assert search.top().scores.tolist() == scores[order].tolist()
 
 
 def test_the_best_first_search_leaves_out_what_cannot_win(model, encoder_out, monkeypatch):

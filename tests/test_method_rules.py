@@ -79,6 +79,26 @@ def test_what_is_logged_is_per_token_in_bits_and_per_cent_over_all_processes():
     with metrics.aggregate(new_root=True) as found:  # a batch in which nothing could be read
         VideoTranslateCriterion.reduce_metrics([{"loss": 0.0, "ntokens": 0, "correct": 0}])
     assert found.get_smoothed_values()["accuracy"] == 0 == found.get_smoothed_values()["loss"]
+    with metrics.aggregate(new_root=True) as found:  # a single token, of three bits
+        log = {"loss": 3 * math.log(2), "ntokens": 1, "correct": 1}
+        VideoTranslateCriterion.reduce_metrics([log])
+    alone = found.get_smoothed_values()
+    assert (alone["loss"], alone["ppl"], alone["accuracy"]) == (3, pytest.approx(8), 100)
+
+
+def test_a_clip_that_was_not_seen_has_no_loss_and_is_not_right():
+    logits = torch.arange(30.0).view(2, 3, 5).sin()
+    target = logits.argmax(-1).clamp(min=1)
+    sample = {
+        **{"target": target, "ntokens": 3, "nsentences": 2, "net_input": {}, "num_missing": 1},
+        **{"unreadable": ["a"], "num_cut": 0, "id": torch.arange(2)},
+        "missing": torch.tensor([True, False]),
+    }
+    criterion = VideoTranslateCriterion(SimpleNamespace(heads=None, cfg=None))
+    loss, _, log = criterion(Fixed(logits), sample)
+    seen = -logits[1].log_softmax(-1)[range(3), target[1]].sum()
+    assert loss.item() == pytest.approx(seen.item(), rel=1e-6)
+    assert int(log["correct"]) == int((logits[1].argmax(-1) == target[1]).sum()) > 0
 
 
 def test_recall_of_clips_for_a_caption_is_not_that_of_captions_for_a_clip(tmp_path):

@@ -133,6 +133,11 @@ def test_resampling_shows_what_a_24_fps_copy_would(tmp_path):
 # --- windows ---------------------------------------------------------------------------------
 
 
+def test_a_clip_is_32_frames_of_up_to_6_seconds_as_in_the_paper():
+    sampling = FrameSampling()
+    assert (sampling.num_frames, sampling.max_seconds, sampling.mode) == (32, 6.0, "uniform")
+
+
 def test_a_long_segment_is_cut_to_max_seconds_in_the_middle():
     times = Plan(FrameSampling(), 10, 30, window_position("center", None)).times(100)
     assert len(times) == 32
