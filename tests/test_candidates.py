@@ -2,12 +2,14 @@
 
 import functools
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from vt_fairseq.candidates import top_k
 from vt_fairseq.candidates.likelihood import score_candidates
 from vt_fairseq.candidates.prefix_tree import PrefixTree
 from vt_fairseq.candidates.probabilities import (
@@ -16,7 +18,7 @@ from vt_fairseq.candidates.probabilities import (
     mean_prediction,
     softmax,
 )
-from vt_fairseq.candidates.top_k import Bounds, _Search, top_candidates
+from vt_fairseq.candidates.top_k import Bounds, top_candidates
 from vt_fairseq.data.tokenizer import EOS, PAD
 from vt_fairseq.models.architectures import TinyConfig, build_model
 from vt_fairseq.models.video_translate import VideoTranslateModel
@@ -168,23 +170,38 @@ def test_equal_candidates_come_in_their_order(model, encoder_out):
         assert top.candidates.tolist() == np.argsort(-scores, kind="stable").tolist()
 
 
-def test_whatever_is_expanded_first_the_search_ends_with_the_first_of_the_best():
+class Table:
+    """In the place of the decoder: log-probabilities of the edges of a tree."""
+
+    num_clips = 1
+
+    def __init__(self, values: np.ndarray, at_once: int):
+        self.values, self.at_once = values, at_once
+
+    def nodes_per_clip(self, max_nodes: int) -> int:
+        return self.at_once
+
+    def edges(self, trees: list[PrefixTree], nodes: list[np.ndarray]) -> list[tuple]:
+        edges = trees[0].edges_of(nodes[0])[0]
+        return [(edges, self.values[edges])]
+
+
+def test_whatever_is_expanded_first_the_search_ends_with_the_first_of_the_best(monkeypatch):
     """Whole numbers, so that many candidates are equally likely to the last bit."""
     rng = np.random.default_rng(0)
     for round_ in range(20):
         candidates = [rng.integers(3, 6, rng.integers(5)).tolist() for _ in range(20)]
         tree = PrefixTree.build(candidates)
-        values = -rng.integers(3, size=len(tree.edge_parents)).astype(float)
-        sums = tree.candidate_sums(values)
+        table = Table(-rng.integers(3, size=len(tree.edge_parents)).astype(float), 1 + round_ % 3)
+        monkeypatch.setattr(top_k, "TreeDecoder", lambda *_, table=table: table)
+        sums = tree.candidate_sums(table.values)
         for k, normalized in itertools.product((1, 2, 5, 20), (False, True)):
             scores = sums / tree.lengths if normalized else sums
-            search = _Search(Bounds.of(tree, normalized), k)
-            while len(nodes := search.next_nodes(1 + round_ % 3)):
-                edges = tree.edges_of(nodes)[0]
-                search.add(edges, values[edges])
+            bounds = Bounds.of(tree, normalized)
+            (found,) = top_candidates(SimpleNamespace(decoder=None), {}, bounds, k)
             order = np.argsort(-scores, kind="stable")[:k]
-            assert search.top().candidates.tolist() == order.tolist()
-            assert search.top().scores.tolist() == scores[order].tolist()
+            assert found.candidates.tolist() == order.tolist()
+            assert found.scores.tolist() == scores[order].tolist()
 
 
 def test_the_best_first_search_leaves_out_what_cannot_win(model, encoder_out, monkeypatch):
