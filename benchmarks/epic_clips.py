@@ -58,6 +58,11 @@ def measure(folder: Path, checkpoint: Path, clips: str, windows: str) -> dict[st
     return json.loads((out / "metrics.json").read_text())
 
 
+def over_seeds(ones: list[dict[str, float]]) -> dict[str, dict]:
+    """The summary of each metric."""
+    return {metric: summary([one[metric] for one in ones]) for metric in METRICS}
+
+
 def main() -> int:
     """Train, measure, print, write the numbers down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -76,10 +81,16 @@ def main() -> int:
                 name = f"trained on {trained}, {windows} {tested} at test"
                 metrics = measure(args.folder, checkpoint, tested, windows)
                 found.setdefault(name, []).append(metrics)
-    measured = {
-        name: {metric: summary([one[metric] for one in ones]) for metric in METRICS}
-        for name, ones in found.items()
-    }
+    measured = {name: over_seeds(ones) for name, ones in found.items()}
+    for trained, tested in TESTS[1:]:  # by the same seeds
+        ten_whole = found["trained on whole, 10 whole at test"]
+        others = found[f"trained on {trained}, 10 {tested} at test"]
+        gains = [
+            {metric: one[metric] - other[metric] for metric in METRICS}
+            for one, other in zip(ten_whole, others, strict=True)
+        ]
+        name = f"gain of 10 whole over 10 {tested} at test, of {trained} in training"
+        measured[name] = over_seeds(gains)
     return measuring.write_result("epic_clips", measuring.machine("ve-fairseq"), measured)
 
 
