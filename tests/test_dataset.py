@@ -14,6 +14,7 @@ from vt_fairseq.data.prompts import BUILT_IN
 from vt_fairseq.data.text import TextOptions
 from vt_fairseq.data.text_noise import TextNoise
 from vt_fairseq.data.tokenizer import EOS, PAD, Tokenizer
+from vt_fairseq.data.unreadable_clips import UnreadableClips
 from vt_fairseq.errors import UserError, VideoError
 from vt_fairseq.video.decoding import FrameSampling
 from vt_fairseq.video.transforms import ClipTransform
@@ -409,3 +410,10 @@ def test_an_unreadable_still_frame_leaves_the_clip_as_it_is(build):
 def test_a_weight_above_one_is_refused(build):
     with pytest.raises(UserError, match="weight"):
         build(still_mix=1.5)
+
+
+def test_each_clip_that_cannot_be_read_is_named_once(caplog):
+    clips = UnreadableClips(0.5)
+    for _ in range(2):
+        clips.report([("a", "damaged"), ("b", "gone")])
+    assert caplog.messages == ["cannot read clip a: damaged", "cannot read clip b: gone"]

@@ -80,6 +80,13 @@ def test_rows_come_back_as_they_were_written(tmp_path, n):
     assert [tuple(texts) for texts in manifest.column("captions")] == [r.captions for r in rows]
 
 
+def test_a_row_holds_a_mebibyte_of_text_and_no_more(tmp_path):
+    fits, long = (ClipRow("a", "a.mp4", captions=("x" * n,)) for n in (2**20 - 100, 2**20))
+    assert write_manifest(tmp_path / "a.arrow", [fits]) == 1
+    with pytest.raises(UserError, match="at most 1,048,576 fit"):
+        write_manifest(tmp_path / "a.arrow", [long])
+
+
 def test_negative_indices_count_from_the_end_and_others_are_refused(tmp_path):
     write_manifest(tmp_path / "a.arrow", many(5))
     manifest = Manifest(tmp_path / "a.arrow")

@@ -10,6 +10,7 @@ from fairseq.logging import metrics
 
 from vt_fairseq.criterions.cross_entropy import VideoTranslateCriterion
 from vt_fairseq.data.dataset import Clip, VideoTextDataset
+from vt_fairseq.data.head_targets import HeadTargets
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.data.prompts import Prompt
 from vt_fairseq.data.text import TextOptions
@@ -132,6 +133,33 @@ def test_one_share_of_masks_is_drawn_for_a_mini_batch_from_0_to_1(tokenizer):
     # 40 draws from U(0, 1): mean 0.5 and deviation 0.289, to four standard errors.
     assert abs(np.mean(shares) - 0.5) < 4 * 0.289 / 40**0.5
     assert min(shares) < 0.15 and max(shares) > 0.85
+
+
+def test_only_a_target_that_lost_a_token_counts_as_cut(tokenizer):
+    long = len(tokenizer.encode("a red circle"))
+    for limit, cut in ((long - 1, 1), (long, 0), (long + 1, 0)):
+        rows = [ClipRow("a", "a.mp4", captions=("a red circle",)), ClipRow("b", "b.mp4")]
+        dataset = VideoTextDataset(
+            **{"rows": rows, "load_frames": None, "num_video_tokens": 1, "seed": 5, "train": False},
+            **{"prompts": [Prompt("caption", "circle", "caption", limit)], "reuse_batch": False},
+            text=TextOptions(tokenizer, TextNoise("masked", "batch", 0.0, tokenizer.mask), 512),
+        )
+        batch = dataset.collater([Clip(n, row, None) for n, row in enumerate(rows)])
+        assert (batch["num_cut"], batch["ntokens"]) == (cut, min(limit, long) + 1)
+
+
+def test_for_heads_a_batch_counts_its_tokens_and_the_clips_that_have_a_class(tokenizer):
+    rows = [ClipRow("a", "a.mp4", verb="cut"), ClipRow("b", "b.mp4", noun="pan"), ClipRow("c", "c")]
+    dataset = VideoTextDataset(
+        **{"rows": rows, "load_frames": None, "num_video_tokens": 1, "seed": 5, "train": True},
+        **{"prompts": [Prompt("classify", "circle", "label", 12)], "reuse_batch": False},
+        text=TextOptions(tokenizer, TextNoise("masked", "batch", 0.0, tokenizer.mask), 512),
+        heads=HeadTargets({"verb": {"cut": 0}, "noun": {"pan": 0}}),
+    )
+    batch = dataset.collater([Clip(n, row, None) for n, row in enumerate(rows)])
+    tokens = 1 + len(tokenizer.encode("circle")) + 2  # [CLS], prompt, [SEP], </s>
+    assert (batch["ntokens"], batch["num_labeled"]) == (3 * tokens, 2)
+    assert batch["net_input"]["src_tokens"].shape == (3, tokens)
 
 
 def test_colors_are_normalized_as_red_green_and_blue_by_the_numbers_of_kinetics():

@@ -8,12 +8,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from vt_fairseq.candidates.prefix_tree import PrefixTree
+from vt_fairseq.candidates.top_k import Top
 from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.data.prompts import BUILT_IN
 from vt_fairseq.errors import UserError, VideoError
-from vt_fairseq.scoring import job
+from vt_fairseq.scoring import job, scorers
 from vt_fairseq.scoring.classification import LabelClassification
 from vt_fairseq.scoring.options import ScoreOptions
 from vt_fairseq.scoring.run import score
@@ -153,6 +156,47 @@ def test_models_that_differ_in_training_alone_decode_once(prepared, tmp_path):
     (loader,) = loaders(flip_probability=0.0, scales=(1.0,))
     assert (loader.transform.size, loader.transform.train) == (24, False)
     assert len(loaders(whole=True)) == 2
+
+
+@pytest.mark.parametrize("top_k", [None, 1])
+def test_all_candidates_are_scored_or_the_best_alone_are_looked_for(monkeypatch, top_k):
+    tree = PrefixTree.build([[4], [5, 6]])
+    best = Top(np.array([1]), np.array([-0.5]))
+    encoded = {"encoder_out": []}
+
+    class Encoder:
+        def video(self, frames):
+            return torch.zeros(len(frames), 1, 4)
+
+        def __call__(self, **inputs):
+            return encoded
+
+    model = SimpleNamespace(encoder=Encoder())
+
+    def top_candidates(*asked) -> list[Top]:
+        assert asked == (model, encoded, scorer.bounds["scores"], 1, 2048)
+        return [best]
+
+    def score_candidates(*asked) -> list[np.ndarray]:
+        assert asked == (model, encoded, [tree], 2048, False)
+        return [np.array([-1.0, -2.0])]
+
+    monkeypatch.setattr(scorers, "top_candidates", top_candidates)
+    monkeypatch.setattr(scorers, "score_candidates", score_candidates)
+    text = SimpleNamespace(source=lambda *_: [1, 2])
+    task = SimpleNamespace(text_options=lambda: text, tokenizer=SimpleNamespace(encode=None))
+    queries = [DecoderQuery("scores", BUILT_IN["classify"], tree)]
+    scorer = DecoderScorer(
+        SimpleNamespace(task=task, model=model, device="cpu"),
+        queries,
+        **{"length_normalize": False, "max_nodes": 2048, "top_k": top_k, "beam": 1},
+        **{"caption_prompt": None, "generate_answer": False},
+    )
+    (found,) = scorer([ClipRow("0", "v")], torch.zeros(1, 1, 2, 2, 3, dtype=torch.uint8))
+    assert found.top is (best if top_k else None)
+    assert {k: v.tolist() for k, v in found.scores.items()} == (
+        {} if top_k else {"scores": [-1.0, -2.0]}
+    )
 
 
 # --- from windows to records ----------------------------------------------------------------------
