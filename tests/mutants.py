@@ -17,7 +17,8 @@ Every outcome is appended to --out at once, so that a run which was stopped goes
 tests took several times as long as without the mutant, as an endless loop does. ``survived``: no
 quick test noticed. Of a survivor either the behavior is the same, which mutants_reasons.json beside
 --out says of it and why, or a test is missing. When it has one, --again judges all survivors
-without a reason anew; the last outcome of a mutant counts.
+without a reason anew (not with --lines of before, which lacks the test); the last outcome of a
+mutant counts.
 """
 
 import argparse
