@@ -18,7 +18,9 @@ from vt_fairseq.candidates.probabilities import (
     mean_prediction,
     softmax,
 )
+from vt_fairseq.candidates.texts import candidate_ids
 from vt_fairseq.candidates.top_k import Bounds, top_candidates
+from vt_fairseq.data.prompts import Prompt
 from vt_fairseq.data.tokenizer import EOS, PAD
 from vt_fairseq.models.architectures import TinyConfig, build_model
 from vt_fairseq.models.video_translate import VideoTranslateModel
@@ -236,6 +238,13 @@ def teach(decoder: nn.Module, encoder_out: dict, tokens: list[int]) -> None:
         loss.backward()
         optimizer.step()
     decoder.eval()
+
+
+def test_candidates_are_cut_like_training_targets_and_the_cut_ones_counted():
+    letters = SimpleNamespace(encode=lambda text: list(map(ord, text)))
+    prompt = Prompt("classify", "classify :", "label", max_target_tokens=2)
+    found = candidate_ids(letters, prompt, ["abc", "ab", "", "abcd"])
+    assert found == ([[97, 98], [97, 98], [], [97, 98]], 2)
 
 
 def test_predictions_are_averaged_as_probabilities():
