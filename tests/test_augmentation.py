@@ -141,6 +141,8 @@ def test_jittered_times_ascend_in_the_clip_and_show_all_of_it_on_average(jitter)
     starts, ends = drawn[:, 0], 63 - drawn[:, -1]
     assert starts.max() <= jitter * 64 + 8 and ends.max() <= jitter * 64 + 8
     assert abs(starts.mean() - ends.mean()) < 3
+    # A third of the clips begins, and a third ends, outside, where a frame stands still.
+    assert (starts <= 1).mean() > 0.2 and (ends <= 1).mean() > 0.2
     assert drawn[:, 8].std() > 1 + 15 * jitter  # without: uniform in a part of four frames
 
 

@@ -1,12 +1,15 @@
 """Candidates: the prefix tree against a loop over single pairs, and best-first search."""
 
 import functools
+import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from vt_fairseq.candidates import top_k
 from vt_fairseq.candidates.likelihood import score_candidates
 from vt_fairseq.candidates.prefix_tree import PrefixTree
 from vt_fairseq.candidates.probabilities import (
@@ -15,7 +18,9 @@ from vt_fairseq.candidates.probabilities import (
     mean_prediction,
     softmax,
 )
+from vt_fairseq.candidates.texts import candidate_ids
 from vt_fairseq.candidates.top_k import Bounds, top_candidates
+from vt_fairseq.data.prompts import Prompt
 from vt_fairseq.data.tokenizer import EOS, PAD
 from vt_fairseq.models.architectures import TinyConfig, build_model
 from vt_fairseq.models.video_translate import VideoTranslateModel
@@ -167,6 +172,40 @@ def test_equal_candidates_come_in_their_order(model, encoder_out):
         assert top.candidates.tolist() == np.argsort(-scores, kind="stable").tolist()
 
 
+class Table:
+    """In the place of the decoder: log-probabilities of the edges of a tree."""
+
+    num_clips = 1
+
+    def __init__(self, values: np.ndarray, at_once: int):
+        self.values, self.at_once = values, at_once
+
+    def nodes_per_clip(self, max_nodes: int) -> int:
+        return self.at_once
+
+    def edges(self, trees: list[PrefixTree], nodes: list[np.ndarray]) -> list[tuple]:
+        edges = trees[0].edges_of(nodes[0])[0]
+        return [(edges, self.values[edges])]
+
+
+def test_whatever_is_expanded_first_the_search_ends_with_the_first_of_the_best(monkeypatch):
+    """Whole numbers, so that many candidates are equally likely to the last bit."""
+    rng = np.random.default_rng(0)
+    for round_ in range(20):
+        candidates = [rng.integers(3, 6, rng.integers(5)).tolist() for _ in range(20)]
+        tree = PrefixTree.build(candidates)
+        table = Table(-rng.integers(3, size=len(tree.edge_parents)).astype(float), 1 + round_ % 3)
+        monkeypatch.setattr(top_k, "TreeDecoder", lambda *_, table=table: table)
+        sums = tree.candidate_sums(table.values)
+        for k, normalized in itertools.product((1, 2, 5, 20), (False, True)):
+            scores = sums / tree.lengths if normalized else sums
+            bounds = Bounds.of(tree, normalized)
+            (found,) = top_candidates(SimpleNamespace(decoder=None), {}, bounds, k)
+            order = np.argsort(-scores, kind="stable")[:k]
+            assert found.candidates.tolist() == order.tolist()
+            assert found.scores.tolist() == scores[order].tolist()
+
+
 def test_the_best_first_search_leaves_out_what_cannot_win(model, encoder_out, monkeypatch):
     taught = build_model(TinyConfig(), 384, VIDEO)
     taught.load_state_dict(model.state_dict())
@@ -199,6 +238,13 @@ def teach(decoder: nn.Module, encoder_out: dict, tokens: list[int]) -> None:
         loss.backward()
         optimizer.step()
     decoder.eval()
+
+
+def test_candidates_are_cut_like_training_targets_and_the_cut_ones_counted():
+    letters = SimpleNamespace(encode=lambda text: list(map(ord, text)))
+    prompt = Prompt("classify", "classify :", "label", max_target_tokens=2)
+    found = candidate_ids(letters, prompt, ["abc", "ab", "", "abcd"])
+    assert found == ([[97, 98], [97, 98], [], [97, 98]], 2)
 
 
 def test_predictions_are_averaged_as_probabilities():

@@ -14,7 +14,7 @@ from fairseq.logging import metrics
 import vt_fairseq.plugin  # noqa: F401
 from tests.commands import PLUGIN, environment, launcher, run, train_losses
 from vt_fairseq import VideoTranslate
-from vt_fairseq.criterions.classification import ClassificationCriterion
+from vt_fairseq.criterions.classification import ClassificationCriterion, logits_of_clips
 from vt_fairseq.criterions.cross_entropy import VideoTranslateCriterion
 from vt_fairseq.data.head_targets import NO_CLASS, candidate_mask
 from vt_fairseq.errors import UserError
@@ -138,6 +138,20 @@ def test_a_head_without_any_class_logs_its_unlabeled_clips_and_no_nan():
     assert all(math.isfinite(value) for value in found.values())
 
 
+def test_what_is_logged_of_heads_is_per_clip_in_bits_and_per_cent_over_all_processes():
+    """Three clips with a verb, of 5 nats, two of them right; the other process has no such head."""
+    log = {"loss": 5.0, "sample_size": 3, "verb_count": 3, "verb_correct": 2, "verb_loss": 5.0}
+    other = {"loss": 0.0, "sample_size": 0}
+    bits = 5 / 3 / math.log(2)  # 2.40449...
+    expected = {"loss": 2.4045, "verb_loss": 2.4045, "verb_accuracy": 66.67, "bad_clips": 0}
+    assert bits == pytest.approx(2.404492, abs=1e-6)
+    for logs in ([log, other], [other, log]):
+        assert logged(logs) == expected
+    alone = {"loss": math.log(2), "sample_size": 1}
+    alone |= {"noun_loss": math.log(2), "noun_count": 1, "noun_correct": 1}
+    assert logged([alone]) == {"loss": 1, "noun_loss": 1, "noun_accuracy": 100, "bad_clips": 0}
+
+
 def test_a_batch_without_sources_costs_nothing_and_still_has_a_gradient():
     batch = sample([False] * 2, sources=0, answer=[NO_CLASS] * 2)
     batch["candidates"] = candidate_mask([0, 0])
@@ -145,6 +159,7 @@ def test_a_batch_without_sources_costs_nothing_and_still_has_a_gradient():
     loss, size, log = criterion()(model, batch)
     loss.backward()
     assert loss.item() == 0 and size == 0 and log["answer_count"] == 0
+    assert logits_of_clips(model, batch)["answer"].tolist() == [[0], [0]]
     assert model.logits["answer"].grad.eq(0).all()
 
 

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from vt_fairseq.data import clips
 from vt_fairseq.data.clips import ClipCache, ClipLoader
+from vt_fairseq.data.data_workers import EXIT_NO_SHARED_MEMORY
 from vt_fairseq.data.dataset import MAX_REPLACEMENTS, VideoTextDataset
 from vt_fairseq.data.head_targets import CLASS_HEADS, NO_CLASS, HeadTargets, parse_heads
 from vt_fairseq.data.manifest import DataDirectory
@@ -14,6 +16,7 @@ from vt_fairseq.data.prompts import BUILT_IN
 from vt_fairseq.data.text import TextOptions
 from vt_fairseq.data.text_noise import TextNoise
 from vt_fairseq.data.tokenizer import EOS, PAD, Tokenizer
+from vt_fairseq.data.unreadable_clips import UnreadableClips
 from vt_fairseq.errors import UserError, VideoError
 from vt_fairseq.video.decoding import FrameSampling
 from vt_fairseq.video.transforms import ClipTransform
@@ -409,3 +412,14 @@ def test_an_unreadable_still_frame_leaves_the_clip_as_it_is(build):
 def test_a_weight_above_one_is_refused(build):
     with pytest.raises(UserError, match="weight"):
         build(still_mix=1.5)
+
+
+def test_a_worker_without_shared_memory_ends_with_the_systems_code_for_its_errors():
+    assert EXIT_NO_SHARED_MEMORY == os.EX_OSERR == 71
+
+
+def test_each_clip_that_cannot_be_read_is_named_once(caplog):
+    clips = UnreadableClips(0.5)
+    for _ in range(2):
+        clips.report([("a", "damaged"), ("b", "gone")])
+    assert caplog.messages == ["cannot read clip a: damaged", "cannot read clip b: gone"]

@@ -76,6 +76,19 @@ def test_workers_started_on_resume_already_know_the_epoch():
     assert {s["epoch"] for s in made.next_epoch_itr()} == {5}
 
 
+@pytest.mark.parametrize("group", [1, 2])
+def test_what_two_processes_have_done_one_goes_on_from(group):
+    """Each has used two of its batches for both actions, four of the seven in all."""
+    two = iterator(group, num_shards=2, shard_id=0)
+    running = two.next_epoch_itr(shuffle=False)
+    for _ in range(4):
+        next(running)
+    one = iterator(group)
+    one.load_state_dict(two.state_dict())
+    rest = [sample["rows"] for sample in one.next_epoch_itr(shuffle=False)]
+    assert len(rest) == 6 and {row for rows in rest for row in rows} == set(range(8, 14))
+
+
 def test_processes_with_fewer_batches_get_empty_samples_for_every_action():
     lengths = set()
     for shard in range(2):

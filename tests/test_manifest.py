@@ -22,7 +22,7 @@ from vt_fairseq.data.manifest import (
     Manifest,
     write_manifest,
 )
-from vt_fairseq.data.root_signatures import sign
+from vt_fairseq.data.root_signatures import is_signed, sign
 from vt_fairseq.errors import UserError
 
 TEXTS = ("a", "", "two\u2028lines", "😀 naïve 日本語", "line\nbreak", "\x00nul", "x" * 5000)
@@ -78,6 +78,13 @@ def test_rows_come_back_as_they_were_written(tmp_path, n):
     assert [manifest[i] for i in range(n)] == rows
     assert list(manifest.column("id")) == [row.id for row in rows]
     assert [tuple(texts) for texts in manifest.column("captions")] == [r.captions for r in rows]
+
+
+def test_a_row_holds_a_mebibyte_of_text_and_no_more(tmp_path):
+    fits, long = (ClipRow("a", "a.mp4", captions=("x" * n,)) for n in (2**20 - 100, 2**20))
+    assert write_manifest(tmp_path / "a.arrow", [fits]) == 1
+    with pytest.raises(UserError, match="at most 1,048,576 fit"):
+        write_manifest(tmp_path / "a.arrow", [long])
 
 
 def test_negative_indices_count_from_the_end_and_others_are_refused(tmp_path):
@@ -227,6 +234,16 @@ def test_an_unknown_split_names_the_splits_there_are(data):
     for asked in ("Train", "trian"):
         with pytest.raises(UserError, match=rf"no split '{asked}' \(did you mean 'train'\?\); it"):
             DataDirectory.open(data).manifest(asked)
+
+
+def test_only_what_this_user_has_signed_is_signed(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
+    assert not is_signed(tmp_path, "0" * 64)  # there is no key
+    signature = sign(tmp_path)
+    assert is_signed(tmp_path, signature) and not is_signed(tmp_path / "a", signature)
+    assert not is_signed(tmp_path, signature, "another purpose")
+    for other in (None, 5, [signature], "", "\ud83d"):
+        assert not is_signed(tmp_path, other)
 
 
 def test_a_missing_directory_and_one_without_data_json_name_the_command(data):

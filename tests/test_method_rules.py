@@ -10,6 +10,7 @@ from fairseq.logging import metrics
 
 from vt_fairseq.criterions.cross_entropy import VideoTranslateCriterion
 from vt_fairseq.data.dataset import Clip, VideoTextDataset
+from vt_fairseq.data.head_targets import HeadTargets
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.data.prompts import Prompt
 from vt_fairseq.data.text import TextOptions
@@ -79,6 +80,26 @@ def test_what_is_logged_is_per_token_in_bits_and_per_cent_over_all_processes():
     with metrics.aggregate(new_root=True) as found:  # a batch in which nothing could be read
         VideoTranslateCriterion.reduce_metrics([{"loss": 0.0, "ntokens": 0, "correct": 0}])
     assert found.get_smoothed_values()["accuracy"] == 0 == found.get_smoothed_values()["loss"]
+    with metrics.aggregate(new_root=True) as found:  # a single token, of three bits
+        log = {"loss": 3 * math.log(2), "ntokens": 1, "correct": 1}
+        VideoTranslateCriterion.reduce_metrics([log])
+    alone = found.get_smoothed_values()
+    assert (alone["loss"], alone["ppl"], alone["accuracy"]) == (3, pytest.approx(8), 100)
+
+
+def test_a_clip_that_was_not_seen_has_no_loss_and_is_not_right():
+    logits = torch.arange(30.0).view(2, 3, 5).sin()
+    target = logits.argmax(-1).clamp(min=1)
+    sample = {
+        **{"target": target, "ntokens": 3, "nsentences": 2, "net_input": {}, "num_missing": 1},
+        **{"unreadable": ["a"], "num_cut": 0, "id": torch.arange(2)},
+        "missing": torch.tensor([True, False]),
+    }
+    criterion = VideoTranslateCriterion(SimpleNamespace(heads=None, cfg=None))
+    loss, _, log = criterion(Fixed(logits), sample)
+    seen = -logits[1].log_softmax(-1)[range(3), target[1]].sum()
+    assert loss.item() == pytest.approx(seen.item(), rel=1e-6)
+    assert int(log["correct"]) == int((logits[1].argmax(-1) == target[1]).sum()) > 0
 
 
 def test_recall_of_clips_for_a_caption_is_not_that_of_captions_for_a_clip(tmp_path):
@@ -112,6 +133,33 @@ def test_one_share_of_masks_is_drawn_for_a_mini_batch_from_0_to_1(tokenizer):
     # 40 draws from U(0, 1): mean 0.5 and deviation 0.289, to four standard errors.
     assert abs(np.mean(shares) - 0.5) < 4 * 0.289 / 40**0.5
     assert min(shares) < 0.15 and max(shares) > 0.85
+
+
+def test_only_a_target_that_lost_a_token_counts_as_cut(tokenizer):
+    long = len(tokenizer.encode("a red circle"))
+    for limit, cut in ((long - 1, 1), (long, 0), (long + 1, 0)):
+        rows = [ClipRow("a", "a.mp4", captions=("a red circle",)), ClipRow("b", "b.mp4")]
+        dataset = VideoTextDataset(
+            **{"rows": rows, "load_frames": None, "num_video_tokens": 1, "seed": 5, "train": False},
+            **{"prompts": [Prompt("caption", "circle", "caption", limit)], "reuse_batch": False},
+            text=TextOptions(tokenizer, TextNoise("masked", "batch", 0.0, tokenizer.mask), 512),
+        )
+        batch = dataset.collater([Clip(n, row, None) for n, row in enumerate(rows)])
+        assert (batch["num_cut"], batch["ntokens"]) == (cut, min(limit, long) + 1)
+
+
+def test_for_heads_a_batch_counts_its_tokens_and_the_clips_that_have_a_class(tokenizer):
+    rows = [ClipRow("a", "a.mp4", verb="cut"), ClipRow("b", "b.mp4", noun="pan"), ClipRow("c", "c")]
+    dataset = VideoTextDataset(
+        **{"rows": rows, "load_frames": None, "num_video_tokens": 1, "seed": 5, "train": True},
+        **{"prompts": [Prompt("classify", "circle", "label", 12)], "reuse_batch": False},
+        text=TextOptions(tokenizer, TextNoise("masked", "batch", 0.0, tokenizer.mask), 512),
+        heads=HeadTargets({"verb": {"cut": 0}, "noun": {"pan": 0}}),
+    )
+    batch = dataset.collater([Clip(n, row, None) for n, row in enumerate(rows)])
+    tokens = 1 + len(tokenizer.encode("circle")) + 2  # [CLS], prompt, [SEP], </s>
+    assert (batch["ntokens"], batch["num_labeled"]) == (3 * tokens, 2)
+    assert batch["net_input"]["src_tokens"].shape == (3, tokens)
 
 
 def test_colors_are_normalized_as_red_green_and_blue_by_the_numbers_of_kinetics():

@@ -217,6 +217,13 @@ def test_rankings_score_as_the_scores_they_were_sorted_from():
     assert found.tolist() == rank_statistics(scores, range(30)).tolist()
 
 
+def test_the_scores_of_a_ranking_show_its_ties():
+    rankings, targets = [["a", "b", "c"]] * 2, ["b", "b"]
+    assert ranking_statistics(rankings, targets).tolist() == [[1, 1, 1]] * 2
+    scores = [[0.5, 0.5, 0.1], None]  # of the second ranking none are known
+    assert ranking_statistics(rankings, targets, scores).tolist() == [[0, 2, 1], [1, 1, 1]]
+
+
 def test_a_target_outside_its_ranking_and_a_missing_ranking_are_last_of_the_gallery():
     found = ranking_statistics([["a", "b"], ["c"], None], ["a", "a", "b"])
     assert found.sum(axis=1).tolist() == [2, 4, 4]  # ranks 1, 3 and 3 of three

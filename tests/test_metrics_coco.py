@@ -82,6 +82,32 @@ def test_meteor_of_a_perfect_row_is_one_and_of_no_match_zero():
     assert 0 < coco_java.meteor(np.array([perfect, nothing], dtype=float)) < 1
 
 
+def test_meteor_is_the_formula_of_denkowski_and_lavie():
+    """Weights of matches 1, 0.6, 0.8, 0.6; of content words 0.75, of function words 0.25."""
+    # Words and function words; exact, stem, synonym, paraphrase: content and function; the rest.
+    one = [6, 7, 2, 3, *(2, 2, 1, 1), *(1, 1, 0, 0), *[0] * 4, *(0, 0, 1, 1), 2, 5, 5]
+    other = [4, 5, 1, 1, *(1, 1, 0, 0), *[0] * 4, *(1, 1, 1, 1), *[0] * 4, 2, 3, 4]
+    hits = 1 * (0.75 * 3 + 0.25 * 1) + 0.6 * (0.75 * 1) + 0.8 * (0.75 + 0.25) + 0.6 * (0.25 * 1)
+    precision = hits / (0.75 * 7 + 0.25 * 3)  # 10 words, 3 of them function words
+    recall = hits / (0.75 * 8 + 0.25 * 4)
+    mean = precision * recall / (0.85 * precision + 0.15 * recall)
+    fragmentation = 0.6 * (4 / 8.5) ** 0.2  # of 4 chunks; 8 and 9 words match
+    found = coco_java.meteor(np.array([one, other], dtype=float))
+    assert found == pytest.approx(mean * (1 - fragmentation))
+
+
+def test_only_a_row_that_matches_entirely_in_one_chunk_counts_no_chunk(monkeypatch):
+    def answer(hypothesis: int, reference: int, chunks: int) -> str:
+        """Three words of each match."""
+        return " ".join(map(str, [hypothesis, reference, *[0] * 18, chunks, 3, 3]))
+
+    lines = [answer(3, 3, 1), answer(3, 3, 2), answer(4, 3, 1), answer(3, 4, 1)]
+    monkeypatch.setattr(coco_java, "_run", lambda *_: lines)
+    rows = coco_java.meteor_statistics(["a b c"] * 4, [["a b c"]] * 4)
+    assert rows[:, 20].tolist() == [0, 2, 1, 1]
+    assert rows[:, 21].tolist() == [3] * 4
+
+
 @needs_toolkit
 def test_cider_of_one_clip_is_zero(monkeypatch):
     monkeypatch.setattr(coco_java, "java", lambda: None)
@@ -95,6 +121,7 @@ def test_cider_of_one_clip_is_zero(monkeypatch):
     [
         ("exit 3", "METEOR ended with code 3 and 1 lines for 2"),
         ("cat >/dev/null; echo Killed >&2; exit 137", "Killed"),
+        ("cat >/dev/null; printf '%500s, then this' >&2; exit 1", "then this$"),
         ("cat >/dev/null; echo 1 2 3", "1 lines for 2"),
         ("cat >/dev/null; echo Error: no; echo Error: no", "row 0 with 'Error: no'"),
         ("sleep 60", "METEOR did not end within 0 s; it was killed"),

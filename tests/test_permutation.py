@@ -37,6 +37,11 @@ def test_all_places_are_equally_likely_for_every_number_and_for_neighbors(n):
     assert chi < freedom + 6 * np.sqrt(2 * freedom)
 
 
+def test_an_order_stays_what_it_was_as_checkpoints_hold_a_place_in_it():
+    found = {n: list(Permutation(n, 1, 2)[:4]) for n in (10, 3000, 4096)}
+    assert found == {10: [5, 9, 7, 4], 3000: [2379, 2388, 474, 1383], 4096: [4007, 2388, 474, 1383]}
+
+
 def test_neighbors_of_a_long_order_lie_far_apart_and_are_not_correlated():
     n = 1_000_000
     found = np.array([Permutation(n, 7)[i] for i in range(3000)], dtype=float)

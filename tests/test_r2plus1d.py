@@ -86,6 +86,16 @@ def test_midplanes_are_computed_as_in_the_published_networks(size, block, first,
     assert state[f"{block}.conv2.0.0.weight"].shape[0] == second
 
 
+def test_the_quarter_of_34_has_its_depth_and_a_quarter_of_its_channels():
+    whole, quarter = R2PLUS1D_DIMS["34"], R2PLUS1D_DIMS["34-quarter"]
+    assert quarter.blocks == whole.blocks == (3, 4, 6, 3)
+    assert tuple(4 * width for width in quarter.widths) == whole.widths == (64, 128, 256, 512)
+    assert (whole.stem_width, quarter.stem_width) == (45, 12)  # 11.25, to a multiple of four
+    with torch.device("meta"):
+        network = R2Plus1D(quarter)
+    assert network.num_tokens(16) == 4  # its last stage does not halve the frames again
+
+
 def test_batchnorm_has_caffe2s_epsilon_and_pytorchs_momentum_in_r2plus1d_34(meta34):
     norms = [m for m in meta34.modules() if isinstance(m, torch.nn.BatchNorm3d)]
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.1)}

@@ -6,12 +6,19 @@ import math
 import numpy as np
 import pytest
 
+from vt_fairseq.candidates.top_k import Top
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError
 from vt_fairseq.scoring import records
 from vt_fairseq.scoring.answers import MultipleChoice, match
-from vt_fairseq.scoring.classification import VerbNounPairs
+from vt_fairseq.scoring.classification import (
+    LabelClassification,
+    VerbNounClassification,
+    VerbNounPairs,
+)
 from vt_fairseq.scoring.retrieval import Retrieval
+from vt_fairseq.scoring.run import Processes, joined_processes
+from vt_fairseq.scoring.scorers import Prediction
 
 LOG = np.log
 VERBS, NOUNS = ["cut", "open", "wash"], ["door", "onion"]
@@ -141,6 +148,104 @@ def test_a_generated_answer_stands_for_the_candidate_that_is_most_like_it(genera
 def test_of_candidates_that_are_as_much_alike_the_likeliest_is_taken():
     assert match("red", ["red cat", "red dog"], np.array([-2.0, -1.0])) == (1, "overlap")
     assert match("red", ["red", "Red"], np.array([-1.0, -1.0])) == (0, "exact")
+
+
+# --- classes --------------------------------------------------------------------------------------
+
+
+def results(folder, task, rows, records_) -> tuple[dict, list[dict], list[dict]]:
+    """Metrics, predictions and the accuracy of each class."""
+    metrics = task.finish(folder, rows, records_)
+    files = (folder / name for name in ("predictions.jsonl", "classes.jsonl"))
+    return metrics, *([json.loads(line) for line in f.read_text().splitlines()] for f in files)
+
+
+def test_labels_are_ranked_in_the_mean_of_the_windows_and_models(tmp_path):
+    task = LabelClassification(["a", "b", "c"])
+    rows = [ClipRow(str(k), "v", label=label) for k, label in enumerate(("b", "c", None, "a"))]
+    windows = [Prediction({"scores": LOG([0.5, 0.3, 0.2])}, caption="one")]
+    windows += [Prediction({"scores": LOG([0.1, 0.6, 0.3])}, caption="two")]
+    other = [Prediction({"scores": LOG([0.2, 0.2, 0.6])})] * 2
+    found = [task.record(row, [windows, other]) for row in rows[:3]]
+    assert np.exp(found[0]["scores"]) == pytest.approx([0.25, 0.325, 0.425])
+    assert [one["ranks"] for one in found] == [{"label": 2}, {"label": 1}, {}]
+    assert found[0]["captions"] == ["one", "two"] and found[0]["id"] == "0"
+    metrics, predictions, classes = results(tmp_path, task, rows, [*found, task.missing(rows[3])])
+    assert (metrics["n"], metrics["missing"]) == (3, 1)
+    assert metrics["accuracy"] == metrics["top1"] == pytest.approx(100 / 3)
+    assert metrics["top5"] == pytest.approx(200 / 3)
+    assert predictions[0] == {"id": "0", "prediction": "c", "ranking": ["c", "b", "a"]}
+    assert predictions[3] == {"id": "3", "prediction": None, "ranking": []}
+    assert {one["class"]: one["accuracy"] for one in classes} == {"b": 0, "c": 100, "a": 0}
+    task.check(rows)
+    with pytest.raises(UserError, match=r"1 labels of the split are no candidates, .* 'd'"):
+        task.check([*rows, ClipRow("4", "v", label="d")])
+
+
+def test_of_the_best_labels_alone_the_ranks_of_others_are_unknown(tmp_path):
+    task = LabelClassification(["a", "b", "c"], top_k=2)
+    top = Prediction(top=Top(np.array([2, 0]), LOG([0.6, 0.3])))
+    rows = [ClipRow(label, "v", label=label) for label in "acb"]
+    found = [task.record(row, [[top]]) for row in rows]
+    assert [one["ranks"]["label"] for one in found] == [2, 1, None]
+    assert found[0]["top"] == [["c", math.log(0.6)], ["a", math.log(0.3)]]
+    metrics, predictions, _ = results(tmp_path, task, rows, found)
+    assert metrics["top1"] == pytest.approx(100 / 3) and "top5" not in metrics
+    assert predictions[1] == {"id": "c", "prediction": "c", "ranking": ["c", "a"]}
+
+
+def test_an_action_is_a_verb_and_a_noun_of_which_each_has_its_rank(tmp_path):
+    pairs = VerbNounPairs.of_rows(VERBS, NOUNS, [("cut", "onion"), ("open", "door")])
+    task = VerbNounClassification(pairs, ["verb", "noun"])
+    rows = [ClipRow("0", "v", verb="open", noun="door"), ClipRow("1", "v", verb="cut", noun="door")]
+    rows += [ClipRow("2", "v", verb="wash")]
+    found = [task.record(row, [[Prediction({"action": LOG([0.7, 0.3])})]]) for row in rows]
+    assert found[0]["ranks"] == {"verb": 2, "noun": 2, "action": 2}
+    assert found[1]["ranks"] == {"verb": 1, "noun": 2, "action": None}  # no such pair
+    assert found[2]["ranks"] == {"verb": 3}
+    assert [entry[:2] for entry in found[0]["action"]] == [["cut", "onion"], ["open", "door"]]
+    metrics, predictions, classes = results(tmp_path, task, rows, found)
+    assert metrics["verb_top1"] == pytest.approx(100 / 3) and metrics["action_top1"] == 0
+    assert metrics["action_not_a_candidate"] == 1
+    assert predictions[0]["verb"] == "cut" and predictions[0]["noun_ranking"] == ["onion", "door"]
+    assert predictions[0]["action_ranking"] == [["cut", "onion"], ["open", "door"]]
+    assert {"open door", "cut door"} < {one["class"] for one in classes}
+
+
+def test_of_the_best_actions_alone_verb_and_noun_are_those_of_the_first(tmp_path):
+    pairs = VerbNounPairs.every(VERBS, NOUNS)
+    task = VerbNounClassification(pairs, ["verb", "noun"], top_k=2)
+    top = Prediction(top=Top(np.array([5, 0]), LOG([0.6, 0.3])))
+    row = ClipRow("0", "v", verb="wash", noun="onion")
+    found = task.record(row, [[top]])
+    assert found == {
+        "id": "0",
+        "action": [["wash", "onion", math.log(0.6)], ["cut", "door", math.log(0.3)]],
+        "ranks": {"action": 1},
+    }
+    rows = [row, ClipRow("1", "v", verb="wash", noun="door")]
+    metrics, predictions, _ = results(tmp_path, task, rows, [found, task.missing(rows[1])])
+    assert metrics == {"action_top1": 50, "action_mean_class_accuracy": 50, "n": 2, "missing": 1}
+    assert (predictions[0]["verb"], predictions[0]["noun"]) == ("wash", "onion")
+    assert (predictions[1]["verb"], predictions[1]["action_ranking"]) == (None, [])
+
+
+def test_a_verb_alone_is_no_action():
+    pairs = VerbNounPairs.every(VERBS, NOUNS)
+    task = VerbNounClassification(pairs, ["verb"])
+    row = ClipRow("0", "v", verb="open", noun="door")
+    found = task.record(row, [[Prediction({"verb": LOG([0.5, 0.3, 0.2])})]])
+    assert found["ranks"] == {"verb": 2} and "action" not in found
+    assert task.missing(row) == {"id": "0", "verb": None, "ranks": {"verb": None}}
+
+
+def test_without_torchrun_there_is_one_process_which_waits_for_nobody(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    with joined_processes() as processes:
+        assert processes == Processes(rank=0, count=1) and processes.first
+        assert processes.from_first("value") == "value"
+        processes.wait()
 
 
 # --- equal texts ----------------------------------------------------------------------------------

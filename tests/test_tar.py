@@ -140,6 +140,19 @@ def test_what_is_no_member_is_refused(videos, shards, tmp_path, change):
         read_clip(f"{tmp_path}/gone.tar@1024+2048", SAMPLING)
 
 
+def test_a_size_that_the_header_has_no_room_for_is_taken_from_the_name(tmp_path):
+    """Eleven octal digits hold less than 8 GiB; larger sizes stand in another header before it."""
+    info = tarfile.TarInfo("large.mp4")
+    tar = tmp_path / "a.tar"
+    tar.write_bytes(info.tobuf())
+    os.truncate(tar, 512 + 2**33 + 1)  # without a byte on the disk
+    for length in (2**33, 2**33 + 1):
+        Member(str(tar), 512, length).check()
+    for length in (2**33 - 1, 2**33 + 2):
+        with pytest.raises(VideoError, match="prepare it again"):
+            Member(str(tar), 512, length).check()
+
+
 def test_a_tar_behind_a_link_that_leads_out_is_not_opened(shards, tmp_path):
     root = tmp_path / "videos"
     root.mkdir()

@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 
 from tests import media
+from vt_fairseq.data.clips import ClipLoader
+from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError, VideoError
 from vt_fairseq.video.decoding import probe, read_clip
 from vt_fairseq.video.frame_sampling import (
@@ -20,6 +23,7 @@ from vt_fairseq.video.frame_sampling import (
     window_phase,
     window_position,
 )
+from vt_fairseq.video.transforms import ClipTransform
 
 WHOLE = FrameSampling(num_frames=16, max_seconds=None)
 ONE = FrameSampling(num_frames=1)
@@ -131,6 +135,11 @@ def test_resampling_shows_what_a_24_fps_copy_would(tmp_path):
 
 
 # --- windows ---------------------------------------------------------------------------------
+
+
+def test_a_clip_is_32_frames_of_up_to_6_seconds_as_in_the_paper():
+    sampling = FrameSampling()
+    assert (sampling.num_frames, sampling.max_seconds, sampling.mode) == (32, 6.0, "uniform")
 
 
 def test_a_long_segment_is_cut_to_max_seconds_in_the_middle():
@@ -293,6 +302,16 @@ def test_files_that_are_no_videos_are_refused_with_what_was_found(tmp_path):
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     assert reason(tmp_path / "sound.mp4") == "has no video stream, found audio"
+
+
+def test_a_clip_behind_a_link_that_leads_out_is_loaded_on_demand_alone(numbered, tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a.mp4").symlink_to(numbered)
+    load = ClipLoader(root, FrameSampling(num_frames=2), ClipTransform(16, train=False), "center")
+    with pytest.raises(VideoError, match="link"):
+        load(ClipRow("a", "a.mp4"), None)
+    assert replace(load, follow_links=True)(ClipRow("a", "a.mp4"), None).shape == (2, 16, 16, 3)
 
 
 def test_a_cut_off_file_gives_what_lies_before_the_cut(tmp_path):

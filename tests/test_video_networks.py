@@ -6,10 +6,12 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
+from torch import nn
 
 import vt_fairseq.plugin  # noqa: F401
 from tests.commands import run
@@ -18,6 +20,7 @@ from vt_fairseq.errors import UserError
 from vt_fairseq.models.architectures import TinyConfig, build_model
 from vt_fairseq.models.checkpoint_state import read_checkpoint
 from vt_fairseq.models.networks.pooling import TokenPooling
+from vt_fairseq.models.networks.torchvision_video import SHAPES, TorchvisionVideo
 from vt_fairseq.models.video_backbones import (
     VIDEO_NETWORKS,
     ReadyMade,
@@ -306,6 +309,24 @@ def test_features_are_those_of_torchvision(video_models, tmp_path, name):
         tokens = states.mean(dim=(3, 4)).transpose(1, 2)
     torch.testing.assert_close(found, tokens, rtol=1e-4, atol=1e-4)
     assert found.shape == (1, network.num_tokens(frames), network.width)
+
+
+def test_tokens_are_the_places_of_torchvisions_features_whatever_their_order():
+    """Of stand-ins: a ResNet gives (B, C, T, H, W), a Swin transformer (B, T, H, W, C)."""
+    features = torch.arange(2 * 3 * 4 * 5 * 6.0).view(2, 3, 4, 5, 6)
+    same = {"stem": nn.Identity(), **{f"layer{n}": nn.Identity() for n in range(1, 5)}}
+    found = TorchvisionVideo.tokens_of(SimpleNamespace(model=SimpleNamespace(**same)), features)
+    assert found.shape == (2, 4, 30, 3)
+    assert torch.equal(found[1, 2, 6 * 3 + 4], features[1, :, 2, 3, 4])
+    same = dict.fromkeys(("patch_embed", "pos_drop", "features", "norm"), nn.Identity())
+    found = TorchvisionVideo.tokens_of(SimpleNamespace(model=SimpleNamespace(**same)), features)
+    assert found.shape == (2, 3, 20, 6)
+    assert torch.equal(found[1, 2, 5 * 3 + 4], features[1, 2, 3, 4])
+
+
+def test_swin_transformers_are_eight_times_as_wide_in_the_end_as_in_the_beginning():
+    """Liu et al. 2021, section 3.3: C = 96, 96 and 128, doubled before three of four stages."""
+    assert {name: SHAPES[f"swin3d_{name}"][0] for name in "tsb"} == {"t": 768, "s": 768, "b": 1024}
 
 
 def test_torchvisions_table_has_every_name():
