@@ -169,6 +169,7 @@ def losses(log: str) -> list[float]:
     return [float(x) for x in re.findall(r" \| train_inner \| .*? loss=([\d.]+)", log)]
 
 
+@slow
 def test_without_a_compiler_training_says_so_and_goes_on(data_directory, tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))

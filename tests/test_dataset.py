@@ -165,6 +165,20 @@ def test_targets_end_in_eos_and_decoding_starts_from_pad(build, tokenizer):
         assert shifted.tolist() == [PAD, *target.tolist()[:-1]]
 
 
+def test_texts_are_padded_to_a_multiple_and_nothing_else_changes(build):
+    plain, padded = build(), build()
+    padded.length_multiple = 16
+    found, expected = (data.collater([data[0], data[1]]) for data in (padded, plain))
+    for name in ("src_tokens", "prev_output_tokens"):
+        found[name], expected[name] = found["net_input"][name], expected["net_input"][name]
+    for name in ("src_tokens", "prev_output_tokens", "target"):
+        length = expected[name].size(1)
+        assert found[name].size(1) == -(-length // 16) * 16 > length
+        assert torch.equal(found[name][:, :length], expected[name])
+        assert not found[name][:, length:].any()
+    assert found["ntokens"] == expected["ntokens"]
+
+
 def test_at_test_the_source_has_no_text_of_the_target(build, tokenizer):
     dataset = build(train=False)
     row = dataset.rows[0]
