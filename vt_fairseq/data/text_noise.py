@@ -27,8 +27,8 @@ class TextNoise:
         mode: one of TEXT_INPUTS.
         mask_amount: one of MASK_AMOUNTS.
         dropout: probability in [0, 1] that an example gets no text at all. Masking leaves N
-            [MASK] tokens however much is masked, so a model that never saw empty text does not
-            know what to do at test, where there is none.
+            [MASK] tokens however much is masked, so a model has to see empty text, too, to know
+            what to do at test, where there is none (measured: docs/model.md).
         mask_id: id of [MASK].
     """
 
