@@ -140,7 +140,13 @@ def _dropout_backward(grad, mask):
 @kernel("attention(Tensor q, Tensor k, Tensor v, Tensor? bias) -> Tensor")
 def _attention(q, k, v, bias):
     logits = q @ k.transpose(-1, -2)
-    return torch.softmax(logits if bias is None else logits + bias, -1).to(v.dtype) @ v
+    attended = torch.softmax(logits if bias is None else logits + bias, -1).to(v.dtype) @ v
+    return laid_out(attended)
+
+
+def laid_out(x):
+    """As CUDA's attention has its results in memory: heads beside each other in a row."""
+    return x.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 @kernel(
@@ -149,7 +155,7 @@ def _attention(q, k, v, bias):
 )
 def _attention_backward(grad, q, k, v, bias):
     of_bias = q.new_zeros(1) if bias is None else torch.zeros_like(bias)
-    return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v), of_bias
+    return *(laid_out(torch.zeros_like(x)) for x in (q, k, v)), of_bias
 
 
 @kernel("fp32_product(Tensor a, Tensor b) -> Tensor")

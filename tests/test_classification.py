@@ -14,7 +14,11 @@ from fairseq.logging import metrics
 import vt_fairseq.plugin  # noqa: F401
 from tests.commands import PLUGIN, environment, launcher, run, train_losses
 from vt_fairseq import VideoTranslate
-from vt_fairseq.criterions.classification import ClassificationCriterion, logits_of_clips
+from vt_fairseq.criterions.classification import (
+    ClassificationCriterion,
+    head_counts,
+    logits_of_clips,
+)
 from vt_fairseq.criterions.cross_entropy import VideoTranslateCriterion
 from vt_fairseq.data.head_targets import NO_CLASS, candidate_mask
 from vt_fairseq.errors import UserError
@@ -442,3 +446,12 @@ def test_processes_and_deepspeed_do_not_change_the_losses(
     for update, (loss, norm) in expected.items():
         assert found[update][0] == pytest.approx(loss, abs=2e-3), update
         assert found[update][1] == pytest.approx(norm, rel=2e-3), update
+
+
+def test_of_verbs_alone_no_action_is_counted():
+    logits, target = torch.tensor([[2.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0])
+    counts = head_counts(
+        {"verb": torch.zeros(2)}, {"verb": logits}, {"verb": target}, torch.tensor([False, False])
+    )
+    assert (counts["verb_count"], counts["verb_correct"]) == (2, 1)
+    assert not any(name.startswith("action") for name in counts)

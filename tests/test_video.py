@@ -6,6 +6,7 @@ import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -15,7 +16,7 @@ from tests import media
 from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.data.manifest import ClipRow
 from vt_fairseq.errors import UserError, VideoError
-from vt_fairseq.video.decoding import probe, read_clip
+from vt_fairseq.video.decoding import _decoded, probe, read_clip
 from vt_fairseq.video.frame_sampling import (
     TIME_EPSILON,
     FrameSampling,
@@ -387,3 +388,28 @@ def test_disguised_playlists_open_nothing_else(url, numbered, tmp_path, suffix):
         path = tmp_path / f"list.{suffix}"
         path.write_text(text)
         assert "not a video file" in reason(path)
+
+
+class Decoder:
+    """A stream in which packets are lists of frames, or None for a broken one."""
+
+    def decode(self, packet):
+        if packet is None:
+            return []  # nothing was kept back
+        if packet.frames is None:
+            raise av.error.InvalidDataError(1, "broken")
+        return packet.frames
+
+
+def packet(frames):
+    return SimpleNamespace(size=1, is_corrupt=False, frames=frames)
+
+
+def test_a_broken_last_packet_is_where_the_file_was_cut_off_unless_nothing_came_before_it():
+    assert list(_decoded(Decoder(), [packet(["first"]), packet(None)])) == ["first"]
+    with pytest.raises(av.error.InvalidDataError):
+        list(_decoded(Decoder(), [packet(None)]))
+    frames = _decoded(Decoder(), [packet(["first"]), packet(None), packet(["second"])])
+    assert next(frames) == "first"
+    with pytest.raises(av.error.InvalidDataError):
+        next(frames)
