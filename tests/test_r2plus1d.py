@@ -211,3 +211,11 @@ def test_mid_planes_filled_up_for_tensor_cores_change_nothing(
     for found, wanted in zip(trained(filled, video(2)), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
     assert layer.num_features % 8 and not widths[0] % 8
+
+
+def test_all_channels_of_the_small_networks_features_are_normalized():
+    network = R2Plus1D(R2PLUS1D_DIMS["tiny"]).train()
+    features = network(torch.randn(4, 3, 8, 32, 32))
+    assert network.feature_norm.weight.shape == (64,)
+    variance = features.flatten(0, 1).var(0, correction=0)
+    assert (variance > 0.9).all() and (variance < 1.001).all()
