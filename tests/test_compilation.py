@@ -109,6 +109,7 @@ def test_an_epoch_of_texts_of_many_lengths_makes_at_most_six_graphs(nothing_buil
             **{"target": target, "ntokens": target.numel(), "nsentences": rows, "num_missing": 0},
             **{"unreadable": [], "num_cut": 0},
         }
+        compilation.fix_sizes(sample)
         compilation.update(lambda given=sample: criterion(model, given)[0].backward())
     graphs = number_of_graphs() - before
     assert len(sizes) > 6 >= graphs >= 2, graphs

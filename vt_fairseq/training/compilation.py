@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from vt_fairseq.criterions.cross_entropy import VideoTranslateCriterion
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.video_translate import VideoTranslateModel
 from vt_fairseq.task_config import COMPILED_LENGTHS, NOT_COMPILED
@@ -33,27 +32,40 @@ class Compilation:
     Args:
         model: the bare one, which is compiled in place: its parameters keep their names, and so do
             checkpoints.
-        criterion: whose loss is compiled, too, if it is that of the paper.
+        criterion: whose ``token_loss`` is compiled, too, if it has one.
         how: "none", "model" or "blocks".
         cuda_graphs: whether a GPU replays each pass as one launch.
     """
 
-    def __init__(self, model: nn.Module, criterion: nn.Module, how: str, cuda_graphs: bool):
+    def __init__(self, model: nn.Module, criterion: Any, how: str, cuda_graphs: bool):
         self.active = how != NOT_COMPILED
         self._graphs = 0
         if not self.active:
             return
         options = {"triton.cudagraphs": True} if cuda_graphs else None
-        dynamic = False if cuda_graphs else None  # None: from the second size on
+        # None: from the second length of texts on, any length goes.
+        any_length = False if cuda_graphs else None
         dynamo_config().recompile_limit = MOST_GRAPHS
-        for module in [model] if how == "model" else blocks(model):
+        parts = [(model, any_length)] if how == "model" else blocks(model, any_length)
+        for module, dynamic in parts:
             module.compile(fullgraph=True, dynamic=dynamic, options=options)
-        if isinstance(criterion, VideoTranslateCriterion):
+        if hasattr(criterion, "token_loss"):
             # Not as a CUDA graph, whose next run would overwrite a loss that is yet to be logged.
-            loss = torch.compile(criterion.token_loss, fullgraph=True, dynamic=True)
-            criterion.token_loss = loss  # type: ignore[method-assign]
+            criterion.token_loss = torch.compile(criterion.token_loss, fullgraph=True, dynamic=True)
         lengths = f"texts are padded to multiples of {COMPILED_LENGTHS}"
         logger.info("--compile %s: the first updates take minutes; %s", how, lengths)
+
+    def fix_sizes(self, sample: dict[str, Any]) -> None:
+        """Have a batch of another number of rows compiled for itself.
+
+        Inductor cannot make convolutions of any number of clips.
+        """
+        if not self.active or not sample:
+            return
+        for name, tensor in sample["net_input"].items():
+            if isinstance(tensor, torch.Tensor):
+                every = range(tensor.dim()) if name in ("video", "blank_video") else [0]
+                torch._dynamo.mark_static(tensor, list(every))
 
     def update(self, run: Callable[[], Result]) -> Result:
         """``run()``; anew without the compiler where that fails, which the log says with why."""
@@ -82,9 +94,7 @@ class Compilation:
             yield
 
 
-def compilation(
-    cfg: Any, device: torch.device, model: nn.Module, criterion: nn.Module
-) -> Compilation:
+def compilation(cfg: Any, device: torch.device, model: nn.Module, criterion: Any) -> Compilation:
     """That of the options; raises UserError for those that do not go together."""
     how, cuda_graphs = str(cfg.task.compile), cfg.task.cuda_graphs
     if cuda_graphs and (how != "model" or device.type == "cpu"):
@@ -97,22 +107,22 @@ def compilation(
     return Compilation(model, criterion, how, cuda_graphs)
 
 
-def blocks(model: nn.Module) -> Iterator[nn.Module]:
+def blocks(model: nn.Module, any_length: bool | None) -> Iterator[tuple[nn.Module, bool | None]]:
     """The layers of the transformer and the parts of the video network, to be compiled one by one.
 
-    Alike ones share a graph. What the backward pass computes again in the video network stays as
-    it is: its BatchNorms have to know which pass it is.
+    With each whether its sizes may vary. Alike ones share a graph. What the backward pass computes
+    again in the video network stays as it is: its BatchNorms have to know which pass it is.
     """
     if not isinstance(model, VideoTranslateModel):
         raise UserError("--compile blocks needs a model of this package: take --compile model")
-    yield from model.encoder.transformer.layers
-    yield from model.decoder.layers
+    for layers in (model.encoder.transformer.layers, model.decoder.layers):
+        yield from ((layer, any_length) for layer in layers)
     network = model.encoder.video.network
     recomputed = getattr(network, "checkpoint_video_stages", 0)
     for name, part in network.named_children():
         stage = int(name.removeprefix("layer")) if name.startswith("layer") else None
         if stage is not None and stage > recomputed:
-            yield from part.children()
+            yield from ((block, False) for block in part.children())
 
 
 def number_of_graphs() -> int:

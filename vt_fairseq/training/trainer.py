@@ -93,7 +93,9 @@ class VideoTranslateTrainer(Trainer):
             self._dummy_batch = (
                 next(filter(None, samples)) if isinstance(samples, list) else samples
             )
-        return super()._prepare_sample(sample, is_dummy)
+        prepared, is_empty = super()._prepare_sample(sample, is_dummy)
+        self.compilation.fix_sizes(prepared)
+        return prepared, is_empty
 
     def train_step(self, samples, raise_oom: bool = False):
         """Calls fairseq's method; raises RunFailure on all processes if the run cannot go on."""
