@@ -17,6 +17,7 @@ NO_SETTINGS = {
     *("eval_bleu_max_len", "blank_check", "seed", "cpu", "train_subset", "results_path", "t5_dims"),
     *("context", "given", "checkpoint_activations", "checkpoint_video_stages"),
     *("cache_clips", "eval_bleu_print_samples"),
+    *("compile", "cuda_graphs", "required_seq_len_multiple"),
 }
 TEXT = {"reuse_batch", "text_input", "mask_amount", "text_dropout", "test_text"}
 TEXT |= {"test_mask_tokens", "max_target_tokens", "actions"}

@@ -19,6 +19,7 @@ class FakeTrainer(VideoTranslateTrainer):
 
     data_parallel_rank = 1
     watchdog = SimpleNamespace(note=lambda doing: None)
+    compilation = SimpleNamespace(update=lambda run: run())
     cfg = SimpleNamespace(checkpoint=SimpleNamespace(save_dir="runs/a"))
 
     def get_num_updates(self) -> int:
