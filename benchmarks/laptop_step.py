@@ -26,21 +26,11 @@ from vt_fairseq.quiet_imports import quiet_imports
 with quiet_imports():
     from fairseq.logging import metrics
     from gpu.training import build, made_up
-    from update_counts import write_data
+    from update_counts import of_few_tokens, write_data
 
 OPTIONS = [
-    *[
-        "--arch",
-        "video_translate_tiny",
-        "--batch-size",
-        "32",
-        "--num-frames",
-        "8",
-        "--frame-size",
-        "32",
-        "--cpu",
-    ],
-    *["--adam-backend", "torch", "--zero-stage", "0", "--no-progress-bar"],
+    *["--arch", "video_translate_tiny", "--batch-size", "32", "--num-frames", "8"],
+    *["--frame-size", "32", "--cpu", "--adam-backend", "torch", "--zero-stage", "0"],
 ]
 WAYS = {
     "the default": [],
@@ -59,7 +49,7 @@ def updates(name: str, folder: str) -> Callable[[], None]:
     torch.manual_seed(1)
     trainer, task = build(f"{folder}/data", [*OPTIONS, *WAYS[name]], folder)
     trainer.begin_epoch(1)
-    batch = made_up(trainer, task, SOURCE, TARGET)
+    batch = of_few_tokens(made_up(trainer, task, SOURCE, TARGET), task.tokenizer.video)
     if name == "frames contiguous":
         trainer.get_model().encoder.video.normalize.register_forward_hook(
             lambda module, inputs, output: output.contiguous()
