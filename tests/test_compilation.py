@@ -4,9 +4,11 @@ import copy
 import logging
 import random
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
+from fairseq.trainer import Trainer
 
 from tests.commands import PLUGIN, TINY, run
 from tests.test_model import LONGER, PREVIOUS, WITH_VIDEO, clips, source
@@ -15,6 +17,7 @@ from tests.test_zero import train as train_recorded
 from vt_fairseq.criterions.cross_entropy import VideoTranslateCriterion
 from vt_fairseq.models.architectures import TinyConfig, build_model
 from vt_fairseq.training.compilation import Compilation, number_of_graphs
+from vt_fairseq.training.zero.trainer import DeepSpeedTrainer
 
 RECOMPUTED = {"checkpoint_activations": True, "checkpoint_video_stages": 4}
 TARGET = torch.tensor([[11, 12, 13, 1], [14, 1, 0, 0]])
@@ -154,6 +157,24 @@ def test_an_update_that_cannot_be_compiled_is_made_without_the_compiler(caplog, 
     (line,) = caplog.messages
     assert line.startswith("trains without --compile") and "no such processor" in line
     assert not compilation.active
+
+
+def test_an_update_that_is_made_anew_counts_its_backward_passes_anew(monkeypatch):
+    begun, made = [], iter([torch._dynamo.exc.TorchDynamoException("no"), "done"])
+
+    def train_step(*_, **__):
+        if isinstance(result := next(made), Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(Trainer, "train_step", train_step)
+    monkeypatch.setattr(torch.compiler, "set_stance", lambda stance: None)
+    trainer = object.__new__(DeepSpeedTrainer)
+    trainer._optimizer = SimpleNamespace(begin_update=begun.append)
+    compilation = Compilation(torch.nn.Identity(), None, "none", cuda_graphs=False)
+    compilation.active = True
+    assert compilation.update(lambda: trainer._update([{}, {}])) == "done"
+    assert begun == [2, 2]
 
 
 # --- the command ----------------------------------------------------------------------------------

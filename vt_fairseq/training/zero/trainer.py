@@ -102,11 +102,14 @@ class DeepSpeedTrainer(VideoTranslateTrainer):
 
     def train_step(self, samples, raise_oom=False):
         """One update. Out of memory ends the run: one process cannot leave a batch out alone."""
-        self.optimizer.begin_update(len(samples))
         self._in_train_step = True
         result = super().train_step(samples, raise_oom=True)
         self._in_train_step = False
         return result
+
+    def _update(self, samples):
+        self.optimizer.begin_update(len(samples))  # also where it is made anew without the compiler
+        return super()._update(samples)
 
     def consolidate_optimizer(self) -> None:
         """Called by fairseq on all processes before it saves: everything that needs them all."""
