@@ -19,9 +19,10 @@ from tests.test_t5 import (
     load_hf,
     random_ids,
 )
+from vt_fairseq.models.best_tokens import BLOCK, top_by_blocks
 from vt_fairseq.models.half_precision_linear import vocabulary_linear
 from vt_fairseq.models.kv_cache import POSITIONS, KeyValueCache
-from vt_fairseq.models.sequence_generator import BLOCK, SharedSourceGenerator, top_by_blocks
+from vt_fairseq.models.sequence_generator import SharedSourceGenerator
 from vt_fairseq.models.video_translate import MultimodalEncoder
 from vt_fairseq.task import VideoTranslateTask
 
