@@ -1,7 +1,7 @@
-"""A decoder's cache of fixed shapes: every step is the same operations on the same memory.
+"""A decoder's caches of fixed shapes: every step is the same operations on the same memory.
 
 That is what a step needs that a GPU is to replay. Shapes as in ``kv_cache``, and room: how many
-positions there is room for.
+positions there is room for. What is not used is zero: it is masked, but NaN would pass a mask.
 """
 
 import math
@@ -11,49 +11,72 @@ import torch
 from vt_fairseq.models.kv_cache import KeysValues
 
 
-class FixedCache:
-    """Keys and values of R targets, and of B sources, which the targets of a source share.
-
-    What is not used is zero: hidden by the mask, but NaN would pass it.
+class FixedSources:
+    """Keys and values of at most B sources of at most S states.
 
     Args:
         like: its dtype and device are the cache's.
-        shape: layers, B, R, H, S, D and the room.
+        shape: layers, B, H, S, D.
+
+    Attributes:
+        bias: (B, 1, 1, S).
+    """
+
+    def __init__(self, like: torch.Tensor, shape: tuple[int, int, int, int, int]):
+        layers, sources, heads, source, width = shape
+        self.bias = like.new_zeros(sources, 1, 1, source)
+        self._all = like.new_zeros(layers, 2, sources, heads, source, width)
+
+    @property
+    def keys_values(self) -> list[KeysValues]:
+        """For every layer keys and values (B, H, S, D)."""
+        return [(keys, values) for keys, values in self._all]
+
+    def begin(self, keys_values: list[KeysValues], bias: torch.Tensor) -> None:
+        """Take in other sources with their ``bias`` (B', 1, 1, S')."""
+        rows, length = len(bias), bias.size(-1)
+        found = torch.stack([x for both in keys_values for x in both])
+        self._all.zero_()
+        self._all[:, :, :rows, :, :length] = found.unflatten(0, (-1, 2))
+        self.bias.fill_(-math.inf)
+        self.bias[:rows, ..., :length] = bias
+        self.bias[rows:].zero_()  # of sources that are not there all is seen, which is zero
+
+    def copy_(self, other: "FixedSources") -> None:
+        """Take in those of another one of the same shape."""
+        self.bias.copy_(other.bias)
+        self._all.copy_(other._all)
+
+
+class FixedCache:
+    """Keys and values of R targets, and of sources, which the targets of a source share.
+
+    Args:
+        sources: of B sources.
+        like: its dtype and device are the cache's.
+        shape: layers, R, room, H, D.
 
     Attributes:
         position: (1,) int64, of the token that is decoded now.
-        source_bias: (B, 1, 1, S).
     """
 
-    def __init__(self, like: torch.Tensor, shape: tuple[int, int, int, int, int, int, int]):
-        layers, sources, rows, heads, source, width, room = shape
+    def __init__(
+        self, sources: FixedSources, like: torch.Tensor, shape: tuple[int, int, int, int, int]
+    ):
+        layers, rows, room, heads, width = shape
         self.position = like.new_zeros(1, dtype=torch.int64)
-        self.source_bias = like.new_zeros(sources, 1, 1, source)
-        self._sources = like.new_zeros(layers, 2, sources, heads, source, width)
+        self.sources = sources
         self._targets = like.new_zeros(layers, 2, rows, room, heads, width)
 
-    @property
-    def sources(self) -> list[KeysValues]:
-        """For every layer keys and values (B, H, S, D)."""
-        return [(keys, values) for keys, values in self._sources]
-
-    def begin(self, sources: list[KeysValues], source_bias: torch.Tensor) -> None:
-        """Take in other sources, at most so many and so long ones; there are no targets yet."""
-        rows, length = len(source_bias), source_bias.size(-1)
-        found = torch.stack([x for both in sources for x in both])
-        self._sources.zero_()
-        self._sources[:, :, :rows, :, :length] = found.unflatten(0, (-1, 2))
-        self.source_bias.fill_(-math.inf)
-        self.source_bias[rows:].zero_()  # of sources that are not there all is seen, which is zero
-        self.source_bias[:rows, ..., :length] = source_bias
+    def begin(self) -> None:
+        """Forget all targets."""
         self._targets.zero_()
         self.position.zero_()
 
     def go_on_from(self, other: "FixedCache") -> None:
         """Take over all of a cache with less room."""
+        self.sources.copy_(other.sources)
         self.position.copy_(other.position)
-        self.source_bias.copy_(other.source_bias)
-        self._sources.copy_(other._sources)
         self._targets.zero_()
         self._targets[:, :, :, : other._targets.size(3)] = other._targets
 

@@ -32,7 +32,7 @@ def search_log(
         step()
         if search.least <= position < search.most and bool(state.done):
             break
-    return state.log[: position + 1, :, :rows].cpu().numpy()
+    return state.log[: position + 1, :, :rows].to("cpu", copy=True).numpy()
 
 
 def _state_and_step(decoder: T5Decoder, search: Search, sizes: Sizes) -> tuple[SearchState, Run]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from vt_fairseq.models.best_tokens import best_continuations, forbid_repetitions
-from vt_fairseq.models.fixed_cache import FixedCache
+from vt_fairseq.models.fixed_cache import FixedCache, FixedSources
 from vt_fairseq.models.t5 import EncoderOut, T5Decoder
 
 SCORE, TOKEN, BEAM = range(3)  # in the log
@@ -71,9 +71,8 @@ class SearchState:
         like, layers = decoder.embed_tokens.weight, len(decoder.layers)
         rows, heads, width = sizes.sources * search.beams, *decoder.heads_and_width()
         self.sizes = sizes
-        self.cache = FixedCache(
-            like, (layers, sizes.sources, rows, heads, sizes.source, width, sizes.room)
-        )
+        sources = FixedSources(like, (layers, sizes.sources, heads, sizes.source, width))
+        self.cache = FixedCache(sources, like, (layers, rows, sizes.room, heads, width))
         self.biases = like.new_zeros(sizes.room, 1, heads, 1, sizes.room)
         self.penalties = torch.zeros(3, len(decoder.output_table), device=like.device)
         self.tokens = like.new_zeros(rows, sizes.room + 1, dtype=torch.int64)
@@ -88,7 +87,8 @@ class SearchState:
         self, decoder: T5Decoder, encoder_out: EncoderOut, search: Search, start: int
     ) -> None:
         """Begin the texts of at most B sources with the token ``start``."""
-        self.cache.begin(*decoder.source_of(encoder_out))
+        self.cache.sources.begin(*decoder.source_of(encoder_out))
+        self.cache.begin()
         self.biases.copy_(decoder.step_biases(self.sizes.room))
         self.penalties.zero_()
         self.penalties[:, search.unk].fill_(-search.unk_penalty)

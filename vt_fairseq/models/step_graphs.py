@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 Run = Callable[[], None]
 State = TypeVar("State")
 # Steps that are kept, each with its tensors: those used last.
-MOST_STEPS = 8
+MOST_STEPS = 16
 WARM_UP = 3  # runs before a capture, in which libraries allocate and choose
 
 

@@ -390,8 +390,8 @@ class T5Decoder(FairseqIncrementalDecoder):
         tokens: torch.Tensor,
         positions: torch.Tensor,
         visible: torch.Tensor,
-        encoder_out: EncoderOut,
-        source_cache: list[KeysValues],
+        sources: list[KeysValues],
+        source_bias: torch.Tensor,
     ) -> torch.Tensor:
         """States (B, N, C) of N target tokens per row, which may belong to many targets.
 
@@ -399,12 +399,11 @@ class T5Decoder(FairseqIncrementalDecoder):
             tokens, positions: (B, N) ids, and positions in the target from 0; or (1, N), the same
                 for every row.
             visible: (B or 1, N, N) bool: whether token i sees token j in ``visible[b, i, j]``.
-            encoder_out: as in ``forward``.
-            source_cache: made by ``source_cache`` from it.
+            sources, source_bias: made by ``source_of`` from the encoder's output for B rows.
         """
         bias = apply_mask(self.relative_bias(positions, positions), ~visible.unsqueeze(1))
-        tokens = tokens.expand(encoder_out["encoder_padding_mask"][0].size(0), -1)
-        return self._features(tokens, bias, source_cache, _source_bias(encoder_out))
+        tokens = tokens.expand(len(source_bias), -1)
+        return self._features(tokens, bias, sources, source_bias)
 
     def next_logits(
         self, tokens: torch.Tensor, self_bias: torch.Tensor, cache: FixedCache
@@ -413,8 +412,9 @@ class T5Decoder(FairseqIncrementalDecoder):
 
         ``self_bias`` (1, H, 1, room) is that of the cache's position among ``step_biases``.
         """
+        sources = cache.sources
         features = self._features(
-            tokens.unsqueeze(1), self_bias, cache.sources, cache.source_bias, cache
+            tokens.unsqueeze(1), self_bias, sources.keys_values, sources.bias, cache
         )
         return vocabulary_linear(self._output_states(features), self.output_table).squeeze(1)
 
