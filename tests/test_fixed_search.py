@@ -225,3 +225,35 @@ def test_a_text_of_which_every_next_token_is_forbidden_ends_in_one_line(model):
     options = {"beam": 2, "no_repeat_ngram_size": 1, "min_len": 20, "max_len_b": 20}
     with pytest.raises(UserError, match="every next token is forbidden"):
         written(narrow, batch(3, 5, vocabulary=16), options, fixed=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "prefix", "reason"),
+    [
+        ({"beam": 2, "sampling": True, "sampling_topk": 5}, None, "a search that draws"),
+        ({"beam": 2}, torch.full((7, 2), 9), "given beginnings"),
+    ],
+)
+def test_what_takes_fairseqs_steps_is_said_once(model, replays, caplog, options, prefix, reason):
+    caplog.set_level("INFO")
+    generator = generator_of(model, {"max_len_b": MAX_LEN, **options}, stock=False)
+    sample = {"net_input": {"src_tokens": batch()}}
+    for _ in range(2):
+        generator.generate(None, sample, prefix_tokens=prefix, bos_token=PAD)
+    said = [r.getMessage() for r in caplog.records if "CUDA graphs" in r.getMessage()]
+    assert said == [f"texts are written without CUDA graphs, for {reason}"]
+    assert not replays.captured
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_writes_as_fairseqs_steps_do(dtype):
+    half = model_of(WIDE).to(dtype)
+    for graphs in (None, StepGraphs(Replays())):
+        half.decoder.graphs = graphs
+        found = written(half, batch(), {"beam": 4, "max_len_b": MAX_LEN}, fixed=True)
+        half.decoder.graphs = None
+        expected = written(half, batch(), {"beam": 4, "max_len_b": MAX_LEN}, fixed=False)
+        same = [a == b for a, b in zip(tokens_of(found), tokens_of(expected), strict=True)]
+        assert sum(same) >= 5  # of 7: rounding decides between what is nearly as likely
+        for row, wanted in zip(found, expected, strict=True):
+            assert row[0]["score"].item() == pytest.approx(wanted[0]["score"].item(), rel=0.02)

@@ -57,7 +57,10 @@ def source(models):
 def generator_of(model, options: dict, stock: bool, more=()) -> SequenceGenerator:
     """What the task builds, or with ``stock`` what fairseq builds by itself; ``more`` models."""
     task = object.__new__(VideoTranslateTask)
-    task.cfg, task.datasets = SimpleNamespace(results_path=None, num_frames=8), {}
+    task.cfg, task.datasets = (
+        SimpleNamespace(results_path=None, num_frames=8, cuda_graphs=False),
+        {},
+    )
     task.dictionary, task._share = Ids(model.decoder.embed_tokens.num_embeddings), None
     for one in (model, *more):
         one.heads, one.encoder.video.num_tokens = None, lambda frames: frames // 8

@@ -7,6 +7,7 @@ What one model writes by greedy or beam search takes steps of fixed shapes on a 
 does not wait for; samples, ensembles and given beginnings take fairseq's steps.
 """
 
+import logging
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from vt_fairseq.models.half_precision_linear import is_partitioned
 from vt_fairseq.models.hypotheses import DIVERGED, SearchLog
 from vt_fairseq.models.search_step import Search as FixedSearch
 from vt_fairseq.models.t5 import T5Decoder
+
+logger = logging.getLogger(__name__)
 
 
 class SharedSources(EnsembleModel):
@@ -96,6 +99,7 @@ class SharedSourceGenerator(SequenceGenerator):
         sources = SharedSources(models)
         sources.no_repeat = no_repeat_ngram_size
         super().__init__(sources, *args, **kwargs)
+        self._said = False
         if type(self.search) is BeamSearch:
             self.search = BlockwiseBeamSearch(self.tgt_dict)
 
@@ -106,9 +110,9 @@ class SharedSourceGenerator(SequenceGenerator):
         constraints: torch.Tensor | None = None,
         bos_token: int | None = None,
     ) -> list[list[dict[str, Any]]]:
-        decoder = self._fixed_decoder()
-        if decoder is None or prefix_tokens is not None or constraints is not None:
+        if not self._takes_fixed_shapes(prefix_tokens, constraints):
             return super()._generate(sample, prefix_tokens, constraints, bos_token)
+        decoder = self.model.single_model.decoder
         net_input = sample["net_input"]
         longest = int(self.max_len_a * net_input["src_tokens"].size(1) + self.max_len_b)
         search = FixedSearch(
@@ -130,21 +134,25 @@ class SharedSourceGenerator(SequenceGenerator):
         rows = net_input["src_tokens"].size(0)
         return [log.texts_of(row, power) for row in range(rows)]
 
-    def _fixed_decoder(self) -> T5Decoder | None:
-        """The decoder, where its search may take steps of fixed shapes."""
+    def _takes_fixed_shapes(self, prefix_tokens: Any, constraints: Any) -> bool:
+        """Whether a search does; where captured steps were asked for, the log says why not."""
         decoder = getattr(self.model.single_model, "decoder", None)
         if not isinstance(decoder, T5Decoder) or is_partitioned(decoder.relative_bias):
-            return None
+            return False
         wanted = self.fixed_shapes
         if wanted is None:
-            on_cpu = decoder.embed_tokens.weight.device.type == "cpu"
-            wanted = decoder.graphs is not None or not on_cpu
-        possible = (
-            self.model.models_size == 1
-            and type(self.search) is BlockwiseBeamSearch
-            and self.lm_model is None
-            and self.token_indices_to_suppress is None
-            and not self.match_source_len
-            and 2 * self.beam_size < self.vocab_size
-        )
-        return decoder if wanted and possible else None
+            on_gpu = decoder.embed_tokens.weight.device.type == "cuda"
+            wanted = decoder.graphs is not None or on_gpu
+        reasons = {
+            "several models": self.model.models_size > 1 or self.lm_model is not None,
+            "a search that draws": type(self.search) is not BlockwiseBeamSearch,
+            "given beginnings": prefix_tokens is not None or constraints is not None,
+            "a limit for each source": self.match_source_len,
+            "suppressed tokens": self.token_indices_to_suppress is not None,
+            "a tiny vocabulary": 2 * self.beam_size >= self.vocab_size,
+        }
+        reason = next((reason for reason, is_so in reasons.items() if is_so), None)
+        if reason and decoder.graphs is not None and not self._said:
+            self._said = True
+            logger.info("texts are written without CUDA graphs, for %s", reason)
+        return wanted and reason is None
