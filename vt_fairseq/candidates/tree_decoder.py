@@ -35,6 +35,8 @@ class TreeDecoder:
         self.num_clips = encoder_out["encoder_padding_mask"][0].size(0)
         self.device = encoder_out["encoder_out"][0].device
         self._key = object()
+        if decoder.graphs is not None:
+            decoder.graphs.begin(decoder)
 
     def nodes_per_clip(self, max_nodes: int) -> int:
         """Nodes of each clip that together are at most ``max_nodes``; at least one."""
@@ -74,7 +76,7 @@ class TreeDecoder:
 
         graphs = self.decoder.graphs
         assert graphs is not None
-        state, step = graphs.of(self.decoder, (packed.sizes, rows, source), make)
+        state, step = graphs.of((packed.sizes, rows, source), make)
         if state.of is not self._key:
             state.sources.begin(*self.sources)
             state.of = self._key

@@ -21,6 +21,7 @@ def search_log(
     rows, source = encoder_out["encoder_padding_mask"][0].shape
     sizes = Sizes(rows, source, POSITIONS)
     if decoder.graphs is not None:  # fewer sizes are captured
+        decoder.graphs.begin(decoder)
         sizes = Sizes(rounded_up(rows), rounded_up(source), POSITIONS)
     state, step = _state_and_step(decoder, search, sizes)
     state.begin(decoder, encoder_out, search, start)
@@ -41,4 +42,4 @@ def _state_and_step(decoder: T5Decoder, search: Search, sizes: Sizes) -> tuple[S
         return state, lambda: advance(decoder, search, state)
 
     graphs = decoder.graphs
-    return make() if graphs is None else graphs.of(decoder, (search, sizes), make)
+    return make() if graphs is None else graphs.of((search, sizes), make)

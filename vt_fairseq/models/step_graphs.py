@@ -22,24 +22,26 @@ WARM_UP = 3  # runs before a capture, in which libraries allocate and choose
 
 
 class CudaGraphs:
-    """Captures functions without arguments whose tensors stay where they are."""
+    """Captures functions without arguments whose tensors stay where they are, on ``device``."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device):
+        self._device = device
         self._pool: Any = None  # of what is needed within a run alone: all share it
 
     def __call__(self, run: Run) -> Run:
         """A function that does what ``run`` does, by one launch; ``run`` has run then."""
-        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UP):
+        with torch.cuda.device(self._device):
+            here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+            aside.wait_stream(here)
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UP):
+                    run()
+            here.wait_stream(aside)
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool):
                 run()
-        here.wait_stream(aside)
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            run()
         return graph.replay
 
 
@@ -50,25 +52,24 @@ class StepGraphs:
         capture: takes a function, may run it, and returns what does the same.
     """
 
-    def __init__(self, capture: Callable[[Run], Run] | None = None):
+    def __init__(self, capture: Callable[[Run], Run]):
         self.works = True
-        self._capture = capture or CudaGraphs()
+        self._capture = capture
         self._kept: OrderedDict[Hashable, tuple[Any, Run]] = OrderedDict()
         self._weights: tuple[int, ...] = ()
 
-    def of(
-        self, module: nn.Module, key: Hashable, make: Callable[[], tuple[State, Run]]
-    ) -> tuple[State, Run]:
-        """The state for ``key`` and its step; the state has to be begun anew.
-
-        Args:
-            module: whose weights the step reads: where they have moved, it is captured anew.
-            make: gives a state and the function that is its step.
-        """
+    def begin(self, module: nn.Module) -> None:
+        """Before a batch: forget what was captured of weights that have moved since."""
         weights = tuple(parameter.data_ptr() for parameter in module.parameters())
         if weights != self._weights:
             self._kept.clear()
             self._weights = weights
+
+    def of(self, key: Hashable, make: Callable[[], tuple[State, Run]]) -> tuple[State, Run]:
+        """The state for ``key`` and its step; the state has to be begun anew.
+
+        ``make`` gives a state and the function that is its step.
+        """
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
