@@ -6,6 +6,7 @@ step, again on the same memory, without Python.
 
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tests.replaying import WAITING, Recorder, Replays
 from tests.test_sequence_generator import SEARCHES, assert_same, generator_of, tokens_of
 from tests.test_t5 import EOS, NARROW, PAD, UNK, build, build_hf, load_hf, random_ids
 from vt_fairseq.errors import UserError
+from vt_fairseq.models import step_graphs
 from vt_fairseq.models.fixed_search import search_log
 from vt_fairseq.models.kv_cache import POSITIONS
 from vt_fairseq.models.search_step import Search, SearchState, Sizes, advance
@@ -135,6 +137,25 @@ def test_a_step_is_captured_anew_where_the_weights_have_moved(model, replays):
     weight.data = given
     assert tokens_of(written(model, source, {"beam": 2}, fixed=True)) == before
     assert len(replays.captured) == 3
+
+
+def test_the_steps_used_last_are_kept_as_far_as_their_memory_goes(monkeypatch):
+    monkeypatch.setattr(step_graphs, "MOST_BYTES", 100)
+    captures = []
+    graphs = StepGraphs(lambda run: captures.append(1) or run)
+
+    def state_of(key, size):
+        make = lambda: (SimpleNamespace(inner=SimpleNamespace(x=torch.zeros(size))), lambda: None)  # noqa: E731
+        return graphs.of(key, make)[0]
+
+    small = [state_of(key, 10) for key in "ab"]  # 40 bytes each
+    assert state_of("a", 10) is small[0] and len(captures) == 2
+    state_of("c", 10)  # b was used before a
+    assert state_of("a", 10) is small[0] and len(captures) == 3
+    assert state_of("b", 10) is not small[1] and len(captures) == 4
+    large = state_of("large", 1000)
+    assert state_of("large", 1000) is large and len(captures) == 5
+    assert state_of("a", 10) is not small[0]
 
 
 def test_a_capture_that_fails_is_said_in_a_line_and_the_steps_are_launched(model, caplog):

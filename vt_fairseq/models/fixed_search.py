@@ -15,8 +15,8 @@ def search_log(
 ) -> np.ndarray:
     """The log (T, 3, B, C) int32 of a search for the texts of B sources, see ``SearchState``.
 
-    The host waits at most T times: for whether all texts have ended, and for the log. The token
-    before the first is ``start``.
+    The host waits at most T times, once more where texts may be empty: for whether all have ended,
+    and for the log. The token before the first is ``start``.
     """
     rows, source = encoder_out["encoder_padding_mask"][0].shape
     sizes = Sizes(rows, source, POSITIONS)

@@ -45,6 +45,10 @@ class Search:
     no_repeat: int = 0
     temperature: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.least > self.most:
+            raise ValueError(f"at least {self.least} tokens are more than at most {self.most}")
+
 
 @dataclass(frozen=True)
 class Sizes:

@@ -16,8 +16,9 @@ logger = logging.getLogger(__name__)
 
 Run = Callable[[], None]
 State = TypeVar("State")
-# Steps that are kept, each with its tensors: those used last.
-MOST_STEPS = 16
+# What is kept, each step with its tensors: those used last.
+MOST_STEPS = 32
+MOST_BYTES = 4 * 2**30
 WARM_UP = 3  # runs before a capture, in which libraries allocate and choose
 
 
@@ -40,7 +41,8 @@ class CudaGraphs:
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            # A thread that pins the next batch's memory must not end the capture.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 run()
         return graph.replay
 
@@ -84,9 +86,20 @@ class StepGraphs:
             logger.warning("runs without CUDA graphs, which failed here: %.500s", reason)
             return state, run
         self._kept[key] = state, replay
-        if len(self._kept) > MOST_STEPS:
+        while len(self._kept) > 1 and self._is_too_much():
             self._kept.popitem(last=False)
         return state, replay
+
+    def _is_too_much(self) -> bool:
+        states = [state for state, _ in self._kept.values()]
+        return len(states) > MOST_STEPS or sum(map(num_bytes, states)) > MOST_BYTES
+
+
+def num_bytes(state: Any) -> int:
+    """Of the tensors among the attributes, and theirs."""
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    return sum(map(num_bytes, vars(state).values())) if hasattr(state, "__dict__") else 0
 
 
 def rounded_up(count: int) -> int:
