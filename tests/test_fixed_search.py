@@ -278,3 +278,23 @@ def test_half_precision_writes_as_fairseqs_steps_do(dtype):
         assert sum(same) >= 5  # of 7: rounding decides between what is nearly as likely
         for row, wanted in zip(found, expected, strict=True):
             assert row[0]["score"].item() == pytest.approx(wanted[0]["score"].item(), rel=0.02)
+
+
+def test_the_recording_that_stands_for_a_graph_notices_what_python_does_in_a_step():
+    position, out, steps = torch.zeros(1, dtype=torch.int64), torch.zeros(4), []
+
+    def good():
+        out.index_copy_(0, position, position.float() * 10 + 1)
+        position.add_(1)
+
+    def bad():
+        steps.append(1)
+        out[len(steps) - 1] = len(steps)
+
+    for run, expected in ((good, [1, 11, 21, 31]), (bad, [0, 2, 0, 0])):
+        position.zero_()
+        replay = Replays()(run)
+        position.zero_(), out.zero_()
+        for _ in range(4):
+            replay()
+        assert out.tolist() == expected
