@@ -9,9 +9,10 @@ from fairseq import utils
 from torch import Tensor, nn
 
 from tests.checkpoints import changed
-from tests.commands import PLUGIN, ROOT, launcher
+from tests.commands import PLUGIN, ROOT, launcher, run
 from tests.commands import TINY as TRAINING
 from tests.test_zero import output_of, zero
+from vt_fairseq.models.pretrained.exported import read_model, write_exported
 from vt_fairseq.training.half_precision_state import WEIGHTS
 from vt_fairseq.training.unrounded_weights import saved_weights, trained_weights, unrounded
 
@@ -27,7 +28,10 @@ def beginning(
     out.mkdir(exist_ok=True)
     script = [ROOT / "tests" / "beginning.py", out / "weights", data, *PLUGIN, *TRAINING]
     options = (*options, "--max-update", "1", "--disable-validation", "--save-dir", out / "save")
-    output_of([*launcher(processes), *map(str, [*script, *options])])
+    if processes == 1:
+        run(*map(str, [*script, *options]))
+    else:
+        output_of([*launcher(processes), *map(str, [*script, *options])])
     return [torch.load(f"{out / 'weights'}.{rank}") for rank in range(processes)]
 
 
@@ -74,18 +78,27 @@ def test_a_reset_optimizer_begins_at_the_weights_on_disk(data_directory, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 2])
-def test_what_vt_init_or_another_program_saved_without_an_optimizer_is_begun_at(
+def test_a_checkpoint_without_the_optimizers_state_is_gone_on_from_at_its_weights(
     data_directory, tmp_path, trained, stage
 ):
-    """Named as the checkpoint to go on from."""
-
-    def forget(state: dict) -> None:
-        state["last_optimizer_state"], state["optimizer_history"] = None, []
-
-    start = changed(trained, tmp_path / "init.pt", forget)
-    options = [*zero(stage), "--bf16", "--restore-file", start, "--reset-dataloader", "--no-save"]
-    (found,) = beginning(data_directory, tmp_path, *options)
+    """As of ``--no-save-optimizer-state``."""
+    start = changed(trained, tmp_path / "init.pt", lambda state: state.pop("last_optimizer_state"))
+    options = ["--restore-file", start, "--reset-dataloader", "--no-save"]
+    (found,) = beginning(data_directory, tmp_path, *zero(stage), "--bf16", *options)
     assert_begins_at(found, weights_in(trained), "bf16")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 3])
+def test_fine_tuning_begins_at_the_weights_of_an_exported_folder(
+    data_directory, tmp_path, trained, stage
+):
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    write_exported(read_model(trained), folder)
+    options = [*zero(stage), "--fp16", "--finetune-from-model", folder, "--no-save"]
+    (found,) = beginning(data_directory, tmp_path, *options)
+    assert_begins_at(found, weights_in(trained), "fp16")
 
 
 @pytest.mark.parametrize("stage", [0, pytest.param(1, marks=SLOW), pytest.param(3, marks=SLOW)])
