@@ -152,10 +152,10 @@ def test_parameters_are_stepped_in_groups_of_a_quarter_that_keep_their_settings(
     assert [id(p) for g in adam.param_groups for p in g["params"]] == list(map(id, whole))
 
 
-def test_stage_3_steps_a_fifteenth_of_its_share_unless_the_users_file_says_otherwise():
+def test_stage_3_steps_a_tenth_of_its_share_unless_the_users_file_says_otherwise():
     adam, config = adam_of(400, 80), {"zero_optimization": {"stage": 3}}
     step_in_parts(adam, config, world_size=4)
-    assert config["zero_optimization"]["sub_group_size"] == 480 / 4 / 15
+    assert config["zero_optimization"]["sub_group_size"] == 480 / 4 / 10
     assert len(adam.param_groups) == 2
     config["zero_optimization"]["sub_group_size"] = 7
     step_in_parts(adam, config, world_size=4)
