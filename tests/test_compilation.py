@@ -96,6 +96,7 @@ def test_an_epoch_of_texts_of_many_lengths_makes_at_most_six_graphs(nothing_buil
     model, criterion = build(), VideoTranslateCriterion.__new__(VideoTranslateCriterion)
     torch.nn.Module.__init__(criterion)
     names = list(model.state_dict())
+    limit = torch._dynamo.config.recompile_limit
     compilation = Compilation(model, criterion, "model", cuda_graphs=False)
     draw, before, sizes = random.Random(1), number_of_graphs(), set()
     batches = [4] * 29 + [3]  # the last one of an epoch is smaller
@@ -116,6 +117,7 @@ def test_an_epoch_of_texts_of_many_lengths_makes_at_most_six_graphs(nothing_buil
         }
         compilation.fix_sizes(sample)
         compilation.update(lambda given=sample: criterion(model, given)[0].backward())
+        assert torch._dynamo.config.recompile_limit == limit, "other functions keep theirs"
     graphs = number_of_graphs() - before
     assert len(sizes) > 6 >= graphs >= 2, graphs
     with compilation.paused(), torch.no_grad():
