@@ -183,6 +183,8 @@ def take_a_gpus_ways() -> None:
 def count_as_a_gpu() -> None:
     """``take_a_gpus_ways``, for operations to be counted: dropout and RMS norm are one each."""
     take_a_gpus_ways()
+    # Where a processor has instructions for bf16, oneDNN's gradients are copied to another layout.
+    torch.backends.mkldnn.enabled = False
     F.rms_norm, F.dropout = rms_norm, dropout
 
 
