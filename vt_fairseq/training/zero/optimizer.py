@@ -39,9 +39,13 @@ class DeepSpeedOptimizer(FairseqOptimizer):
         # The scale is set from outside for every step; `override_loss_scale` would log each.
         zero.custom_loss_scaler = True
         zero.external_loss_scale = 1.0
-        if engine.zero_optimization_stage() < 3 and not zero.cpu_offload:
+        offloaded = (
+            zero.offload_optimizer if engine.zero_optimization_stage() == 3 else zero.cpu_offload
+        )
+        if not offloaded:
             # A gradient that is not finite shows in the norm, which ZeRO looks at next. Looking at
-            # each of a thousand tensors before takes a GPU's launches longer than Adam does.
+            # each of a thousand tensors before takes a GPU's launches longer than Adam does, and
+            # stage 3's look at all of them at once takes a byte per parameter.
             zero.check_overflow = lambda partition_gradients=True: None
 
     @property
