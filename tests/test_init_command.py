@@ -164,6 +164,27 @@ def test_features_are_those_of_the_video_network(files, started):
         assert torch.equal(model.encoder.video.network(clip), network("tiny")(clip))
 
 
+@pytest.mark.parametrize("trained", ["init.pt", "model"])
+def test_another_t5_takes_the_video_network_of_a_model_of_ours(files, started, tmp_path, trained):
+    options = {"--t5": files / "t5_v1_1", "--video": started / trained, "--arch": "from-t5"}
+    init(options | {"--out": tmp_path / "init.pt"})
+    state, before = read(tmp_path / "init.pt"), read(started / "init.pt")["model"]
+    assert state["cfg"]["model"]["video_network"] == "tiny"
+    network = {n: t for n, t in before.items() if n.startswith("encoder.video.network.")}
+    assert len(network) == state["pretrained"]["used"]["video"]["tensors"] > 0
+    assert all(torch.equal(state["model"][name], tensor) for name, tensor in network.items())
+    names = {"model": "model.safetensors"}
+    assert names.get(trained, trained) in {s["file"] for s in state["pretrained"]["sources"]}
+    wi = "encoder.transformer.layers.0.feed_forward"
+    assert any(n.startswith(wi) and n not in before for n in state["model"])  # T5 1.1's gate
+
+
+def test_another_network_than_that_of_the_model_of_ours_is_named(files, started, tmp_path, capsys):
+    options = {"--t5": files / "t5", "--video": started / "model", "--arch": "from-t5"}
+    error = failing(capsys, options | {"--video-network": "18", "--out": tmp_path / "init.pt"})
+    assert "has the video network tiny, --video-network is 18" in error
+
+
 def test_the_checkpoint_says_where_every_tensor_comes_from(files, started):
     state = read(started / "init.pt")
     report = state["pretrained"]

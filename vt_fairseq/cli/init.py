@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--video",
         help="weights of the video network: IG65M or torchvision .pth, Caffe2 .pkl, a folder of "
-        "transformers; or 'random'",
+        "transformers, a model of yours (its checkpoint or exported folder); or 'random'",
     )
     source.add_argument(
         "--arch",
@@ -203,6 +203,7 @@ def _with_video(
 ) -> "tuple[VideoTranslateConfig, VideoWeights | Path | None]":
     """The architecture with the sizes that the video network's weights have, and the weights."""
     from vt_fairseq.models.architectures import naming_network
+    from vt_fairseq.models.pretrained.exported import is_model
     from vt_fairseq.models.pretrained.video_weights import read_video
     from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS
     from vt_fairseq.models.video_backbones import (
@@ -217,6 +218,8 @@ def _with_video(
     if args.video == RANDOM or name not in VIDEO_NETWORKS:
         return config, None
     path = Path(args.video)
+    if is_model(path):
+        return _with_trained_video(args, config, path)
     if name in R2PLUS1D_DIMS:
         return config, read_video(path)
     if not path.exists():
@@ -227,6 +230,28 @@ def _with_video(
         sizes = {key: value for key, value in arguments_of(path).items() if key not in given}
         config = replace(config, video_network=joined_name(name, {**sizes, **given}))
     return config, path
+
+
+def _with_trained_video(
+    args: argparse.Namespace, config: "VideoTranslateConfig", path: Path
+) -> "tuple[VideoTranslateConfig, VideoWeights]":
+    """The same with the network of a checkpoint or an exported folder; the rest is left there."""
+    from vt_fairseq.models.pretrained.exported import read_model
+    from vt_fairseq.models.pretrained.initial import NETWORK
+    from vt_fairseq.models.pretrained.video_weights import OWN, VideoWeights
+
+    state = read_model(path)
+    trained = state["cfg"]["model"]["video_network"]
+    if args.video_network not in (None, trained):
+        raise UserError(
+            f"{path} has the video network {trained}, --video-network is {args.video_network}"
+        )
+    tensors = {
+        name.removeprefix(NETWORK): tensor
+        for name, tensor in state["model"].items()
+        if name.startswith(NETWORK)
+    }
+    return replace(config, video_network=trained), VideoWeights(path, OWN, tensors)
 
 
 def _tokenizer(args: argparse.Namespace, t5: "T5Weights") -> "Tokenizer":

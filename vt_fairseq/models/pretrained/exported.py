@@ -7,6 +7,7 @@ machine that it was made on.
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,16 @@ def read_model(
     if path.is_file():
         return read_checkpoint(path, Tokenizer.from_file(vocabulary) if vocabulary else None, parts)
     raise UserError(f"no checkpoint at {path}")
+
+
+def is_model(path: Path) -> bool:
+    """Whether ``path`` is a checkpoint or an exported folder of a whole model."""
+    if path.is_dir():
+        return (path / CONFIG).is_file() and "vt_fairseq" in read_json(path / CONFIG)
+    if not (path.is_file() and zipfile.is_zipfile(path)):
+        return False
+    content = read_tensors(path)
+    return isinstance(content, dict) and {"cfg", "model", "task_state"} <= content.keys()
 
 
 def config_checksum(config: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from vt_fairseq.models.architectures import (
 )
 from vt_fairseq.models.checkpoint_state import vocabulary_state
 from vt_fairseq.models.pretrained.files import Tensors, files_at, sha256
-from vt_fairseq.models.pretrained.filling import Filled, fill
+from vt_fairseq.models.pretrained.filling import NOTHING, Filled, fill
 from vt_fairseq.models.pretrained.t5_weights import (
     ONLY_IN_CONFIG,
     OUTPUT,
@@ -26,7 +26,7 @@ from vt_fairseq.models.pretrained.t5_weights import (
     hf_key,
     in_transformer,
 )
-from vt_fairseq.models.pretrained.video_weights import VideoWeights, fill_video
+from vt_fairseq.models.pretrained.video_weights import OWN, VideoWeights, fill_video
 from vt_fairseq.models.pretrained.vocabulary_rows import check_vocabulary, input_rows, output_rows
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS
 from vt_fairseq.models.video_translate import VideoTokens
@@ -56,8 +56,8 @@ def initial_checkpoint(
     Args:
         config: the architecture, without ``size_differences`` from the T5.
         t5: the transformer's weights.
-        video: the video network's: an R(2+1)D's, or the path for its ``load_pretrained``; None for
-            one that starts from random weights.
+        video: the video network's: those read of an R(2+1)D or of a model of this project, or the
+            path for its ``load_pretrained``; None for one that starts from random weights.
         tokenizer: the vocabulary.
         seed: what random weights follow from.
         cfg: fairseq's whole configuration, in plain values; ``config`` is its part ``model``.
@@ -146,7 +146,10 @@ def _fill_network(
         for name, tensor in wanted.items()
         if name.startswith(NETWORK)
     }
-    filled, dropped = fill_video(video, own, R2PLUS1D_DIMS[config.video_network])
+    if video.layout == OWN:
+        filled, dropped = fill(own, video.tensors, {n: n for n in own}, NOTHING, video.path)
+    else:
+        filled, dropped = fill_video(video, own, R2PLUS1D_DIMS[config.video_network])
     return {NETWORK + name: tensor for name, tensor in filled.items()}, dropped
 
 

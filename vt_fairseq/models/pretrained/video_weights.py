@@ -23,6 +23,7 @@ from vt_fairseq.models.r2plus1d import R2Plus1DDims
 # The classifier of the pretraining task, in either layout.
 CLASSIFIER = re.compile(r"fc\.(weight|bias)|last_out_L\d+_[wb]")
 CAFFE2_EPS = 1e-3
+OWN = "vt_fairseq"
 # Our names of layers to Caffe2's: of the stem, and of the i-th block of all.
 _CAFFE2_STEM = {
     "stem.0": "conv1_middle",
@@ -53,7 +54,7 @@ class VideoWeights:
 
     Attributes:
         path: the file.
-        layout: "torch" or "caffe2".
+        layout: "torch" or "caffe2", or ``OWN``: a model of this project, whatever its network.
         tensors: by the names of that layout.
     """
 
