@@ -26,7 +26,7 @@ from vt_fairseq.quiet_imports import quiet_imports
 with quiet_imports():
     from fairseq.logging import metrics
     from gpu.training import build, made_up
-    from update_counts import of_few_tokens, write_data
+    from narrow_model import of_few_tokens, write_data
 
 OPTIONS = [
     *["--arch", "video_translate_tiny", "--batch-size", "32", "--num-frames", "8"],

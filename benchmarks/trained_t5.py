@@ -1,6 +1,6 @@
 """Trained T5 weights in half precision: their values' real ranges, texts, losses, and training.
 
-    python benchmarks/trained_t5.py T5_FOLDER SENTENCES [--rows 100] [--updates 50]
+    python benchmarks/trained_t5.py T5_FOLDER SENTENCES [--rows 100] [--updates 50] [--seed 1]
 
 ``T5_FOLDER`` is Hugging Face's; ``python -m tests.trained_t5 T5_FOLDER SPIECE_MODEL`` writes one.
 ``SENTENCES`` is a text file, one source per line. Measured on a CPU:
@@ -209,7 +209,7 @@ def trained(
     }
 
 
-def training(folder: Path, t5: Path, checkpoint: Path, updates: int) -> dict[str, dict]:
+def training(folder: Path, t5: Path, checkpoint: Path, updates: int, seed: str) -> dict[str, dict]:
     """Losses of fine-tuning in the three precisions."""
     data = folder / "data"
     command(
@@ -217,7 +217,8 @@ def training(folder: Path, t5: Path, checkpoint: Path, updates: int) -> dict[str
         *("--vocabulary", t5 / "spiece.model"),
     )
     found: dict[str, dict] = {}
-    for what, options in TRAINED.items():
+    for what, choices in TRAINED.items():
+        options = [*choices, "--seed", seed]
         precisions = ("fp32", *DTYPES)
         runs = {name: trained(data, checkpoint, name, updates, *options) for name in precisions}
         found |= {f"{what} in {name}": compared(run, runs["fp32"]) for name, run in runs.items()}
@@ -246,6 +247,7 @@ def main() -> int:
     parser.add_argument("sentences", type=Path, help="text file, one source per line")
     parser.add_argument("--rows", type=int, default=100, help="sentences, the first ones")
     parser.add_argument("--updates", type=int, default=50)
+    parser.add_argument("--seed", default="1", help="of the order of the clips in training")
     args = parser.parse_args()
     sentences = args.sentences.read_text(encoding="utf-8").splitlines()[: args.rows]
     with tempfile.TemporaryDirectory() as name:
@@ -257,9 +259,10 @@ def main() -> int:
         )
         measured = inference(folder / "init.pt", sentences)
         if args.updates:
-            measured |= training(folder, args.t5, folder / "init.pt", args.updates)
+            measured |= training(folder, args.t5, folder / "init.pt", args.updates, args.seed)
     # The result names no path of this machine.
     options = ["--rows", str(args.rows), "--updates", str(args.updates)]
+    options += ["--seed", args.seed] if args.seed != "1" else []
     sys.argv[1:] = [args.t5.name, args.sentences.name, *options]
     measuring.write_result("trained_t5", measuring.machine("deepspeed"), measured)
     judged = {what: m for what, m in measured.items() if not what.startswith(FROM_NOTHING)}

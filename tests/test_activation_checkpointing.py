@@ -150,9 +150,9 @@ def test_a_second_pass_that_fails_leaves_no_mark():
 def test_keys_and_values_of_the_source_may_stand_in_for_it_as_in_scoring():
     plain, frugal = build().eval(), build(**ALL).eval()
     encoder_out = plain.encoder(source(*ROWS), video=clips(2))
-    cache = plain.decoder.source_cache(encoder_out)
+    sources = plain.decoder.source_of(encoder_out)
     visible = torch.ones(1, 4, 4).tril().bool()
-    inputs = PREVIOUS, torch.arange(4).unsqueeze(0), visible, encoder_out, cache
+    inputs = PREVIOUS, torch.arange(4).unsqueeze(0), visible, *sources
     found, expected = (model.decoder.packed_features(*inputs) for model in (frugal, plain))
     assert torch.equal(found, expected)
 

@@ -12,8 +12,7 @@ from fairseq.trainer import Trainer
 
 from tests.commands import PLUGIN, TINY, run
 from tests.test_model import LONGER, PREVIOUS, WITH_VIDEO, clips, source
-from tests.test_zero import recorded
-from tests.test_zero import train as train_recorded
+from tests.test_zero import command, output_of, recorded
 from vt_fairseq.criterions.cross_entropy import VideoTranslateCriterion
 from vt_fairseq.models.architectures import TinyConfig, build_model
 from vt_fairseq.training.compilation import Compilation, number_of_graphs
@@ -23,6 +22,10 @@ RECOMPUTED = {"checkpoint_activations": True, "checkpoint_video_stages": 4}
 TARGET = torch.tensor([[11, 12, 13, 1], [14, 1, 0, 0]])
 VIDEO = 303
 slow = pytest.mark.slow
+# One layer each, so that Inductor plans less; others like it would share their kernels.
+SHALLOW = "num_layers=1,num_decoder_layers=1"
+TIMEOUT = 1500  # seconds, which compiling C++ may take on two cores that are busy otherwise
+compiles = pytest.mark.timeout(2 * TIMEOUT)
 
 
 def build(**options):
@@ -79,11 +82,12 @@ def test_model_and_loss_are_one_graph_with_the_gradients_and_statistics_of_eager
 
 
 @slow
+@compiles
 def test_what_is_recomputed_in_a_graph_drops_out_the_same():
     gradients = []
     for options in ({}, RECOMPUTED):
         torch.compiler.reset()
-        model = build(dropout=0.3, **options)
+        model = build(dropout=0.3, t5_dims=SHALLOW, **options)
         compiled = torch.compile(loss_of, fullgraph=True, backend="inductor")
         torch.manual_seed(5)
         compiled(model, *BATCH)[0].backward()
@@ -96,6 +100,7 @@ def test_an_epoch_of_texts_of_many_lengths_makes_at_most_six_graphs(nothing_buil
     model, criterion = build(), VideoTranslateCriterion.__new__(VideoTranslateCriterion)
     torch.nn.Module.__init__(criterion)
     names = list(model.state_dict())
+    limit = torch._dynamo.config.recompile_limit
     compilation = Compilation(model, criterion, "model", cuda_graphs=False)
     draw, before, sizes = random.Random(1), number_of_graphs(), set()
     batches = [4] * 29 + [3]  # the last one of an epoch is smaller
@@ -116,6 +121,7 @@ def test_an_epoch_of_texts_of_many_lengths_makes_at_most_six_graphs(nothing_buil
         }
         compilation.fix_sizes(sample)
         compilation.update(lambda given=sample: criterion(model, given)[0].backward())
+        assert torch._dynamo.config.recompile_limit == limit, "other functions keep theirs"
     graphs = number_of_graphs() - before
     assert len(sizes) > 6 >= graphs >= 2, graphs
     with compilation.paused(), torch.no_grad():
@@ -185,7 +191,7 @@ def train(data, out, *options, expected_code=0):
     own = ["--save-dir", out, "--max-update", "6", "--disable-validation", "--actions", "caption"]
     return run(
         "fairseq-train", data, *PLUGIN, *TINY, *own, *options, expected_code=expected_code,
-        timeout=1500,
+        timeout=TIMEOUT,
     )  # fmt: skip
 
 
@@ -194,6 +200,7 @@ def losses(log: str) -> list[float]:
 
 
 @slow
+@compiles
 def test_without_a_compiler_training_says_so_and_goes_on(data_directory, tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
@@ -223,6 +230,7 @@ def test_what_does_not_go_together_is_refused_in_one_line(
 
 
 @slow
+@compiles
 @pytest.mark.parametrize(
     "options",
     [
@@ -233,12 +241,14 @@ def test_what_does_not_go_together_is_refused_in_one_line(
 )
 def test_a_compiled_training_has_the_losses_of_one_that_is_not(data_directory, tmp_path, options):
     same = [o for o in options if o not in ("--compile", "model", "blocks")]
-    alike = ["--actions", "caption", "--max-update", "50", "--required-seq-len-multiple", "16"]
-    alike += ["--dropout", "0", "--adam-eps", "1e-6"]
+    # 20 clips with short texts make batches of one size, so one graph of the model.
+    alike = ["--actions", "caption", "--max-update", "50", "--required-seq-len-multiple", "32"]
+    alike += ["--dropout", "0", "--adam-eps", "1e-6", "--batch-size", "4", "--t5-dims", SHALLOW]
     alike += [] if same else ["--optimizer", "adam"]
-    log = train_recorded(data_directory, tmp_path / "compiled", *alike, *options)
+    compiled = command(data_directory, tmp_path / "compiled", *alike, *options)
+    log = output_of(compiled, timeout=TIMEOUT)
     assert "trains without --compile" not in log and "graphs so far" in log
-    train_recorded(data_directory, tmp_path / "plain", *alike, *same)
+    output_of(command(data_directory, tmp_path / "plain", *alike, *same))
     found, expected = (recorded(tmp_path / name) for name in ("compiled", "plain"))
     assert len(found) == len(expected) == 50
     # The last bits of fp32 add up; after one update they are the same.

@@ -5,13 +5,19 @@ import re
 import subprocess
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 
 from tests.commands import PLUGIN, TINY, command_line
+from tests.test_t5 import Ids
+from vt_fairseq.candidates.likelihood import score_candidates
+from vt_fairseq.candidates.prefix_tree import PrefixTree
 from vt_fairseq.models.architectures import architecture, build_model
 from vt_fairseq.models.batch_norm import BatchNorm
 from vt_fairseq.models.half_precision_linear import Fp32OutputLinear
+from vt_fairseq.models.sequence_generator import SharedSourceGenerator
+from vt_fairseq.models.step_graphs import CudaGraphs, StepGraphs
 from vt_fairseq.models.video_translate import VideoTranslateModel
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA GPU")
@@ -57,6 +63,35 @@ def test_a_gpu_computes_what_a_cpu_does():
     for (name, cpu), gpu in zip(on_cpu.named_parameters(), on_gpu.parameters(), strict=True):
         if cpu.grad.norm() > 1e-4:
             assert relative(gpu.grad, cpu.grad) < 1e-2, name
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_captured_steps_write_and_score_what_a_cpu_does(beam):
+    on_cpu = tiny().eval()
+    on_gpu = deepcopy(on_cpu).cuda()
+    tree = PrefixTree.build([[7, 9], [7, 8, 11], [30], []])
+    ids = Ids(on_cpu.decoder.embed_tokens.num_embeddings)
+    for rows in (4, 3):
+        texts, scores = [], []
+        for model, graphs in (
+            (on_cpu, None),
+            (on_gpu, None),
+            (on_gpu, StepGraphs(CudaGraphs(torch.device("cuda")))),
+        ):
+            model.decoder.graphs = graphs
+            device = model.decoder.embed_tokens.weight.device
+            given = inputs(str(device))
+            given = {name: given[name][:rows] for name in ("src_tokens", "video")}
+            generator = SharedSourceGenerator([model], ids, beam_size=beam, max_len_b=40)
+            found = generator.generate(None, {"net_input": given}, bos_token=0)
+            texts.append([row[0]["tokens"].tolist() for row in found])
+            with torch.no_grad():
+                scores.append(np.stack(score_candidates(model, model.encoder(**given), [tree])))
+            assert graphs is None or graphs.works
+            model.decoder.graphs = None
+        assert texts[0] == texts[1] == texts[2]
+        np.testing.assert_allclose(scores[1], scores[0], atol=1e-3)
+        np.testing.assert_allclose(scores[2], scores[0], atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -16,12 +16,14 @@ from tests.checkpoints import changed
 from tests.commands import PLUGIN, environment
 from tests.conftest import run_main
 from tests.media import write_folder, write_numbered
+from tests.replaying import Replays
 from vt_fairseq import Decoding, VideoTranslate
 from vt_fairseq.data.clips import ClipLoader
 from vt_fairseq.data.manifest import ClipRow, DataDirectory
 from vt_fairseq.data.tokenizer import EOS, train_vocabulary
 from vt_fairseq.errors import UserError, VideoError
 from vt_fairseq.inference.loading import open_checkpoint
+from vt_fairseq.models.step_graphs import StepGraphs
 from vt_fairseq.video.decoding import read_clip
 from vt_fairseq.video.frame_sampling import TIME_EPSILON, FrameSampling, Plan, pick_frames
 from vt_fairseq.video.transforms import ClipTransform
@@ -231,6 +233,33 @@ def test_the_encoders_states_come_without_padding_and_with_their_tokens(vt, vide
         assert set(one.tokens[one.video]) == {tokenizer.video} and len(one.states[one.video]) == 4
         assert question in tokenizer.decode(one.tokens)
     torch.testing.assert_close(alone.states, found[0].states, atol=1e-4, rtol=1e-4)
+
+
+def test_replayed_steps_write_and_score_the_same(vt, videos):
+    """As on a GPU with ``cuda_graphs``; a recording stands in for the graphs."""
+    labels = ["a red square", "a blue circle", "a green triangle moves"]
+
+    def results() -> list[tuple[str, float]]:
+        captions = vt.caption(videos, decoding=Decoding("beam", beam=4, num_candidates=2))
+        captions += vt.caption(videos, decoding="greedy")
+        choices = vt.classify(videos, labels) + vt.answer(videos, QUESTION, CANDIDATES)
+        texts = [(text.text, text.score) for one in captions for text in one.candidates]
+        return texts + [pair for one in choices for pair in zip(one.texts, one.scores, strict=True)]
+
+    expected, decoder, replays = results(), vt.loaded.model.decoder, Replays()
+    decoder.graphs = StepGraphs(replays)
+    try:
+        found = results()
+    finally:
+        decoder.graphs = None
+    assert len(replays.captured) >= 4 and replays.launches > 8
+    assert [text for text, _ in found] == [text for text, _ in expected]
+    assert [n for _, n in found] == pytest.approx([n for _, n in expected], abs=1e-4)
+
+
+def test_cuda_graphs_without_a_gpu_are_refused_in_a_line(trained):
+    with pytest.raises(UserError, match="--cuda-graphs needs a GPU"):
+        VideoTranslate.from_pretrained(trained, device="cpu", cuda_graphs=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

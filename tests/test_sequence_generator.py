@@ -19,9 +19,10 @@ from tests.test_t5 import (
     load_hf,
     random_ids,
 )
+from vt_fairseq.models.best_tokens import BLOCK, top_by_blocks
 from vt_fairseq.models.half_precision_linear import vocabulary_linear
 from vt_fairseq.models.kv_cache import POSITIONS, KeyValueCache
-from vt_fairseq.models.sequence_generator import BLOCK, SharedSourceGenerator, top_by_blocks
+from vt_fairseq.models.sequence_generator import SharedSourceGenerator
 from vt_fairseq.models.video_translate import MultimodalEncoder
 from vt_fairseq.task import VideoTranslateTask
 
@@ -56,7 +57,10 @@ def source(models):
 def generator_of(model, options: dict, stock: bool, more=()) -> SequenceGenerator:
     """What the task builds, or with ``stock`` what fairseq builds by itself; ``more`` models."""
     task = object.__new__(VideoTranslateTask)
-    task.cfg, task.datasets = SimpleNamespace(results_path=None, num_frames=8), {}
+    task.cfg, task.datasets = (
+        SimpleNamespace(results_path=None, num_frames=8, cuda_graphs=False),
+        {},
+    )
     task.dictionary, task._share = Ids(model.decoder.embed_tokens.num_embeddings), None
     for one in (model, *more):
         one.heads, one.encoder.video.num_tokens = None, lambda frames: frames // 8

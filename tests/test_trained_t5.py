@@ -14,10 +14,14 @@ import vt_fairseq.plugin  # noqa: F401
 from tests import trained_t5
 from tests.commands import ROOT
 from tests.conftest import made_once
+from tests.replaying import Replays
 from tests.test_init_command import build, failing, init, read
-from tests.test_t5 import generate, generate_hf, shift_right
+from tests.test_sequence_generator import assert_same
+from tests.test_t5 import Ids, generate, generate_hf, shift_right
 from tests.weights import vocabulary
 from vt_fairseq.data.tokenizer import EOS, PAD, Tokenizer
+from vt_fairseq.models.sequence_generator import SharedSourceGenerator
+from vt_fairseq.models.step_graphs import StepGraphs
 
 pytestmark = [
     pytest.mark.data,
@@ -123,6 +127,24 @@ def assert_same_texts(ours, theirs, source: torch.Tensor, beam: int) -> None:
     found = generate(ours, source, beam, LONGEST)
     assert found == generate_hf(theirs, source, beam, LONGEST)[0]
     assert len({tuple(row) for row in found}) > 0.9 * len(source)
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_steps_of_fixed_shapes_replayed_or_not_write_what_fairseqs_steps_write(
+    ours, tokenizer, beam
+):
+    vocabulary = ours.decoder.embed_tokens.num_embeddings
+    generator = SharedSourceGenerator([ours], Ids(vocabulary), beam_size=beam, max_len_b=LONGEST)
+    for sentences in (SENTENCES[:5], SENTENCES[5:8]):
+        source = sources(tokenizer, sentences)
+        found = []
+        for fixed, graphs in ((False, None), (True, None), (True, StepGraphs(Replays()))):
+            generator.fixed_shapes, ours.decoder.graphs = fixed, graphs
+            sample = {"net_input": {"src_tokens": source}}
+            found.append(generator.generate(None, sample, bos_token=PAD))
+            ours.decoder.graphs = None
+        assert_same(found[1], found[0])
+        assert_same(found[2], found[0])
 
 
 def test_it_answers_a_question_in_words(ours, tokenizer):

@@ -45,7 +45,9 @@ def command(data: Path, out: Path, *arguments: str | int | Path, processes: int 
     ]
 
 
-def output_of(arguments: list[str], expected_code: int = 0, **extra: str) -> str:
+def output_of(
+    arguments: list[str], expected_code: int = 0, timeout: float = 600, **extra: str
+) -> str:
     """Run it to its end, with ``extra`` in its environment."""
     done = subprocess.run(
         arguments,
@@ -53,7 +55,7 @@ def output_of(arguments: list[str], expected_code: int = 0, **extra: str) -> str
         stderr=subprocess.STDOUT,
         text=True,
         env={**environment(), **extra},
-        timeout=600,
+        timeout=timeout,
     )
     assert done.returncode == expected_code, done.stdout[-4000:]
     return done.stdout

@@ -1,5 +1,6 @@
 import importlib
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 from vt_fairseq.errors import UserError
 from vt_fairseq.training.zero.adam import DeepSpeedAdamConfig
 from vt_fairseq.training.zero.config import engine_config, step_in_parts
+from vt_fairseq.training.zero.optimizer import DeepSpeedOptimizer
 from vt_fairseq.training.zero.shards import check_stages
 
 
@@ -152,10 +154,10 @@ def test_parameters_are_stepped_in_groups_of_a_quarter_that_keep_their_settings(
     assert [id(p) for g in adam.param_groups for p in g["params"]] == list(map(id, whole))
 
 
-def test_stage_3_steps_a_fifteenth_of_its_share_unless_the_users_file_says_otherwise():
+def test_stage_3_steps_a_tenth_of_its_share_unless_the_users_file_says_otherwise():
     adam, config = adam_of(400, 80), {"zero_optimization": {"stage": 3}}
     step_in_parts(adam, config, world_size=4)
-    assert config["zero_optimization"]["sub_group_size"] == 480 / 4 / 15
+    assert config["zero_optimization"]["sub_group_size"] == 480 / 4 / 10
     assert len(adam.param_groups) == 2
     config["zero_optimization"]["sub_group_size"] = 7
     step_in_parts(adam, config, world_size=4)
@@ -169,3 +171,17 @@ def test_stage_3_gathers_at_once_what_layers_and_blocks_hold():
     found = [name.rpartition(".")[::2] for name in names]
     classes = [getattr(importlib.import_module(module), name) for module, name in found]
     assert classes and all(issubclass(each, torch.nn.Module) for each in classes)
+
+
+@pytest.mark.parametrize(
+    ("stage", "offloading"), [(1, "cpu_offload"), (2, "cpu_offload"), (3, "offload_optimizer")]
+)
+@pytest.mark.parametrize("offloaded", [False, True])
+def test_overflow_is_looked_for_in_the_norm_alone_unless_the_optimizer_is_offloaded(
+    stage, offloading, offloaded
+):
+    """DeepSpeed's own look takes stage 3 a mask of a byte per parameter."""
+    zero = SimpleNamespace(check_overflow=print, **{offloading: offloaded})
+    engine = SimpleNamespace(optimizer=zero, zero_optimization_stage=lambda: stage)
+    DeepSpeedOptimizer(None, engine, None, shards=None)
+    assert (zero.check_overflow is print) == offloaded

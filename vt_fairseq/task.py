@@ -50,6 +50,7 @@ from vt_fairseq.files.result_files import PredictionFiles, Share, check_finite, 
 from vt_fairseq.metrics.captions import BLEU_KEYS, bleu_counts, bleu_score
 from vt_fairseq.models.checkpoint_state import vocabulary_state
 from vt_fairseq.models.sequence_generator import SharedSourceGenerator
+from vt_fairseq.models.step_graphs import CudaGraphs, StepGraphs
 from vt_fairseq.models.video_backbones import input_of
 from vt_fairseq.task_config import (
     COMPILED_LENGTHS,
@@ -553,8 +554,17 @@ class VideoTranslateTask(FairseqTask):
             self._predictions.finish_if_whole()  # a process may have no rows at all
         if self._share is not None and self._share.rows == 0:
             raise NoRows(f"process {self._share.rank + 1} of {self._share.processes} has no rows")
+        self.capture_steps(models)
         kwargs.setdefault("seq_gen_cls", SharedSourceGenerator)
         return super().build_generator(models, args, **kwargs)
+
+    def capture_steps(self, models: Sequence[Any]) -> None:
+        """With ``--cuda-graphs``, have a GPU replay the steps of generation and scoring."""
+        for model in models if self.cfg.cuda_graphs else ():
+            device = model.decoder.embed_tokens.weight.device
+            if device.type != "cuda":
+                raise UserError("--cuda-graphs needs a GPU")
+            model.decoder.graphs = model.decoder.graphs or StepGraphs(CudaGraphs(device))
 
     def generate(self, generator, sample, prefix_tokens=None, models=None):
         """fairseq's hypotheses for each row; None for a row whose clip could not be read.

@@ -201,8 +201,8 @@ class VideoTranslateTaskConfig(FairseqDataclass):
     cuda_graphs: bool = field(
         default=False,
         metadata={
-            "help": "with --compile model on a GPU, launch each pass as one CUDA graph; not "
-            "measured yet"
+            "help": "on a GPU, launch each pass of a training with --compile model, and each step "
+            "of generation, as one CUDA graph; not tried on a GPU yet"
         },
     )
     # Validation

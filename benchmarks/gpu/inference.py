@@ -25,6 +25,7 @@ from vt_fairseq.candidates.likelihood import score_candidates
 from vt_fairseq.candidates.prefix_tree import PrefixTree
 from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.models.architectures import architecture, build_model
+from vt_fairseq.models.step_graphs import CudaGraphs, StepGraphs
 from vt_fairseq.task import VideoTranslateTask, VideoTranslateTaskConfig
 
 CLIPS, FRAMES, SIZE, SOURCE, TARGET = 32, 32, 112, 28, 20
@@ -80,14 +81,21 @@ class Bench:
         taken = seconds(lambda: [video(part) for part in self.frames.split(8)])
         return {"video_network_clips_per_second": round(CLIPS / taken, 1)}
 
-    def generation(self, beam: int) -> dict[str, float]:
-        """Texts of exactly 20 tokens for 32 clips, the video network left out."""
+    def generation(self, beam: int, way: str) -> dict[str, float]:
+        """Texts of exactly 20 tokens for 32 clips, the video network left out.
+
+        ``way`` is "fairseq", "fixed" (steps of fixed shapes) or "captured".
+        """
         config = GenerationConfig(beam=beam, max_len_b=TARGET, min_len=TARGET)
         generator = self.task.build_generator([self.model], config)
+        generator.fixed_shapes = way != "fairseq"
+        graphs = StepGraphs(CudaGraphs(torch.device("cuda"))) if way == "captured" else None
+        self.model.decoder.graphs = graphs
         missing = torch.zeros(CLIPS, dtype=torch.bool)
         sample = {"net_input": self.inputs(CLIPS), "missing": missing}
         taken = seconds(lambda: self.task.generate(generator, sample))
-        name = "greedy" if beam == 1 else f"beam_{beam}"
+        self.model.decoder.graphs = None
+        name = f"{way}_greedy" if beam == 1 else f"{way}_beam_{beam}"
         return {
             f"{name}_texts_per_second": round(CLIPS / taken, 1),
             f"{name}_tokens_per_second": round(CLIPS * TARGET / taken),
@@ -109,8 +117,12 @@ class Bench:
                 encoded = self.model.encoder(**self.inputs(clips))
                 score_candidates(self.model, encoded, [tree], 8192)
 
-            taken = seconds(call)
-            found[f"{name}_pairs_per_second"] = round(len(texts) * clips / taken)
+            for way in ("launched", "captured"):
+                graphs = StepGraphs(CudaGraphs(torch.device("cuda"))) if way == "captured" else None
+                self.model.decoder.graphs = graphs
+                taken = seconds(call)
+                found[f"{name}_{way}_pairs_per_second"] = round(len(texts) * clips / taken)
+        self.model.decoder.graphs = None
         return found
 
 
@@ -129,7 +141,8 @@ def main() -> None:
     bench = Bench(args.data, args.arch, dtype)
     result = bench.video()
     for beam in (1, 4, 5):
-        result |= bench.generation(beam)
+        for way in ("fairseq", "fixed", "captured"):
+            result |= bench.generation(beam, way)
     result |= bench.scoring()
     print("RESULT " + json.dumps(result))
 

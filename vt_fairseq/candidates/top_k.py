@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from vt_fairseq.candidates.likelihood import DEFAULT_MAX_NODES, EncoderOut, TreeDecoder
+from vt_fairseq.candidates.likelihood import DEFAULT_MAX_NODES
 from vt_fairseq.candidates.prefix_tree import PrefixTree
+from vt_fairseq.candidates.tree_decoder import TreeDecoder
+from vt_fairseq.models.t5 import EncoderOut
 
 # Nodes of one clip expanded before the search looks again at which are best: few waste little, many
 # fill matrices.

@@ -49,6 +49,7 @@ FILM_SECONDS = 60.0  # of a longer video that is not cut it is said what was see
 # Options that do not change the results, or not by more than rounding.
 NOT_SETTINGS = {
     *("videos", "out", "shard", "batch_size", "num_workers", "device", "follow_links", "user_dir"),
+    "cuda_graphs",
 }
 
 # (paths, start=, end=), lists of the same length -> a result for each, None where it was not read
@@ -103,6 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_follow_links(parser)
     command.add_device(parser)
     command.add_dtype(parser)
+    command.add_cuda_graphs(parser)
     command.add_user_dir(parser)
     return parser
 
@@ -247,6 +249,7 @@ def load(args: argparse.Namespace) -> "VideoTranslate":
         vocabulary=args.vocabulary,
         test_window=args.test_window,
         follow_links=args.follow_links,
+        cuda_graphs=args.cuda_graphs,
     )
     model.batch_size, model.num_workers = args.batch_size, args.num_workers
     return model

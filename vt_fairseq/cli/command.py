@@ -70,6 +70,15 @@ def add_follow_links(group: Any) -> None:
     )
 
 
+def add_cuda_graphs(group: Any) -> None:
+    """The option that has a GPU replay steps."""
+    group.add_argument(
+        "--cuda-graphs",
+        action="store_true",
+        help="launch each step of the decoder as one CUDA graph; not tried on a GPU yet",
+    )
+
+
 def add_dtype(group: Any) -> None:
     """The option for the precision of the weights."""
     group.add_argument(

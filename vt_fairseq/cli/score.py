@@ -112,6 +112,7 @@ def add_run(group) -> None:
         help="processes that decode (default: 1)")  # fmt: skip
     command.add_device(group)
     command.add_dtype(group)
+    command.add_cuda_graphs(group)
 
 
 @command.console_script(PROG)

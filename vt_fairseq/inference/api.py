@@ -119,6 +119,7 @@ class VideoTranslate:
         vocabulary: str | os.PathLike[str] | None = None,
         test_window: str | None = None,
         follow_links: bool = False,
+        cuda_graphs: bool = False,
     ) -> "VideoTranslate":
         """Load a checkpoint; no code in it is run.
 
@@ -131,10 +132,12 @@ class VideoTranslate:
                 None: as in the checkpoint.
             follow_links: read frames that links lead to, out of their folder; a file that is named
                 may always be a link.
+            cuda_graphs: launch each token of all texts, and each chunk of candidates, as one CUDA
+                graph. It has not been tried on a GPU yet.
 
         Raises UserError when there is no such checkpoint or it cannot be used.
         """
-        overrides: dict[str, Any] = {"follow_links": follow_links}
+        overrides: dict[str, Any] = {"follow_links": follow_links, "cuda_graphs": cuda_graphs}
         if test_window:
             window_position(test_window, rng=None)  # now rather than in a process that decodes
             overrides["test_window"] = test_window

@@ -80,6 +80,7 @@ def open_checkpoint(
     with open_dict(cfg):
         # Whether links are followed is for the user to say, and never for a checkpoint.
         cfg.task.update({"eval_bleu": False, "results_path": None, "follow_links": False})
+        cfg.task.cuda_graphs = False  # in training it is another thing
         cfg.task.context = False  # what it did in training stands in no_context
         cfg.task.update(overrides or {})
         cfg.task.data, cfg.task.cpu = str(data or ""), device.type != "cuda"
@@ -92,7 +93,9 @@ def open_checkpoint(
     model.load_state_dict(state["model"], strict=True, model_cfg=cfg.model)
     model.eval().fold()
     own = Path(os.path.abspath(path)), fingerprint(state["model"], task)
-    return Loaded(model.to(device, dtype), task, device, cfg.task, *own)
+    model = model.to(device, dtype)
+    task.capture_steps([model])
+    return Loaded(model, task, device, cfg.task, *own)
 
 
 def usable_device(name: str | torch.device | None) -> torch.device:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from fairseq.dataclass.configs import GenerationConfig
 
-from vt_fairseq.candidates.likelihood import EncoderOut, score_candidates
+from vt_fairseq.candidates.likelihood import score_candidates
 from vt_fairseq.candidates.prefix_tree import PrefixTree
 from vt_fairseq.data.dataset import pad_right
 from vt_fairseq.data.manifest import ClipRow
@@ -28,6 +28,7 @@ from vt_fairseq.data.prompts import Prompt
 from vt_fairseq.devices import DTYPES
 from vt_fairseq.errors import UserError
 from vt_fairseq.files.result_files import check_finite
+from vt_fairseq.models.t5 import EncoderOut
 from vt_fairseq.models.video_translate import VideoTranslateModel
 from vt_fairseq.task import VideoTranslateTask
 from vt_fairseq.task_config import INPUT_OPTIONS

@@ -2,8 +2,12 @@
 
 fairseq repeats the encoder's output for every beam before the first step and reorders it at every
 later one. Our decoder takes several targets per source, and its cache follows their order.
+
+What one model writes by greedy or beam search takes steps of fixed shapes on a GPU, which the host
+does not wait for; samples, ensembles and given beginnings take fairseq's steps.
 """
 
+import logging
 from typing import Any
 
 import torch
@@ -11,9 +15,14 @@ from fairseq.search import BeamSearch, Search
 from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 
 from vt_fairseq.errors import UserError
+from vt_fairseq.models.best_tokens import best_continuations, forbid_repetitions
+from vt_fairseq.models.fixed_search import search_log
+from vt_fairseq.models.half_precision_linear import is_partitioned
+from vt_fairseq.models.hypotheses import DIVERGED, SearchLog
+from vt_fairseq.models.search_step import Search as FixedSearch
+from vt_fairseq.models.t5 import T5Decoder
 
-# Tokens in one block of the vocabulary.
-BLOCK = 128
+logger = logging.getLogger(__name__)
 
 
 class SharedSources(EnsembleModel):
@@ -44,26 +53,11 @@ class SharedSources(EnsembleModel):
         """
         found = super().forward_decoder(tokens, *args, **kwargs)
         if found[0][:, 0].isnan().any():
-            raise UserError(
-                "the model's scores of the next token are not finite numbers: the model has "
-                "diverged, or its numbers pass fp16's range (take bf16 or fp32)"
-            )
-        if self.no_repeat:
-            forbid_repetitions(found[0], tokens, self.no_repeat)
-        return found
-
-
-def forbid_repetitions(lprobs: torch.Tensor, tokens: torch.Tensor, size: int) -> None:
-    """Set log-likelihoods (R, V) of tokens that would repeat ``size`` of ``tokens`` (R, L) to -inf.
-
-    fairseq's own code compares the padded end of its buffer, and forbids nothing of what it should.
-    """
-    if tokens.size(1) < size:
-        return
-    before = tokens.unfold(1, size, 1)  # (R, L - size + 1, size)
-    last = tokens[:, tokens.size(1) - size + 1 :]
-    rows, places = before[..., :-1].eq(last.unsqueeze(1)).all(-1).nonzero(as_tuple=True)
-    lprobs[rows, before[rows, places, -1]] = -torch.inf
+            raise UserError(DIVERGED)
+        if not self.no_repeat:
+            return found
+        last = torch.tensor([tokens.size(1) - 1], device=tokens.device)
+        return forbid_repetitions(found[0], tokens, last, self.no_repeat), found[1]
 
 
 class BlockwiseBeamSearch(BeamSearch):
@@ -81,39 +75,19 @@ class BlockwiseBeamSearch(BeamSearch):
 
         These are scores, tokens and beams, (B, 2 * beams) each.
         """
-        beams, vocabulary = lprobs.shape[1:]
-        if step == 0:  # all beams are alike
-            lprobs = lprobs[:, :1]
-        wanted = min(2 * beams, vocabulary - 1)
-        best, tokens = top_by_blocks(lprobs, wanted)
-        if step > 0:
-            best = best + scores[:, :, step - 1].unsqueeze(-1)
-        best, indices = best.flatten(1).topk(min(2 * beams, best[0].numel()))
-        tokens = tokens.flatten(1).gather(1, indices)
-        return best, tokens, indices.div(wanted, rounding_mode="floor")
-
-
-def top_by_blocks(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(..., V) -> the k highest values and their indices, (..., k) each, as ``topk`` gives them.
-
-    They lie in the k blocks with the highest maxima. Most values are only compared within their
-    block, which is faster than a selection among all.
-    """
-    width = values.size(-1)
-    if width % BLOCK or width // BLOCK <= k:
-        return values.topk(k)
-    blocks = values.unflatten(-1, (-1, BLOCK))
-    chosen = blocks.amax(-1).topk(k).indices
-    among = blocks.gather(-2, chosen.unsqueeze(-1).expand(*chosen.shape, BLOCK))
-    best, indices = among.flatten(-2).topk(k)
-    block = chosen.gather(-1, indices.div(BLOCK, rounding_mode="floor"))
-    return best, block * BLOCK + indices % BLOCK
+        return best_continuations(lprobs, scores[:, :, step - 1] if step > 0 else None)
 
 
 class SharedSourceGenerator(SequenceGenerator):
-    """fairseq's generator for models of this project; takes and gives what fairseq's does."""
+    """fairseq's generator for models of this project; takes and gives what fairseq's does.
+
+    Attributes:
+        fixed_shapes: whether steps have fixed shapes where that is possible; None: on a GPU. On a
+            CPU they save nothing, and go on with texts that have ended.
+    """
 
     search: Search
+    fixed_shapes: bool | None = None
 
     def __init__(
         self,
@@ -125,5 +99,60 @@ class SharedSourceGenerator(SequenceGenerator):
         sources = SharedSources(models)
         sources.no_repeat = no_repeat_ngram_size
         super().__init__(sources, *args, **kwargs)
+        self._said = False
         if type(self.search) is BeamSearch:
             self.search = BlockwiseBeamSearch(self.tgt_dict)
+
+    def _generate(
+        self,
+        sample: dict[str, Any],
+        prefix_tokens: torch.Tensor | None = None,
+        constraints: torch.Tensor | None = None,
+        bos_token: int | None = None,
+    ) -> list[list[dict[str, Any]]]:
+        if not self._takes_fixed_shapes(prefix_tokens, constraints):
+            return super()._generate(sample, prefix_tokens, constraints, bos_token)
+        decoder = self.model.single_model.decoder
+        net_input = sample["net_input"]
+        longest = int(self.max_len_a * net_input["src_tokens"].size(1) + self.max_len_b)
+        search = FixedSearch(
+            beams=self.beam_size,
+            least=self.min_len,
+            most=min(longest, self.max_len - 1),
+            pad=self.pad,
+            eos=self.eos,
+            unk=self.unk,
+            unk_penalty=self.unk_penalty,
+            no_repeat=self.model.no_repeat,
+            temperature=self.temperature,
+        )
+        start = self.eos if bos_token is None else bos_token
+        with torch.inference_mode():
+            encoder_out = self.model.forward_encoder(net_input)[0]
+            log = SearchLog(search_log(decoder, encoder_out, search, start), self.eos)
+        power = self.len_penalty if self.normalize_scores else 0.0
+        rows = net_input["src_tokens"].size(0)
+        return [log.texts_of(row, power) for row in range(rows)]
+
+    def _takes_fixed_shapes(self, prefix_tokens: Any, constraints: Any) -> bool:
+        """Whether a search does; where captured steps were asked for, the log says why not."""
+        decoder = getattr(self.model.single_model, "decoder", None)
+        if not isinstance(decoder, T5Decoder) or is_partitioned(decoder.relative_bias):
+            return False
+        wanted = self.fixed_shapes
+        if wanted is None:
+            on_gpu = decoder.embed_tokens.weight.device.type == "cuda"
+            wanted = decoder.graphs is not None or on_gpu
+        reasons = {
+            "several models": self.model.models_size > 1 or self.lm_model is not None,
+            "a search that draws": type(self.search) is not BlockwiseBeamSearch,
+            "given beginnings": prefix_tokens is not None or constraints is not None,
+            "a limit for each source": self.match_source_len,
+            "suppressed tokens": self.token_indices_to_suppress is not None,
+            "a tiny vocabulary": 2 * self.beam_size >= self.vocab_size,
+        }
+        reason = next((reason for reason, is_so in reasons.items() if is_so), None)
+        if reason and decoder.graphs is not None and not self._said:
+            self._said = True
+            logger.info("texts are written without CUDA graphs, for %s", reason)
+        return wanted and reason is None

@@ -25,6 +25,7 @@ from fairseq.models import FairseqIncrementalDecoder
 from torch import nn
 
 from vt_fairseq.models.activation_checkpointing import checkpointed
+from vt_fairseq.models.fixed_cache import FixedCache
 from vt_fairseq.models.half_precision_linear import (
     ClampedLinear,
     Fp32OutputLinear,
@@ -35,6 +36,7 @@ from vt_fairseq.models.half_precision_linear import (
     vocabulary_linear,
 )
 from vt_fairseq.models.kv_cache import KeysValues, KeyValueCache
+from vt_fairseq.models.step_graphs import StepGraphs
 
 
 @dataclass(frozen=True)
@@ -266,7 +268,7 @@ class DecoderLayer(nn.Module):
         source_values: torch.Tensor | None,
         self_bias: torch.Tensor,
         source_bias: torch.Tensor,
-        cache: KeyValueCache | None = None,
+        cache: KeyValueCache | FixedCache | None = None,
     ) -> torch.Tensor:
         """(R, N, C) fp32 -> (R, N, C) fp32, where R is a multiple of B.
 
@@ -322,6 +324,10 @@ class T5Decoder(FairseqIncrementalDecoder):
 
     Decoding starts from pad (id 0). Padding stands at the right of ``prev_output_tokens``, so the
     causal mask hides it.
+
+    Attributes:
+        graphs: of steps of generation and scoring, which a GPU replays; None (set from outside):
+            operations are launched one by one.
     """
 
     def __init__(self, dims: T5Dims, embed_tokens: nn.Embedding):
@@ -335,6 +341,7 @@ class T5Decoder(FairseqIncrementalDecoder):
             self.lm_head = Fp32OutputLinear(dims.d_model, dims.vocab_size)
         self.dropout = nn.Dropout(dims.dropout)
         self.checkpoint_activations = False
+        self.graphs: StepGraphs | None = None
 
     def forward(
         self,
@@ -375,7 +382,7 @@ class T5Decoder(FairseqIncrementalDecoder):
             features = self._features(tokens, self_bias, sources, _source_bias(encoder_out))
         else:
             features = self._features(tokens, self_bias, cache.sources, cache.source_bias, cache)
-        logits = vocabulary_linear(self._output_states(features), self._output_table)
+        logits = vocabulary_linear(self._output_states(features), self.output_table)
         return logits, {"attn": [None]}
 
     def packed_features(
@@ -383,8 +390,8 @@ class T5Decoder(FairseqIncrementalDecoder):
         tokens: torch.Tensor,
         positions: torch.Tensor,
         visible: torch.Tensor,
-        encoder_out: EncoderOut,
-        source_cache: list[KeysValues],
+        sources: list[KeysValues],
+        source_bias: torch.Tensor,
     ) -> torch.Tensor:
         """States (B, N, C) of N target tokens per row, which may belong to many targets.
 
@@ -392,12 +399,40 @@ class T5Decoder(FairseqIncrementalDecoder):
             tokens, positions: (B, N) ids, and positions in the target from 0; or (1, N), the same
                 for every row.
             visible: (B or 1, N, N) bool: whether token i sees token j in ``visible[b, i, j]``.
-            encoder_out: as in ``forward``.
-            source_cache: made by ``source_cache`` from it.
+            sources, source_bias: made by ``source_of`` from the encoder's output for B rows.
         """
         bias = apply_mask(self.relative_bias(positions, positions), ~visible.unsqueeze(1))
-        tokens = tokens.expand(encoder_out["encoder_padding_mask"][0].size(0), -1)
-        return self._features(tokens, bias, source_cache, _source_bias(encoder_out))
+        tokens = tokens.expand(len(source_bias), -1)
+        return self._features(tokens, bias, sources, source_bias)
+
+    def next_logits(
+        self, tokens: torch.Tensor, self_bias: torch.Tensor, cache: FixedCache
+    ) -> torch.Tensor:
+        """Logits (R, V) fp32 of what follows the last ``tokens`` (R,).
+
+        ``self_bias`` (1, H, 1, room) is that of the cache's position among ``step_biases``.
+        """
+        sources = cache.sources
+        features = self._features(
+            tokens.unsqueeze(1), self_bias, sources.keys_values, sources.bias, cache
+        )
+        return vocabulary_linear(self._output_states(features), self.output_table).squeeze(1)
+
+    def step_biases(self, room: int) -> torch.Tensor:
+        """(room, 1, H, 1, room): of every position, the bias of all there is room for."""
+        positions = torch.arange(room, device=self.relative_bias.weight.device)
+        future = positions[None, :] > positions[:, None]
+        bias = apply_mask(self.relative_bias(positions, positions), future)
+        return bias.permute(2, 0, 1, 3).unsqueeze(3)
+
+    def heads_and_width(self) -> tuple[int, int]:
+        """H and D."""
+        heads = cast(DecoderLayer, self.layers[0]).self_attention.num_heads
+        return heads, cast(DecoderLayer, self.layers[0]).self_attention.k.out_features // heads
+
+    def source_of(self, encoder_out: EncoderOut) -> tuple[list[KeysValues], torch.Tensor]:
+        """``source_cache`` and the bias (B, 1, 1, S) that masks the source's padding."""
+        return self.source_cache(encoder_out), _source_bias(encoder_out)
 
     def source_cache(self, encoder_out: EncoderOut) -> list[KeysValues]:
         """Each layer's keys and values of the source."""
@@ -413,7 +448,7 @@ class T5Decoder(FairseqIncrementalDecoder):
         self_bias: torch.Tensor,
         sources: Sequence[tuple[torch.Tensor, torch.Tensor | None]],
         source_bias: torch.Tensor,
-        cache: KeyValueCache | None = None,
+        cache: KeyValueCache | FixedCache | None = None,
     ) -> torch.Tensor:
         """(R, N) ids -> (R, N, C); the rest as the layers take it, ``sources`` for each of them."""
         x = self.dropout(self.embed_tokens(tokens).float())
@@ -426,7 +461,7 @@ class T5Decoder(FairseqIncrementalDecoder):
 
     def token_logits(self, features: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Features (..., C) and tokens (...) -> the tokens' logits (...) fp32."""
-        rows = F.embedding(tokens, self._output_table)
+        rows = F.embedding(tokens, self.output_table)
         return (self._output_states(features).float() * rows.float()).sum(-1)
 
     def log_normalizer(self, features: torch.Tensor) -> torch.Tensor:
@@ -437,14 +472,15 @@ class T5Decoder(FairseqIncrementalDecoder):
         """
         states = self._output_states(features)
         parts = []
-        for rows in self._output_table.split(VOCABULARY_BLOCK):
+        for rows in self.output_table.split(VOCABULARY_BLOCK):
             logits = fp32_linear(states, rows)
             highest = logits.amax(-1, keepdim=True)
             parts.append(logits.sub_(highest).exp_().sum(-1).log_() + highest.squeeze(-1))
         return torch.stack(parts, dim=-1).logsumexp(-1)
 
     @property
-    def _output_table(self) -> torch.Tensor:
+    def output_table(self) -> torch.Tensor:
+        """(V, C) weights of the output."""
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     def _output_states(self, features: torch.Tensor) -> torch.Tensor:

@@ -36,7 +36,7 @@ TRAIN_SPLIT = "train"  # where --pairs seen looks
 # Options that do not change the scores, or not by more than rounding, or that are hashed instead.
 NOT_SETTINGS = frozenset(
     ("data", "path", "out", "labels", "fuse", "video_root", "restart", "batch_size", "max_nodes")
-) | {"num_workers", "device", "follow_links"}
+) | {"num_workers", "device", "follow_links", "cuda_graphs"}
 
 
 class ScoringTask(Protocol):
@@ -148,6 +148,7 @@ def _open(options: ScoreOptions, path: Path, device: torch.device) -> Loaded:
     overrides: dict[str, Any] = {
         "video_root": options.video_root,
         "follow_links": options.follow_links,
+        "cuda_graphs": options.cuda_graphs,
         "blank_video": options.blank_video,
         "action": "",
     }

@@ -49,6 +49,7 @@ class ScoreOptions:
     num_workers: int = 1
     device: str | None = None
     dtype: str = "fp32"
+    cuda_graphs: bool = False
 
     def check(self) -> None:
         """Raise UserError for options that do not go together."""

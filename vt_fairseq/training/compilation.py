@@ -20,8 +20,8 @@ from vt_fairseq.training.zero.config import zero_stage
 
 logger = logging.getLogger(__name__)
 
-# Graphs of one function. One is made anew for a batch of other sizes, then one for any sizes; with
-# CUDA graphs, for which sizes are fixed, one for each pair of lengths.
+# Graphs of one function (torch's default: 8). One is made anew for a batch of other sizes, then one
+# for any sizes; with CUDA graphs, for which sizes are fixed, one for each pair of lengths.
 MOST_GRAPHS = 64
 Result = TypeVar("Result")
 
@@ -45,7 +45,6 @@ class Compilation:
         options = {"triton.cudagraphs": True} if cuda_graphs else None
         # None: from the second length of texts on, any length goes.
         any_length = False if cuda_graphs else None
-        dynamo_config().recompile_limit = MOST_GRAPHS
         parts = [(model, any_length)] if how == "model" else blocks(model, any_length)
         for module, dynamic in parts:
             module.compile(fullgraph=True, dynamic=dynamic, options=options)
@@ -72,7 +71,9 @@ class Compilation:
         if not self.active:
             return run()
         try:
-            result = run()
+            # Only newer releases of torch.compile take it as an option.
+            with dynamo_config().patch(recompile_limit=MOST_GRAPHS):
+                result = run()
         except torch._dynamo.exc.TorchDynamoException as error:
             self.active = False
             torch.compiler.set_stance("force_eager")

@@ -4,8 +4,8 @@ import torch
 
 # By ZeRO's stage (0: fairseq's trainer), the share of the elements that the optimizer steps at once
 # or, in half precision without ZeRO, at first. Each of them needs an fp32 gradient then (4 bytes),
-# with stages 1 and 2 also a flat copy of the 16-bit one.
-SHARES = {0: 1 / 21, 1: 1 / 4, 2: 1 / 4, 3: 1 / 15}
+# with ZeRO also a flat copy of the 16-bit one.
+SHARES = {0: 1 / 21, 1: 1 / 4, 2: 1 / 4, 3: 1 / 10}
 
 
 def in_parts(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from fairseq import utils
 from fairseq.trainer import Trainer
+from torch import Tensor, nn
 
 from vt_fairseq.errors import RunFailure, UserError
 from vt_fairseq.models.architectures import refuse_other_model
@@ -20,6 +21,13 @@ from vt_fairseq.training.compilation import compilation
 from vt_fairseq.training.data_wait import DataWait
 from vt_fairseq.training.half_precision_state import half_precision_state, restore_half_precision
 from vt_fairseq.training.lr_scale import refuse_merged_parameters, scale_learning_rates
+from vt_fairseq.training.unrounded_weights import (
+    begin_at,
+    keeps_fp32_weights,
+    saved_weights,
+    trained_weights,
+    unrounded,
+)
 from vt_fairseq.training.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -47,6 +55,8 @@ class VideoTranslateTrainer(Trainer):
     _ema: Any
 
     def __init__(self, cfg, task, model, criterion, quantizer=None):
+        # Kept until the optimizer is made: in half precision the model's will be rounded.
+        self._exact_weights = trained_weights(model) if keeps_fp32_weights(cfg) else {}
         super().__init__(cfg, task, model, criterion, quantizer)
         VideoTranslateTrainer.latest = self
         self.epoch_iterator: Any = None
@@ -66,8 +76,15 @@ class VideoTranslateTrainer(Trainer):
         trained = (p for p in self._model.parameters() if p.requires_grad)
         refuse_merged_parameters(self.cfg, trained)
         refuse_fp16_on_a_cpu(self.cfg, self.device)
+        exact = self._take_exact_weights()
         super()._build_optimizer()
+        begin_at(self._optimizer, exact)
         scale_learning_rates(self._optimizer)
+
+    def _take_exact_weights(self) -> dict[nn.Parameter, Tensor]:
+        """Where the optimizer's fp32 weights begin; once."""
+        weights, self._exact_weights = self._exact_weights, {}
+        return unrounded(self._model, weights)
 
     def get_train_iterator(self, *args, **kwargs):
         """Calls fairseq's method, and also keeps the iterator."""
@@ -185,13 +202,17 @@ class VideoTranslateTrainer(Trainer):
         self.get_model().heads_start_anew = reset_optimizer
         if state and not reset_optimizer:
             warn_of_changes(filename, state, self.cfg, self.task.state_dict())
+        history = {} if reset_optimizer else optimizer_history(state)
+        was_sharded = history.get("optimizer_name") == "DeepSpeedOptimizer"
+        other_engine = bool(history) and was_sharded != self.sharded
+        if history and not other_engine and state.get("last_optimizer_state") is not None:
+            self._exact_weights = {}  # that has them
+        elif state and self._exact_weights:
+            self._exact_weights |= saved_weights(state)
         if os.path.isdir(filename):
             self.model.load_state_dict(state["model"], strict=True, model_cfg=self.cfg.model)
             logger.info("loaded the weights of %s", filename)
             return None
-        history = {} if reset_optimizer else optimizer_history(state)
-        was_sharded = history.get("optimizer_name") == "DeepSpeedOptimizer"
-        other_engine = bool(history) and was_sharded != self.sharded
         try:
             extra_state = super().load_checkpoint(
                 filename, reset_optimizer or other_engine, *args, **kwargs

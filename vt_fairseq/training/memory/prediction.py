@@ -123,7 +123,7 @@ def states(parameters: int, trained: int, setup: Setup) -> States:
     share = math.ceil(trained / setup.gpus)
     optimizer, fp32_gradients = 3 * FP32 * share, FP32 * share
     # Before they become fp32 gradients, those of half precision are flattened.
-    flat = width * share if stage < 3 and width < FP32 else 0
+    flat = width * share if width < FP32 else 0
     gathered = min(parameters, setup.stage3_max_live_parameters) if stage == 3 else 0
     gradients = width * (share if stage >= 2 else trained)
     return States(

@@ -6,11 +6,15 @@ the sample size is given to it as part of the scale: sums, norm and clipping are
 any mix of sample sizes, without a pass over the gradients.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from fairseq.optim import FairseqOptimizer
 from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
+from torch import Tensor, nn
 
 
 class DeepSpeedOptimizer(FairseqOptimizer):
@@ -35,9 +39,13 @@ class DeepSpeedOptimizer(FairseqOptimizer):
         # The scale is set from outside for every step; `override_loss_scale` would log each.
         zero.custom_loss_scaler = True
         zero.external_loss_scale = 1.0
-        if engine.zero_optimization_stage() < 3 and not zero.cpu_offload:
+        offloaded = (
+            zero.offload_optimizer if engine.zero_optimization_stage() == 3 else zero.cpu_offload
+        )
+        if not offloaded:
             # A gradient that is not finite shows in the norm, which ZeRO looks at next. Looking at
-            # each of a thousand tensors before takes a GPU's launches longer than Adam does.
+            # each of a thousand tensors before takes a GPU's launches longer than Adam does, and
+            # stage 3's look at all of them at once takes a byte per parameter.
             zero.check_overflow = lambda partition_gradients=True: None
 
     @property
@@ -126,3 +134,25 @@ class DeepSpeedOptimizer(FairseqOptimizer):
 
     def _loss_scale(self) -> float:
         return 1.0 if self.scaler is None else self.scaler.loss_scale
+
+
+@torch.no_grad()
+def begin_at(weights: Mapping[nn.Parameter, Tensor]) -> None:
+    """Give an engine's fp32 weights of these parameters these whole values, on every process."""
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
+
+    for parameter, value in weights.items():
+        if hasattr(parameter, "ds_id"):  # stage 3
+            safe_set_local_fp32_param(parameter, own_part(parameter, value))
+        else:
+            safe_set_full_fp32_param(parameter, value)
+
+
+def own_part(parameter: Any, value: Tensor) -> Tensor:
+    """(N,) of ``value`` what this process has at stage 3; zeros after its end.
+
+    DeepSpeed's own function for whole values takes none that the processes do not divide evenly.
+    """
+    size = parameter.ds_tensor.ds_numel
+    part = value.flatten()[size * dist.get_rank(parameter.ds_process_group) :][:size]
+    return F.pad(part, (0, size - part.numel()))

@@ -28,7 +28,7 @@ from vt_fairseq.training.zero.config import (
     step_in_parts,
     zero_stage,
 )
-from vt_fairseq.training.zero.optimizer import DeepSpeedOptimizer
+from vt_fairseq.training.zero.optimizer import DeepSpeedOptimizer, begin_at
 from vt_fairseq.training.zero.shards import OptimizerShards
 
 logger = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ class DeepSpeedTrainer(VideoTranslateTrainer):
         scale_learning_rates(adam)
         join_process_group(cfg, self.device)
         config = engine_config(cfg, self.data_parallel_world_size)
+        exact = self._take_exact_weights()
         if self._shards.in_parts:
             step_in_parts(adam.optimizer, config, self.data_parallel_world_size)
         self.engine, _, _, _ = deepspeed.initialize(
@@ -93,6 +94,7 @@ class DeepSpeedTrainer(VideoTranslateTrainer):
             config=config,
             dist_init_required=False,
         )
+        begin_at(exact)
         self._optimizer = DeepSpeedOptimizer(
             cfg.optimizer, self.engine, build_scaler(cfg), self._shards
         )
