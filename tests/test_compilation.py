@@ -251,9 +251,10 @@ def test_a_compiled_training_has_the_losses_of_one_that_is_not(data_directory, t
     output_of(command(data_directory, tmp_path / "plain", *alike, *same))
     found, expected = (recorded(tmp_path / name) for name in ("compiled", "plain"))
     assert len(found) == len(expected) == 50
-    # The last bits of fp32 add up; after one update they are the same.
-    assert found == pytest.approx(expected, rel=5e-6)
-    assert found[2] == pytest.approx(expected[2], rel=5e-7)
+    # Last bits add up: on two threads, eager differs by 2e-5 from itself (compiled_losses.py).
+    assert found == pytest.approx(expected, rel=3e-5)
+    for update in range(1, 11):
+        assert found[update] == pytest.approx(expected[update], rel=1e-6)
     names = [
         list(
             torch.load(tmp_path / name / "save" / "checkpoint_last.pt", weights_only=True)["model"]
