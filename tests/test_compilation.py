@@ -11,7 +11,7 @@ import torch
 from fairseq.trainer import Trainer
 
 from tests.commands import PLUGIN, TINY, run
-from tests.test_model import LONGER, PREVIOUS, WITH_VIDEO, clips, source
+from tests.test_model import LONGER, PREVIOUS, TEXT_ONLY, WITH_VIDEO, clips, source
 from tests.test_zero import command, output_of, recorded
 from vt_fairseq.criterions.cross_entropy import VideoTranslateCriterion
 from vt_fairseq.models.architectures import TinyConfig, build_model
@@ -84,14 +84,17 @@ def test_model_and_loss_are_one_graph_with_the_gradients_and_statistics_of_eager
 @slow
 @compiles
 def test_what_is_recomputed_in_a_graph_drops_out_the_same():
+    texts = source(TEXT_ONLY, TEXT_ONLY), PREVIOUS.expand(2, -1), None, TARGET
     gradients = []
     for options in ({}, RECOMPUTED):
         torch.compiler.reset()
         model = build(dropout=0.3, t5_dims=SHALLOW, **options)
         compiled = torch.compile(loss_of, fullgraph=True, backend="inductor")
         torch.manual_seed(5)
-        compiled(model, *BATCH)[0].backward()
-        gradients.append({name: p.grad for name, p in model.named_parameters()})
+        compiled(model, *texts)[0].backward()  # the video network drops nothing out
+        parameters = model.named_parameters()
+        gradients.append({name: p.grad for name, p in parameters if p.grad is not None})
+    assert len(gradients[0]) == len(gradients[1]) > 0
     for name, expected in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], expected, rtol=1e-3, atol=1e-4), name
 
@@ -251,9 +254,10 @@ def test_a_compiled_training_has_the_losses_of_one_that_is_not(data_directory, t
     output_of(command(data_directory, tmp_path / "plain", *alike, *same))
     found, expected = (recorded(tmp_path / name) for name in ("compiled", "plain"))
     assert len(found) == len(expected) == 50
-    # The last bits of fp32 add up; after one update they are the same.
-    assert found == pytest.approx(expected, rel=5e-6)
-    assert found[2] == pytest.approx(expected[2], rel=5e-7)
+    # Last bits add up: on two threads, eager differs by 2e-5 from itself (compiled_losses.py).
+    assert found == pytest.approx(expected, rel=3e-5)
+    for update in range(1, 11):
+        assert found[update] == pytest.approx(expected[update], rel=1e-6)
     names = [
         list(
             torch.load(tmp_path / name / "save" / "checkpoint_last.pt", weights_only=True)["model"]

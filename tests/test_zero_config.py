@@ -185,3 +185,11 @@ def test_overflow_is_looked_for_in_the_norm_alone_unless_the_optimizer_is_offloa
     engine = SimpleNamespace(optimizer=zero, zero_optimization_stage=lambda: stage)
     DeepSpeedOptimizer(None, engine, None, shards=None)
     assert (zero.check_overflow is print) == offloaded
+
+
+def test_the_engines_clock_which_no_compiler_can_trace_is_off_unless_a_users_file_has_it(
+    tmp_path,
+):
+    assert engine_config(options(), world_size=4)["timers"]["throughput"]["enabled"] is False
+    user = {"timers": {"throughput": {"enabled": True}}}
+    assert config_with(tmp_path, user)["timers"]["throughput"]["enabled"] is True

@@ -63,6 +63,8 @@ def engine_config(cfg: Any, world_size: int) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": NEVER,
+        # It would wait for the GPU, and no compiler can trace its clock (--compile).
+        "timers": {"throughput": {"enabled": False}},
     }
     if path := cfg.optimizer.deepspeed_config:
         config = merge(config, read_user_config(path, stated_by_fairseq(cfg, world_size)))
