@@ -22,12 +22,8 @@ pretrained_text_miniworld.json.
 """
 
 import argparse
-import importlib.metadata
 import itertools
 import json
-import logging
-import multiprocessing
-import os
 import shlex
 import shutil
 import sys
@@ -36,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import measuring
-from text_noise import summary
+from text_noise import PLUGIN, run, summary
 
 # No third of these updates is the end of an epoch, where fairseq keeps no checkpoint of an update.
 UPDATES = {"MiniWorld": 153, "gestures": 63}
@@ -44,7 +40,6 @@ THIRDS = 3
 HANDS_LEARNED = "gestures, 146 clips"
 ENOUGH = 90.0  # per cent of whole captions
 TEXTS = ("trained", "new", "frozen")
-PLUGIN = ["--user-dir", str(measuring.ROOT / "user_dir"), "--task", "video_translate", "--cpu"]
 COMMON = shlex.split(
     "--no-context --no-flip --num-workers 0 --optimizer adam --clip-norm 1 "
     "--adam-betas '(0.9,0.98)' --lr-scheduler polynomial_decay --no-epoch-checkpoints "
@@ -102,31 +97,6 @@ class Corpus:
     test: str
     clips: list[str]
     updates: int
-
-
-def run(done: Path, *command: str | Path) -> None:
-    """A command as a fork of this process, unless ``done`` exists; its log lies beside it."""
-    if done.exists():
-        return
-    words = list(map(str, command))
-    log = done.with_name(f"{done.stem}.log")
-    done.parent.mkdir(parents=True, exist_ok=True)
-    process = multiprocessing.get_context("fork").Process(target=called, args=(words, log))
-    process.start()
-    process.join()
-    if process.exitcode or not done.exists():
-        raise SystemExit(f"{shlex.join(words)} failed; see {log}")
-
-
-def called(words: list[str], log: Path) -> None:
-    """The console script of that name, as pip has installed it."""
-    with open(log, "a", encoding="utf-8") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout)
-    sys.argv = words
-    (script,) = importlib.metadata.entry_points(group="console_scripts", name=words[0])
-    sys.exit(script.load()())
 
 
 def one_caption(row: dict[str, Any]) -> dict[str, Any]:
