@@ -150,6 +150,17 @@ def hand_over(before, after) -> None:
     after.scaler.__dict__.update(before.scaler.__dict__)
 
 
+def test_a_run_in_fp16_goes_on_with_the_fp32_weights_of_one_in_bf16():
+    """Its model's weights come from the checkpoint, in which they were rounded to bf16."""
+    optimizer = built(FP16Optimizer, "deepspeed_adam")
+    exact = [torch.randn_like(copy) for copy in optimizer.fp32_params]
+    with torch.no_grad():
+        for half, weight in zip(optimizer.fp16_params, exact, strict=True):
+            half.copy_(weight.bfloat16())
+    restore_half_precision(optimizer, {WEIGHTS: exact})
+    assert all(map(torch.equal, optimizer.fp32_params, exact))
+
+
 def test_a_run_goes_on_whose_parameters_fairseq_had_merged_into_one(monkeypatch):
     """That is ``--fp16`` without ``--fp16-no-flatten-grads``, in earlier versions."""
     monkeypatch.setattr(torch.cuda, "current_device", lambda: None)  # a CPU's index

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,6 +21,7 @@ from transformers import (
 )
 
 import vt_fairseq.plugin  # noqa: F401
+from tests.checkpoints import changed
 from tests.commands import PLUGIN, command_line, environment, run
 from tests.conftest import run_main
 from tests.weights import SMALL_T5, V1_1, Hostile, hf_t5, network, vocabulary, write_t5
@@ -39,6 +41,7 @@ from vt_fairseq.models.pretrained.t5_weights import T5Weights, config_of_dims
 from vt_fairseq.models.pretrained.video_weights import VideoWeights
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D
 from vt_fairseq.models.t5 import T5_DIMS, T5_V1_1_DIMS, T5Dims
+from vt_fairseq.models.video_backbones import VIDEO_NETWORKS
 from vt_fairseq.models.video_translate import VideoTranslateModel
 
 INIT = "vt_fairseq.cli.init"
@@ -183,6 +186,42 @@ def test_another_network_than_that_of_the_model_of_ours_is_named(files, started,
     options = {"--t5": files / "t5", "--video": started / "model", "--arch": "from-t5"}
     error = failing(capsys, options | {"--video-network": "18", "--out": tmp_path / "init.pt"})
     assert "has the video network tiny, --video-network is 18" in error
+
+
+class OfArrays(torch.nn.Module):
+    """A network of one's own, whose weights are numpy's: a zip file, but none of torch's."""
+
+    width = 3
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(3))
+
+    def num_tokens(self, frames: int) -> int:
+        return frames
+
+    def load_pretrained(self, path) -> None:
+        with np.load(path) as arrays:
+            self.weight.data = torch.from_numpy(arrays["weight"])
+
+
+def test_a_zip_file_that_is_no_checkpoint_goes_to_the_network_that_knows_it(
+    files, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(VIDEO_NETWORKS, "of_arrays", OfArrays)
+    np.savez(tmp_path / "weights.npz", weight=np.array([1, 2, 3], dtype=np.float32))
+    options = {"--t5": files / "t5", "--arch": "from-t5", "--video-network": "of_arrays"}
+    init(options | {"--video": tmp_path / "weights.npz", "--out": tmp_path / "init.pt"})
+    weight = read(tmp_path / "init.pt")["model"]["encoder.video.network.weight"]
+    assert weight.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("task_state", [None, [], 0])
+def test_a_checkpoint_whose_task_state_is_nothing_has_no_vocabulary(started, tmp_path, task_state):
+    change = lambda state: state.update(task_state=task_state)  # noqa: E731
+    path = changed(started / "init.pt", tmp_path / "x.pt", change)
+    with pytest.raises(UserError, match="the checkpoint holds no vocabulary"):
+        saved_tokenizer(read_checkpoint(path)["task_state"])
 
 
 def test_the_checkpoint_says_where_every_tensor_comes_from(files, started):

@@ -253,6 +253,24 @@ def test_sharding_that_would_lose_the_video_networks_learning_rate_is_refused(
     assert "--zero-stage 1" in log.splitlines()[-1] and "Traceback" not in log
 
 
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["--bf16"], "FairseqAdam vs FP16Optimizer"),
+        (["--optimizer", "adafactor"], "FairseqAdam vs FairseqAdafactor"),
+    ],
+)
+def test_what_cannot_go_on_with_the_checkpoints_optimizer_state_says_so_in_a_line(
+    data_directory, tmp_path, trained, options, names
+):
+    arguments = [data_directory, *PLUGIN, *TINY, "--save-dir", tmp_path, "--max-epoch", "9"]
+    log = run("fairseq-train", *arguments, "--restore-file", trained, *options, expected_code=2)
+    line = log.splitlines()[-1]
+    said = f"{trained} was trained with another optimizer, criterion or precision ({names})"
+    assert f"{said}: add --reset-optimizer" in line
+    assert "Traceback" not in log
+
+
 def test_a_missing_data_directory_is_named(tmp_path):
     log = run(
         "fairseq-train",

@@ -155,6 +155,21 @@ def test_weights_that_an_optimizer_saved_without_names_are_found_by_their_values
     assert found["frozen.weight"] is state["model"]["frozen.weight"]
 
 
+@pytest.mark.parametrize(
+    ("saved", "now"), [(torch.float16, torch.bfloat16), (torch.bfloat16, torch.float16)]
+)
+def test_the_fp32_weights_of_a_run_in_the_other_16_bit_type_are_taken(saved, now):
+    """The model's were rounded twice, which gives others than once."""
+    torch.manual_seed(0)
+    net = nn.Linear(64, 64)
+    weights = trained_weights(net)
+    net.to(saved).to(now)
+    assert not torch.equal(net.weight, weights["weight"].to(now))
+    found = unrounded(net, weights)
+    assert torch.equal(found[net.weight], weights["weight"])
+    assert torch.equal(found[net.bias], weights["bias"])
+
+
 def test_only_what_became_the_models_weights_when_rounded_is_taken(caplog):
     torch.manual_seed(0)
     net = Net()

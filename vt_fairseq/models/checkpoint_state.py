@@ -61,7 +61,7 @@ def read_checkpoint(
         raise UserError(f"{path} is no checkpoint of fairseq: expected cfg, model and task_state")
     checked = check_state(state, path, parts)
     state["cfg"] = {**state["cfg"], **checked}
-    saved = state["task_state"]
+    saved = state["task_state"] = state["task_state"] or {}
     if vocabulary is not None:
         given = vocabulary_state(vocabulary)
         if given["vocabulary_sha256"] != saved.get("vocabulary_sha256"):

@@ -331,6 +331,19 @@ def check_pretrained(path: Path) -> None:
         read_model(path)
 
 
+def refuse_other_optimizer(filename: str, error: Exception) -> None:
+    """Raise UserError where ``error`` is fairseq's assertion that a run goes on as it was.
+
+    That is "Optimizer does not match; please reset ... . FairseqAdam vs FP16Optimizer".
+    """
+    _, _, names = str(error).partition(" does not match; please reset the optimizer")
+    if isinstance(error, AssertionError) and names:
+        raise UserError(
+            f"{filename} was trained with another optimizer, criterion or precision "
+            f"({names.rpartition('. ')[2]}): add --reset-optimizer, which keeps the weights"
+        ) from error
+
+
 def remove_leftovers(cfg) -> None:
     """Delete what killed saves left behind; their checkpoints never came to be."""
     if cfg.no_save:

@@ -15,6 +15,7 @@ from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
 logger = logging.getLogger(__name__)
 
 SCALER, WEIGHTS = "loss_scaler", "fp32_weights"
+HALVES = (torch.bfloat16, torch.float16)
 COUNTERS = ("_iter", "_last_overflow_iter", "_last_rescale_iter", "_overflows_since_rescale")
 
 
@@ -32,7 +33,8 @@ def half_precision_state(optimizer: Any) -> dict[str, Any]:
 def restore_half_precision(optimizer: Any, state: Mapping[str, Any]) -> None:
     """Take over what a checkpoint's optimizer state has of the above.
 
-    Its fp32 weights are not taken where the model's 16-bit weights are not those, rounded.
+    Its fp32 weights are not taken where the model's 16-bit weights are not those, rounded once or,
+    by a run in the other 16-bit type, twice.
     """
     scaler = getattr(optimizer, "scaler", None)  # there is none without fp16
     for name, value in state.get(SCALER, {}).items() if scaler is not None else ():
@@ -42,13 +44,23 @@ def restore_half_precision(optimizer: Any, state: Mapping[str, Any]) -> None:
     weights = fp32_weights(optimizer)
     saved = cut(state[WEIGHTS], weights)
     if [w.shape for w in weights] != [s.shape for s in saved] or not all(
-        torch.equal(s.to(p.device, p.dtype), p)
-        for s, p in zip(saved, optimizer.fp16_params, strict=True)
+        is_rounded(s, p) for s, p in zip(saved, optimizer.fp16_params, strict=True)
     ):
         logger.warning("the checkpoint's fp32 weights are not its model's: they start from those")
         return
     for weight, other in zip(weights, saved, strict=True):
         weight.copy_(other)
+
+
+def is_rounded(weight: torch.Tensor, half: torch.Tensor) -> bool:
+    """Whether ``half``, anywhere and of any type, is what becomes of ``weight`` there.
+
+    At once, or by way of a checkpoint of the other 16-bit type, in which it was rounded before.
+    """
+    return weight.shape == half.shape and any(
+        torch.equal(weight.to(half.device, by).to(half.dtype), half)
+        for by in (weight.dtype, *HALVES)
+    )
 
 
 def fp32_weights(optimizer: FP16Optimizer) -> list[torch.Tensor]:

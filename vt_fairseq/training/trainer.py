@@ -222,6 +222,7 @@ class VideoTranslateTrainer(Trainer):
                 refuse_other_model(filename, state["cfg"]["model"], self.cfg.model)
             if isinstance(error.__context__, UserError):  # the model's own reason
                 raise error.__context__ from None
+            checkpoints.refuse_other_optimizer(filename, error)
             raise
         if other_engine:
             self.lr_scheduler.load_state_dict(history["lr_scheduler_state"])

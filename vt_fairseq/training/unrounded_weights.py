@@ -14,11 +14,9 @@ import torch
 from fairseq.optim import FP16Optimizer
 from torch import Tensor, nn
 
-from vt_fairseq.training.half_precision_state import WEIGHTS
+from vt_fairseq.training.half_precision_state import HALVES, WEIGHTS, is_rounded
 
 logger = logging.getLogger(__name__)
-
-HALVES = (torch.bfloat16, torch.float16)
 
 
 def keeps_fp32_weights(cfg: Any) -> bool:
@@ -72,11 +70,6 @@ def unrounded(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[nn.Parame
             *(len(others), ", ".join(others[:3]) + (" ..." if len(others) > 3 else "")),
         )
     return found
-
-
-def is_rounded(weight: Tensor, half: Tensor) -> bool:
-    """Whether ``half``, anywhere and of any type, is what becomes of ``weight`` there."""
-    return weight.shape == half.shape and torch.equal(weight.to(half.device, half.dtype), half)
 
 
 @torch.no_grad()

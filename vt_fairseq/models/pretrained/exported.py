@@ -133,7 +133,10 @@ def is_model(path: Path) -> bool:
         return (path / CONFIG).is_file() and "vt_fairseq" in read_json(path / CONFIG)
     if not (path.is_file() and zipfile.is_zipfile(path)):
         return False
-    content = read_tensors(path)
+    try:
+        content = read_tensors(path)
+    except UserError:  # what else it is, the network that takes it knows, or says what is wrong
+        return False
     return isinstance(content, dict) and {"cfg", "model", "task_state"} <= content.keys()
 
 
