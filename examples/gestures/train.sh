@@ -66,7 +66,7 @@ classes() {
 }
 
 # 3. Everything learns to write captions and classes, of one token per clip: the mean, which the classes
-# were learned of. The order of a hundred clips' tokens would be learned by heart.
+# were learned from. With a token for every two frames it knew fewer clips of another batch.
 captions() {
   fairseq-train "$DATA" $COMMON $CLIP --finetune-from-model "$OUT/classes/checkpoint_last.pt" \
     --criterion video_translate --actions caption,classify --text-dropout 0.8 --video-pooling temporal \
