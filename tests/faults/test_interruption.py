@@ -109,6 +109,35 @@ def test_a_second_ctrl_c_ends_the_process_at_once_and_one_that_comes_twice_does_
     assert ended_by(0.1) == 7
 
 
+SIGNALS_AGAIN_AT_THE_END = """
+import atexit, os, signal, sys
+from fairseq_cli.train import cli_main
+
+if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        atexit.register(os.kill, os.getpid(), number)
+    cli_main()
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_that_comes_again_while_a_run_ends_does_not_change_its_exit_code(
+    data_directory, tmp_path, processes
+):
+    (tmp_path / "again.py").write_text(SIGNALS_AGAIN_AT_THE_END)
+    options = [*PLUGIN, *TINY, *OPTIONS, "--distributed-world-size", str(processes), "--cpu"]
+    options += ["--log-interval", "1", "--save-dir", str(tmp_path), "--max-update", "200"]
+    log = tmp_path / "log"
+    process = warm.start([str(tmp_path / "again.py"), str(data_directory), *options], log)
+    deadline = time.monotonic() + 200
+    while not (log.exists() and "num_updates" in log.read_text()):
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGUSR1)
+    assert finish(process, tmp_path) == EXIT_INTERRUPTED, log.read_text()[-2000:]
+    assert ": saved at update" in log.read_text()
+
+
 SIGNAL_IN_VALIDATION = """
 import os, signal, sys
 from tests import recording

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType, ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import fairseq_cli.train
 import torch
@@ -92,13 +92,25 @@ def passed_on() -> Iterator[None]:
         yield
     except ProcessExitedException as error:
         if error.exit_code == EXIT_INTERRUPTED:
-            sys.exit(EXIT_INTERRUPTED)
+            leave(EXIT_INTERRUPTED)
         if error.signal_name == signal.SIGINT.name:
-            sys.exit(EXIT_KILLED + signal.SIGINT)
+            leave(EXIT_KILLED + signal.SIGINT)
         raise
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # else ``leave`` was called
+                signal.signal(number, handler)
+
+
+def leave(code: int) -> NoReturn:
+    """Exit with ``code``, also where a signal comes again while the process ends.
+
+    Whoever warns a run may do so more than once, and Python lets go of its handlers before it ends.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def any_process_received(trainer: Any) -> bool:
@@ -119,7 +131,7 @@ def end_if_received(trainer: Any) -> None:
     updates, options = trainer.get_num_updates(), trainer.cfg.checkpoint
     if options.no_save:
         logger.warning("%s: ended at update %d, not saved (--no-save)", name, updates)
-        sys.exit(EXIT_KILLED + number)
+        leave(EXIT_KILLED + number)
     if trainer.boundary is None:  # else the checkpoint is there, and says so
         iterator = trainer.epoch_iterator
         trainer.boundary = Boundary(iterator.epoch, iterator.end_of_epoch(), {})
@@ -130,14 +142,14 @@ def end_if_received(trainer: Any) -> None:
         "%s: saved at update %d; the same command goes on from there (exit code %d)",
         *(name, updates, EXIT_INTERRUPTED),
     )
-    sys.exit(EXIT_INTERRUPTED)
+    leave(EXIT_INTERRUPTED)
 
 
 def end_before_training() -> None:
     """Exit if a signal came to this process while the training is still being set up."""
     if _received:
         logger.warning("%s: ended before any update", signal.Signals(_received[0]).name)
-        sys.exit(EXIT_KILLED + _received[0])
+        leave(EXIT_KILLED + _received[0])
 
 
 @dataclass
