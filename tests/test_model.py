@@ -8,7 +8,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from vt_fairseq.criterions.cross_entropy import VideoTranslateCriterion
 from vt_fairseq.data.tokenizer import PAD
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.architectures import (
@@ -106,6 +109,34 @@ def test_the_encoder_output_can_be_reordered_and_repeated():
         decoded, _ = model.decoder(PREVIOUS.expand(3, -1), encoder_out=reordered)
     expected = logits(model, [LONGER, LONGER, TEXT_ONLY], clips(1).expand(2, -1, -1, -1, -1))
     torch.testing.assert_close(decoded, expected, atol=1e-5, rtol=1e-5)
+
+
+class RoundingOfFp64(TorchDispatchMode):
+    """Notes the operations that make shorter floating-point numbers of fp64."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations: list[str] = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        given, made = (
+            {x.dtype for x in tree_leaves(tree) if isinstance(x, torch.Tensor)}
+            for tree in ((args, kwargs), result)
+        )
+        if torch.float64 in given and made & {torch.float32, torch.float16, torch.bfloat16}:
+            self.operations.append(str(operation))
+        return result
+
+
+def test_an_update_in_fp64_rounds_nothing_to_fp32():
+    model, rounding = build().train().double(), RoundingOfFp64()
+    target = torch.tensor([[11, 12, 13, 1]]).expand(2, -1)
+    with rounding:
+        found = model(source(WITH_VIDEO, LONGER), PREVIOUS.expand(2, -1), video=clips(2))[0]
+        VideoTranslateCriterion.token_loss(found, target, "sum")[0].backward()
+    assert found.dtype == torch.float64 and not rounding.operations
+    assert all(p.grad is None or p.grad.dtype == torch.float64 for p in model.parameters())
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch import nn
 
 from vt_fairseq.data.tokenizer import PAD
 from vt_fairseq.errors import UserError
+from vt_fairseq.models.half_precision_linear import at_least_fp32
 
 
 @register_criterion("video_translate", dataclass=FairseqDataclass)
@@ -71,7 +72,10 @@ class VideoTranslateCriterion(FairseqCriterion):
         Padding does not count. ``reduction`` is "sum", or "none" for one loss per position.
         """
         loss = F.cross_entropy(
-            logits.float().flatten(0, 1), target.flatten(), ignore_index=PAD, reduction=reduction
+            at_least_fp32(logits).flatten(0, 1),
+            target.flatten(),
+            ignore_index=PAD,
+            reduction=reduction,
         )
         with torch.no_grad():
             correct = (logits.argmax(-1) == target) & target.ne(PAD)

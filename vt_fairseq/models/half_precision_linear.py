@@ -1,6 +1,6 @@
 """Linear maps without biases whose outputs stay in the range of half precision.
 
-With fp32 weights they are plain nn.Linear.
+With fp32 or fp64 weights they are plain nn.Linear.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,12 @@ from torch import nn
 # Largest magnitude of a clamped fp16 output: half of the range, because dropout with
 # probability p <= 0.5 multiplies it by 1 / (1 - p).
 CLAMP = torch.finfo(torch.float16).max / 2
+HALVES = (torch.float16, torch.bfloat16)
+
+
+def at_least_fp32(x: torch.Tensor) -> torch.Tensor:
+    """``x`` in fp32 if it is in half precision, else ``x`` itself: fp64 is not rounded."""
+    return x.float() if x.dtype in HALVES else x
 
 
 class ClampedLinear(nn.Linear):
@@ -44,7 +50,7 @@ def joined(layers: Sequence[ClampedLinear], x: torch.Tensor) -> list[torch.Tenso
     A GPU then waits less for the CPU. The product needs a copy of all the weights for a moment, on
     which generation, with few rows of ``x``, would spend more time than it saves.
     """
-    in_half_training = layers[0].training and x.dtype != torch.float32
+    in_half_training = layers[0].training and x.dtype in HALVES
     if not in_half_training or is_partitioned(layers[0]):
         return [layer(x) for layer in layers]
     weights = [layer.weight for layer in layers]
@@ -57,7 +63,7 @@ def is_partitioned(module: nn.Module) -> bool:
 
 
 class Fp32OutputLinear(nn.Linear):
-    """nn.Linear without a bias, computed and returned in fp32 whatever its weight's dtype."""
+    """nn.Linear without a bias, computed and returned in fp32 if its weight is half precision."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__(inputs, outputs, bias=False)
@@ -68,14 +74,14 @@ class Fp32OutputLinear(nn.Linear):
 
 
 def fp32_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """(..., in), (out, in) of one dtype -> (..., out) fp32.
+    """(..., in), (out, in) of one dtype -> (..., out) fp32, or fp64 as they are.
 
-    It is ``F.linear(x.float(), weight.float())`` without the fp32 copies that autograd would keep,
-    for t5-large 1 GiB of weights.
+    In half precision it is ``F.linear(x.float(), weight.float())`` without the fp32 copies that
+    autograd would keep, for t5-large 1 GiB of weights.
     """
-    if weight.dtype == torch.float32:
-        return F.linear(x, weight)
-    return _Fp32Linear.apply(x, weight)
+    if weight.dtype in HALVES:
+        return _Fp32Linear.apply(x, weight)
+    return F.linear(x, weight)
 
 
 # Outputs in one block, whose weights stay in the processor's cache while all rows use them.

@@ -10,16 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vt_fairseq.models.half_precision_linear import at_least_fp32
 from vt_fairseq.models.masked_rows import rows_at
 
 
 class LinearHead(nn.Linear):
-    """nn.Linear, computed and returned in fp32 whatever the dtype of its weights."""
+    """nn.Linear, computed and returned in fp32 if its weights are half precision."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(R, C) -> (R, N) fp32."""
-        bias = None if self.bias is None else self.bias.float()
-        return F.linear(x.float(), self.weight.float(), bias)
+        bias = None if self.bias is None else at_least_fp32(self.bias)
+        return F.linear(at_least_fp32(x), at_least_fp32(self.weight), bias)
 
 
 class ClassHeads(nn.ModuleDict):

@@ -9,8 +9,8 @@ V vocabulary, P positions already decoded, N positions of this call (N = L witho
 Half precision: T5 was trained in bfloat16. Its residual stream, the outputs that are added to it
 and the product of queries and keys, which nothing scales, exceed fp16's 65,504. So these, the
 norms, the softmax and the logits are fp32 whatever the weights are. All projections multiply in the
-weights' dtype, and those with outputs in it are clamped. With fp32 weights every cast here is a
-no-op.
+weights' dtype, and those with outputs in it are clamped. With fp32 or fp64 weights there are no
+casts.
 """
 
 import math
@@ -29,6 +29,7 @@ from vt_fairseq.models.fixed_cache import FixedCache
 from vt_fairseq.models.half_precision_linear import (
     ClampedLinear,
     Fp32OutputLinear,
+    at_least_fp32,
     clamped,
     fp32_linear,
     is_partitioned,
@@ -99,7 +100,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., C) fp32 -> (..., C) in the weights' dtype."""
-        normed = F.rms_norm(x, self.weight.shape, self.weight.float(), self.eps)
+        normed = F.rms_norm(x, self.weight.shape, at_least_fp32(self.weight), self.eps)
         return normed.to(self.weight.dtype)
 
 
@@ -313,7 +314,7 @@ class T5Encoder(nn.Module):
         """
         positions = torch.arange(embeddings.size(1), device=embeddings.device)
         bias = apply_mask(self.relative_bias(positions, positions), padding_mask[:, None, None, :])
-        x = self.dropout(embeddings.float())
+        x = self.dropout(at_least_fp32(embeddings))
         for layer in self.layers:
             x = checkpointed(layer, x, bias) if self.checkpoint_activations else layer(x, bias)
         return self.dropout(self.final_norm(x))
@@ -451,7 +452,7 @@ class T5Decoder(FairseqIncrementalDecoder):
         cache: KeyValueCache | FixedCache | None = None,
     ) -> torch.Tensor:
         """(R, N) ids -> (R, N, C); the rest as the layers take it, ``sources`` for each of them."""
-        x = self.dropout(self.embed_tokens(tokens).float())
+        x = self.dropout(at_least_fp32(self.embed_tokens(tokens)))
         # A second pass would write to the cache a second time.
         checkpointing = self.checkpoint_activations and cache is None
         for layer, source in zip(self.layers, sources, strict=True):
@@ -462,7 +463,7 @@ class T5Decoder(FairseqIncrementalDecoder):
     def token_logits(self, features: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Features (..., C) and tokens (...) -> the tokens' logits (...) fp32."""
         rows = F.embedding(tokens, self.output_table)
-        return (self._output_states(features).float() * rows.float()).sum(-1)
+        return (at_least_fp32(self._output_states(features)) * at_least_fp32(rows)).sum(-1)
 
     def log_normalizer(self, features: torch.Tensor) -> torch.Tensor:
         """Features (..., C) -> logsumexp of all logits, (...) fp32.
