@@ -2,8 +2,9 @@
 
     python benchmarks/all.py [--only loading,scoring] [--table]
 
-Takes about 20 minutes on two idle cores. A script that misses a bar ends with 1; the others run all
-the same, and then this one ends with 1, too. The table is made of what lies in results/.
+Takes about 20 minutes on two idle cores, and minutes more for compiled_losses, which compiles C++.
+A script that misses a bar ends with 1; the others run all the same, and then this one ends with 1,
+too. The table is made of what lies in results/.
 """
 
 import argparse
