@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import shlex
 import shutil
 import subprocess
 from dataclasses import replace
@@ -22,7 +23,7 @@ from transformers import (
 
 import vt_fairseq.plugin  # noqa: F401
 from tests.checkpoints import changed
-from tests.commands import PLUGIN, command_line, environment, run
+from tests.commands import PLUGIN, ROOT, command_line, environment, run
 from tests.conftest import run_main
 from tests.weights import SMALL_T5, V1_1, Hostile, hf_t5, network, vocabulary, write_t5
 from vt_fairseq.data.manifest import DataDirectory
@@ -444,6 +445,21 @@ def test_training_goes_on_from_it_and_what_it_saves_exports(started, files, tmp_
     init(source | {"--export": tmp_path / "model"})
     exported = read_exported(tmp_path / "model")["model"]
     assert all(torch.equal(exported[name], tensor) for name, tensor in trained.items())
+
+
+def test_the_line_that_it_ends_with_trains_the_model_as_it_stands(joining, data, tmp_path, capsys):
+    out = tmp_path / "a name.pt"
+    init(joining | {"--out": out})
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    words[words.index("DATA")] = str(data)
+    # For a CPU and a moment.
+    words += ["--cpu", "--num-frames", "8", "--frame-size", "32", "--optimizer", "adam"]
+    words += ["--max-update", "1", "--disable-validation", "--save-dir", str(tmp_path)]
+    log = run(*words, cwd=ROOT)
+    assert f"loading pretrained model from {out}" in log
+    trained = read(tmp_path / "checkpoint_last.pt")["cfg"]["model"]
+    wanted = read(out)["cfg"]["model"]
+    assert {name: trained[name] for name in wanted} == wanted
 
 
 def test_another_vocabulary_than_the_checkpoints_is_named(started, data_directory, tmp_path):
