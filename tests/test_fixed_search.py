@@ -241,11 +241,15 @@ def test_what_was_not_finite_in_one_batch_is_gone_in_the_next(model, replays):
     assert len(replays.captured) == 1
 
 
-def test_a_text_of_which_every_next_token_is_forbidden_ends_in_one_line(model):
+@pytest.mark.parametrize(
+    ("fixed", "more"),
+    [(True, {}), (False, {}), (False, {"beam": 1}), (False, {"sampling": True})],
+)
+def test_a_text_of_which_every_next_token_is_forbidden_ends_in_one_line(model, fixed, more):
     narrow = model_of(replace(NARROW, vocab_size=16))
-    options = {"beam": 2, "no_repeat_ngram_size": 1, "min_len": 20, "max_len_b": 20}
+    options = {"beam": 2, "no_repeat_ngram_size": 1, "min_len": 20, "max_len_b": 20, **more}
     with pytest.raises(UserError, match="every next token is forbidden"):
-        written(narrow, batch(3, 5, vocabulary=16), options, fixed=True)
+        written(narrow, batch(3, 5, vocabulary=16), options, fixed=fixed)
 
 
 @pytest.mark.parametrize(

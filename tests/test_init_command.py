@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import shlex
 import shutil
 import subprocess
 from dataclasses import replace
@@ -22,7 +23,7 @@ from transformers import (
 
 import vt_fairseq.plugin  # noqa: F401
 from tests.checkpoints import changed
-from tests.commands import PLUGIN, command_line, environment, run
+from tests.commands import PLUGIN, ROOT, command_line, environment, run
 from tests.conftest import run_main
 from tests.weights import SMALL_T5, V1_1, Hostile, hf_t5, network, vocabulary, write_t5
 from vt_fairseq.data.manifest import DataDirectory
@@ -255,6 +256,28 @@ def test_what_is_new_depends_on_the_seed_alone(joining, tmp_path, started):
     assert all(torch.equal(tensor, before[name]) for name, tensor in found["3"].items())
 
 
+def test_new_video_tokens_have_the_mean_and_the_spread_of_the_words(joining, files, tmp_path):
+    shutil.copytree(files / "t5", tmp_path / "t5")
+    weights = tmp_path / "t5" / "model.safetensors"
+    tensors = load_file(weights)
+    generator = torch.Generator().manual_seed(1)
+    words, width = tensors["shared.weight"].shape
+    mean, spread = torch.linspace(-5, 5, width), torch.logspace(-1, 2, width)
+    table = torch.randn(words, width, generator=generator)
+    tensors["shared.weight"] = table * spread + mean
+    save_file(tensors, weights, metadata={"format": "pt"})
+    init(joining | {"--t5": tmp_path / "t5", "--out": tmp_path / "init.pt"})
+    projection = build(read(tmp_path / "init.pt")).encoder.video.projection
+    features = torch.randn(4000, projection.in_features, generator=generator)
+    tokens = projection(features).detach()
+    off = (tokens.mean(0) - mean) / spread
+    assert off.abs().max() < 5 * (words**-0.5 + 4000**-0.5)
+    ratio = tokens.std(0) / spread
+    # The rows of the projection are drawn: each one's length varies by 1 / sqrt(2 inputs).
+    assert (ratio - 1).abs().max() < 5 * (2 * projection.in_features) ** -0.5
+    assert abs(ratio.mean() - 1) < 0.1
+
+
 def nothing_as(state: dict) -> dict:
     """Zeros of the shapes of ``state``, which take no memory."""
     return {n: torch.zeros((), dtype=t.dtype).expand(t.shape) for n, t in state.items()}
@@ -422,6 +445,21 @@ def test_training_goes_on_from_it_and_what_it_saves_exports(started, files, tmp_
     init(source | {"--export": tmp_path / "model"})
     exported = read_exported(tmp_path / "model")["model"]
     assert all(torch.equal(exported[name], tensor) for name, tensor in trained.items())
+
+
+def test_the_line_that_it_ends_with_trains_the_model_as_it_stands(joining, data, tmp_path, capsys):
+    out = tmp_path / "a name.pt"
+    init(joining | {"--out": out})
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    words[words.index("DATA")] = str(data)
+    # For a CPU and a moment.
+    words += ["--cpu", "--num-frames", "8", "--frame-size", "32", "--optimizer", "adam"]
+    words += ["--max-update", "1", "--disable-validation", "--save-dir", str(tmp_path)]
+    log = run(*words, cwd=ROOT)
+    assert f"loading pretrained model from {out}" in log
+    trained = read(tmp_path / "checkpoint_last.pt")["cfg"]["model"]
+    wanted = read(out)["cfg"]["model"]
+    assert {name: trained[name] for name in wanted} == wanted
 
 
 def test_another_vocabulary_than_the_checkpoints_is_named(started, data_directory, tmp_path):

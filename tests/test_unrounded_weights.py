@@ -182,3 +182,16 @@ def test_only_what_became_the_models_weights_when_rounded_is_taken(caplog):
         found = unrounded(net, weights)
     assert found.keys() == {net.first.weight, net.last.bias, net.norm.weight, net.norm.bias}
     assert "1 parameters start from weights that were rounded to 16 bits: first.bias" in caplog.text
+
+
+@pytest.mark.parametrize("before", [torch.float32, *DTYPES.values()])
+def test_weights_that_were_rounded_before_are_taken_and_named(before, caplog):
+    torch.manual_seed(0)
+    net = Net().to(before).float()
+    weights = trained_weights(net)
+    net.bfloat16()
+    with caplog.at_level(logging.WARNING):
+        found = unrounded(net, weights)
+    assert {p for p in net.parameters() if p.requires_grad} >= found.keys() > {net.first.weight}
+    line = "1 parameters start from weights that were rounded to 16 bits: first.weight"
+    assert (line in caplog.text) == (before != torch.float32)

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
-from vt_fairseq.errors import RunFailure
+from vt_fairseq.errors import RunFailure, UserError
 from vt_fairseq.training.zero.shards import (
     OptimizerShards,
     pickle_stages_by_value,
@@ -32,6 +32,7 @@ class Engine:
     def __init__(self) -> None:
         self.checkpoint_engine = TorchCheckpointEngine()
         self.checkpoint_engine.zipfile_serialization = True  # as with a configuration
+        self.module = torch.nn.Linear(2, 2)
 
     def save_checkpoint(self, folder: str, tag: str, save_latest: bool) -> None:
         path = Path(folder) / tag
@@ -183,6 +184,16 @@ def test_the_shards_say_whether_they_are_of_parts(one_process, tmp_path):
         write_checkpoint(checkpoint, written)
         shards.prepare(checkpoint)
         assert shards.in_parts == in_parts
+
+
+def test_shards_of_other_parameters_are_refused_before_deepspeed_reads_them(one_process, tmp_path):
+    _, engine, checkpoint = saved_once(tmp_path)
+    saved = torch.load(checkpoint, weights_only=True)["last_optimizer_state"]
+    engine.module.bias.requires_grad_(False)
+    shards = OptimizerShards(stage=2)
+    shards.prepare(checkpoint)
+    with pytest.raises(UserError, match=r"update8 was saved .* other parameters.*--freeze-text"):
+        shards.load(engine, saved)
 
 
 def test_the_shards_of_every_python_are_read_as_data(tmp_path, monkeypatch):

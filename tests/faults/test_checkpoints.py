@@ -430,3 +430,14 @@ def test_a_partial_file_has_a_name_that_nobody_can_put_a_link_under(tmp_path):
         with atomic_file(tmp_path / "scores.json"):
             names |= {path.name for path in tmp_path.iterdir()} - {"scores.json"}
     assert len(names) == 2 and str(os.getpid()) not in " ".join(names)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_an_optimizer_of_other_parameters_is_refused_with_the_way_out(groups):
+    first, second = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    saved = torch.optim.Adam([first]).state_dict()
+    parameters = [{"params": [first]}, {"params": [second]}] if groups == 2 else [first, second]
+    with pytest.raises(ValueError) as error:
+        torch.optim.Adam(parameters).load_state_dict(saved)
+    with pytest.raises(UserError, match=r"last\.pt .* other parameters.* --reset-optimizer"):
+        checkpoints.refuse_other_optimizer("last.pt", error.value)

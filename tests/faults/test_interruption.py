@@ -138,6 +138,63 @@ def test_a_signal_that_comes_again_while_a_run_ends_does_not_change_its_exit_cod
     assert ": saved at update" in log.read_text()
 
 
+SIGNAL_AT_THE_START = """
+import sys, time, torch
+from pathlib import Path
+from vt_fairseq.training import signals
+
+def begin(rank, folder):
+    Path(folder, str(rank)).touch()
+    time.sleep(200)
+
+if __name__ == "__main__":
+    with signals.passed_on():
+        torch.multiprocessing.spawn(begin, (sys.argv[1],), nprocs=2)
+"""
+SIGNAL_WITH_A_WORKER = """
+import sys, time
+from pathlib import Path
+from vt_fairseq.data.data_workers import WatchedDataLoader
+from vt_fairseq.training import signals
+
+class Rows:
+    def __len__(self):
+        return 1
+    def __getitem__(self, row):
+        Path(sys.argv[1], "0").touch()
+        time.sleep(200)
+
+if __name__ == "__main__":
+    with signals.passed_on():
+        next(iter(WatchedDataLoader(Rows(), num_workers=1)))
+"""
+
+
+def exit_code_of(number: int, script: str, folder: Path, begun: int) -> tuple[int, str]:
+    """Exit code, as shells have it, and output of a script whose processes make ``begun`` files."""
+    (folder / "script.py").write_text(script)
+    process = warm.start([str(folder / "script.py"), str(folder / "begun")], folder / "log")
+    (folder / "begun").mkdir()
+    deadline = time.monotonic() + 200
+    while len(list((folder / "begun").iterdir())) < begun:
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    code = finish(process, folder)
+    return code if code >= 0 else 128 - code, (folder / "log").read_text()
+
+
+@pytest.mark.parametrize("number", signals.SIGNALS)
+def test_a_signal_while_started_processes_set_up_ends_the_run_as_one_process(tmp_path, number):
+    code, log = exit_code_of(number, SIGNAL_AT_THE_START, tmp_path, begun=2)
+    assert code == 128 + number and "Traceback" not in log
+
+
+def test_a_signal_goes_to_the_command_and_not_to_its_data_workers(tmp_path):
+    code, log = exit_code_of(signal.SIGTERM, SIGNAL_WITH_A_WORKER, tmp_path, begun=1)
+    assert code == 128 + signal.SIGTERM and "Traceback" not in log
+
+
 SIGNAL_IN_VALIDATION = """
 import os, signal, sys
 from tests import recording

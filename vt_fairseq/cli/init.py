@@ -1,7 +1,9 @@
 """``vt-init``: pretrained weights into a checkpoint to start from, and checkpoints into folders."""
 
 import argparse
+import itertools
 import re
+import shlex
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -115,9 +117,8 @@ def main() -> None:
     )
     if args.out:
         _write(state, args.out)
-        options = " ".join(_training_options(state["cfg"]["model"]))
         say(f"wrote {args.out}; train it with")
-        say(f"  fairseq-train DATA --finetune-from-model {args.out} {options} ...")
+        say(f"  {shlex.join(_training(args, state['cfg']['model']))}")
     if args.export:
         with atomic_folder(args.export) as partial:
             write_exported(state, partial)
@@ -298,16 +299,20 @@ def _write(content: Any, path: Path) -> None:
         torch.save(content, file)
 
 
-def _training_options(model: dict[str, Any]) -> list[str]:
-    """What fairseq-train needs to build the same model."""
+def _training(args: argparse.Namespace, model: dict[str, Any]) -> list[str]:
+    """The words of a ``fairseq-train`` that builds the same model and begins at ``--out``."""
     from vt_fairseq.models.architectures import ARCHITECTURE_OPTIONS, architecture
 
-    usual = architecture(model["_name"])
-    return [f"--arch {model['_name']}"] + [
-        f"--{name.replace('_', '-')} {model[name]}"
-        for name in ARCHITECTURE_OPTIONS
-        if str(model[name]) != str(getattr(usual, name))
-    ]
+    usual, names = architecture(model["_name"]), (*ARCHITECTURE_OPTIONS, "dropout")
+    options = {
+        "user_dir": args.user_dir or "user_dir",
+        "task": "video_translate",
+        "arch": model["_name"],
+        **{name: model[name] for name in names if str(model[name]) != str(getattr(usual, name))},
+        "finetune_from_model": args.out,
+    }
+    words = [(f"--{name.replace('_', '-')}", str(value)) for name, value in options.items()]
+    return ["fairseq-train", "DATA", *itertools.chain.from_iterable(words)]
 
 
 def _report(report: dict[str, Any]) -> list[str]:

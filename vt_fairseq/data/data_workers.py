@@ -197,6 +197,11 @@ def outlive_signals() -> None:
     _outlive_signals.set()
 
 
+def is_data_worker(process: BaseProcess) -> bool:
+    """Whether a child of this process decodes for it."""
+    return process in _workers
+
+
 @atexit.register
 def kill_workers() -> None:
     """Workers that outlive SIGTERM for a while do not keep a failed run waiting.

@@ -15,6 +15,7 @@ DIVERGED = (
     "the model's scores of the next token are not finite numbers: the model has diverged, or its "
     "numbers pass fp16's range (take bf16 or fp32)"
 )
+FORBIDDEN = "no text is possible: every next token is forbidden"
 
 
 class SearchLog:
@@ -58,7 +59,7 @@ class SearchLog:
             if len(texts) == self.beams:
                 break
         if not texts:
-            raise UserError("no text is possible: every next token is forbidden")
+            raise UserError(FORBIDDEN)
         # fairseq's order where scores are equal
         _, order = torch.sort(torch.stack([text["score"] for text in texts]), descending=True)
         return [texts[i] for i in order]

@@ -11,14 +11,14 @@ import logging
 from typing import Any
 
 import torch
-from fairseq.search import BeamSearch, Search
+from fairseq.search import BeamSearch, Sampling, Search
 from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.best_tokens import best_continuations, forbid_repetitions
 from vt_fairseq.models.fixed_search import search_log
 from vt_fairseq.models.half_precision_linear import is_partitioned
-from vt_fairseq.models.hypotheses import DIVERGED, SearchLog
+from vt_fairseq.models.hypotheses import DIVERGED, FORBIDDEN, SearchLog
 from vt_fairseq.models.search_step import Search as FixedSearch
 from vt_fairseq.models.t5 import T5Decoder
 
@@ -73,9 +73,25 @@ class BlockwiseBeamSearch(BeamSearch):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(B, beams, V) log-likelihoods -> what BeamSearch returns: the 2 * beams best of each row.
 
-        These are scores, tokens and beams, (B, 2 * beams) each.
+        These are scores, tokens and beams, (B, 2 * beams) each. Raises UserError where no beam of
+        a row can go on: fairseq would write impossible tokens, and end in an assertion.
         """
-        return best_continuations(lprobs, scores[:, :, step - 1] if step > 0 else None)
+        found = best_continuations(lprobs, scores[:, :, step - 1] if step > 0 else None)
+        if found[0][:, 0].eq(-torch.inf).any():
+            raise UserError(FORBIDDEN)
+        return found
+
+
+class PossibleSampling(Sampling):
+    """Sampling that says in one line where there is nothing to draw from."""
+
+    def step(
+        self, step: int, lprobs: torch.Tensor, *args: Any
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Calls fairseq's method; raises UserError for a text without a next token."""
+        if lprobs.amax(-1).eq(-torch.inf).any():
+            raise UserError(FORBIDDEN)
+        return super().step(step, lprobs, *args)
 
 
 class SharedSourceGenerator(SequenceGenerator):
@@ -102,6 +118,9 @@ class SharedSourceGenerator(SequenceGenerator):
         self._said = False
         if type(self.search) is BeamSearch:
             self.search = BlockwiseBeamSearch(self.tgt_dict)
+        elif type(self.search) is Sampling:
+            top_k, top_p = self.search.sampling_topk, self.search.sampling_topp
+            self.search = PossibleSampling(self.tgt_dict, top_k, top_p)
 
     def _generate(
         self,

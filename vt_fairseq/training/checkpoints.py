@@ -332,9 +332,10 @@ def check_pretrained(path: Path) -> None:
 
 
 def refuse_other_optimizer(filename: str, error: Exception) -> None:
-    """Raise UserError where ``error`` is fairseq's assertion that a run goes on as it was.
+    """Raise UserError where ``error`` is fairseq's or torch's that an optimizer is not as it was.
 
-    That is "Optimizer does not match; please reset ... . FairseqAdam vs FP16Optimizer".
+    fairseq's assertion is "Optimizer does not match; please reset ... . FairseqAdam vs
+    FP16Optimizer"; torch's error is one of groups of parameters.
     """
     _, _, names = str(error).partition(" does not match; please reset the optimizer")
     if isinstance(error, AssertionError) and names:
@@ -342,6 +343,17 @@ def refuse_other_optimizer(filename: str, error: Exception) -> None:
             f"{filename} was trained with another optimizer, criterion or precision "
             f"({names.rpartition('. ')[2]}): add --reset-optimizer, which keeps the weights"
         ) from error
+    if isinstance(error, ValueError) and str(error).startswith("loaded state dict "):
+        raise other_parameters(filename) from error
+
+
+def other_parameters(filename: str) -> UserError:
+    """Of a run that goes on with other parameters than its optimizer has moments of."""
+    return UserError(
+        f"{filename} was saved by a run that trained other parameters: give --freeze-text, "
+        "--freeze-video, --video-lr-scale and --head-lr-scale as it had them, or add "
+        "--reset-optimizer, which keeps the weights"
+    )
 
 
 def remove_leftovers(cfg) -> None:

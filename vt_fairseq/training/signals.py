@@ -24,7 +24,7 @@ import torch.distributed as dist
 from fairseq import checkpoint_utils
 from torch.multiprocessing import ProcessExitedException
 
-from vt_fairseq.data.data_workers import outlive_signals
+from vt_fairseq.data.data_workers import is_data_worker, outlive_signals
 
 logger = logging.getLogger(__name__)
 
@@ -77,11 +77,19 @@ def passed_on() -> Iterator[None]:
     Python sets handlers in the main thread alone; in another one nothing is passed on.
     """
 
+    passed: list[int] = []
+
+    def check_interrupted(code: int) -> None:
+        # KeyboardInterrupt before the children watch: torch and Python end them by these.
+        if signal.SIGINT in passed and code in (0, 1):
+            leave(EXIT_KILLED + signal.SIGINT)
+
     def pass_on(number: int, frame: FrameType | None) -> None:
-        children = multiprocessing.active_children()
+        children = [p for p in multiprocessing.active_children() if not is_data_worker(p)]
         if not children:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+        passed.append(number)
         for child in children:
             if child.pid is not None:
                 os.kill(child.pid, number)
@@ -90,16 +98,23 @@ def passed_on() -> Iterator[None]:
     before = {n: signal.signal(n, pass_on) for n in SIGNALS} if is_main else {}
     try:
         yield
+        check_interrupted(0)
     except ProcessExitedException as error:
-        if error.exit_code == EXIT_INTERRUPTED:
-            leave(EXIT_INTERRUPTED)
-        if error.signal_name == signal.SIGINT.name:
-            leave(EXIT_KILLED + signal.SIGINT)
+        check_interrupted(error.exit_code)
+        if (code := code_of_signal(error.exit_code)) is not None:
+            leave(code)
         raise
     finally:
         for number, handler in before.items():
             if signal.getsignal(number) is not signal.SIG_IGN:  # else ``leave`` was called
                 signal.signal(number, handler)
+
+
+def code_of_signal(code: int) -> int | None:
+    """With what to end after a process that ended with ``code`` at a signal; None for others."""
+    if -code in SIGNALS:  # before it began to watch, or at a second Ctrl-C
+        return EXIT_KILLED - code
+    return code if code == EXIT_INTERRUPTED or code - EXIT_KILLED in SIGNALS else None
 
 
 def leave(code: int) -> NoReturn:

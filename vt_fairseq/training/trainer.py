@@ -19,6 +19,7 @@ from vt_fairseq.training import checkpoints, failures, signals, start
 from vt_fairseq.training.changed_options import warn_of_changes
 from vt_fairseq.training.compilation import compilation
 from vt_fairseq.training.data_wait import DataWait
+from vt_fairseq.training.ema import SharedWeightsEMA, average_in_fp32
 from vt_fairseq.training.half_precision_state import half_precision_state, restore_half_precision
 from vt_fairseq.training.lr_scale import refuse_merged_parameters, scale_learning_rates
 from vt_fairseq.training.unrounded_weights import (
@@ -57,6 +58,7 @@ class VideoTranslateTrainer(Trainer):
     def __init__(self, cfg, task, model, criterion, quantizer=None):
         # Kept until the optimizer is made: in half precision the model's will be rounded.
         self._exact_weights = trained_weights(model) if keeps_fp32_weights(cfg) else {}
+        average_in_fp32(cfg)
         super().__init__(cfg, task, model, criterion, quantizer)
         VideoTranslateTrainer.latest = self
         self.epoch_iterator: Any = None
@@ -92,10 +94,8 @@ class VideoTranslateTrainer(Trainer):
         return self.epoch_iterator
 
     def _build_ema(self) -> None:
-        super()._build_ema()
-        if self._ema is not None:  # counters are taken over: fairseq would average them
-            values = self._model.state_dict().items()
-            self._ema.skip_keys |= {name for name, v in values if not v.is_floating_point()}
+        if self.cfg.ema.store_ema:
+            self._ema = SharedWeightsEMA(self._model, self.cfg.ema, self.device)
 
     # Updates
 

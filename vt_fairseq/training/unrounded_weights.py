@@ -55,6 +55,8 @@ def unrounded(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[nn.Parame
     """Of ``weights`` those that became the model's trained parameters when they were rounded.
 
     Others, as of a network that saves its weights in another way than it has them, are warned of.
+    So are those that were rounded before: the fp32 weights of a ZeRO run in 16 bits lie in its
+    shards alone, and exported folders have none.
     """
     found: dict[nn.Parameter, Tensor] = {}
     others = []
@@ -62,14 +64,21 @@ def unrounded(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[nn.Parame
         if parameter.requires_grad:
             if name in weights and is_rounded(weights[name], parameter.detach()):
                 found[parameter] = weights[name]
-            else:
-                others.append(name)
+                if not holds_16_bits(weights[name]):
+                    continue
+            others.append(name)
     if others:
         logger.warning(
             "%d parameters start from weights that were rounded to 16 bits: %s",
             *(len(others), ", ".join(others[:3]) + (" ..." if len(others) > 3 else "")),
         )
     return found
+
+
+def holds_16_bits(weight: Tensor) -> bool:
+    """Whether 16 bits lose nothing of a matrix; other parameters may begin at round numbers."""
+    varies = weight.dim() > 1 and bool(weight.ne(weight.flatten()[0]).any())
+    return varies and any(torch.equal(weight.to(by).to(weight.dtype), weight) for by in HALVES)
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ import torch.distributed as dist
 
 from vt_fairseq.errors import UserError
 from vt_fairseq.files import untrusted_files
-from vt_fairseq.training.checkpoints import lasting, system_error_kept
+from vt_fairseq.training.checkpoints import lasting, other_parameters, system_error_kept
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +88,7 @@ class OptimizerShards:
             "zero_stage": self.stage,
             "processes": dist.get_world_size(),
             "in_parts": self.in_parts,
+            "trained": trained_names(engine),
             "deepspeed": version("deepspeed"),
             # By these a checkpoint is known to be complete (``vt_fairseq.training.checkpoints``).
             "files": {
@@ -100,7 +101,8 @@ class OptimizerShards:
     def load(self, engine, saved: dict[str, Any]) -> None:
         """Load what ``saved`` names into ``engine``, also for another number of processes or stage.
 
-        Raises UserError when the shards are not there or DeepSpeed cannot convert them.
+        Raises UserError when the shards are not there, are of other parameters, or DeepSpeed cannot
+        convert them.
         """
         path = self.folder / saved["folder"]
         if not path.is_dir():
@@ -109,6 +111,9 @@ class OptimizerShards:
                 "or start the optimizer anew with --reset-optimizer (the weights are kept)"
             )
         check_stages(saved["zero_stage"], self.stage)
+        trained = trained_names(engine)
+        if saved.get("trained", trained) != trained:  # earlier versions did not say
+            raise other_parameters(str(path))
         same = (saved["zero_stage"], saved["processes"]) == (self.stage, dist.get_world_size())
         with weights_only(path):
             if same:
@@ -239,6 +244,11 @@ def universal(path: Path) -> Iterator[Path]:
     dist.barrier()
     if dist.get_rank() == 0:
         shutil.rmtree(whole)
+
+
+def trained_names(engine) -> list[str]:
+    """The names of the parameters of which the optimizer has states."""
+    return [name for name, p in engine.module.named_parameters() if p.requires_grad]
 
 
 def unused_name(path: Path) -> Path:
