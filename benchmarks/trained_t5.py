@@ -1,6 +1,6 @@
 """Trained T5 weights in half precision: their values' real ranges, texts, losses, and training.
 
-    python benchmarks/trained_t5.py T5_FOLDER SENTENCES [--rows 100] [--updates 50] [--seed 1]
+    python benchmarks/trained_t5.py T5_FOLDER SENTENCES [--rows 100] [--updates 50] [--seed 1 2 3]
 
 ``T5_FOLDER`` is Hugging Face's; ``python -m tests.trained_t5 T5_FOLDER SPIECE_MODEL`` writes one.
 ``SENTENCES`` is a text file, one source per line. Measured on a CPU:
@@ -11,14 +11,18 @@
 - unless ``--updates`` is 0, ``fairseq-train`` under DeepSpeed's engine (ZeRO-1) on MiniWorld's
   videos, without dropout: the losses of all updates against fp32's, and updates skipped for
   infinite gradients. Once T5 alone is trained on the features of a random, frozen video network,
-  and once that network as well. fairseq calls ``.cuda()`` then; here that does nothing.
+  and once that network as well. fairseq calls ``.cuda()`` then; here that does nothing. The same
+  in fp32 from weights that differ by a thousandth, half of bf16's rounding: two such runs differ,
+  too. ``--seed`` takes several orders of the clips; their ratios' mean and interval are recorded.
 
-Ends with exit code 1 where a value is not finite or a loss not within 1 % of fp32's, but for the
-network that learns from nothing with two clips in a batch: its gradients are mostly rounding.
+Ends with exit code 1 where a value is not finite or a loss (of training: its mean ratio over the
+seeds) not within 1 % of fp32's, but for the network that learns from nothing with two clips in a
+batch: its gradients are mostly rounding.
 Writes results/trained_t5.json.
 """
 
 import argparse
+import math
 import re
 import statistics
 import subprocess
@@ -42,6 +46,10 @@ from vt_fairseq.models.t5 import Attention, FeedForward
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 LONGEST = 24  # tokens of a text
 WITHIN = 0.01  # of fp32's loss
+NEARBY = "fp32 from other weights"
+# Student's t, 0.975 quantile, of 2, 3 ... values.
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+NOISE = 1e-3  # standard deviation of their difference, relative to each weight
 TRAINING = (
     "--task video_translate --criterion video_translate --arch video_translate_t5_small "
     "--t5-variant v1_1 --video-network tiny --dropout 0 --num-frames 8 --frame-size 32 "
@@ -209,20 +217,54 @@ def trained(
     }
 
 
-def training(folder: Path, t5: Path, checkpoint: Path, updates: int, seed: str) -> dict[str, dict]:
-    """Losses of fine-tuning in the three precisions."""
+def nearby(checkpoint: Path) -> Path:
+    """A copy of a checkpoint whose weights all differ by about a thousandth."""
+    generator = torch.Generator().manual_seed(1)
+    state = torch.load(checkpoint, weights_only=False)
+    for weight in state["model"].values():
+        if weight.is_floating_point():
+            weight *= 1 + NOISE * torch.randn(weight.shape, generator=generator)
+    path = checkpoint.with_name("nearby.pt")
+    torch.save(state, path)
+    return path
+
+
+def training(
+    folder: Path, t5: Path, checkpoint: Path, updates: int, seeds: list[str]
+) -> dict[str, dict]:
+    """Losses of fine-tuning in the three precisions, and in fp32 from nearly the same weights."""
     data = folder / "data"
     command(
         *("-m", "vt_fairseq.cli.prepare", "miniworld", "--size", "tiny", "--out", data),
         *("--vocabulary", t5 / "spiece.model"),
     )
+    starts = {name: (name, checkpoint) for name in ("fp32", *DTYPES)}
+    starts[NEARBY] = "fp32", nearby(checkpoint)
     found: dict[str, dict] = {}
     for what, choices in TRAINED.items():
-        options = [*choices, "--seed", seed]
-        precisions = ("fp32", *DTYPES)
-        runs = {name: trained(data, checkpoint, name, updates, *options) for name in precisions}
-        found |= {f"{what} in {name}": compared(run, runs["fp32"]) for name, run in runs.items()}
+        for seed in seeds:
+            options = [*choices, "--seed", seed]
+            runs = {
+                name: trained(data, start, precision, updates, *options)
+                for name, (precision, start) in starts.items()
+            }
+            for name, run in runs.items():
+                found[f"{what} in {name}, seed {seed}"] = compared(run, runs["fp32"])
+        for name in starts if len(seeds) > 1 else ():
+            ratios = [found[f"{what} in {name}, seed {seed}"]["ratio"] for seed in seeds]
+            found[f"{what} in {name}"] = over_seeds(ratios)
     return found
+
+
+def over_seeds(ratios: list[float]) -> dict[str, Any]:
+    """Mean of the seeds' ratios, and the interval that has it with 95 % (Student's t)."""
+    mean = statistics.mean(ratios)
+    wide = T_975[len(ratios) - 2] * statistics.stdev(ratios) / math.sqrt(len(ratios))
+    return {
+        "seeds": len(ratios),
+        "ratio": round(mean, 5),
+        "95 % interval": [round(mean - wide, 5), round(mean + wide, 5)],
+    }
 
 
 def compared(run: dict[str, Any], exact: dict[str, Any]) -> dict[str, Any]:
@@ -247,8 +289,15 @@ def main() -> int:
     parser.add_argument("sentences", type=Path, help="text file, one source per line")
     parser.add_argument("--rows", type=int, default=100, help="sentences, the first ones")
     parser.add_argument("--updates", type=int, default=50)
-    parser.add_argument("--seed", default="1", help="of the order of the clips in training")
+    parser.add_argument(
+        "--seed",
+        nargs="+",
+        default=["1"],
+        help="of the order of the clips in training, one or up to ten",
+    )
     args = parser.parse_args()
+    if len(args.seed) > len(T_975) + 1:
+        parser.error(f"--seed: at most {len(T_975) + 1}")
     sentences = args.sentences.read_text(encoding="utf-8").splitlines()[: args.rows]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -262,11 +311,18 @@ def main() -> int:
             measured |= training(folder, args.t5, folder / "init.pt", args.updates, args.seed)
     # The result names no path of this machine.
     options = ["--rows", str(args.rows), "--updates", str(args.updates)]
-    options += ["--seed", args.seed] if args.seed != "1" else []
+    options += ["--seed", *args.seed] if args.seed != ["1"] else []
     sys.argv[1:] = [args.t5.name, args.sentences.name, *options]
     measuring.write_result("trained_t5", measuring.machine("deepspeed"), measured)
-    judged = {what: m for what, m in measured.items() if not what.startswith(FROM_NOTHING)}
-    ratios = [m["ratio"] for m in judged.values() if "ratio" in m]
+    single = len(args.seed) == 1
+    ratios = [
+        found["ratio"]
+        for what, found in measured.items()
+        if "ratio" in found
+        and not what.startswith(FROM_NOTHING)
+        and NEARBY not in what
+        and (single or "seed " not in what)
+    ]
     for found in measured.values():
         ratios += [part["ratio"] for part in found.values() if isinstance(part, dict)]
     return int(not all(abs(ratio - 1) <= WITHIN for ratio in ratios))
