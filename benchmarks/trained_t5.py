@@ -1,30 +1,35 @@
 """Trained T5 weights in half precision: their values' real ranges, texts, losses, and training.
 
-    python benchmarks/trained_t5.py T5_FOLDER SENTENCES [--rows 100] [--updates 50] [--seed 1]
+    python benchmarks/trained_t5.py T5_FOLDER SENTENCES [--rows 100]
+    python benchmarks/trained_t5.py T5_FOLDER [--updates 50] [--seed 1 2 3] [--in fp16 bf16]
 
 ``T5_FOLDER`` is Hugging Face's; ``python -m tests.trained_t5 T5_FOLDER SPIECE_MODEL`` writes one.
-``SENTENCES`` is a text file, one source per line. Measured on a CPU:
+``SENTENCES`` is a text file, one source per line. With it is measured, on a CPU:
 
 - the largest magnitude, layer by layer, of what a plain fp16 T5 would have in fp16, in fp32;
 - in fp16 and bf16, teacher-forced on what fp32 writes: the loss against fp32's, and how many of the
-  texts that it writes itself are fp32's;
-- unless ``--updates`` is 0, ``fairseq-train`` under DeepSpeed's engine (ZeRO-1) on MiniWorld's
-  videos, without dropout: the losses of all updates against fp32's, and updates skipped for
-  infinite gradients. Once T5 alone is trained on the features of a random, frozen video network,
-  and once that network as well. fairseq calls ``.cuda()`` then; here that does nothing.
+  texts that it writes itself are fp32's.
 
-Ends with exit code 1 where a value is not finite or a loss not within 1 % of fp32's, but for the
-network that learns from nothing with two clips in a batch: its gradients are mostly rounding.
-Writes results/trained_t5.json.
+Without it, ``fairseq-train`` under DeepSpeed's engine (ZeRO-1) trains T5 on MiniWorld's videos, as
+a random, frozen video network sees them, without dropout: the losses of all updates against fp32's,
+and updates skipped for infinite gradients. fairseq calls ``.cuda()`` then; here that does nothing.
+The same in fp32 from weights that differ by a thousandth, half of bf16's rounding: two such runs
+differ, too. ``--seed`` takes several orders of the clips, whose mean ratio has an interval; what is
+done is written after each.
+
+Ends with exit code 1 where a value is not finite or a loss (of training: its mean ratio over the
+seeds) not within 1 % of fp32's. Writes results/trained_t5.json or trained_t5_training.json.
 """
 
 import argparse
+import math
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,14 +47,17 @@ from vt_fairseq.models.t5 import Attention, FeedForward
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 LONGEST = 24  # tokens of a text
 WITHIN = 0.01  # of fp32's loss
+NEARBY = "fp32 from other weights"
+# Student's t, 0.975 quantile, of 2, 3 ... values.
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+NOISE = 1e-3  # standard deviation of their difference, relative to each weight
 TRAINING = (
     "--task video_translate --criterion video_translate --arch video_translate_t5_small "
     "--t5-variant v1_1 --video-network tiny --dropout 0 --num-frames 8 --frame-size 32 "
+    "--freeze-video all "
     "--optimizer deepspeed_adam --adam-backend torch --lr 1e-4 --clip-norm 1 --batch-size 2 --cpu "
     "--disable-validation --no-save --no-progress-bar --log-format simple --log-interval 1"
 )
-FROM_NOTHING = "T5 and a new video network trained"
-TRAINED = {"T5 trained": ["--freeze-video", "all"], FROM_NOTHING: []}
 CHILD = """
 import sys
 import torch
@@ -209,20 +217,55 @@ def trained(
     }
 
 
-def training(folder: Path, t5: Path, checkpoint: Path, updates: int, seed: str) -> dict[str, dict]:
-    """Losses of fine-tuning in the three precisions."""
+def nearby(checkpoint: Path) -> Path:
+    """A copy of a checkpoint whose weights all differ by about a thousandth."""
+    generator = torch.Generator().manual_seed(1)
+    state = torch.load(checkpoint, weights_only=True)
+    for weight in state["model"].values():
+        if weight.is_floating_point():
+            weight *= 1 + NOISE * torch.randn(weight.shape, generator=generator)
+    path = checkpoint.with_name("nearby.pt")
+    torch.save(state, path)
+    return path
+
+
+def training(
+    folder: Path, t5: Path, checkpoint: Path, updates: int, seeds: list[str], dtypes: list[str]
+) -> Iterator[dict[str, dict]]:
+    """Losses of fine-tuning in fp32 and others, and in fp32 from nearly the same weights.
+
+    After each seed, those of all until then.
+    """
     data = folder / "data"
     command(
         *("-m", "vt_fairseq.cli.prepare", "miniworld", "--size", "tiny", "--out", data),
         *("--vocabulary", t5 / "spiece.model"),
     )
+    starts = {name: (name, checkpoint) for name in ("fp32", *dtypes)}
+    starts[NEARBY] = "fp32", nearby(checkpoint)
     found: dict[str, dict] = {}
-    for what, choices in TRAINED.items():
-        options = [*choices, "--seed", seed]
-        precisions = ("fp32", *DTYPES)
-        runs = {name: trained(data, checkpoint, name, updates, *options) for name in precisions}
-        found |= {f"{what} in {name}": compared(run, runs["fp32"]) for name, run in runs.items()}
-    return found
+    ratios: dict[str, list[float]] = defaultdict(list)
+    for seed in seeds:
+        runs: dict[str, dict[str, Any]] = {}
+        for name, (precision, start) in starts.items():
+            runs[name] = trained(data, start, precision, updates, "--seed", seed)
+            found[f"{name}, seed {seed}"] = one = compared(runs[name], runs["fp32"])
+            ratios[name].append(one["ratio"])
+            print(name, seed, one, flush=True)
+        yield found | {name: over_seeds(each) for name, each in ratios.items() if name != "fp32"}
+
+
+def over_seeds(ratios: list[float]) -> dict[str, Any]:
+    """Mean of the seeds' ratios, and the interval that has it with 95 % (Student's t)."""
+    mean = statistics.mean(ratios)
+    if len(ratios) == 1:
+        return {"seeds": 1, "ratio": mean}
+    wide = T_975[len(ratios) - 2] * statistics.stdev(ratios) / math.sqrt(len(ratios))
+    return {
+        "seeds": len(ratios),
+        "ratio": round(mean, 5),
+        "95 % interval": [round(mean - wide, 5), round(mean + wide, 5)],
+    }
 
 
 def compared(run: dict[str, Any], exact: dict[str, Any]) -> dict[str, Any]:
@@ -244,32 +287,39 @@ def main() -> int:
     """Join, measure, write."""
     parser = argparse.ArgumentParser()
     parser.add_argument("t5", type=Path, help="Hugging Face folder of a trained T5")
-    parser.add_argument("sentences", type=Path, help="text file, one source per line")
+    parser.add_argument("sentences", type=Path, nargs="?", help="text file, one source per line")
     parser.add_argument("--rows", type=int, default=100, help="sentences, the first ones")
     parser.add_argument("--updates", type=int, default=50)
-    parser.add_argument("--seed", default="1", help="of the order of the clips in training")
+    parser.add_argument("--seed", nargs="+", default=["1"], help="one or up to ten")
+    parser.add_argument("--in", dest="dtypes", nargs="+", choices=DTYPES, default=[*DTYPES])
     args = parser.parse_args()
-    sentences = args.sentences.read_text(encoding="utf-8").splitlines()[: args.rows]
+    if len(args.seed) > len(T_975) + 1:
+        parser.error(f"--seed: at most {len(T_975) + 1}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        start = folder / "init.pt"
         command(
-            *("-m", "vt_fairseq.cli.init", "--t5", args.t5, "--video", "random", "--out"),
-            *(folder / "init.pt", "--arch", "video_translate_t5_small", "--t5-variant", "v1_1"),
+            *("-m", "vt_fairseq.cli.init", "--t5", args.t5, "--video", "random", "--out", start),
+            *("--arch", "video_translate_t5_small", "--t5-variant", "v1_1"),
             *("--video-network", "tiny"),
         )
-        measured = inference(folder / "init.pt", sentences)
-        if args.updates:
-            measured |= training(folder, args.t5, folder / "init.pt", args.updates, args.seed)
-    # The result names no path of this machine.
-    options = ["--rows", str(args.rows), "--updates", str(args.updates)]
-    options += ["--seed", args.seed] if args.seed != "1" else []
-    sys.argv[1:] = [args.t5.name, args.sentences.name, *options]
-    measuring.write_result("trained_t5", measuring.machine("deepspeed"), measured)
-    judged = {what: m for what, m in measured.items() if not what.startswith(FROM_NOTHING)}
-    ratios = [m["ratio"] for m in judged.values() if "ratio" in m]
-    for found in measured.values():
-        ratios += [part["ratio"] for part in found.values() if isinstance(part, dict)]
-    return int(not all(abs(ratio - 1) <= WITHIN for ratio in ratios))
+        # The results name no path of this machine.
+        if args.sentences is not None:
+            sentences = args.sentences.read_text(encoding="utf-8").splitlines()[: args.rows]
+            measured = inference(start, sentences)
+            parts = [part for found in measured.values() for part in found.values()]
+            judged = [part["ratio"] for part in parts if isinstance(part, dict)]
+            sys.argv[1:] = ["T5", args.sentences.name, "--rows", str(args.rows)]
+            measuring.write_result("trained_t5", measuring.machine("deepspeed"), measured)
+        else:
+            done = training(folder, args.t5, start, args.updates, args.seed, args.dtypes)
+            for count, measured in enumerate(done, 1):
+                judged = [measured[dtype]["ratio"] for dtype in args.dtypes]
+                sys.argv[1:] = ["T5", "--updates", str(args.updates)]
+                sys.argv += ["--seed", *args.seed[:count], "--in", *args.dtypes]
+                about = measuring.machine("deepspeed")
+                measuring.write_result("trained_t5_training", about, measured)
+    return int(not all(abs(ratio - 1) <= WITHIN for ratio in judged))
 
 
 if __name__ == "__main__":
