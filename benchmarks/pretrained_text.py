@@ -15,7 +15,9 @@ of ``RUNS/motions``, which knows the verbs and nouns, as the paper's begins with
 
 - captions that are wholly right, written greedily, after each third of the updates, and from which
   third on 90 % are;
-- captions in words that no training had ("a scarlet box goes up"), ranked among all 144 (10).
+- captions in words that no training had ("a scarlet box goes up"), ranked among all 144 (10);
+- of MiniWorld, whose questions are learned beside its captions, answers among five, and those to
+  questions in words that no training had ("tell me the hue of ...").
 
 What is done in ``FOLDER`` is not done again. Writes results/pretrained_text_gestures.json, or
 pretrained_text_miniworld.json.
@@ -67,6 +69,11 @@ COLORS = {
     "yellow": "golden", "pink": "rose", "cyan": "turquoise",
 }  # fmt: skip
 SHAPES = {"square": "box", "triangle": "pyramid", "cross": "plus sign", "moon": "crescent"}
+QUESTIONS = {  # beginnings of questions
+    "what does the": "tell me the motion of the",
+    "what colour is the": "tell me the hue of the",
+    "which shape": "name the object that",
+}
 ACTIONS = {
     "rise": "goes up", "fall": "goes down", "slide": "moves sideways",
     "grow": "gets bigger", "shrink": "gets smaller", "rest": "stays where it is",
@@ -86,8 +93,9 @@ class Corpus:
 
     Attributes:
         data: data directory, whose captions are learned, with a split to test.
-        other: the same clips to test, with captions in other words as labels.
+        other: the same clips to test, in other words: captions as labels, and questions.
         test: that split.
+        actions: what is learned: caption, and answer where there are questions.
         clips: options of how clips are shown.
         updates: how long it is learned.
     """
@@ -95,6 +103,7 @@ class Corpus:
     data: Path
     other: Path
     test: str
+    actions: str
     clips: list[str]
     updates: int
 
@@ -105,9 +114,13 @@ def one_caption(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def reworded(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of MiniWorld whose label is its caption in other words."""
+    """A row of MiniWorld in other words; its label is the caption."""
     color, shape = row["noun"].split()
-    return row | {"label": f"a {COLORS[color]} {SHAPES[shape]} {ACTIONS[row['verb']]}"}
+    (begins,) = (words for words in QUESTIONS if row["question"].startswith(words))
+    return row | {
+        "label": f"a {COLORS[color]} {SHAPES[shape]} {ACTIONS[row['verb']]}",
+        "question": row["question"].replace(begins, QUESTIONS[begins]).replace(" do ?", " ?"),
+    }
 
 
 def prepared(rows: list[dict[str, Any]], videos: Path, t5: Path, data: Path) -> Path:
@@ -141,7 +154,7 @@ def miniworld(folder: Path, t5: Path, clips: list[int]) -> dict[str, Corpus]:
     return {
         f"MiniWorld, {count} clips": Corpus(
             prepared(train[:count] + test, world / "videos", t5, folder / f"data-{count}"),
-            other, "test", MINIWORLD, UPDATES["MiniWorld"],
+            other, "test", "caption,answer", MINIWORLD, UPDATES["MiniWorld"],
         )
         for count in clips
     }  # fmt: skip
@@ -156,7 +169,7 @@ def gestures(folder: Path, t5: Path, run_folder: Path) -> Corpus:
     other = prepared(test, videos, t5, folder / "other-hands")
     (other / "labels-of-all.txt").write_text("\n".join(HANDS.values()) + "\n", encoding="utf-8")
     data = prepared(rows, videos, t5, folder / "data-hands")
-    return Corpus(data, other, "valid", GESTURES, UPDATES["gestures"])
+    return Corpus(data, other, "valid", "caption", GESTURES, UPDATES["gestures"])
 
 
 def new_t5(t5: Path, seed: int, folder: Path) -> Path:
@@ -184,19 +197,23 @@ def learned(
     train = ["fairseq-train", corpus.data, *PLUGIN, *COMMON, *corpus.clips, *WHOLE, *RATES[text]]
     third = corpus.updates // THIRDS
     train += ["--total-num-update", str(corpus.updates), "--max-update", str(corpus.updates)]
-    train += ["--save-interval-updates", str(third), "--seed", str(seed), "--actions", "caption"]
+    train += ["--save-interval-updates", str(third), "--seed", str(seed), "--actions", corpus.actions]
     train += ["--finetune-from-model", start, "--save-dir", folder]
     run(folder / "checkpoint_last.pt", *train)
     found: dict[str, Any] = {}
     for updates in range(third, corpus.updates + 1, third):
         (path,) = folder.glob(f"checkpoint_*_{updates}.pt")
         found[f"captions after {updates}"] = captions(corpus, path, folder / f"captions-{updates}")
-    out = folder / "other-words"
-    score = ["vt-score", "classify", corpus.other, "--path", path, "--split", corpus.test]
-    score += ["--labels", corpus.other / "labels-of-all.txt", "--action", "caption"]
-    run(out / "metrics.json", *score, "--batch-size", "32", "--device", "cpu", "--out", out)
-    metrics = json.loads((out / "metrics.json").read_text())
-    found["captions in other words"] = metrics["accuracy"]
+    words = ["--labels", str(corpus.other / "labels-of-all.txt"), "--action", "caption"]
+    asked = {"captions in other words": ["classify", corpus.other, *words]}
+    if "answer" in corpus.actions:
+        asked["questions"] = ["vqa", corpus.data]
+        asked["questions in other words"] = ["vqa", corpus.other]
+    for what, kind in asked.items():
+        out = folder / what.replace(" ", "-")
+        score = ["vt-score", *kind, "--path", path, "--split", corpus.test, "--device", "cpu"]
+        run(out / "metrics.json", *score, "--batch-size", "32", "--out", out)
+        found[what] = json.loads((out / "metrics.json").read_text())["accuracy"]
     (folder / "found.json").write_text(json.dumps(found))
     for path in [*folder.glob("*.pt"), *folder.glob("new-t5/*.safetensors")]:
         path.unlink()  # 300 MB each
