@@ -255,6 +255,28 @@ def test_what_is_new_depends_on_the_seed_alone(joining, tmp_path, started):
     assert all(torch.equal(tensor, before[name]) for name, tensor in found["3"].items())
 
 
+def test_new_video_tokens_have_the_mean_and_the_spread_of_the_words(joining, files, tmp_path):
+    shutil.copytree(files / "t5", tmp_path / "t5")
+    weights = tmp_path / "t5" / "model.safetensors"
+    tensors = load_file(weights)
+    generator = torch.Generator().manual_seed(1)
+    words, width = tensors["shared.weight"].shape
+    mean, spread = torch.linspace(-5, 5, width), torch.logspace(-1, 2, width)
+    table = torch.randn(words, width, generator=generator)
+    tensors["shared.weight"] = table * spread + mean
+    save_file(tensors, weights, metadata={"format": "pt"})
+    init(joining | {"--t5": tmp_path / "t5", "--out": tmp_path / "init.pt"})
+    projection = build(read(tmp_path / "init.pt")).encoder.video.projection
+    features = torch.randn(4000, projection.in_features, generator=generator)
+    tokens = projection(features).detach()
+    off = (tokens.mean(0) - mean) / spread
+    assert off.abs().max() < 5 * (words**-0.5 + 4000**-0.5)
+    ratio = tokens.std(0) / spread
+    # The rows of the projection are drawn: each one's length varies by 1 / sqrt(2 inputs).
+    assert (ratio - 1).abs().max() < 5 * (2 * projection.in_features) ** -0.5
+    assert abs(ratio.mean() - 1) < 0.1
+
+
 def nothing_as(state: dict) -> dict:
     """Zeros of the shapes of ``state``, which take no memory."""
     return {n: torch.zeros((), dtype=t.dtype).expand(t.shape) for n, t in state.items()}

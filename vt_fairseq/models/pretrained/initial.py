@@ -29,10 +29,11 @@ from vt_fairseq.models.pretrained.t5_weights import (
 from vt_fairseq.models.pretrained.video_weights import OWN, VideoWeights, fill_video
 from vt_fairseq.models.pretrained.vocabulary_rows import check_vocabulary, input_rows, output_rows
 from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS
-from vt_fairseq.models.video_translate import VideoTokens
+from vt_fairseq.models.video_translate import VIDEO_TOKEN_SCALE, VideoTokens
 from vt_fairseq.version import __version__
 
 VIDEO, NETWORK = "encoder.video.", "encoder.video.network."
+PROJECTION = f"{VIDEO}projection."
 
 
 def size_differences(t5: T5Weights, config: VideoTranslateConfig) -> str:
@@ -82,6 +83,7 @@ def initial_checkpoint(
         }
         dropped_video = filled.dropped
     fresh = {n: t for n, t in fresh.items() if n not in network}
+    fresh |= _projection_to_words(fresh[f"{PROJECTION}weight"], t5.tensors[TABLE].float())
     vocabulary = vocabulary_state(tokenizer)
     report = {
         "vt_fairseq": __version__,
@@ -177,6 +179,20 @@ def _fresh_video(
             "is new: expected names of the network's own tensors"
         )
     return state, filled
+
+
+def _projection_to_words(weight: torch.Tensor, table: torch.Tensor) -> Tensors:
+    """The new projection, whose tokens get the mean and the spread of the words' embeddings.
+
+    That is so, channel by channel, for features of size 1, which networks have about. A trained T5
+    takes longer to notice tokens that are much smaller than its words; docs/finetuning.md has
+    numbers.
+    """
+    size_of_words = table.std(dim=0, correction=0).unsqueeze(1)
+    return {
+        f"{PROJECTION}weight": weight / VIDEO_TOKEN_SCALE * size_of_words,
+        f"{PROJECTION}bias": table.mean(dim=0),
+    }
 
 
 def _described(part: str, file: Path) -> dict[str, Any]:
