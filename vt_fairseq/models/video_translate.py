@@ -16,8 +16,8 @@ from vt_fairseq.models.r2plus1d import MEAN, STD, Normalize
 from vt_fairseq.models.t5 import EncoderOut, T5Decoder, T5Dims, T5Encoder
 from vt_fairseq.models.video_backbones import VideoNetwork
 
-# New video tokens are several times as large as new word embeddings: the video counts from the first
-# update on. With a pretrained T5 vt-init makes them as large as its words.
+# New video tokens are several times as large as new word embeddings: the video counts from the
+# first update on. With a pretrained T5 vt-init makes them as large as its words.
 VIDEO_TOKEN_SCALE = 4.0
 
 
