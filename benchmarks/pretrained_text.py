@@ -1,12 +1,13 @@
 """Does a trained T5 help, and should it stay as it is? Small data, three sizes, some seeds.
 
     python benchmarks/pretrained_text.py T5_FOLDER RUNS FOLDER [--seeds 1,2,3] [--clips N,N]
-        [--texts trained,new,frozen]
+        [--texts trained,new,frozen,small]
 
 ``T5_FOLDER`` is Hugging Face's; ``python -m tests.trained_t5 T5_FOLDER SPIECE_MODEL`` writes one.
 ``RUNS`` are the runs of gestures.py. Three models of the same sizes learn the same batches in as
 many updates: T5 from random weights (``new``), from the trained ones (``trained``), and the trained
-ones unchanged (``frozen``: only the video network and its projection learn).
+ones unchanged (``frozen``: only the video network and its projection learn). ``small`` is the
+trained one with video tokens of the size that suits a new T5's words, not those of a trained one.
 
 Gestures begin with the network of ``RUNS`` that learned classes from one recording batch, with the
 same seed; captions are learned there and measured on the other batch. With ``--clips`` so many
@@ -41,7 +42,10 @@ UPDATES = {"MiniWorld": 207, "gestures": 63}
 THIRDS = 3
 HANDS_LEARNED = "gestures, 146 clips"
 ENOUGH = 90.0  # per cent of whole captions
-TEXTS = ("trained", "new", "frozen")
+TEXTS = {
+    "trained": "trained T5", "new": "new T5", "frozen": "frozen T5",
+    "small": "trained T5, small video tokens",
+}  # fmt: skip
 COMMON = shlex.split(
     "--no-context --no-flip --num-workers 0 --optimizer adam --clip-norm 1 "
     "--adam-betas '(0.9,0.98)' --lr-scheduler polynomial_decay --no-epoch-checkpoints "
@@ -62,7 +66,8 @@ WHOLE = shlex.split(
 RATES = {
     "new": ["--lr", "1e-3", "--video-lr-scale", "3"],
     "trained": ["--lr", "1e-3", "--video-lr-scale", "3"],
-    "frozen": ["--freeze-text", "--lr", "1e-2", "--video-lr-scale", "1"],
+    "small": ["--lr", "1e-3", "--video-lr-scale", "3"],
+    "frozen": ["--freeze-text", "--lr", "5e-2", "--video-lr-scale", "0.2"],
 }
 COLORS = {
     "red": "scarlet", "green": "emerald", "blue": "navy",
@@ -185,6 +190,20 @@ def new_t5(t5: Path, seed: int, folder: Path) -> Path:
     return folder
 
 
+def make_tokens_small(checkpoint: Path, seed: int) -> None:
+    """Draw the projection of the video's features anew, as for a T5 with random weights."""
+    import torch
+
+    from vt_fairseq.models.video_translate import VIDEO_TOKEN_SCALE
+
+    state = torch.load(checkpoint, weights_only=True)
+    weight, bias = (state["model"][f"encoder.video.projection.{x}"] for x in ("weight", "bias"))
+    generator = torch.Generator().manual_seed(seed)
+    weight.normal_(std=VIDEO_TOKEN_SCALE * weight.size(1) ** -0.5, generator=generator)
+    bias.zero_()
+    torch.save(state, checkpoint)
+
+
 def learned(
     corpus: Corpus, t5: Path, video: Path, text: str, seed: int, folder: Path
 ) -> dict[str, Any]:
@@ -195,11 +214,13 @@ def learned(
     start = folder / "init.pt"
     options = ["--arch", "video_translate_t5_small", "--t5-variant", "v1_1", "--seed", str(seed)]
     run(start, "vt-init", "--t5", source, "--video", video, *options, "--out", start)
+    if text == "small":
+        make_tokens_small(start, seed)
     train = ["fairseq-train", corpus.data, *PLUGIN, *COMMON, *corpus.clips, *WHOLE, *RATES[text]]
     third = corpus.updates // THIRDS
     train += ["--total-num-update", str(corpus.updates), "--max-update", str(corpus.updates)]
-    train += ["--save-interval-updates", str(third), "--seed", str(seed), "--actions", corpus.actions]
-    train += ["--finetune-from-model", start, "--save-dir", folder]
+    train += ["--save-interval-updates", str(third), "--seed", str(seed), "--save-dir", folder]
+    train += ["--finetune-from-model", start, "--actions", corpus.actions]
     run(folder / "checkpoint_last.pt", *train)
     found: dict[str, Any] = {}
     for updates in range(third, corpus.updates + 1, third):
@@ -270,7 +291,7 @@ def main() -> int:
                 own = folder / f"{name.replace(', ', '-').replace(' ', '-')}-{text}-{seed}"
                 one = learned(corpus, args.t5, starts[name], text, seed, own)
                 print(name, text, seed, one, flush=True)
-                found.setdefault(f"{name}: {text} T5", []).append(one)
+                found.setdefault(f"{name}: {TEXTS[text]}", []).append(one)
     measured = {what: described(ones) for what, ones in found.items()}
     # The result names no path of this machine.
     sys.argv[1:4] = ["T5", "RUNS", "FOLDER"]
