@@ -190,8 +190,8 @@ def new_t5(t5: Path, seed: int, folder: Path) -> Path:
     return folder
 
 
-def make_tokens_small(checkpoint: Path, seed: int) -> None:
-    """Draw the projection of the video's features anew, as for a T5 with random weights."""
+def draw_projection(checkpoint: Path, seed: int) -> None:
+    """Draw the projection of the video's features anew, as a model of random weights has it."""
     import torch
 
     from vt_fairseq.models.video_translate import VIDEO_TOKEN_SCALE
@@ -214,8 +214,8 @@ def learned(
     start = folder / "init.pt"
     options = ["--arch", "video_translate_t5_small", "--t5-variant", "v1_1", "--seed", str(seed)]
     run(start, "vt-init", "--t5", source, "--video", video, *options, "--out", start)
-    if text == "small":
-        make_tokens_small(start, seed)
+    if text in ("new", "small"):
+        draw_projection(start, seed)
     train = ["fairseq-train", corpus.data, *PLUGIN, *COMMON, *corpus.clips, *WHOLE, *RATES[text]]
     third = corpus.updates // THIRDS
     train += ["--total-num-update", str(corpus.updates), "--max-update", str(corpus.updates)]
