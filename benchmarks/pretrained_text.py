@@ -1,12 +1,13 @@
 """Does a trained T5 help, and should it stay as it is? Small data, three sizes, some seeds.
 
     python benchmarks/pretrained_text.py T5_FOLDER RUNS FOLDER [--seeds 1,2,3] [--clips N,N]
-        [--texts trained,new,frozen]
+        [--texts trained,new,frozen,small]
 
 ``T5_FOLDER`` is Hugging Face's; ``python -m tests.trained_t5 T5_FOLDER SPIECE_MODEL`` writes one.
 ``RUNS`` are the runs of gestures.py. Three models of the same sizes learn the same batches in as
 many updates: T5 from random weights (``new``), from the trained ones (``trained``), and the trained
-ones unchanged (``frozen``: only the video network and its projection learn).
+ones unchanged (``frozen``: only the video network and its projection learn). ``small`` is the
+trained one with video tokens of the size that suits a new T5's words, not those of a trained one.
 
 Gestures begin with the network of ``RUNS`` that learned classes from one recording batch, with the
 same seed; captions are learned there and measured on the other batch. With ``--clips`` so many
@@ -15,7 +16,9 @@ of ``RUNS/motions``, which knows the verbs and nouns, as the paper's begins with
 
 - captions that are wholly right, written greedily, after each third of the updates, and from which
   third on 90 % are;
-- captions in words that no training had ("a scarlet box goes up"), ranked among all 144 (10).
+- captions in words that no training had ("a scarlet box goes up"), ranked among all 144 (10);
+- of MiniWorld, whose questions are learned beside its captions, answers among five, and those to
+  questions in words that no training had ("tell me the hue of ...").
 
 What is done in ``FOLDER`` is not done again. Writes results/pretrained_text_gestures.json, or
 pretrained_text_miniworld.json.
@@ -35,11 +38,14 @@ import measuring
 from text_noise import PLUGIN, run, summary
 
 # No third of these updates is the end of an epoch, where fairseq keeps no checkpoint of an update.
-UPDATES = {"MiniWorld": 153, "gestures": 63}
+UPDATES = {"MiniWorld": 207, "gestures": 63}
 THIRDS = 3
 HANDS_LEARNED = "gestures, 146 clips"
 ENOUGH = 90.0  # per cent of whole captions
-TEXTS = ("trained", "new", "frozen")
+TEXTS = {
+    "trained": "trained T5", "new": "new T5", "frozen": "frozen T5",
+    "small": "trained T5, small video tokens",
+}  # fmt: skip
 COMMON = shlex.split(
     "--no-context --no-flip --num-workers 0 --optimizer adam --clip-norm 1 "
     "--adam-betas '(0.9,0.98)' --lr-scheduler polynomial_decay --no-epoch-checkpoints "
@@ -60,13 +66,19 @@ WHOLE = shlex.split(
 RATES = {
     "new": ["--lr", "1e-3", "--video-lr-scale", "3"],
     "trained": ["--lr", "1e-3", "--video-lr-scale", "3"],
-    "frozen": ["--freeze-text", "--lr", "1e-2", "--video-lr-scale", "1"],
+    "small": ["--lr", "1e-3", "--video-lr-scale", "3"],
+    "frozen": ["--freeze-text", "--lr", "5e-2", "--video-lr-scale", "0.2"],
 }
 COLORS = {
     "red": "scarlet", "green": "emerald", "blue": "navy",
     "yellow": "golden", "pink": "rose", "cyan": "turquoise",
 }  # fmt: skip
 SHAPES = {"square": "box", "triangle": "pyramid", "cross": "plus sign", "moon": "crescent"}
+QUESTIONS = {  # beginnings of questions
+    "what does the": "tell me the motion of the",
+    "what colour is the": "tell me the hue of the",
+    "which shape": "name the object that",
+}
 ACTIONS = {
     "rise": "goes up", "fall": "goes down", "slide": "moves sideways",
     "grow": "gets bigger", "shrink": "gets smaller", "rest": "stays where it is",
@@ -86,8 +98,9 @@ class Corpus:
 
     Attributes:
         data: data directory, whose captions are learned, with a split to test.
-        other: the same clips to test, with captions in other words as labels.
+        other: the same clips to test, in other words: captions as labels, and questions.
         test: that split.
+        actions: what is learned: caption, and answer where there are questions.
         clips: options of how clips are shown.
         updates: how long it is learned.
     """
@@ -95,6 +108,7 @@ class Corpus:
     data: Path
     other: Path
     test: str
+    actions: str
     clips: list[str]
     updates: int
 
@@ -105,9 +119,13 @@ def one_caption(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def reworded(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of MiniWorld whose label is its caption in other words."""
+    """A row of MiniWorld in other words; its label is the caption."""
     color, shape = row["noun"].split()
-    return row | {"label": f"a {COLORS[color]} {SHAPES[shape]} {ACTIONS[row['verb']]}"}
+    (begins,) = (words for words in QUESTIONS if row["question"].startswith(words))
+    return row | {
+        "label": f"a {COLORS[color]} {SHAPES[shape]} {ACTIONS[row['verb']]}",
+        "question": row["question"].replace(begins, QUESTIONS[begins]).replace(" do ?", " ?"),
+    }
 
 
 def prepared(rows: list[dict[str, Any]], videos: Path, t5: Path, data: Path) -> Path:
@@ -127,9 +145,10 @@ def miniworld(folder: Path, t5: Path, clips: list[int]) -> dict[str, Corpus]:
     from vt_fairseq.miniworld.world import generate
 
     world = folder / "world"
-    # 5 clips a video; the splits that are not used have one video each.
-    size = {"train": -(-max(clips) // 5), "valid": 1, "test": 20, "novel": 1, "retrieval": 1}
-    generate(world, size, seed=0)
+    if not (world / "annotations.jsonl").exists():
+        # 5 clips a video; the splits that are not used have one video each.
+        size = {"train": -(-max(clips) // 5), "valid": 1, "test": 20, "novel": 1, "retrieval": 1}
+        generate(world, size, seed=0)
     lines = (world / "annotations.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [one_caption(json.loads(line)) for line in lines]
     train = [row for row in rows if row["split"] == "train"]
@@ -141,7 +160,7 @@ def miniworld(folder: Path, t5: Path, clips: list[int]) -> dict[str, Corpus]:
     return {
         f"MiniWorld, {count} clips": Corpus(
             prepared(train[:count] + test, world / "videos", t5, folder / f"data-{count}"),
-            other, "test", MINIWORLD, UPDATES["MiniWorld"],
+            other, "test", "caption,answer", MINIWORLD, UPDATES["MiniWorld"],
         )
         for count in clips
     }  # fmt: skip
@@ -156,7 +175,7 @@ def gestures(folder: Path, t5: Path, run_folder: Path) -> Corpus:
     other = prepared(test, videos, t5, folder / "other-hands")
     (other / "labels-of-all.txt").write_text("\n".join(HANDS.values()) + "\n", encoding="utf-8")
     data = prepared(rows, videos, t5, folder / "data-hands")
-    return Corpus(data, other, "valid", GESTURES, UPDATES["gestures"])
+    return Corpus(data, other, "valid", "caption", GESTURES, UPDATES["gestures"])
 
 
 def new_t5(t5: Path, seed: int, folder: Path) -> Path:
@@ -171,6 +190,20 @@ def new_t5(t5: Path, seed: int, folder: Path) -> Path:
     return folder
 
 
+def draw_projection(checkpoint: Path, seed: int) -> None:
+    """Draw the projection of the video's features anew, as a model of random weights has it."""
+    import torch
+
+    from vt_fairseq.models.video_translate import VIDEO_TOKEN_SCALE
+
+    state = torch.load(checkpoint, weights_only=True)
+    weight, bias = (state["model"][f"encoder.video.projection.{x}"] for x in ("weight", "bias"))
+    generator = torch.Generator().manual_seed(seed)
+    weight.normal_(std=VIDEO_TOKEN_SCALE * weight.size(1) ** -0.5, generator=generator)
+    bias.zero_()
+    torch.save(state, checkpoint)
+
+
 def learned(
     corpus: Corpus, t5: Path, video: Path, text: str, seed: int, folder: Path
 ) -> dict[str, Any]:
@@ -181,22 +214,28 @@ def learned(
     start = folder / "init.pt"
     options = ["--arch", "video_translate_t5_small", "--t5-variant", "v1_1", "--seed", str(seed)]
     run(start, "vt-init", "--t5", source, "--video", video, *options, "--out", start)
+    if text in ("new", "small"):
+        draw_projection(start, seed)
     train = ["fairseq-train", corpus.data, *PLUGIN, *COMMON, *corpus.clips, *WHOLE, *RATES[text]]
     third = corpus.updates // THIRDS
     train += ["--total-num-update", str(corpus.updates), "--max-update", str(corpus.updates)]
-    train += ["--save-interval-updates", str(third), "--seed", str(seed), "--actions", "caption"]
-    train += ["--finetune-from-model", start, "--save-dir", folder]
+    train += ["--save-interval-updates", str(third), "--seed", str(seed), "--save-dir", folder]
+    train += ["--finetune-from-model", start, "--actions", corpus.actions]
     run(folder / "checkpoint_last.pt", *train)
     found: dict[str, Any] = {}
     for updates in range(third, corpus.updates + 1, third):
         (path,) = folder.glob(f"checkpoint_*_{updates}.pt")
         found[f"captions after {updates}"] = captions(corpus, path, folder / f"captions-{updates}")
-    out = folder / "other-words"
-    score = ["vt-score", "classify", corpus.other, "--path", path, "--split", corpus.test]
-    score += ["--labels", corpus.other / "labels-of-all.txt", "--action", "caption"]
-    run(out / "metrics.json", *score, "--batch-size", "32", "--device", "cpu", "--out", out)
-    metrics = json.loads((out / "metrics.json").read_text())
-    found["captions in other words"] = metrics["accuracy"]
+    words = ["--labels", str(corpus.other / "labels-of-all.txt"), "--action", "caption"]
+    asked = {"captions in other words": ["classify", corpus.other, *words]}
+    if "answer" in corpus.actions:
+        asked["questions"] = ["vqa", corpus.data]
+        asked["questions in other words"] = ["vqa", corpus.other]
+    for what, kind in asked.items():
+        out = folder / what.replace(" ", "-")
+        score = ["vt-score", *kind, "--path", path, "--split", corpus.test, "--device", "cpu"]
+        run(out / "metrics.json", *score, "--batch-size", "32", "--out", out)
+        found[what] = json.loads((out / "metrics.json").read_text())["accuracy"]
     (folder / "found.json").write_text(json.dumps(found))
     for path in [*folder.glob("*.pt"), *folder.glob("new-t5/*.safetensors")]:
         path.unlink()  # 300 MB each
@@ -252,7 +291,7 @@ def main() -> int:
                 own = folder / f"{name.replace(', ', '-').replace(' ', '-')}-{text}-{seed}"
                 one = learned(corpus, args.t5, starts[name], text, seed, own)
                 print(name, text, seed, one, flush=True)
-                found.setdefault(f"{name}: {text} T5", []).append(one)
+                found.setdefault(f"{name}: {TEXTS[text]}", []).append(one)
     measured = {what: described(ones) for what, ones in found.items()}
     # The result names no path of this machine.
     sys.argv[1:4] = ["T5", "RUNS", "FOLDER"]
