@@ -1,4 +1,4 @@
-"""Does a trained T5 help, and should it stay as it is? Small data, three sizes, some seeds.
+"""Does a trained T5 help, and should it stay as it is? Small data, one or more sizes, some seeds.
 
     python benchmarks/pretrained_text.py T5_FOLDER RUNS FOLDER [--seeds 1,2,3] [--clips N,N]
         [--texts trained,new,frozen,small]

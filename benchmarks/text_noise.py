@@ -21,6 +21,7 @@ import shlex
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 import measuring
 import torch
@@ -112,12 +113,13 @@ def measure(folder: Path, checkpoint: Path, test_text: str) -> dict[str, float]:
     return found
 
 
-def summary(values: list[float]) -> dict[str, float | list[float]]:
+def summary(values: list[float], digits: int = 1) -> dict[str, Any]:
     """Mean over the seeds, and half of the 95 % interval of the mean (Student's t)."""
     t = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}.get(len(values))
-    found = {"mean": round(statistics.mean(values), 1), "seeds": [round(v, 1) for v in values]}
+    mean, seeds = round(statistics.mean(values), digits), [round(v, digits) for v in values]
+    found: dict[str, Any] = {"mean": mean, "seeds": seeds}
     if t is not None:
-        found["interval"] = round(t * statistics.stdev(values) / len(values) ** 0.5, 1)
+        found["interval"] = round(t * statistics.stdev(values) / len(values) ** 0.5, digits)
     return found
 
 

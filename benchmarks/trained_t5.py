@@ -22,7 +22,6 @@ seeds) not within 1 % of fp32's. Writes results/trained_t5.json or trained_t5_tr
 """
 
 import argparse
-import math
 import re
 import statistics
 import subprocess
@@ -37,6 +36,7 @@ from typing import Any
 import measuring
 import torch
 import torch.nn.functional as F
+from text_noise import summary
 from torch import nn
 
 from vt_fairseq import VideoTranslate
@@ -48,8 +48,6 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 LONGEST = 24  # tokens of a text
 WITHIN = 0.01  # of fp32's loss
 NEARBY = "fp32 from other weights"
-# Student's t, 0.975 quantile, of 2, 3 ... values.
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 NOISE = 1e-3  # standard deviation of their difference, relative to each weight
 TRAINING = (
     "--task video_translate --criterion video_translate --arch video_translate_t5_small "
@@ -256,16 +254,11 @@ def training(
 
 
 def over_seeds(ratios: list[float]) -> dict[str, Any]:
-    """Mean of the seeds' ratios, and the interval that has it with 95 % (Student's t)."""
-    mean = statistics.mean(ratios)
-    if len(ratios) == 1:
-        return {"seeds": 1, "ratio": mean}
-    wide = T_975[len(ratios) - 2] * statistics.stdev(ratios) / math.sqrt(len(ratios))
-    return {
-        "seeds": len(ratios),
-        "ratio": round(mean, 5),
-        "95 % interval": [round(mean - wide, 5), round(mean + wide, 5)],
-    }
+    """Their mean and, of several, half of the mean's 95 % interval."""
+    found = summary(ratios, digits=5)
+    return {"seeds": len(ratios), "ratio": found["mean"]} | (
+        {"interval": found["interval"]} if "interval" in found else {}
+    )
 
 
 def compared(run: dict[str, Any], exact: dict[str, Any]) -> dict[str, Any]:
@@ -290,11 +283,9 @@ def main() -> int:
     parser.add_argument("sentences", type=Path, nargs="?", help="text file, one source per line")
     parser.add_argument("--rows", type=int, default=100, help="sentences, the first ones")
     parser.add_argument("--updates", type=int, default=50)
-    parser.add_argument("--seed", nargs="+", default=["1"], help="one or up to ten")
+    parser.add_argument("--seed", nargs="+", default=["1"], help="two to five have an interval")
     parser.add_argument("--in", dest="dtypes", nargs="+", choices=DTYPES, default=[*DTYPES])
     args = parser.parse_args()
-    if len(args.seed) > len(T_975) + 1:
-        parser.error(f"--seed: at most {len(T_975) + 1}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         start = folder / "init.pt"
