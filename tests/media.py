@@ -65,6 +65,17 @@ def write_numbered(path: Path, count: int, **options) -> Path:
     return write_video(path, [numbered_frame(number) for number in range(count)], **options)
 
 
+def write_sound(path: Path) -> Path:
+    """A file of an eighth of a second of silence, and no video."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
 def write_folder(folder: Path, count: int, suffix: str = "jpg") -> Path:
     """A folder of numbered frames, 1.jpg to COUNT.jpg, without leading zeros."""
     folder.mkdir()

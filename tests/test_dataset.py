@@ -237,7 +237,9 @@ def test_a_row_without_a_target_for_an_action_is_left_out_of_its_sample_only(bui
     assert captions["id"].tolist() == [0, 1] and labels["id"].tolist() == [0]
     assert len(labels["net_input"]["video"]) == 1
     clips[0].row = replace(clips[0].row, label=None)
-    assert dataset.collater(clips)[1] == {}
+    labels = dataset.collater(clips)[1]
+    assert labels["id"].tolist() == [0, 1]
+    assert labels["target"] is None and labels["ntokens"] == 0
 
 
 def fails_for(ids: set[str]):
@@ -273,6 +275,20 @@ def test_in_evaluation_an_unreadable_clip_keeps_its_row_without_video_and_counts
     tokens = sample["target"].ne(PAD).sum(1).tolist()
     assert tokens[2] > 0 and sample["ntokens"] == tokens[0] + tokens[1] + tokens[3]
     assert sample["unreadable"] == [(broken, "broken on purpose")]
+
+
+@pytest.mark.parametrize("targets", ["all", "of some", "none"])
+def test_a_reused_batch_counts_a_clip_once_whatever_targets_there_are(build, targets):
+    broken = {row.id for row in list(build().rows)[:2]}
+    dataset = build(prompts=("caption", "classify"), reuse=True, loader=fails_for(broken))
+    clips = [dataset[i] for i in range(3)]
+    for clip in clips[: {"all": 0, "of some": 1, "none": 3}[targets]]:  # replacements, and a clip
+        clip.row = replace(clip.row, captions=(), label=None)
+    met = [named for clip in clips for named in clip.unreadable]
+    assert {name for name, _ in met} == broken
+    samples = dataset.collater(clips)
+    assert [named for sample in samples for named in sample["unreadable"]] == met
+    assert sum(sample["num_decoded"] for sample in samples) == 3
 
 
 def test_when_nothing_can_be_read_training_stops_and_says_so(build):

@@ -1,6 +1,9 @@
 """The moving average of the weights that ``--store-ema`` keeps."""
 
 import copy
+import os
+import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +11,10 @@ from fairseq.dataclass.configs import EMAConfig, FairseqConfig
 from omegaconf import OmegaConf
 from torch import nn
 
+from tests.commands import PLUGIN, TINY, run
+from tests.markdown import blocks
+from vt_fairseq import VideoTranslate
+from vt_fairseq.models.pretrained.exported import read_model
 from vt_fairseq.training.ema import SharedWeightsEMA, average_in_fp32
 
 DECAY = 0.9
@@ -88,3 +95,56 @@ def test_of_16_bit_weights_the_average_is_in_fp32(half):
     cfg.ema.store_ema, cfg.common.bf16 = True, half
     average_in_fp32(cfg)
     assert cfg.ema.ema_fp32 is half
+
+
+def save_average() -> None:
+    """Run the lines of the document in the working directory."""
+    (block,) = (b for b in blocks(Path("docs/model.md")) if "save_ema_as_checkpoint" in b.text)
+    exec(block.text, {})
+
+
+@pytest.mark.parametrize("precision", [[], pytest.param(["--bf16"], marks=pytest.mark.slow)])
+def test_the_documents_lines_make_a_model_of_the_averages_that_is_generated_from_and_exported(
+    data_directory, tmp_path, monkeypatch, precision
+):
+    options = [*TINY, *precision, "--store-ema", "--ema-decay", "0.5", "--max-update", "2"]
+    options += ["--disable-validation", "--save-interval-updates", "1"]
+    options += ["--save-dir", tmp_path / "checkpoints"]
+    run("fairseq-train", data_directory, *PLUGIN, *options)
+    monkeypatch.chdir(tmp_path)
+    save_average()
+    first, second, averages = (
+        torch.load(f"checkpoints/{name}.pt")
+        for name in ("checkpoint_1_1", "checkpoint_last", "averaged")
+    )
+    for name, average in averages["model"].items():
+        expected = (first["extra_state"]["ema"][name] + second["model"][name]) / 2
+        if name.endswith("num_batches_tracked"):
+            expected = second["model"][name]
+        torch.testing.assert_close(average, expected, rtol=2**-8 if precision else 1e-6, atol=1e-4)
+    table = "encoder.embed_tokens.weight"
+    assert not torch.equal(averages["model"][table], second["model"][table])
+    generate = ["--path", "checkpoints/averaged.pt", "--max-len-b", "3", "--results-path", "found"]
+    run("fairseq-generate", data_directory, *PLUGIN, *generate, cwd=tmp_path)
+    run(
+        "vt-init", "--from-checkpoint", "checkpoints/averaged.pt", "--export", "model", cwd=tmp_path
+    )
+    for path in ("checkpoints/averaged.pt", "model"):
+        assert torch.equal(read_model(Path(path))["model"][table], averages["model"][table])
+        VideoTranslate.from_pretrained(path, device="cpu")
+
+
+class Hostile:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+def test_the_documents_lines_run_nothing_of_a_hostile_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"extra_state": {"ema": {}}, "more": Hostile()}, "checkpoints/checkpoint_last.pt")
+    with pytest.raises(pickle.UnpicklingError, match="mkdir"):
+        save_average()
+    assert not (tmp_path / "ran").exists()

@@ -27,6 +27,7 @@ from tests.commands import PLUGIN, ROOT, run
 from tests.test_sequence_generator import generator_of, written
 from tests.test_t5 import EOS, NARROW, PAD, UNK, build, build_hf, load_hf, random_ids
 from vt_fairseq import plugin  # noqa: F401
+from vt_fairseq.errors import UserError
 from vt_fairseq.models.checkpoint_config import checked_config
 from vt_fairseq.task import VideoTranslateTask
 from vt_fairseq.task_config import VideoTranslateTaskConfig
@@ -262,6 +263,51 @@ def test_what_is_drawn_is_distributed_as_it_is_said_to_be(models, source, name):
             next_ones = log_likelihoods([hf], row, [[first]], given.get("temperature", 1.0))
             steps.append(next_ones[0, EOS].item())
         assert hypothesis["score"].item() == pytest.approx(sum(steps) / len(steps), abs=1e-4)
+
+
+def scored(hfs, row, text: list[int]) -> list[float]:
+    """Log-likelihood of each token of a text."""
+    row = row[row.ne(PAD)].unsqueeze(0)
+    return [log_likelihoods(hfs, row, [text[:n]])[0, token].item() for n, token in enumerate(text)]
+
+
+@pytest.mark.parametrize("min_len", [0, 3])
+def test_the_texts_that_have_ended_are_kept_where_no_other_can_be_written(models, source, min_len):
+    (ours, hf), words = models[0], (7, 8)
+    options = {"beam": 6, "max_len_b": MAX_LEN, "min_len": min_len, "no_repeat_ngram_size": 1}
+    generator = generator_of(ours, options, stock=False)
+    others = [token for token in range(NARROW.vocab_size) if token not in (EOS, *words)]
+    generator.token_indices_to_suppress = torch.tensor(others)
+    sample = {"net_input": {"src_tokens": source, "src_lengths": source.ne(PAD).sum(1)}}
+    if min_len > len(words):
+        with pytest.raises(UserError, match="every next token is forbidden"):
+            generator.generate(None, sample, bos_token=PAD)
+        return
+    texts = [[EOS], [7, EOS], [8, EOS], [7, 8, EOS], [8, 7, EOS]]  # fewer than beams
+    for row, found in zip(source, generator.generate(None, sample, bos_token=PAD), strict=True):
+        scores = {tuple(text): sum(scored([hf], row, text)) / len(text) for text in texts}
+        expected = sorted(texts, key=lambda text: -scores[tuple(text)])
+        assert [h["tokens"].tolist() for h in found] == expected
+        for hypothesis, text in zip(found, expected, strict=True):
+            assert hypothesis["score"].item() == pytest.approx(scores[tuple(text)], abs=1e-4)
+
+
+@pytest.mark.parametrize("more", [{}, {"sampling_topk": 5}, {"sampling_topp": 0.8}])
+def test_a_drawn_text_that_has_ended_does_not_forbid_the_end_of_the_others(models, source, more):
+    (ours, hf), beam, longest = models[0], 4, 6
+    options = {"beam": beam, "nbest": beam, "sampling": True, "max_len_b": longest, **more}
+    found = written(ours, source, {**options, "no_repeat_ngram_size": 1})
+    lengths = {len(h["tokens"]) for row in found for h in row}
+    assert len(lengths) > 1 and longest + 1 in lengths  # the last end where the length does
+    for drawn in found:
+        assert len(drawn) == beam
+        for hypothesis in drawn:
+            text = hypothesis["tokens"].tolist()
+            assert text[-1] == EOS and len(set(text)) == len(text)
+    if not more:
+        drawn = found[0][0]
+        expected = scored([hf], source[0], drawn["tokens"].tolist())
+        assert drawn["positional_scores"].tolist() == pytest.approx(expected, abs=1e-4)
 
 
 # --- the command ----------------------------------------------------------------------------------

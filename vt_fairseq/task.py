@@ -457,15 +457,19 @@ class VideoTranslateTask(FairseqTask):
         super().begin_epoch(epoch, model)
         torch.backends.cudnn.benchmark = True
 
-    def train_step(self, sample, *args, **kwargs):
-        """Calls fairseq's method, and also logs unreadable clips and refuses too many of them."""
+    def train_step(self, sample, *args, ignore_grad: bool = False, **kwargs):
+        """Calls fairseq's method, and also logs unreadable clips and refuses too many of them.
+
+        With ``ignore_grad`` the sample only fills up an epoch, and its clips are counted elsewhere.
+        """
         self.unreadable.report(sample["unreadable"])
         try:
-            self.unreadable.count(sample["unreadable"], sample.get("nsentences", 0))
+            if not ignore_grad:
+                self.unreadable.count(sample["unreadable"], sample["num_decoded"])
         except UserError as error:
             suggestion = "check --video-root, or allow more by --max-bad-fraction"
             raise UserError(f"{error}; {suggestion}") from error
-        return super().train_step(sample, *args, **kwargs)
+        return super().train_step(sample, *args, ignore_grad=ignore_grad, **kwargs)
 
     def valid_step(self, sample, model, criterion):
         """Loss and accuracy, and with ``--eval-bleu`` the counts that BLEU is made of."""

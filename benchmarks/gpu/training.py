@@ -114,6 +114,7 @@ def made_up(trainer: Trainer, task, source: int, target: int) -> dict[str, Any]:
         "num_missing": 0,
         "num_cut": 0,
         "unreadable": [],
+        "num_decoded": rows,
         "id": torch.arange(rows),
         "clip_ids": [str(i) for i in range(rows)],
         "references": [[] for _ in range(rows)],

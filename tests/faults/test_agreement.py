@@ -11,6 +11,7 @@ import importlib
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -24,6 +25,8 @@ import torch
 
 from tests import killing
 from tests.commands import free_port
+from tests.faults.test_media import bad_draws
+from tests.media import write_numbered, write_sound
 from vt_fairseq.data.manifest import ClipRow, Manifest, write_manifest
 from vt_fairseq.models.video_backbones import register_video_network
 from vt_fairseq.task import VideoTranslateTask
@@ -122,11 +125,24 @@ def losses_of(
     options += ["--validate-interval-updates", "1", "--max-bad-fraction", "1", "--no-flip"]
     options += HEADS if "candidates" in kind else ["--actions", "caption"]
     cfg = killing.configuration(data, folder / "save", options, UPDATES)
+    train_together(cfg, folder, processes, lambda rank: noted(folder / f"valid{rank}"))
+    found = [(folder / f"valid{rank}").read_text() for rank in range(processes)]
+    assert len(set(found)) == 1, "all processes have the same"
+    return dict(map(json.loads, found[0].splitlines()))
+
+
+def train_together(
+    cfg, folder: Path, processes: int, validation: Callable[[int], Callable]
+) -> list[str]:
+    """The logs of processes that train together, each with the validation of its rank.
+
+    Fails where one hangs or ends otherwise than well.
+    """
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
 
     def joining(rank: int) -> Callable[[], None]:
         def join() -> None:
-            fairseq_cli.train.validate = noted(folder / f"valid{rank}")
+            fairseq_cli.train.validate = validation(rank)
             if processes > 1:
                 here = {"WORLD_SIZE": str(processes), "RANK": str(rank), "LOCAL_RANK": str(rank)}
                 os.environ.update(address | here)
@@ -145,11 +161,9 @@ def losses_of(
     for rank in set(ranks) - set(ended):
         os.kill(children[rank], signal.SIGKILL)
         os.waitpid(children[rank], 0)
-    logs = [(folder / f"{rank}.log").read_text()[-1500:] for rank in ranks]
-    assert ended == dict.fromkeys(ranks, 0), (ended, *logs)
-    found = [(folder / f"valid{rank}").read_text() for rank in ranks]
-    assert len(set(found)) == 1, "all processes have the same"
-    return dict(map(json.loads, found[0].splitlines()))
+    logs = [(folder / f"{rank}.log").read_text() for rank in ranks]
+    assert ended == dict.fromkeys(ranks, 0), (ended, *(log[-1500:] for log in logs))
+    return logs
 
 
 def noted(path: Path) -> Callable:
@@ -188,6 +202,38 @@ def test_processes_end_with_the_losses_of_one_whatever_their_batches_have(
         difference = max(abs(two[u] / one[u] - 1) for u in one)
         table[f"{kind}, {trainer}"] = float(f"{difference:.2g}")
     record("largest relative difference between two processes and one", table)
+
+
+@pytest.mark.parametrize("trainer", ["fairseq", pytest.param("ZeRO-2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("reuse", [False, True])
+def test_two_processes_count_each_missing_or_sound_file_once_and_take_one_frame_for_a_video(
+    data_directory, tmp_path, trainer, reuse
+):
+    data, videos = tmp_path / "data", tmp_path / "videos"
+    shutil.copytree(data_directory, data, ignore=shutil.ignore_patterns("world"))
+    videos.mkdir()
+    row = replace(Manifest(data / "train.arrow")[0], start=None, end=None)
+    # Nine batches in training and three in validation, which two processes cannot share evenly.
+    rows = [replace(row, id=f"clip-{n}", video=f"{n}.mp4") for n in range(17)]
+    for n in range(17):
+        write_numbered(videos / f"{n}.mp4", 1 if n == 11 else 10)
+    (videos / "2.mp4").unlink()
+    write_sound(videos / "3.mp4")
+    write_manifest(data / "train.arrow", rows)
+    write_manifest(data / "valid.arrow", rows[:5])
+    options = [*TRAINERS[trainer], "--video-network", "one-layer-without-statistics", "--no-save"]
+    options += ["--video-root", str(videos), "--batch-size", "2", "--max-epoch", "2"]
+    options += ["--max-bad-fraction", "1", "--log-format", "simple", "--save-interval-updates", "0"]
+    reusing = ["--actions", "caption,classify", "--reuse-batch", "--update-freq", "2"]
+    options += reusing if reuse else ["--actions", "caption"]
+    cfg = killing.configuration(data, tmp_path / "save", options, 99)
+    (folder := tmp_path / "logs").mkdir()
+    logs = train_together(cfg, folder, 2, lambda rank: REAL_VALIDATION)
+    named = set(re.findall(r"cannot read clip ([\w-]+): ", "".join(logs)))
+    assert named == {"clip-2", "clip-3"}
+    counted = re.findall(r"INFO:train:.* bad_clips (\d+)", logs[0])
+    assert list(map(int, counted)) == [bad_draws(rows, named, epoch) for epoch in (1, 2)]
+    assert set(re.findall(r"INFO:valid:.* bad_clips (\d+)", logs[0])) == {"2"}
 
 
 def test_a_process_that_stands_still_is_named_by_the_other_which_ends(

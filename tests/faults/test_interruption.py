@@ -6,9 +6,11 @@ import re
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 
 from tests import warm
 from tests.commands import PLUGIN, ROOT, TINY
@@ -98,7 +100,7 @@ def test_ctrl_c_saves_and_a_second_one_ends_at_once(data_directory, tmp_path, wh
 def test_a_second_ctrl_c_ends_the_process_at_once_and_one_that_comes_twice_does_not():
     def ended_by(gap: float) -> int:
         if (child := os.fork()) == 0:
-            signals.watch()
+            signals.watch(SimpleNamespace(is_done=False))
             for _ in range(2):
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(gap)
@@ -139,17 +141,21 @@ def test_a_signal_that_comes_again_while_a_run_ends_does_not_change_its_exit_cod
 
 
 SIGNAL_AT_THE_START = """
-import sys, time, torch
+import sys, time
 from pathlib import Path
-from vt_fairseq.training import signals
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from tests.commands import PLUGIN, TINY
+from vt_fairseq.training import process_groups
 
-def begin(rank, folder):
-    Path(folder, str(rank)).touch()
+def begin(cfg):
+    Path(cfg.checkpoint.save_dir, str(cfg.distributed_training.distributed_rank)).touch()
     time.sleep(200)
 
 if __name__ == "__main__":
-    with signals.passed_on():
-        torch.multiprocessing.spawn(begin, (sys.argv[1],), nprocs=2)
+    arguments = ["DATA", *PLUGIN, *TINY, "--distributed-world-size", "2", "--save-dir", sys.argv[1]]
+    cfg = options.parse_args_and_arch(options.get_training_parser(), arguments)
+    process_groups.call_main(convert_namespace_to_omegaconf(cfg), begin)
 """
 SIGNAL_WITH_A_WORKER = """
 import sys, time
@@ -252,6 +258,43 @@ def test_a_validation_that_a_signal_ended_is_made_up_for_and_patience_counts_on(
         code, out = run(f"interrupted{at}", -1)
         assert code == 0 and max(recorded(out)) == stopped
         assert before | validations(out) == expected
+
+
+SIGNAL_IN_COMPARISON = """
+import os, signal, time
+from fairseq.distributed.utils import get_global_rank
+from fairseq_cli.train import cli_main
+from vt_fairseq.task import VideoTranslateTask
+
+step, sent = VideoTranslateTask.valid_step, []
+def valid_step(self, *arguments):
+    if "valid, blank" in self.datasets and not sent and get_global_rank() == 0:
+        sent.append(os.kill(int(os.environ["RECEIVER"]), int(os.environ["SIGNAL"])))
+        time.sleep(1)  # it may be passed on first
+    return step(self, *arguments)
+VideoTranslateTask.valid_step = valid_step
+if __name__ == "__main__":
+    os.environ["RECEIVER"] = str(os.getpid())
+    cli_main()
+"""
+
+
+@pytest.mark.parametrize(("name", "processes"), [("SIGTERM", 1), ("SIGINT", 2)])
+def test_a_signal_in_the_comparison_with_blank_video_leaves_a_run_that_is_done_done(
+    data_directory, tmp_path, name, processes
+):
+    (tmp_path / "signal.py").write_text(SIGNAL_IN_COMPARISON)
+    options = [*PLUGIN, *TINY, "--max-update", "2", "--batch-size-valid", "1", "--num-workers", "0"]
+    options += ["--distributed-world-size", str(processes), "--save-dir", str(tmp_path)]
+    arguments = [str(tmp_path / "signal.py"), str(data_directory), *options]
+    number = {"SIGNAL": str(int(getattr(signal, name)))}
+    code = finish(warm.start(arguments, tmp_path / "log", number), tmp_path)
+    log = (tmp_path / "log").read_text()
+    assert code == 0, log[-2000:]
+    assert f"{name}: the comparison with blank video is left out" in log
+    assert "Traceback" not in log and "with the video" not in log and "saving after" not in log
+    saved = torch.load(tmp_path / "checkpoint_last.pt", weights_only=False)
+    assert saved["optimizer_history"][-1]["num_updates"] == 2
 
 
 def test_with_no_save_a_signal_says_that_nothing_is_saved(data_directory, tmp_path):

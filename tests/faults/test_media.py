@@ -7,11 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fairseq.tasks import FairseqTask
 
 from tests.commands import PLUGIN, TINY, run
 from vt_fairseq.data.dataset import VideoTextDataset
 from vt_fairseq.data.manifest import ClipRow, Manifest, write_manifest
-from vt_fairseq.errors import VideoError
+from vt_fairseq.data.unreadable_clips import UnreadableClips
+from vt_fairseq.errors import UserError, VideoError
+from vt_fairseq.task import VideoTranslateTask
 
 
 @pytest.mark.slow
@@ -44,8 +47,9 @@ def bad_draws(rows: list[ClipRow], corrupt: set[str], epoch: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["--actions", "caption,classify", "--reuse-batch"]])
 def test_with_one_clip_in_twenty_corrupt_training_goes_to_its_end_and_counts_them(
-    data_directory, tmp_path
+    data_directory, tmp_path, more
 ):
     data, videos = tmp_path / "data", tmp_path / "videos"
     shutil.copytree(data_directory, data, ignore=shutil.ignore_patterns("world"))
@@ -65,7 +69,7 @@ def test_with_one_clip_in_twenty_corrupt_training_goes_to_its_end_and_counts_the
         "fairseq-train",
         *[data, *PLUGIN, *TINY, "--video-root", videos, "--save-dir", tmp_path / "save"],
         *["--max-epoch", "3", "--disable-validation", "--no-epoch-checkpoints"],
-        *["--max-target-tokens", "caption=3"],
+        *["--max-target-tokens", "caption=3", *more],
     )
     assert (tmp_path / "save" / "checkpoint_last.pt").exists() and "done training" in log
     assert sorted(re.findall(r"cannot read clip ([\w-]+): ", log)) == ["clip-33", "clip-7"]
@@ -74,3 +78,14 @@ def test_with_one_clip_in_twenty_corrupt_training_goes_to_its_end_and_counts_the
     assert counted == expected and min(counted) >= 2
     # Captions cut at the length limit are counted as well: all of them here.
     assert re.findall(r"\| train \|.* cut_targets (\d+)", log) == ["40", "40", "40"]
+
+
+def test_a_sample_that_only_fills_up_an_epoch_counts_no_clip(monkeypatch):
+    monkeypatch.setattr(FairseqTask, "train_step", lambda self, sample, ignore_grad: sample)
+    task = object.__new__(VideoTranslateTask)
+    task.unreadable = UnreadableClips(max_fraction=0)
+    sample = {"unreadable": [("a", "gone")] * 11, "num_decoded": 11}
+    for fills_up in (False, True, True):
+        task.train_step(sample, ignore_grad=fills_up)
+    with pytest.raises(UserError, match="22 of 22 clips of this process"):
+        task.train_step(sample, ignore_grad=False)

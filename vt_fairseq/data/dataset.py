@@ -71,8 +71,7 @@ class VideoTextDataset(FairseqDataset):
         prompts: the tasks. In training a row with targets for several draws one of them each
             epoch.
         reuse_batch: training only: ``collater`` returns one sample per prompt over the same
-            decoded clips ({} where no row has a target), to be trained on back to back (paper,
-            section 3.1).
+            decoded clips, to be trained on back to back (paper, section 3.1).
         text: how texts become ids.
         seed: first part of every random key.
         train: noise, augmentation, shuffling and replacement of unreadable rows.
@@ -160,6 +159,9 @@ class VideoTextDataset(FairseqDataset):
         ends in eos and is padded, or is None when no row has one; ``num_cut`` of them were longer
         than their prompt's limit. ``missing`` (B,) bool marks rows whose clip could not be read;
         ``clip_ids`` and ``references`` (texts) are lists of B, ``unreadable`` lists (id, reason).
+        ``num_decoded`` rows were decoded or tried for it. Of a batch that is reused, the first
+        sample alone has those numbers, and all ``unreadable``; a sample has the rows with a target
+        for its prompt, or all of them where there is none.
 
         ``ntokens`` are those of the targets of clips that could be read.
 
@@ -172,12 +174,14 @@ class VideoTextDataset(FairseqDataset):
         if not clips:
             return {}
         if self.reuse_batch:
-            having = [[c for c in clips if p.references(c.row)] for p in self.prompts]
-            return [
-                self._sample(some, [prompt] * len(some)) if some else {}
+            having = [[c for c in clips if p.references(c.row)] or clips for p in self.prompts]
+            samples = [
+                self._sample(some, [prompt] * len(some))
                 for prompt, some in zip(self.prompts, having, strict=True)
             ]
-        return self._sample(clips, [self._draw_prompt(clip) for clip in clips])
+            return [decoded_here(samples[0], clips), *(decoded_here(s, []) for s in samples[1:])]
+        sample = self._sample(clips, [self._draw_prompt(clip) for clip in clips])
+        return decoded_here(sample, clips)
 
     def _draw_prompt(self, clip: Clip) -> Prompt:
         """The row's prompt: the only one, or in training one drawn among those with a target."""
@@ -192,7 +196,6 @@ class VideoTextDataset(FairseqDataset):
             "nsentences": len(clips),
             "missing": torch.tensor([c.missing for c in clips]),
             "num_missing": sum(c.missing for c in clips),
-            "unreadable": [named for c in clips for named in c.unreadable],
             "clip_ids": [c.row.id for c in clips],
             "references": [
                 list(prompt.references(c.row)) for c, prompt in zip(clips, prompts, strict=True)
@@ -286,6 +289,12 @@ class VideoTextDataset(FairseqDataset):
             longest = 1 + max(prompt.max_target_tokens for prompt in self.prompts)
             sizes.append(max(1, max_tokens // longest))
         return Batches(indices, min(sizes, default=1))
+
+
+def decoded_here(sample: Sample, clips: list[Clip]) -> Sample:
+    """A sample that counts these clips, and names those of them that could not be read."""
+    unreadable = [named for clip in clips for named in clip.unreadable]
+    return sample | {"num_decoded": len(clips), "unreadable": unreadable}
 
 
 def pad_right(

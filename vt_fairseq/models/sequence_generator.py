@@ -73,25 +73,25 @@ class BlockwiseBeamSearch(BeamSearch):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(B, beams, V) log-likelihoods -> what BeamSearch returns: the 2 * beams best of each row.
 
-        These are scores, tokens and beams, (B, 2 * beams) each. Raises UserError where no beam of
-        a row can go on: fairseq would write impossible tokens, and end in an assertion.
+        These are scores, tokens and beams, (B, 2 * beams) each.
         """
-        found = best_continuations(lprobs, scores[:, :, step - 1] if step > 0 else None)
-        if found[0][:, 0].eq(-torch.inf).any():
-            raise UserError(FORBIDDEN)
-        return found
+        return best_continuations(lprobs, scores[:, :, step - 1] if step > 0 else None)
 
 
 class PossibleSampling(Sampling):
-    """Sampling that says in one line where there is nothing to draw from."""
+    """Sampling in which a text without a next token never ends, while others go on.
+
+    Such a text may also be one that has ended: fairseq draws on, and throws away what it draws.
+    """
 
     def step(
         self, step: int, lprobs: torch.Tensor, *args: Any
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Calls fairseq's method; raises UserError for a text without a next token."""
-        if lprobs.amax(-1).eq(-torch.inf).any():
-            raise UserError(FORBIDDEN)
-        return super().step(step, lprobs, *args)
+        """Calls fairseq's method; a text without a next token gets pad and a score of -inf."""
+        impossible = lprobs.amax(-1).eq(-torch.inf)  # (B, beams)
+        lprobs[..., self.pad].masked_fill_(impossible, 0.0)
+        scores, tokens, beams = super().step(step, lprobs, *args)
+        return scores.masked_fill(impossible, -torch.inf), tokens, beams
 
 
 class SharedSourceGenerator(SequenceGenerator):
@@ -121,6 +121,8 @@ class SharedSourceGenerator(SequenceGenerator):
         elif type(self.search) is Sampling:
             top_k, top_p = self.search.sampling_topk, self.search.sampling_topp
             self.search = PossibleSampling(self.tgt_dict, top_k, top_p)
+        # Otherwise an assertion, where none of a source's beams can go on.
+        self.search.stop_on_max_len = True
 
     def _generate(
         self,
@@ -130,7 +132,10 @@ class SharedSourceGenerator(SequenceGenerator):
         bos_token: int | None = None,
     ) -> list[list[dict[str, Any]]]:
         if not self._takes_fixed_shapes(prefix_tokens, constraints):
-            return super()._generate(sample, prefix_tokens, constraints, bos_token)
+            texts = super()._generate(sample, prefix_tokens, constraints, bos_token)
+            if not all(texts):
+                raise UserError(FORBIDDEN)
+            return texts
         decoder = self.model.single_model.decoder
         net_input = sample["net_input"]
         longest = int(self.max_len_a * net_input["src_tokens"].size(1) + self.max_len_b)

@@ -20,8 +20,10 @@ def train_and_compare(main: Callable[..., None], cfg: Any, **kwargs: Any) -> Non
     VideoTranslateTrainer.latest = None
     try:
         main(cfg, **kwargs)
-        if VideoTranslateTrainer.latest is not None:
-            compare_with_blank(VideoTranslateTrainer.latest)
+        trainer = VideoTranslateTrainer.latest
+        if trainer is not None:
+            trainer.is_done = True
+            compare_with_blank(trainer)
     finally:
         VideoTranslateTrainer.latest = None
 

@@ -188,6 +188,10 @@ PATCHES = (
         "mistake should be one line.",
     ),
     Patch(
+        *(distributed_utils, "distributed_main", process_groups.distributed_main),
+        "In the processes that fairseq starts Ctrl-C would look like a good end.",
+    ),
+    Patch(
         *(checkpoint_utils, "verify_checkpoint_directory", checkpoints.verify_directory),
         "It is called before the task exists and ends in a traceback.",
     ),

@@ -7,6 +7,7 @@ one process per GPU itself: on CPUs that is none, and a run that ends well witho
 """
 
 import functools
+import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -62,7 +63,16 @@ def call_main(cfg: Any, main: Callable[..., None], **kwargs: Any) -> None:
     _call_main(cfg, main, **kwargs)
 
 
+def distributed_main(number: int, main: Callable[..., None], cfg: Any, kwargs: Any) -> None:
+    """``fairseq.distributed.utils.distributed_main``, in a process that ``call_main`` started."""
+    is_ours = getattr(main, "func", None) is told_of_lost_processes
+    if is_ours and multiprocessing.parent_process() is not None:
+        signals.end_by_interrupts()
+    _distributed_main(number, main, cfg, kwargs)
+
+
 _call_main = distributed_utils.call_main
+_distributed_main = distributed_utils.distributed_main
 
 
 def told_of_lost_processes(main: Callable[..., None], cfg: Any, **kwargs: Any) -> None:
@@ -115,7 +125,7 @@ def spawn_on_cpus(cfg: Any, main: Callable[..., None], kwargs: dict[str, Any]) -
     options.distributed_init_method = f"tcp://localhost:{port}"
     options.distributed_rank = None  # fairseq numbers them
     torch.multiprocessing.spawn(
-        fn=distributed_utils.distributed_main,
+        fn=distributed_main,
         args=(main, cfg, {**kwargs, "start_rank": 0}),
         nprocs=options.distributed_world_size,
     )

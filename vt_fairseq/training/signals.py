@@ -2,7 +2,8 @@
 
 All processes of a run agree on the boundary, also when only one of them got the signal. The exit
 code is EXIT_INTERRUPTED; the same command goes on from there, and no finished update is lost. What
-fairseq does at a boundary, a validation among it, is done by the run that goes on.
+fairseq does at a boundary, a validation among it, is done by the run that goes on. A run that is
+done ends as such, without its comparison with blank video.
 """
 
 import contextlib
@@ -40,30 +41,31 @@ _received: list[int] = []
 _interrupts: list[float] = []  # when SIGINT came, in seconds
 
 
-def watch() -> None:
+def watch(trainer: Any) -> None:
     """Note the signals in this process, which trains."""
     if threading.current_thread() is not threading.main_thread():
         return
-    trainer = os.getpid()
+    process = os.getpid()
     outlive_signals()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != trainer:
+        if os.getpid() != process:
             return
         _received.append(number)
         if number == signal.SIGINT:
-            note_interrupt()
+            note_interrupt(trainer.is_done)
 
     for number in SIGNALS:
         signal.signal(number, note)
 
 
-def note_interrupt() -> None:
+def note_interrupt(is_done: bool) -> None:
     """Say what the first Ctrl-C does; end the process at the second."""
     now = time.monotonic()
     if not _interrupts:
         # No logger: the signal may have come inside one.
-        os.write(2, b"\nCtrl-C: saving after this update; once more ends at once, unsaved\n")
+        saving = b"saving after this update; once more ends at once, unsaved"
+        os.write(2, b"\nCtrl-C: " + (b"ending" if is_done else saving) + b"\n")
     elif now - _interrupts[0] > SAME_KEY_SECONDS:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
@@ -79,11 +81,6 @@ def passed_on() -> Iterator[None]:
 
     passed: list[int] = []
 
-    def check_interrupted(code: int) -> None:
-        # KeyboardInterrupt before the children watch: torch and Python end them by these.
-        if signal.SIGINT in passed and code in (0, 1):
-            leave(EXIT_KILLED + signal.SIGINT)
-
     def pass_on(number: int, frame: FrameType | None) -> None:
         children = [p for p in multiprocessing.active_children() if not is_data_worker(p)]
         if not children:
@@ -98,9 +95,10 @@ def passed_on() -> Iterator[None]:
     before = {n: signal.signal(n, pass_on) for n in SIGNALS} if is_main else {}
     try:
         yield
-        check_interrupted(0)
     except ProcessExitedException as error:
-        check_interrupted(error.exit_code)
+        # A KeyboardInterrupt while Python starts a child, before ``end_by_interrupts``.
+        if signal.SIGINT in passed and error.exit_code == 1:
+            leave(EXIT_KILLED + signal.SIGINT)
         if (code := code_of_signal(error.exit_code)) is not None:
             leave(code)
         raise
@@ -108,6 +106,14 @@ def passed_on() -> Iterator[None]:
         for number, handler in before.items():
             if signal.getsignal(number) is not signal.SIG_IGN:  # else ``leave`` was called
                 signal.signal(number, handler)
+
+
+def end_by_interrupts() -> None:
+    """Have a process that another one has started end at Ctrl-C by the signal, until it watches.
+
+    torch takes a KeyboardInterrupt in it for a good end.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def code_of_signal(code: int) -> int | None:
@@ -138,11 +144,14 @@ def any_process_received(trainer: Any) -> bool:
 
 
 def end_if_received(trainer: Any) -> None:
-    """At an update boundary, save and exit if a signal came."""
+    """At an update boundary, save and exit if a signal came; after the last one just exit."""
     if not any_process_received(trainer):
         return
     number = _received[0] if _received else signal.SIGTERM
     name = signal.Signals(number).name if _received else "a signal to another process"
+    if trainer.is_done:
+        logger.warning("%s: the comparison with blank video is left out; training is done", name)
+        leave(0)
     updates, options = trainer.get_num_updates(), trainer.cfg.checkpoint
     if options.no_save:
         logger.warning("%s: ended at update %d, not saved (--no-save)", name, updates)

@@ -48,6 +48,7 @@ class VideoTranslateTrainer(Trainer):
         epoch_iterator: the iterator over the training set, whose place is saved.
         boundary: where this run was interrupted, or the one before and that is not yet made up for.
         new_video_network: whether the video network's weights are random.
+        is_done: whether the last update is behind it, and saved as the options have it.
     """
 
     sharded = False
@@ -64,6 +65,7 @@ class VideoTranslateTrainer(Trainer):
         self.epoch_iterator: Any = None
         self.boundary: signals.Boundary | None = None
         self.new_video_network = True  # until weights are loaded
+        self.is_done = False
         self._described = False
         self._is_saving = False
         # Otherwise rank 0 sends the others a pickle that weights_only=True rightly refuses.
@@ -72,7 +74,7 @@ class VideoTranslateTrainer(Trainer):
         self.watchdog = Watchdog()
         self.data_wait = DataWait(cfg.dataset.num_workers)
         checkpoints.choose(self)
-        signals.watch()
+        signals.watch(self)
 
     def _build_optimizer(self) -> None:
         trained = (p for p in self._model.parameters() if p.requires_grad)
