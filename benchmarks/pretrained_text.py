@@ -1,6 +1,6 @@
 """Does a trained T5 help, and should it stay as it is? Small data, one or more sizes, some seeds.
 
-    python benchmarks/pretrained_text.py T5_FOLDER RUNS FOLDER [--seeds 1,2,3] [--clips N,N]
+    python benchmarks/pretrained_text.py T5_FOLDER RUNS FOLDER [--seeds 1,2,3] [--clips 50,500,5000]
         [--texts trained,new,frozen,small]
 
 ``T5_FOLDER`` is Hugging Face's; ``python -m tests.trained_t5 T5_FOLDER SPIECE_MODEL`` writes one.
@@ -21,7 +21,7 @@ of ``RUNS/motions``, which knows the verbs and nouns, as the paper's begins with
   questions in words that no training had ("tell me the hue of ...").
 
 What is done in ``FOLDER`` is not done again. Writes results/pretrained_text_gestures.json, or
-pretrained_text_miniworld.json.
+pretrained_text_miniworld_N.json for each number of clips.
 """
 
 import argparse
@@ -38,7 +38,8 @@ import measuring
 from text_noise import PLUGIN, run, summary
 
 # No third of these updates is the end of an epoch, where fairseq keeps no checkpoint of an update.
-UPDATES = {"MiniWorld": 207, "gestures": 63}
+UPDATES = {50: 105, 500: 207, 5000: 207}  # by the clips of MiniWorld
+HANDS_UPDATES = 63
 THIRDS = 3
 HANDS_LEARNED = "gestures, 146 clips"
 ENOUGH = 90.0  # per cent of whole captions
@@ -140,30 +141,25 @@ def prepared(rows: list[dict[str, Any]], videos: Path, t5: Path, data: Path) -> 
     return data
 
 
-def miniworld(folder: Path, t5: Path, clips: list[int]) -> dict[str, Corpus]:
-    """MiniWorld with so many clips to learn from, the fewer among the more."""
+def miniworld(folder: Path, t5: Path, count: int) -> Corpus:
+    """A MiniWorld with ``count`` clips to learn from; what is tested is the same in all of them."""
     from vt_fairseq.miniworld.world import generate
 
-    world = folder / "world"
+    world = folder / f"world-{count}"
     if not (world / "annotations.jsonl").exists():
         # 5 clips a video; the splits that are not used have one video each.
-        size = {"train": -(-max(clips) // 5), "valid": 1, "test": 20, "novel": 1, "retrieval": 1}
+        size = {"train": -(-count // 5), "valid": 1, "test": 20, "novel": 1, "retrieval": 1}
         generate(world, size, seed=0)
     lines = (world / "annotations.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [one_caption(json.loads(line)) for line in lines]
     train = [row for row in rows if row["split"] == "train"]
     test = [row for row in rows if row["split"] == "test"]
-    other = prepared(list(map(reworded, test)), world / "videos", t5, folder / "other")
+    other = prepared(list(map(reworded, test)), world / "videos", t5, folder / f"other-{count}")
     every = itertools.product(COLORS.values(), SHAPES.values(), ACTIONS.values())
     words = "".join(f"a {' '.join(one)}\n" for one in every)
     (other / "labels-of-all.txt").write_text(words, encoding="utf-8")
-    return {
-        f"MiniWorld, {count} clips": Corpus(
-            prepared(train[:count] + test, world / "videos", t5, folder / f"data-{count}"),
-            other, "test", "caption,answer", MINIWORLD, UPDATES["MiniWorld"],
-        )
-        for count in clips
-    }  # fmt: skip
+    data = prepared(train[:count] + test, world / "videos", t5, folder / f"data-{count}")
+    return Corpus(data, other, "test", "caption,answer", MINIWORLD, UPDATES[count])
 
 
 def gestures(folder: Path, t5: Path, run_folder: Path) -> Corpus:
@@ -175,7 +171,7 @@ def gestures(folder: Path, t5: Path, run_folder: Path) -> Corpus:
     other = prepared(test, videos, t5, folder / "other-hands")
     (other / "labels-of-all.txt").write_text("\n".join(HANDS.values()) + "\n", encoding="utf-8")
     data = prepared(rows, videos, t5, folder / "data-hands")
-    return Corpus(data, other, "valid", "caption", GESTURES, UPDATES["gestures"])
+    return Corpus(data, other, "valid", "caption", GESTURES, HANDS_UPDATES)
 
 
 def new_t5(t5: Path, seed: int, folder: Path) -> Path:
@@ -271,15 +267,17 @@ def main() -> int:
     parser.add_argument("runs", type=Path, help="folder of the runs of gestures.py")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", default="1,2,3")
-    parser.add_argument("--clips", default="", help="of MiniWorld, in place of gestures")
+    parser.add_argument("--clips", default="", help="of MiniWorld, not gestures: 50,500,5000")
     parser.add_argument("--texts", default=",".join(TEXTS))
     args = parser.parse_args()
     import vt_fairseq.plugin  # noqa: F401  (once, for all forks)
 
     folder, texts = args.folder, args.texts.split(",")
     clips = [int(count) for count in args.clips.split(",") if count]
-    corpora = miniworld(folder, args.t5, clips) if clips else {}
-    found: dict[str, list[dict[str, Any]]] = {}
+    if unknown := {*clips} - {*UPDATES} or {*texts} - {*TEXTS}:
+        parser.error(f"expected of {[*UPDATES]} and {[*TEXTS]}, found {unknown}")
+    corpora = {f"MiniWorld, {count} clips": miniworld(folder, args.t5, count) for count in clips}
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for seed in map(int, args.seeds.split(",")):  # all of the first seed come first
         hands = args.runs / f"train-to-valid-{seed}"
         starts = dict.fromkeys(corpora, args.runs / "motions" / "checkpoint_last.pt")
@@ -291,13 +289,19 @@ def main() -> int:
                 own = folder / f"{name.replace(', ', '-').replace(' ', '-')}-{text}-{seed}"
                 one = learned(corpus, args.t5, starts[name], text, seed, own)
                 print(name, text, seed, one, flush=True)
-                found.setdefault(f"{name}: {TEXTS[text]}", []).append(one)
-    measured = {what: described(ones) for what, ones in found.items()}
+                found.setdefault(name, {}).setdefault(TEXTS[text], []).append(one)
     # The result names no path of this machine.
     sys.argv[1:4] = ["T5", "RUNS", "FOLDER"]
     about = measuring.machine("transformers")
-    name = "pretrained_text_" + ("miniworld" if clips else "gestures")
-    return measuring.write_result(name, about, measured)
+    for name, models in found.items():
+        about["updates"] = corpora[name].updates
+        measured = {f"{name}: {text}": described(ones) for text, ones in models.items()}
+        # "MiniWorld, 50 clips" is miniworld_50; the gestures have one size.
+        words = name.removesuffix(" clips").lower().split(", ")
+        measuring.write_result(
+            "_".join(["pretrained_text", *(words if clips else words[:1])]), about, measured
+        )
+    return 0
 
 
 if __name__ == "__main__":

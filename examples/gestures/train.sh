@@ -19,7 +19,7 @@ TRAIN=${TRAIN:-train} TEST=${TEST:-valid} SEED=${SEED:-1} SMALL=${SMALL:-}
 OUT=${OUT:-runs/gestures/$TRAIN-$SEED}
 MOTIONS=${MOTIONS:-runs/gestures/motions/checkpoint_last.pt}
 DATA=$OUT/data
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # two are slower: the networks are small
 
 COMMON="--user-dir user_dir --task video_translate --arch video_translate_tiny --no-context --no-flip
   --max-target-tokens caption=40,classify=20
