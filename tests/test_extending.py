@@ -143,6 +143,7 @@ def test_without_user_dir_what_is_ones_own_is_unknown_and_the_cure_is_named(outp
     for checkpoint, message in (
         ("lengths", "checkpoint of the task video_translate_length"),
         ("frames", "--video-network frames2d: expected one of tiny"),
+        ("mae", "--video-network mae: expected one of tiny"),  # with arguments
     ):
         path = folder / checkpoint / "checkpoint_last.pt"
         # Here, because the checkpoint names "own" as its --user-dir: that must not be imported.

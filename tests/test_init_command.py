@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -462,10 +463,42 @@ def test_the_line_that_it_ends_with_trains_the_model_as_it_stands(joining, data,
     assert {name: trained[name] for name in wanted} == wanted
 
 
+def test_the_line_names_a_user_dir_that_is_found_from_any_folder(
+    joining, tmp_path, capsys, monkeypatch
+):
+    def named() -> str:
+        init(joining | {"--out": tmp_path / "init.pt"})
+        words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+        return words[words.index("--user-dir") + 1]
+
+    monkeypatch.chdir(ROOT)
+    assert named() == "user_dir"
+    monkeypatch.chdir(tmp_path)
+    assert Path(named(), "__init__.py").is_file()
+
+
+def test_the_line_lets_a_random_video_network_learn_as_fast_as_the_rest(joining, tmp_path, capsys):
+    init(joining | {"--out": tmp_path / "init.pt"})
+    assert "--video-lr-scale" not in capsys.readouterr().out
+    init(joining | {"--out": tmp_path / "init.pt", "--video": "random"})
+    assert capsys.readouterr().out.endswith(" --video-lr-scale 1\n")
+
+
 def test_another_vocabulary_than_the_checkpoints_is_named(started, data_directory, tmp_path):
     options = same_model(read(started / "init.pt"))
     log = train(started, data_directory, tmp_path, *options, expected_code=2)
-    assert "error: the model was trained with another vocabulary than" in log
+    assert (
+        f"error: {started / 'init.pt'}: the model was trained with another vocabulary than" in log
+    )
+    assert "--save-dir" not in log.splitlines()[-1]
+
+
+def test_a_save_dir_of_another_training_is_named_with_a_way_out(started, trained, data, tmp_path):
+    """``--finetune-from-model`` fits; the last checkpoint there has another vocabulary."""
+    shutil.copy(trained, tmp_path / "checkpoint_last.pt")
+    log = train(started, data, tmp_path, *same_model(read(started / "init.pt")), expected_code=2)
+    assert f"error: {tmp_path / 'checkpoint_last.pt'}: the model was trained with another" in log
+    assert f"It lies in --save-dir {tmp_path}," in log and "another --save-dir begins" in log
 
 
 def test_another_architecture_than_the_checkpoints_is_named(started, data, tmp_path):

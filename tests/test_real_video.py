@@ -29,7 +29,7 @@ ODD = {
     "moviepy/result.webm": "the file is empty (0 bytes)",
     "moviepy/transparent.webm": (128, 128),
     "mp4parse/bipbop_cbcs_video_init.mp4": "no frame can be decoded",
-    "mp4parse/chunk_out_of_range.mp4": "not a video file of a known format",
+    "mp4parse/chunk_out_of_range.mp4": "an MP4 or MOV file, cut off or damaged: ",
     "mp4parse/no_timescale.mp4": "damaged at ",
     "mp4parse/opus_audioinit.mp4": "has no video stream, found audio",
     "mp4parse/short-cenc.mp4": "no frame can be decoded",

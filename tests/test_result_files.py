@@ -19,12 +19,15 @@ def write(files: PredictionFiles, *ids: str) -> None:
     files.write(ids, [["a reference"]] * len(ids), list(ids), [-1.0] * len(ids))
 
 
-def test_the_files_have_their_names_when_the_last_row_is_written(tmp_path):
+def test_the_files_have_their_names_when_the_last_row_is_written(tmp_path, caplog):
+    caplog.set_level("INFO")
     (tmp_path / "predictions.jsonl").write_text('{"id": "old", "prediction": "earlier"}\n')
     files = PredictionFiles(tmp_path, Share(3))
     write(files, "a", "b")
     assert list(read(tmp_path / "predictions.jsonl")) == ["old"], "not thrown away at the start"
+    assert not caplog.messages
     write(files, "c")
+    assert caplog.messages == [f"wrote {tmp_path}/{{predictions,references}}.jsonl"]
     for name in ("predictions", "references"):
         assert list(read(tmp_path / f"{name}.jsonl")) == ["a", "b", "c"]
     assert {p.name for p in tmp_path.iterdir()} == {"predictions.jsonl", "references.jsonl"}

@@ -103,11 +103,23 @@ def test_options_model_and_known_warnings_are_left_out_of_the_log(monkeypatch):
             quiet()
             for module in ("hydra.compose", "fairseq.tasks.fairseq_task", "mine", "hydraulics"):
                 warnings.warn_explicit("of a call", UserWarning, "file.py", 1, module=module)
+            # Hydra's word on fairseq's call stands where the command was started.
+            text = "\n'config' is validated against ConfigStore schema"
+            warnings.warn_explicit(text, UserWarning, "bin/fairseq-generate", 8, module="__main__")
         return [str(w.message) for w in caught]
 
     assert len(shown()) == 2  # mine and hydraulics
     monkeypatch.setenv("LOGLEVEL", "debug")
-    assert len(shown()) == 4
+    assert len(shown()) == 5
+
+
+def test_the_whole_configuration_is_left_out_of_every_commands_log(caplog):
+    quiet()
+    caplog.set_level(logging.INFO)
+    for name in ("fairseq_cli.train", "fairseq_cli.generate", "fairseq_cli.validate"):
+        logging.getLogger(name).info(OmegaConf.create({"task": 1}))
+        logging.getLogger(name).info("loading model(s)")
+    assert caplog.messages == ["loading model(s)"] * 3
 
 
 def test_a_frozen_or_slow_random_network_is_warned_of_and_a_pretrained_one_is_not(caplog):

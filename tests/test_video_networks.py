@@ -18,7 +18,7 @@ from tests.commands import run
 from tests.weights import vocabulary, write_t5
 from vt_fairseq.errors import UserError
 from vt_fairseq.models.architectures import TinyConfig, build_model
-from vt_fairseq.models.checkpoint_state import read_checkpoint
+from vt_fairseq.models.checkpoint_state import check_sizes, read_checkpoint
 from vt_fairseq.models.networks.pooling import TokenPooling
 from vt_fairseq.models.networks.torchvision_video import SHAPES, TorchvisionVideo
 from vt_fairseq.models.video_backbones import (
@@ -397,3 +397,12 @@ def test_a_checkpoint_whose_network_is_larger_than_the_file_is_refused(initial, 
     torch.save(state, tmp_path / "large.pt")
     with pytest.raises(UserError, match=r"videomae:.* numbers, the file [\d,]+$"):
         read_checkpoint(tmp_path / "large.pt")
+
+
+def test_a_network_of_ones_own_in_a_checkpoint_is_named_with_the_option_that_registers_it():
+    """Also with arguments, where its size is looked at before a model is made."""
+    tensors = {str(number): torch.zeros(1_000_000) for number in range(8)}
+    options = {"t5_size": "tiny", "video_network": "mine:layers=2"}
+    expected = r"^a\.pt: cfg\.model: --video-network mine: expected one of tiny.* --user-dir names"
+    with pytest.raises(UserError, match=expected):
+        check_sizes(options, tensors, 384, "a.pt")

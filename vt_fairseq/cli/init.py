@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import vt_fairseq
 from vt_fairseq.cli import command
 from vt_fairseq.errors import UserError
 from vt_fairseq.files.bounded_files import MAX_OBJECT, read_file
@@ -305,14 +306,24 @@ def _training(args: argparse.Namespace, model: dict[str, Any]) -> list[str]:
 
     usual, names = architecture(model["_name"]), (*ARCHITECTURE_OPTIONS, "dropout")
     options = {
-        "user_dir": args.user_dir or "user_dir",
+        "user_dir": args.user_dir or _own_user_dir(),
         "task": "video_translate",
         "arch": model["_name"],
         **{name: model[name] for name in names if str(model[name]) != str(getattr(usual, name))},
         "finetune_from_model": args.out,
     }
+    if args.video == RANDOM and usual.video_lr_scale != 1:  # which is for pretrained networks
+        options["video_lr_scale"] = 1
     words = [(f"--{name.replace('_', '-')}", str(value)) for name, value in options.items()]
     return ["fairseq-train", "DATA", *itertools.chain.from_iterable(words)]
+
+
+def _own_user_dir() -> str:
+    """What ``--user-dir`` has to name from this folder: fairseq looks here, and beside itself."""
+    import fairseq
+
+    own, beside = (Path(m.__path__[0]).parent / "user_dir" for m in (vt_fairseq, fairseq))
+    return "user_dir" if Path("user_dir").is_dir() or beside.is_dir() else str(own)
 
 
 def _report(report: dict[str, Any]) -> list[str]:

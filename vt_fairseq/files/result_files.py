@@ -7,6 +7,7 @@ file and line.
 import codecs
 import errno
 import fcntl
+import logging
 import math
 import os
 import re
@@ -21,6 +22,8 @@ from vt_fairseq.errors import RunFailure, UserError
 from vt_fairseq.files.atomic_files import atomic_file, full_disk_named
 from vt_fairseq.files.bounded_files import byte_lines, parse_json
 from vt_fairseq.visible_text import json_text
+
+logger = logging.getLogger(__name__)
 
 HEAD_BYTES = 4096  # of a file that show its format
 BOMS_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -329,4 +332,5 @@ def merge_parts(folder: Path, share: Share) -> bool:
                     shutil.copyfileobj(file, merged)
         for part in parts:
             part.unlink()
+    logger.info("wrote %s/{%s}.jsonl", folder, ",".join(NAMES))
     return True

@@ -9,7 +9,7 @@ import torch
 
 from vt_fairseq.data.tokenizer import Tokenizer
 from vt_fairseq.errors import UserError, naming
-from vt_fairseq.models.architectures import saved_config, transformer_dims
+from vt_fairseq.models.architectures import naming_network, saved_config, transformer_dims
 from vt_fairseq.models.checkpoint_config import (
     TASK_AND_MODEL,
     check_task_state,
@@ -96,7 +96,8 @@ def check_sizes(
             raise UserError(f"a transformer of {needed:,} numbers, the file has {held:,}")
         network = saved_config(options).video_network
         if split_name(network)[1]:  # without arguments its sizes are those of trusted code
-            needed = sum(p.numel() for p in network_on_meta(network).parameters())
+            with naming_network():
+                needed = sum(p.numel() for p in network_on_meta(network).parameters())
             if needed > held:
                 raise UserError(f"{network} has {needed:,} numbers, the file {held:,}")
 

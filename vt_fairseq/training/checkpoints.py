@@ -331,6 +331,25 @@ def check_pretrained(path: Path) -> None:
         read_model(path)
 
 
+@contextlib.contextmanager
+def naming_checkpoint(filename: str, cfg: Any) -> Iterator[None]:
+    """Add ``filename`` to the UserError of a checkpoint that does not fit the command, and a cure.
+
+    What lies in ``--save-dir`` is gone on from without being named in the command, also where it is
+    another training's.
+    """
+    try:
+        yield
+    except UserError as error:
+        text = str(error) if filename in str(error) else f"{filename}: {error}"
+        if filename != cfg.finetune_from_model and Path(filename).parent == Path(cfg.save_dir):
+            text += (
+                f". It lies in --save-dir {cfg.save_dir}, where a training goes on from what is "
+                "there: another --save-dir begins a new one"
+            )
+        raise type(error)(text) from error
+
+
 def refuse_other_optimizer(filename: str, error: Exception) -> None:
     """Raise UserError where ``error`` is fairseq's or torch's that an optimizer is not as it was.
 

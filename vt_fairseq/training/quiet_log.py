@@ -1,8 +1,8 @@
-"""What fairseq and its libraries print at the start of a training that tells its user nothing.
+"""What fairseq and its libraries print at the start of a command that tells its user nothing.
 
-400 lines otherwise stand before the first update: the whole configuration, every layer of the
-model, a line for each bias that T5 does not have, and what Hydra and torch think of fairseq's
-calls. With ``LOGLEVEL=DEBUG``, fairseq's own switch, all of it is there.
+A training would else begin with 400 lines: the whole configuration, every layer of the model, a
+line for each bias that T5 does not have, and what Hydra and torch think of fairseq's calls. With
+``LOGLEVEL=DEBUG``, fairseq's own switch, all of it is there.
 """
 
 import logging
@@ -25,7 +25,8 @@ UNTOLD = (
     ("fairseq_cli.train", "criterion: "),
     ("fairseq.data.iterators", "grouped total_num_itrs"),
 )
-LOGGERS = sorted({name for name, _ in UNTOLD})
+# The other commands print the whole configuration alone.
+LOGGERS = sorted({name for name, _ in UNTOLD} | {"fairseq_cli.generate", "fairseq_cli.validate"})
 
 
 def quiet() -> None:
@@ -40,7 +41,8 @@ def quiet() -> None:
     for module in ("hydra", "fairseq", r"torch\.utils\.data"):
         for category in (UserWarning, FutureWarning, DeprecationWarning):
             warnings.filterwarnings("ignore", category=category, module=rf"{module}\b")
-    warnings.filterwarnings("ignore", message=r"\n?'config' is validated against", module="sys")
+    warnings.filterwarnings("ignore", message=r"\n?'config' is validated against")
+    logging.getLogger("hydra").setLevel(logging.INFO)
 
 
 def is_told(record: logging.LogRecord) -> bool:

@@ -198,7 +198,8 @@ class VideoTranslateTrainer(Trainer):
         command's.
         """
         state = read_model(Path(filename)) if os.path.exists(filename) else {}
-        self.task.load_state_dict(state.get("task_state") or {})
+        with checkpoints.naming_checkpoint(filename, self.cfg.checkpoint):
+            self.task.load_state_dict(state.get("task_state") or {})
         if state:
             self.new_video_network = start.has_new_video_network(state)
         self.get_model().heads_start_anew = reset_optimizer
@@ -220,11 +221,12 @@ class VideoTranslateTrainer(Trainer):
                 filename, reset_optimizer or other_engine, *args, **kwargs
             )
         except Exception as error:
-            if "ensure that the architectures match" in str(error):
-                refuse_other_model(filename, state["cfg"]["model"], self.cfg.model)
-            if isinstance(error.__context__, UserError):  # the model's own reason
-                raise error.__context__ from None
-            checkpoints.refuse_other_optimizer(filename, error)
+            with checkpoints.naming_checkpoint(filename, self.cfg.checkpoint):
+                if "ensure that the architectures match" in str(error):
+                    refuse_other_model(filename, state["cfg"]["model"], self.cfg.model)
+                if isinstance(error.__context__, UserError):  # the model's own reason
+                    raise error.__context__ from None
+                checkpoints.refuse_other_optimizer(filename, error)
             raise
         if other_engine:
             self.lr_scheduler.load_state_dict(history["lr_scheduler_state"])

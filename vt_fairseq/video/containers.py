@@ -81,6 +81,8 @@ def opened(path: str) -> Iterator[tuple[Any, Any]]:
     try:
         container = av.open(url, metadata_errors="replace", options=options)
     except av.FFmpegError as error:
+        if begins_as_mp4(path):
+            raise VideoError(f"an MP4 or MOV file, cut off or damaged: {reason(error)}") from error
         raise VideoError(
             f"not a video file of a known format: {reason(error)}; {FORMAT_NAMES} are read"
         ) from error
@@ -98,6 +100,13 @@ def opened(path: str) -> Iterator[tuple[Any, Any]]:
         codec.thread_count, codec.thread_type = 1, "NONE"
         codec.options = {"max_pixels": str(MAX_PIXELS)}  # av.open's options do not reach it
         yield container, stream
+
+
+def begins_as_mp4(path: str) -> bool:
+    """Whether the first box is ``ftyp``; of a broken download or recording that is often all."""
+    member = member_of(path)
+    with open(file_of(path), "rb", buffering=0) as file:
+        return os.pread(file.fileno(), 8, member.offset if member else 0)[4:] == b"ftyp"
 
 
 def refuse_joined_fragments(path: str) -> None:
