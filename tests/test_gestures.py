@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests import media, recipes
-from tests.commands import ROOT, parsed
+from tests.commands import ROOT, environment, parsed
 
 FOLDER = ROOT / "examples" / "gestures"
 SMALL = (
@@ -74,6 +74,25 @@ def test_both_batches_are_learned_and_another_folder_is_tested(clips, tmp_path):
     assert not split(clips, tmp_path / "out", "train,valid", str(kept))
     found = written(tmp_path / "out")
     assert len(found["train"]) == 12 and {path.parent for path in found["valid"]} == {kept}
+
+
+def test_a_row_without_a_split_is_for_training_as_for_vt_prepare(clips, tmp_path):
+    shutil.copytree(clips, tmp_path / "clips")
+    manifest = tmp_path / "clips" / "clips.jsonl"
+    manifest.write_text(manifest.read_text().replace(', "split": "train"', ""))
+    assert not split(tmp_path / "clips", tmp_path / "out", "train", "valid")
+    assert len(written(tmp_path / "out")["train"]) == 6
+
+
+def test_a_folder_is_found_from_where_the_recipe_is_started(clips, tmp_path):
+    """Its second stage writes the splits before it wants a vocabulary, which is not there."""
+    subprocess.run(
+        ["bash", FOLDER / "train.sh", clips.name, "prepare"],
+        cwd=clips.parent,
+        env={**environment(), "OUT": str(tmp_path / "out"), "MOTIONS": str(tmp_path / "none.pt")},
+        capture_output=True,
+    )
+    assert len(written(tmp_path / "out")["train"]) == 6
 
 
 @pytest.mark.parametrize(

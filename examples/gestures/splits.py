@@ -21,7 +21,7 @@ Row = dict[str, Any]
 def read(folder: Path) -> list[Row]:
     """Rows of a folder, with whole paths of their videos."""
     lines = (folder / MANIFEST).read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines if line.strip()]
+    rows = [{"split": "train"} | json.loads(line) for line in lines if line.strip()]
     return [row | {"video": str((folder / row["video"]).absolute())} for row in rows]
 
 

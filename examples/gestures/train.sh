@@ -12,8 +12,9 @@
 #            it does not exist                                 (runs/gestures/motions/checkpoint_last.pt)
 #   SMALL    options after all others of every training, for tests
 set -euo pipefail
+CLIPS=$(realpath "${1:?expected the folder of the clips}")
+[ ! -d "${TEST:-}" ] || TEST=$(realpath "$TEST")
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-CLIPS=${1:?expected the folder of the clips}
 shift
 TRAIN=${TRAIN:-train} TEST=${TEST:-valid} SEED=${SEED:-1} SMALL=${SMALL:-}
 OUT=${OUT:-runs/gestures/$TRAIN-$SEED}
