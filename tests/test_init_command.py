@@ -455,9 +455,11 @@ def test_the_line_that_it_ends_with_trains_the_model_as_it_stands(joining, data,
     words[words.index("DATA")] = str(data)
     # For a CPU and a moment.
     words += ["--cpu", "--num-frames", "8", "--frame-size", "32", "--optimizer", "adam"]
-    words += ["--max-update", "1", "--disable-validation", "--save-dir", str(tmp_path)]
+    words += ["--max-epoch", "1", "--max-update", "2", "--disable-validation"]
+    words += ["--batch-size", "1000", "--save-dir", str(tmp_path)]
     log = run(*words, cwd=ROOT)
     assert f"loading pretrained model from {out}" in log
+    assert not [*tmp_path.glob("checkpoint1.pt")], "none of each epoch, which fills a disk"
     trained = read(tmp_path / "checkpoint_last.pt")["cfg"]["model"]
     wanted = read(out)["cfg"]["model"]
     assert {name: trained[name] for name in wanted} == wanted
@@ -481,7 +483,7 @@ def test_the_line_lets_a_random_video_network_learn_as_fast_as_the_rest(joining,
     init(joining | {"--out": tmp_path / "init.pt"})
     assert "--video-lr-scale" not in capsys.readouterr().out
     init(joining | {"--out": tmp_path / "init.pt", "--video": "random"})
-    assert capsys.readouterr().out.endswith(" --video-lr-scale 1\n")
+    assert " --video-lr-scale 1 " in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_another_vocabulary_than_the_checkpoints_is_named(started, data_directory, tmp_path):

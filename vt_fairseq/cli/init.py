@@ -315,7 +315,8 @@ def _training(args: argparse.Namespace, model: dict[str, Any]) -> list[str]:
     if args.video == RANDOM and usual.video_lr_scale != 1:  # which is for pretrained networks
         options["video_lr_scale"] = 1
     words = [(f"--{name.replace('_', '-')}", str(value)) for name, value in options.items()]
-    return ["fairseq-train", "DATA", *itertools.chain.from_iterable(words)]
+    # A checkpoint of every epoch, which fairseq keeps otherwise, fills a disk with few clips.
+    return ["fairseq-train", "DATA", *itertools.chain(*words), "--no-epoch-checkpoints"]
 
 
 def _own_user_dir() -> str:
