@@ -200,7 +200,9 @@ def test_a_broken_video_is_named_and_the_rest_goes_on(caption, videos, tmp_path)
     assert [o["video"] for o in objects(out)] == list(map(str, given))
     assert ["error" in o for o in objects(out)] == [False, True, False, True]
     lines = err.splitlines()
-    assert lines[0].startswith(f"vt-caption: error: {broken}: not a video file")
+    assert lines[0].startswith(
+        f"vt-caption: error: {broken}: an MP4 or MOV file, cut off or damaged"
+    )
     assert lines[1] == f"vt-caption: error: {given[3]}: no such file" and len(lines) == 2
     code, out, err = caption(*given, "--segments", "2", "--format", "srt", "--out", tmp_path / "o")
     written = {path.stem for path in (tmp_path / "o").glob("[!.]*")}

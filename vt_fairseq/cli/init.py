@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import vt_fairseq
 from vt_fairseq.cli import command
 from vt_fairseq.errors import UserError
 from vt_fairseq.files.bounded_files import MAX_OBJECT, read_file
@@ -323,7 +322,8 @@ def _own_user_dir() -> str:
     """What ``--user-dir`` has to name from this folder: fairseq looks here, and beside itself."""
     import fairseq
 
-    own, beside = (Path(m.__path__[0]).parent / "user_dir" for m in (vt_fairseq, fairseq))
+    beside = Path(fairseq.__path__[0]).parent / "user_dir"
+    own = Path(__file__).resolve().parents[2] / "user_dir"
     return "user_dir" if Path("user_dir").is_dir() or beside.is_dir() else str(own)
 
 
