@@ -459,7 +459,7 @@ def test_the_line_that_it_ends_with_trains_the_model_as_it_stands(joining, data,
     words += ["--batch-size", "1000", "--save-dir", str(tmp_path)]
     log = run(*words, cwd=ROOT)
     assert f"loading pretrained model from {out}" in log
-    assert not [*tmp_path.glob("checkpoint1.pt")], "none of each epoch, which fills a disk"
+    assert not (tmp_path / "checkpoint1.pt").exists(), "none of each epoch, which fills a disk"
     trained = read(tmp_path / "checkpoint_last.pt")["cfg"]["model"]
     wanted = read(out)["cfg"]["model"]
     assert {name: trained[name] for name in wanted} == wanted

@@ -299,6 +299,15 @@ def test_files_that_are_no_videos_are_refused_with_what_was_found(tmp_path):
     assert reason(media.write_sound(tmp_path / "sound.mp4")) == "has no video stream, found audio"
 
 
+def test_a_file_that_may_not_be_read_is_refused_like_any_other(tmp_path, monkeypatch):
+    def denied(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "broken.mp4").write_bytes(b"\0\0\0\x10ftypisom")
+    monkeypatch.setattr("vt_fairseq.video.containers.open", denied, raising=False)
+    assert reason(tmp_path / "broken.mp4").startswith("not a video file")
+
+
 def test_a_clip_behind_a_link_that_leads_out_is_loaded_on_demand_alone(numbered, tmp_path):
     root = tmp_path / "root"
     root.mkdir()

@@ -105,8 +105,11 @@ def opened(path: str) -> Iterator[tuple[Any, Any]]:
 def begins_as_mp4(path: str) -> bool:
     """Whether the first box is ``ftyp``; of a broken download or recording that is often all."""
     member = member_of(path)
-    with open(file_of(path), "rb", buffering=0) as file:
-        return os.pread(file.fileno(), 8, member.offset if member else 0)[4:] == b"ftyp"
+    try:
+        with open(file_of(path), "rb", buffering=0) as file:
+            return os.pread(file.fileno(), 8, member.offset if member else 0)[4:] == b"ftyp"
+    except OSError:  # FFmpeg could not read it either, and has said why
+        return False
 
 
 def refuse_joined_fragments(path: str) -> None:
