@@ -1,13 +1,14 @@
 """Does a trained T5 help, and should it stay as it is? Small data, one or more sizes, some seeds.
 
     python benchmarks/pretrained_text.py T5_FOLDER RUNS FOLDER [--seeds 1,2,3] [--clips 50,500,5000]
-        [--texts trained,new,frozen,small]
+        [--texts trained,new,frozen,slow,fast,fastest,small] [--updates N]
 
 ``T5_FOLDER`` is Hugging Face's; ``python -m tests.trained_t5 T5_FOLDER SPIECE_MODEL`` writes one.
 ``RUNS`` are the runs of gestures.py. Three models of the same sizes learn the same batches in as
 many updates: T5 from random weights (``new``), from the trained ones (``trained``), and the trained
-ones unchanged (``frozen``: only the video network and its projection learn). ``small`` is the
-trained one with video tokens of the size that suits a new T5's words, not those of a trained one.
+ones unchanged (``frozen``: only the video network and its projection learn). ``slow``, ``fast`` and
+``fastest`` are the frozen one with a fifth, four times and twenty times of its rate. ``small`` is
+the trained one with video tokens of the size that suits a new T5's words, not those of a trained.
 
 Gestures begin with the network of ``RUNS`` that learned classes from one recording batch, with the
 same seed; captions are learned there and measured on the other batch. With ``--clips`` so many
@@ -21,7 +22,9 @@ of ``RUNS/motions``, which knows the verbs and nouns, as the paper's begins with
   questions in words that no training had ("tell me the hue of ...").
 
 What is done in ``FOLDER`` is not done again. Writes results/pretrained_text_gestures.json, or
-pretrained_text_miniworld_N.json for each number of clips.
+pretrained_text_miniworld_N.json for each number of clips; with ``--updates N``, a training of
+another length, ``_N_updates`` is added to the name. A file of results has all texts and seeds that
+``FOLDER`` has of its clips, not those alone that were asked for this time.
 """
 
 import argparse
@@ -30,7 +33,7 @@ import json
 import shlex
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,8 @@ HANDS_LEARNED = "gestures, 146 clips"
 ENOUGH = 90.0  # per cent of whole captions
 TEXTS = {
     "trained": "trained T5", "new": "new T5", "frozen": "frozen T5",
+    "slow": "frozen T5, a fifth of the rate", "fast": "frozen T5, four times the rate",
+    "fastest": "frozen T5, twenty times the rate",
     "small": "trained T5, small video tokens",
 }  # fmt: skip
 COMMON = shlex.split(
@@ -69,6 +74,9 @@ RATES = {
     "trained": ["--lr", "1e-3", "--video-lr-scale", "3"],
     "small": ["--lr", "1e-3", "--video-lr-scale", "3"],
     "frozen": ["--freeze-text", "--lr", "5e-2", "--video-lr-scale", "0.2"],
+    "slow": ["--freeze-text", "--lr", "1e-2", "--video-lr-scale", "0.2"],
+    "fast": ["--freeze-text", "--lr", "2e-1", "--video-lr-scale", "0.2"],
+    "fastest": ["--freeze-text", "--lr", "1", "--video-lr-scale", "0.04"],
 }
 COLORS = {
     "red": "scarlet", "green": "emerald", "blue": "navy",
@@ -249,9 +257,28 @@ def captions(corpus: Corpus, path: Path, out: Path) -> float:
     return json.loads(metrics.read_text())["exact_match"]
 
 
-def described(ones: list[dict[str, Any]]) -> dict[str, Any]:
+def run_folder(folder: Path, corpus: str, text: str, seed: str, length: str) -> Path:
+    """Where one model is trained."""
+    stem = corpus.replace(", ", "-").replace(" ", "-")
+    return folder / f"{stem}-{text}-{seed}{length.replace('_', '-')}"
+
+
+def done(folder: Path, corpus: str, text: str, length: str) -> dict[int, dict[str, Any]]:
+    """What ``learned`` found, by the seed."""
+    before, after = run_folder(folder, corpus, text, "*", length).name.split("*")
+    seeds = {
+        int(seed): path / "found.json"
+        for path in folder.glob(f"{before}*{after}")
+        if (seed := path.name.removeprefix(before).removesuffix(after)).isdecimal()
+    }
+    return {n: json.loads(seeds[n].read_text()) for n in sorted(seeds) if seeds[n].exists()}
+
+
+def described(found_by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """Means and intervals over the seeds, and after which updates enough is right."""
-    found: dict[str, Any] = {what: summary([one[what] for one in ones]) for what in ones[0]}
+    ones = [*found_by_seed.values()]
+    found: dict[str, Any] = {"random seeds": [*found_by_seed]}
+    found |= {what: summary([one[what] for one in ones]) for what in ones[0]}
     curves = [{k: v for k, v in one.items() if k.startswith("captions after")} for one in ones]
     found[f"updates to {ENOUGH:.0f} %"] = [
         next((int(k.split()[-1]) for k, v in curve.items() if v >= ENOUGH), "more")
@@ -269,6 +296,7 @@ def main() -> int:
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--clips", default="", help="of MiniWorld, not gestures: 50,500,5000")
     parser.add_argument("--texts", default=",".join(TEXTS))
+    parser.add_argument("--updates", type=int, help="a multiple of 3, in place of each corpus's")
     args = parser.parse_args()
     import vt_fairseq.plugin  # noqa: F401  (once, for all forks)
 
@@ -276,8 +304,10 @@ def main() -> int:
     clips = [int(count) for count in args.clips.split(",") if count]
     if unknown := {*clips} - {*UPDATES} or {*texts} - {*TEXTS}:
         parser.error(f"expected of {[*UPDATES]} and {[*TEXTS]}, found {unknown}")
+    if (args.updates or 0) % THIRDS:
+        parser.error(f"expected a multiple of {THIRDS} --updates, found {args.updates}")
     corpora = {f"MiniWorld, {count} clips": miniworld(folder, args.t5, count) for count in clips}
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    length = "" if args.updates is None else f"_{args.updates}_updates"
     for seed in map(int, args.seeds.split(",")):  # all of the first seed come first
         hands = args.runs / f"train-to-valid-{seed}"
         starts = dict.fromkeys(corpora, args.runs / "motions" / "checkpoint_last.pt")
@@ -285,21 +315,27 @@ def main() -> int:
             corpora[HANDS_LEARNED] = gestures(folder, args.t5, hands)
             starts[HANDS_LEARNED] = hands / "classes" / "checkpoint_last.pt"
         for name, corpus in corpora.items():
+            if args.updates is not None:
+                corpora[name] = corpus = replace(corpus, updates=args.updates)
             for text in texts:
-                own = folder / f"{name.replace(', ', '-').replace(' ', '-')}-{text}-{seed}"
+                own = run_folder(folder, name, text, str(seed), length)
                 one = learned(corpus, args.t5, starts[name], text, seed, own)
                 print(name, text, seed, one, flush=True)
-                found.setdefault(name, {}).setdefault(TEXTS[text], []).append(one)
     # The result names no path of this machine.
     sys.argv[1:4] = ["T5", "RUNS", "FOLDER"]
     about = measuring.machine("transformers")
-    for name, models in found.items():
-        about["updates"] = corpora[name].updates
-        measured = {f"{name}: {text}": described(ones) for text, ones in models.items()}
+    for name, corpus in corpora.items():
+        about["updates"] = corpus.updates
+        models = {text: done(folder, name, text, length) for text in TEXTS}
+        measured = {
+            f"{name}: {TEXTS[text]}": described(ones) for text, ones in models.items() if ones
+        }
         # "MiniWorld, 50 clips" is miniworld_50; the gestures have one size.
         words = name.removesuffix(" clips").lower().split(", ")
         measuring.write_result(
-            "_".join(["pretrained_text", *(words if clips else words[:1])]), about, measured
+            "_".join(["pretrained_text", *(words if clips else words[:1])]) + length,
+            about,
+            measured,
         )
     return 0
 

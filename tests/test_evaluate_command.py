@@ -516,6 +516,7 @@ def test_without_java_or_the_toolkit_the_command_says_so_and_prints_the_rest(
     assert not [k for k in found if k.startswith("coco_")]
     assert found["signatures"]["coco_cider"].endswith(reason)
     assert err.startswith("vt-evaluate: coco_bleu1, ") and reason in err
+    assert "left out" not in out, "it is said once"
 
 
 def test_a_java_that_fails_ends_in_one_line_that_says_how_to_do_without(run, monkeypatch, tmp_path):

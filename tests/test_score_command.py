@@ -170,6 +170,7 @@ def test_torchrun_starts_it(data_directory, trained, tmp_path):
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("accuracy") == 1
+    assert re.search(r"^ +n +5$", done.stdout, re.MULTILINE), "a count has no decimals"
     assert len(list(records.read_records(tmp_path))) == 5
 
 

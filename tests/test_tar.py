@@ -298,6 +298,18 @@ def test_a_tar_that_does_not_end_where_its_members_do_is_named(videos, tmp_path,
     assert left_out["0.tar"].startswith(f"damaged tar: left out from here on: {reason}")
 
 
+def test_why_video2dataset_has_no_video_is_in_the_reason(tmp_path):
+    failed = {"status": "failed_to_download", "error_message": "HTTP Error 404:\n  Not Found"}
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        add(archive, "a.txt", b"a caption")
+        add(archive, "a.json", json.dumps(failed).encode())
+        add(archive, "b.json", json.dumps({"error_message": None}).encode())
+        add(archive, "c.json", json.dumps({"error_message": "no " * 5000}).encode())
+    a, b, c = (entry.reason for entry in open_corpus(tmp_path, tmp_path).rows)
+    assert a == f"{b}; video2dataset: HTTP Error 404: Not Found" and b.startswith("missing video")
+    assert len(c) < 300
+
+
 @pytest.mark.parametrize("damage", ["cut in a video", "cut in a header", "overwritten"])
 def test_a_damaged_tar_keeps_what_stands_before_the_damage(shards, tmp_path, damage):
     whole = (shards / "tar" / "00000.tar").read_bytes()

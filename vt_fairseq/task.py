@@ -460,7 +460,8 @@ class VideoTranslateTask(FairseqTask):
     def train_step(self, sample, *args, ignore_grad: bool = False, **kwargs):
         """Calls fairseq's method, and also logs unreadable clips and refuses too many of them.
 
-        With ``ignore_grad`` the sample only fills up an epoch, and its clips are counted elsewhere.
+        With ``ignore_grad`` the sample only fills up an epoch: it has no gradient, its sample size
+        and what is logged of it are 0, and its clips are counted elsewhere.
         """
         self.unreadable.report(sample["unreadable"])
         try:
@@ -469,7 +470,13 @@ class VideoTranslateTask(FairseqTask):
         except UserError as error:
             suggestion = "check --video-root, or allow more by --max-bad-fraction"
             raise UserError(f"{error}; {suggestion}") from error
-        return super().train_step(sample, *args, ignore_grad=ignore_grad, **kwargs)
+        loss, sample_size, logging_output = super().train_step(
+            sample, *args, ignore_grad=ignore_grad, **kwargs
+        )
+        if ignore_grad:
+            sample_size *= 0
+            logging_output = {name: value * 0 for name, value in logging_output.items()}
+        return loss, sample_size, logging_output
 
     def valid_step(self, sample, model, criterion):
         """Loss and accuracy, and with ``--eval-bleu`` the counts that BLEU is made of."""

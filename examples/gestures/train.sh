@@ -13,14 +13,15 @@
 #   SMALL    options after all others of every training, for tests
 set -euo pipefail
 CLIPS=$(realpath "${1:?expected the folder of the clips}")
-[ ! -d "${TEST:-}" ] || TEST=$(realpath "$TEST")
+OUT=${OUT:+$(realpath -m "$OUT")} MOTIONS=${MOTIONS:+$(realpath -m "$MOTIONS")}
+[ ! -e "${TEST:-}/clips.jsonl" ] || TEST=$(realpath "$TEST")
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 shift
 TRAIN=${TRAIN:-train} TEST=${TEST:-valid} SEED=${SEED:-1} SMALL=${SMALL:-}
 OUT=${OUT:-runs/gestures/$TRAIN-$SEED}
 MOTIONS=${MOTIONS:-runs/gestures/motions/checkpoint_last.pt}
 DATA=$OUT/data
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # two are slower: the networks are small
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} # where other work shares the cores, 1 is faster
 
 COMMON="--user-dir user_dir --task video_translate --arch video_translate_tiny --no-context --no-flip
   --max-target-tokens caption=40,classify=20
@@ -47,14 +48,14 @@ motions() {
     --train-vocabulary 300
   vt-prepare miniworld --out "$folder/data" --vocabulary "$folder/words/spiece.model" \
     ${SMALL:+--size tiny}
-  fairseq-train "$folder/data" $COMMON $HEADS --heads verb,noun --num-frames 8 --frame-size 32 \
-    --crop-scales 1,0.9 --cache-clips 0.5 --lr 3e-3 --batch-size 16 --warmup-updates 20 \
-    $(updates 800) --seed 1 --save-dir "$folder" $SMALL 2>&1 | tee "$folder/train.log"
+  # Frames this small are faster on one thread.
+  OMP_NUM_THREADS=1 fairseq-train "$folder/data" $COMMON $HEADS --heads verb,noun \
+    --num-frames 8 --frame-size 32 --crop-scales 1,0.9 --cache-clips 0.5 --lr 3e-3 --batch-size 16 \
+    --warmup-updates 20 $(updates 800) --seed 1 --save-dir "$folder" $SMALL 2>&1 | tee "$folder/train.log"
 }
 
 prepare() {
   [ ! -e "$DATA/data.json" ] || return 0
-  python examples/gestures/splits.py "$CLIPS" --train "$TRAIN" --test "$TEST" --out "$OUT"
   vt-prepare jsonl --annotations "$OUT/clips.jsonl" --videos "$(cat "$OUT/root")" --out "$DATA" \
     --vocabulary "$(dirname "$MOTIONS")/data/spiece.model"
 }
@@ -75,27 +76,43 @@ captions() {
     --save-dir "$OUT/captions" $SMALL 2>&1 | tee "$OUT/captions.log"
 }
 
-# What it makes of the clips of TEST, and of uniform gray in their place. Greedy: fairseq ends a search when
-# as many texts have ended as there are beams, and this model is so sure of each piece that all but its
-# best text end early, in the midst of a word, before the best one does.
+# What it makes of the clips of TEST. Greedy: fairseq ends a search when as many texts have ended as there
+# are beams, and this model is so sure of each piece that all but its best text end early, in the midst
+# of a word, before the best one does.
+made() {
+  local results=$OUT/results$1 path="$OUT/captions/checkpoint_last.pt"
+  fairseq-generate "$DATA" --user-dir user_dir --task video_translate --path "$path" \
+    --gen-subset valid --action caption --beam 1 --max-len-b 40 --batch-size 32 --cpu \
+    --results-path "$results/captions" $1
+  vt-evaluate captions --predictions "$results/captions/predictions.jsonl" --coco off \
+    --references "$results/captions/references.jsonl" --out "$results/captions/metrics.json"
+  vt-score classify "$DATA" --path "$path" --split valid --batch-size 32 --cpu \
+    --out "$results/classes" $1
+  vt-score classify "$DATA" --path "$OUT/classes/checkpoint_last.pt" --split valid --cpu \
+    --batch-size 32 --out "$results/video-network" $1
+}
+
+# At the same time, and on the other core: what it makes of uniform gray in the clips' place.
 measure() {
-  local blank results path="$OUT/captions/checkpoint_last.pt"
-  for blank in "" --blank-video; do
-    results=$OUT/results$blank
-    fairseq-generate "$DATA" --user-dir user_dir --task video_translate --path "$path" \
-      --gen-subset valid --action caption --beam 1 --max-len-b 40 --batch-size 32 --cpu \
-      --results-path "$results/captions" $blank
-    vt-evaluate captions --predictions "$results/captions/predictions.jsonl" --coco off \
-      --references "$results/captions/references.jsonl" --out "$results/captions/metrics.json"
-    vt-score classify "$DATA" --path "$path" --split valid --batch-size 32 --cpu \
-      --out "$results/classes" $blank
-    vt-score classify "$DATA" --path "$OUT/classes/checkpoint_last.pt" --split valid --cpu \
-      --batch-size 32 --out "$results/video-network" $blank
-  done
+  local blank=$OUT/blank.log
+  export OMP_NUM_THREADS=1
+  made --blank-video >"$blank" 2>&1 &
+  made ""
+  wait "$!" || { cat "$blank" >&2 && return 1; }
+  echo "== gestures: measure: on blank video"
+  cat "$blank"
 }
 
 began=$(date +%s)
 [ $# -gt 0 ] || set -- motions prepare classes captions measure
+for stage in "$@"; do
+  case $stage in
+    motions | prepare | classes | captions | measure) ;;
+    *) echo "error: no stage $stage: expected motions, prepare, classes, captions or measure" >&2 && exit 2 ;;
+  esac
+done
+# First of all: a mistake in TRAIN or TEST, or another choice than OUT was made of, ends here.
+python examples/gestures/splits.py "$CLIPS" --train "$TRAIN" --test "$TEST" --out "$OUT"
 for stage in "$@"; do
   echo "== gestures: $stage"
   "$stage"

@@ -22,6 +22,7 @@ from pathlib import Path
 import fairseq_cli.train
 import pytest
 import torch
+from fairseq.logging import metrics
 
 from tests import killing
 from tests.commands import free_port
@@ -115,13 +116,16 @@ def prepared(kind: str, rows: Rows, data: Path, folder: Path) -> Path:
 # --- one cell -------------------------------------------------------------------------------------
 
 
-def losses_of(
+def measured(
     data: Path, folder: Path, trainer: str, processes: int, kind: str
-) -> dict[int, float]:
-    """Validation losses after each update; fails where a process hangs or ends otherwise."""
+) -> dict[int, list[float]]:
+    """Of each update: validation loss after it, and the norm of its gradient.
+
+    Fails where a process hangs or ends otherwise.
+    """
     folder.mkdir()
     options = [*TRAINERS[trainer], "--video-network", "one-layer-without-statistics", "--no-save"]
-    options += ["--batch-size", "1", "--update-freq", str(2 // processes)]
+    options += ["--batch-size", "1", "--update-freq", str(4 // processes)]
     options += ["--validate-interval-updates", "1", "--max-bad-fraction", "1", "--no-flip"]
     options += HEADS if "candidates" in kind else ["--actions", "caption"]
     cfg = killing.configuration(data, folder / "save", options, UPDATES)
@@ -167,19 +171,20 @@ def train_together(
 
 
 def noted(path: Path) -> Callable:
-    """fairseq's validation, which also writes updates and loss to a file."""
+    """fairseq's validation, which also writes updates, loss and the gradient's norm to a file."""
 
     def validate(cfg, trainer, *others):
         losses = REAL_VALIDATION(cfg, trainer, *others)
+        norm = float(metrics.get_meter("train", "gnorm").val)
         with open(path, "a") as file:
-            file.write(json.dumps([trainer.get_num_updates(), losses[0]]) + "\n")
+            file.write(json.dumps([trainer.get_num_updates(), [losses[0], norm]]) + "\n")
         return losses
 
     return validate
 
 
 @pytest.mark.timeout(900)
-def test_processes_end_with_the_losses_of_one_whatever_their_batches_have(
+def test_processes_have_the_gradients_and_losses_of_one_whatever_their_batches_have(
     questions, data_directory, tmp_path, campaign, record
 ):
     importlib.import_module("deepspeed.runtime.zero")  # once, which takes seconds
@@ -188,6 +193,7 @@ def test_processes_end_with_the_losses_of_one_whatever_their_batches_have(
         cells = [
             ("a share of unreadable clips", "ZeRO-3"),
             ("rows without targets", "fairseq"),
+            ("an uneven number of batches", "fairseq"),
             ("questions without candidates", "ZeRO-3"),
         ]
     table = {}
@@ -195,11 +201,12 @@ def test_processes_end_with_the_losses_of_one_whatever_their_batches_have(
         name = f"{kind}-{trainer}".replace(" ", "-")
         data = prepared(kind, questions, data_directory, tmp_path / name)
         one, two = (
-            losses_of(data, tmp_path / f"{name}-{count}", trainer, count, kind) for count in (1, 2)
+            measured(data, tmp_path / f"{name}-{count}", trainer, count, kind) for count in (1, 2)
         )
         assert len(one) == UPDATES
-        assert two == pytest.approx(one, rel=2e-3), (kind, trainer)
-        difference = max(abs(two[u] / one[u] - 1) for u in one)
+        for update, (loss, norm) in one.items():
+            assert two[update] == pytest.approx([loss, norm], rel=2e-3), (kind, trainer, update)
+        difference = max(abs(two[u][0] / one[u][0] - 1) for u in one)
         table[f"{kind}, {trainer}"] = float(f"{difference:.2g}")
     record("largest relative difference between two processes and one", table)
 

@@ -176,6 +176,8 @@ def _table(metrics: dict[str, Any]) -> Iterator[str]:
         if base not in values or kind not in BESIDE:
             yield f"{key:12} {_shown(value):>10}{_beside(key, values)}"
     for signature in dict.fromkeys(metrics["signatures"].values()):
+        if signature.startswith("left out: "):  # a warning says it
+            continue
         keys = [key for key, text in metrics["signatures"].items() if text == signature]
         yield f"{', '.join(keys)}: {signature}"
 

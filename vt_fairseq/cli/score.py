@@ -130,7 +130,8 @@ def main() -> None:
         return
     for name, value in metrics.items():
         if name != "signatures":
-            say(f"{name:>24} {value:8.2f}")
+            shown = f"{value:8,}" if isinstance(value, int) else f"{value:8.2f}"
+            say(f"{name:>24} {shown}")
     say(f"wrote {options.out}/{{scores,predictions}}.jsonl and metrics.json")
 
 

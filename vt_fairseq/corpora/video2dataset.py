@@ -10,6 +10,7 @@ import io
 import itertools
 import os
 import tarfile
+import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from vt_fairseq.video.members import Member, file_of, member_of
 from vt_fairseq.video.names import VIDEO_SUFFIXES
 
 SPLITS = {**{name: name for name in (DEFAULT_SPLIT, "valid", "test")}, **OTHER_NAMES}
+LONGEST_ERROR = 200  # characters of what video2dataset says of a video
 TEXT, META = ".txt", ".json"
 STATISTICS = ("_stats.json", ".parquet")
 TAR = ".tar"
@@ -178,7 +180,8 @@ def _samples(
             continue  # a README, a table: no sample
         try:
             if video is None:
-                raise ValueError("missing video: the sample has text alone")
+                said = _said(_content(found.get(META), videos, boundary))
+                raise ValueError(f"missing video: the sample has text alone{said}")
             used = {TEXT, META, *VIDEO_SUFFIXES}
             if problem := next((one.problem for one in files if one.suffix in used), ""):
                 raise ValueError(problem)
@@ -220,6 +223,14 @@ def _content(video: str | None, videos: Path, boundary: Boundary | None) -> byte
         raise ValueError(f"too much text: {length:,} bytes, at most {MAX_ROW_BYTES:,} are read")
     with open(file_of(path), "rb", buffering=0) as file:
         return os.pread(file.fileno(), length, offset)
+
+
+def _said(meta: bytes) -> str:
+    """What video2dataset noted of a video that it could not fetch."""
+    error = _meta(meta).get("error_message")
+    if not isinstance(error, str) or not error.strip():
+        return ""
+    return f"; video2dataset: {textwrap.shorten(error, LONGEST_ERROR, placeholder=' ...')}"
 
 
 def _meta(content: bytes) -> dict[str, Any]:

@@ -133,7 +133,9 @@ class VideoTranslateTrainer(Trainer):
             raise RunFailure(line) from error
 
     def _update(self, samples):
-        return super().train_step(samples, raise_oom=True)
+        # What fills up an epoch comes first: where it is last, fairseq takes this process's whole
+        # update for filling, with a sample size of 0 for the gradients of the others.
+        return super().train_step(sorted(samples, key=bool), raise_oom=True)
 
     def cumulative_training_time(self) -> float:
         """Calls fairseq's method, unless a signal ends the run.

@@ -79,7 +79,7 @@ def library(name: str) -> Any:
     except (ImportError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"this video network needs {name}, which does not import beside torch "
+            f"of this kind needs {name}, which does not import beside torch "
             f"{torch.__version__}: {reason}; install the {name} that goes with it"
         ) from error
 
