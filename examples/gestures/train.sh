@@ -112,7 +112,8 @@ for stage in "$@"; do
   esac
 done
 # First of all: a mistake in TRAIN or TEST, or another choice than OUT was made of, ends here.
-python examples/gestures/splits.py "$CLIPS" --train "$TRAIN" --test "$TEST" --out "$OUT"
+[ "$*" = motions ] ||
+  python examples/gestures/splits.py "$CLIPS" --train "$TRAIN" --test "$TEST" --out "$OUT"
 for stage in "$@"; do
   echo "== gestures: $stage"
   "$stage"
