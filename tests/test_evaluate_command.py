@@ -237,6 +237,7 @@ def test_intervals_and_comparison_work_for_all_tasks(run, tmp_path, task, row, r
     [
         (["--confidence", "95"], "--confidence must lie between 0 and 1, found 95.0"),
         (["--compare", "gone.jsonl"], "no file gone.jsonl"),
+        (["--per-class", "x.jsonl"], "--per-class goes with classify, found vqa"),
         (["--references", "a.jsonl", "b.jsonl"], "vqa takes one --references, found 2"),
     ],
 )
@@ -245,6 +246,26 @@ def test_a_mistake_in_the_options_ends_in_one_line(run, more, message):
     code, _, _, err = run("vqa", *rows, *more)
     assert (code, len(err.splitlines())) == (2, 1)
     assert message in err
+
+
+def test_a_seed_that_no_generator_takes_is_named(run):
+    code, _, _, err = run("vqa", [], [], "--confidence", "0.9", "--seed", "-1")
+    assert code == 2
+    assert "argument --seed: expected a number from 0 to 4,294,967,295, found '-1'" in err
+
+
+def test_no_output_takes_the_place_of_an_input_or_of_a_folder(run, tmp_path):
+    rows = [{"id": "a", "prediction": "x"}], [{"id": "a", "label": "x"}]
+    for out in ("predictions.jsonl", "references.jsonl"):
+        code, _, _, err = run("classify", *rows, "--out", tmp_path / out)
+        assert code == 2 and "is read and would be overwritten: write to another file" in err
+        assert json.loads((tmp_path / out).read_text())["id"] == "a"
+    (tmp_path / "folder").mkdir()
+    code, _, _, err = run("classify", *rows, "--out", tmp_path / "folder")
+    assert (code, err) == (
+        2,
+        f"vt-evaluate: error: {tmp_path}/folder: expected a file, found a folder\n",
+    )
 
 
 # --- other people's files of captions ------------------------------------------------------------
@@ -419,7 +440,8 @@ def test_the_gain_over_blank_video_is_printed_with_its_interval(run, tmp_path):
     blank, _ = colored(40, "a red ball")
     blank[5]["prediction"] = None
     code, found, out, err = run("captions", predictions, references, *blanked(tmp_path, blank))
-    assert (code, err, found["missing_blank"]) == (0, "", 1)
+    assert (code, found["missing_blank"]) == (0, 1)
+    assert "blank.jsonl: 1 of 40 rows have no prediction and count as wrong, so that it" in err
     assert found["exact_match_blank"] == pytest.approx(100 * 7 / 40)
     assert found["exact_match_gain"] == pytest.approx(100 * 33 / 40)
     low, high = (found[f"exact_match_gain_{end}"] for end in ("low", "high"))
@@ -427,6 +449,21 @@ def test_the_gain_over_blank_video_is_printed_with_its_interval(run, tmp_path):
     line = next(line for line in out.splitlines() if line.startswith("exact_match "))
     assert line.endswith(f"blank 17.50  gain +82.50 [{low:+.2f}, {high:+.2f}]")
     assert "blank, gain: blank.jsonl|paired percentile bootstrap|level 0.95|1000 resamples" in out
+
+
+@pytest.mark.parametrize("option", ["--blank", "--compare"])
+@pytest.mark.parametrize("ranked", [True, False])
+def test_top_5_is_compared_where_both_files_have_rankings(run, tmp_path, option, ranked):
+    references = [{"id": str(i), "label": "ab"[i % 2]} for i in range(6)]
+    rankings = [{"id": str(i), "prediction": "a", "ranking": ["a", "b"]} for i in range(6)]
+    alone = [{"id": str(i), "prediction": "b"} for i in range(6)]
+    ours, other = (rankings, alone) if ranked else (alone, rankings)
+    file = write_jsonl(tmp_path / "other.jsonl", *other)
+    code, found, _, err = run("classify", ours, references, option, file, "--resamples", "50")
+    key = "accuracy_gain" if option == "--blank" else "accuracy_difference"
+    assert (code, found[key]) == (0, 0) and ("top5" in found) == ranked
+    assert not any(name.startswith("top5_") for name in found)
+    assert "top5: not compared, as the rows of one file have no rankings" in err
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.99])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -188,6 +189,41 @@ def test_a_name_is_given_once(monkeypatch):
         register_video_network("flat")(torch.nn.Identity)
     with pytest.raises(ValueError, match="video network '34' already"):
         register_video_network("34")(Flat)
+
+
+def test_a_name_has_no_colon():
+    with pytest.raises(ValueError, match="without a colon, which arguments follow"):
+        register_video_network("flat:2")(Flat)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"width": "3"}, "its width is '3', expected a whole number from 1 on"),
+        ({"width": 0}, "its width is 0, expected"),
+        ({"num_frames": 8.0}, "its num_frames is 8.0, expected a whole number"),
+        ({"frame_size": (32, 32)}, r"its frame_size is \(32, 32\), expected a whole number"),
+        ({"frames_per_second": "8"}, "its frames_per_second is '8', expected a number"),
+        ({"mean": (0.5, 0.5)}, r"its mean of colors is \(0.5, 0.5\), expected three numbers"),
+        ({"mean": (123.0, 117.0, 104.0)}, r"expected three numbers for red, green and blue in \["),
+        ({"std": (0, 0, 0)}, "its std of colors is"),
+        ({"std": (math.nan,) * 3}, "its std of colors is"),
+    ],
+)
+def test_attributes_that_no_network_can_have_are_named(monkeypatch, attributes, message):
+    monkeypatch.setitem(VIDEO_NETWORKS, "own", type("Own", (Flat,), attributes))
+    with pytest.raises(UserError, match=f"^--video-network own: .*{message}"):
+        build_model(TinyConfig(video_network="own"), 384, 303)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [((0, 0, 0), (1, 1, 1)), (torch.zeros(3), torch.ones(3)), ([0.0] * 3, [1] * 3)]
+)
+def test_colors_may_be_whole_numbers_or_a_tensor(mean, std):
+    network = type("Own", (Flat,), {"mean": mean, "std": std})()
+    frames = torch.full((1, 1, 4, 4, 3), 51, dtype=torch.uint8)
+    seen = VideoTokens(network, 8, "none").normalize(frames, torch.float32)
+    assert seen.unique().tolist() == pytest.approx([51 / 255])
 
 
 def test_features_of_another_shape_than_promised_are_refused():

@@ -108,6 +108,40 @@ def test_splits_that_cannot_be_are_refused(clips, tmp_path, train, test, reason)
     assert not (tmp_path / "out").exists()
 
 
+def test_rows_that_are_none_are_named(clips, tmp_path):
+    shutil.copytree(clips, tmp_path / "clips")
+    for line in ("[1]", "{", '{"id": "a"}', '{"id": "a", "video": "0.mp4", "split": 5}'):
+        (tmp_path / "clips" / "clips.jsonl").write_text(f"\n{line}\n")
+        said = split(tmp_path / "clips", tmp_path / "out", "train", "valid")
+        assert "clips.jsonl line 2: expected an object with id and video" in said
+        assert "Traceback" not in said
+    (tmp_path / "clips" / "clips.jsonl").unlink()
+    said = split(tmp_path / "clips", tmp_path / "out", "train", "valid")
+    assert said.startswith("error: no file") and said.count("\n") == 1
+
+
+def test_what_was_made_of_other_splits_is_not_measured_in_silence(clips, tmp_path):
+    assert not split(clips, tmp_path / "out", "train", "valid")
+    assert not split(clips, tmp_path / "out", "train", "valid")
+    said = split(clips, tmp_path / "out", "train", "more")
+    assert "was made of other clips or splits: remove it, or name another OUT" in said
+
+
+def test_mistakes_end_before_any_training_and_folders_are_where_it_is_started(clips, tmp_path):
+    def started(*stages: str, **variables: str) -> str:
+        words = ["bash", FOLDER / "train.sh", clips, *stages]
+        given = {**environment(), "OUT": "own out", "MOTIONS": "none/m.pt", **variables}
+        done = subprocess.run(words, cwd=tmp_path, env=given, capture_output=True, text=True)
+        assert done.returncode
+        return done.stderr
+
+    assert "error: no stage date: expected motions, prepare," in started("prepare", "date")
+    assert "neither a split of" in started(TEST="nowhere")
+    assert not any(tmp_path.iterdir())
+    started("prepare")  # wants a vocabulary, which is not there
+    assert len(written(tmp_path / "own out")["train"]) == 6
+
+
 def test_every_command_is_a_real_one_and_all_of_them_augment_without_flips(
     clips, tmp_path, monkeypatch
 ):

@@ -104,13 +104,19 @@ def test_a_header_that_lies_about_its_size_is_refused(tmp_path):
         read_tensors(path)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"<html>404</html>", b"version https://git-lfs\n", b"\0" * 99]
-)
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"\0" * 99])
 def test_a_file_of_another_kind_is_named(tmp_path, content):
     (tmp_path / "weights.pth").write_bytes(content)
     with pytest.raises(UserError, match=r"weights\.pth holds no tensors: expected a safetensors"):
         read_tensors(tmp_path / "weights.pth")
+
+
+def test_a_pointer_of_git_lfs_and_a_folder_are_named(tmp_path):
+    (tmp_path / "weights.pth").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid ...")
+    with pytest.raises(UserError, match=r"weights\.pth .* was not downloaded: git lfs pull"):
+        read_tensors(tmp_path / "weights.pth")
+    with pytest.raises(UserError, match="is a folder: expected a file of weights"):
+        read_tensors(tmp_path)
 
 
 def test_a_missing_file_is_named(tmp_path):

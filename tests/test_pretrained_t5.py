@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import shutil
 
 import pytest
@@ -152,6 +153,10 @@ def test_a_config_of_google_s_without_the_newer_keys_is_understood():
         ({"d_model": "48"}, "d_model is '48', no whole number"),
         ({"d_ff": 65}, "d_ff 64 and not 65, which is what .*config.json says"),
         ({"num_decoder_layers": 2}, "num_decoder_layers 3 and not 2"),
+        ({"model_type": ["t5"]}, r"expected model_type t5 or mt5, found \['t5'\]"),
+        ({"feed_forward_proj": ["relu"]}, r"feed_forward_proj \['relu'\], expected one of"),
+        ({"dropout_rate": "0.1"}, "dropout_rate is '0.1', expected a number from 0 to 1"),
+        ({"layer_norm_epsilon": float("inf")}, "layer_norm_epsilon is inf, expected a number"),
     ],
 )
 def test_a_config_that_is_none_or_not_of_these_weights_is_named(tmp_path, folder, changes, message):
@@ -174,6 +179,36 @@ def test_weights_that_are_no_t5_say_which_tensor_is_missing(tmp_path):
     save_file({"bert.embeddings.weight": torch.ones(3)}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"holds no T5: 'shared\.weight'"):
         read_t5(tmp_path / "model.safetensors")
+
+
+def test_weights_in_fp8_are_read_as_the_numbers_that_they_are(tmp_path, folder):
+    shutil.copytree(folder, tmp_path / "t5")
+    state = load_file(folder / "model.safetensors")
+    small = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in state.items()}
+    save_file(small, tmp_path / "t5" / "model.safetensors")
+    found = read_t5(tmp_path / "t5").tensors
+    assert all(torch.equal(found[name], small[name].float()) for name in found)
+    small["shared.weight"] = torch.full_like(small["shared.weight"].float(), math.nan)
+    save_file(
+        {name: tensor.to(torch.float8_e4m3fn) for name, tensor in small.items()},
+        tmp_path / "t5" / "model.safetensors",
+    )
+    with pytest.raises(UserError, match=r"shared\.weight has values that are not finite"):
+        read_t5(tmp_path / "t5")
+
+
+@pytest.mark.parametrize("name", ["shared", "encoder.block.0.layer.0.SelfAttention.q"])
+def test_a_table_of_whole_numbers_or_no_heads_is_no_t5(tmp_path, folder, name):
+    shutil.copytree(folder, tmp_path / "t5")
+    state = load_file(folder / "model.safetensors")
+    if name == "shared":
+        state[f"{name}.weight"] = state[f"{name}.weight"].long()
+    else:
+        bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        state[bias] = state[bias][:, :0].contiguous()
+    save_file(state, tmp_path / "t5" / "model.safetensors")
+    with pytest.raises(UserError, match=r"expected floating point|holds no T5"):
+        read_t5(tmp_path / "t5")
 
 
 @pytest.mark.parametrize("content", [[1], {"decoder.embed_tokens.weight": "text"}, {1: WEIGHT}])

@@ -215,6 +215,89 @@ def test_what_is_no_whole_sample_is_rejected_with_its_reason(videos, tmp_path):
     }
 
 
+def read(root: Path) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """{where: captions} of the samples in ``root``, and {where: reason} of what is left out."""
+    entries = list(open_corpus(root, root).rows)
+    rows = {one.where: one.row.captions for one in entries if isinstance(one, Entry)}
+    return rows, {one.where: one.reason for one in entries if isinstance(one, Rejected)}
+
+
+def test_names_that_begin_with_a_dot_are_no_samples(videos, tmp_path):
+    """macOS's tar puts ``._a.mp4`` before ``a.mp4``; WebDataset leaves such names out, too."""
+    video = videos[0].read_bytes()
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for name, content in {"a.mp4": video, "a.txt": b"a dog", "a.json": b"{}"}.items():
+            add(archive, f"./._{name}", b"\0\5\x16\7")
+            add(archive, f"./{name}", content)
+    (tmp_path / "files").mkdir()
+    for name, content in {"b.mp4": video, "b.txt": b"a cat"}.items():
+        (tmp_path / "files" / name).write_bytes(content)
+        (tmp_path / "files" / f"._{name}").write_bytes(b"\xff")
+    assert read(tmp_path) == ({"0/./a": ("a dog",), "files/b": ("a cat",)}, {})
+
+
+def test_loose_samples_beside_tar_files_are_read_too(videos, tmp_path):
+    write_tar(tmp_path / "0.tar", {"a": (videos[0], "packed", None)})
+    (tmp_path / "b.mp4").write_bytes(videos[1].read_bytes())
+    (tmp_path / "b.txt").write_text("loose")
+    (tmp_path / "README.txt").write_text("about the tar files")
+    assert read(tmp_path) == ({"0/a": ("packed",), "b": ("loose",)}, {})
+    (tmp_path / "0.tar").rename(tmp_path / "0.TAR")
+    rows, left_out = read(tmp_path)
+    assert rows == {"b": ("loose",)}
+    assert left_out == {"0.TAR": "name of a tar: expected one that ends in .tar: rename it"}
+
+
+def test_captions_in_json_may_be_several_and_texts_may_begin_with_a_mark(videos, tmp_path):
+    metas = {"two": ["one ", " other"], "number": 5, "mixed": ["one", 2], "none": None, "no": []}
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for name, caption in metas.items():
+            add(archive, f"{name}.mp4", videos[0].read_bytes())
+            add(archive, f"{name}.json", json.dumps({"caption": caption}).encode())
+        add(archive, "mark.mp4", videos[0].read_bytes())
+        add(archive, "mark.txt", "of Windows' Notepad".encode("utf-8-sig"))
+    rows, left_out = read(tmp_path)
+    assert rows == {"0/two": ("one", "other"), "0/mark": ("of Windows' Notepad",)}
+    bad, empty = "bad caption: expected a text or a list of texts, found", "empty text: no caption"
+    reasons = {"0/number": f"{bad} 5", "0/mixed": f"{bad} ['one', 2]"}
+    assert {name: left_out[name] for name in reasons} == reasons
+    assert all(left_out[name].startswith(empty) for name in ("0/none", "0/no"))
+
+
+def test_links_inside_a_tar_are_named(videos, tmp_path):
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        add(archive, "a.mp4", videos[0].read_bytes())
+        add(archive, "a.txt", b"a file")
+        for name, kind in (("b", tarfile.LNKTYPE), ("c", tarfile.SYMTYPE)):
+            info = tarfile.TarInfo(f"{name}.mp4")
+            info.type, info.linkname = kind, "a.mp4"
+            archive.addfile(info)
+            add(archive, f"{name}.txt", b"a link")
+    rows, left_out = read(tmp_path)
+    assert rows == {"0/a": ("a file",)}
+    for name in "bc":
+        what = f"no plain file: {name}.mp4 is a link to a.mp4 in the tar file"
+        assert left_out[f"0/{name}"].startswith(what)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda whole, _: whole[: whole.rindex(b"a dog") + 512], "it may be cut off"),
+        (lambda whole, other: whole + other, "more stands behind its end"),
+    ],
+    ids=["cut between members", "two joined by cat"],
+)
+def test_a_tar_that_does_not_end_where_its_members_do_is_named(videos, tmp_path, change, reason):
+    write_tar(tmp_path / "0.tar", {"a": (videos[0], "a dog", None)})
+    whole = (tmp_path / "0.tar").read_bytes()
+    assert read(tmp_path) == ({"0/a": ("a dog",)}, {})
+    (tmp_path / "0.tar").write_bytes(change(whole, whole))
+    rows, left_out = read(tmp_path)
+    assert rows == {"0/a": ("a dog",)}
+    assert left_out["0.tar"].startswith(f"damaged tar: left out from here on: {reason}")
+
+
 def test_why_video2dataset_has_no_video_is_in_the_reason(tmp_path):
     failed = {"status": "failed_to_download", "error_message": "HTTP Error 404:\n  Not Found"}
     with tarfile.open(tmp_path / "0.tar", "w") as archive:
@@ -361,6 +444,18 @@ def test_a_run_that_was_stopped_goes_on_and_copies_nothing_twice(videos, tmp_pat
     packed, loose = clips_of(out), clips_of(tmp_path / "loose")
     assert packed.keys() == loose.keys()
     assert all(np.array_equal(packed[name], loose[name]) for name in loose)
+
+
+def test_copies_in_tar_files_of_another_size_are_made_anew(videos, tmp_path):
+    options = jsonl(tmp_path, videos, ["train"] * 4)
+    shapes = []
+    for size in ("16", "24"):
+        arguments = [*options[:-1], size, "--out", str(tmp_path / "data"), "--tar"]
+        run_main("vt_fairseq.cli.prepare", *arguments)
+        data = DataDirectory.open(tmp_path / "data")
+        video = data.video_root / data.manifest("train")[0].video
+        shapes.append(read_clip(video, SAMPLING, short_side=None).shape[1])
+    assert shapes == [16, 24]
 
 
 def test_shards_of_a_preparation_have_tar_files_of_their_own(videos, tmp_path):

@@ -93,6 +93,19 @@ def test_a_copy_that_is_there_is_kept_and_an_outdated_one_made_anew(tmp_path):
     assert copy.stat().st_ino != inode
 
 
+def test_a_copy_of_another_size_is_made_anew(tmp_path):
+    source = media.write_numbered(tmp_path / "a.mp4", 4, options=X264)
+    folder = media.write_folder(tmp_path / "frames", 2)
+    for short_side in (24, 40):
+        for original in (source, folder):
+            copy = tmp_path / "copies" / original.name
+            transcode(original, copy, short_side)
+            made = copy.stat().st_mtime_ns
+            transcode(original, copy, short_side)
+            assert copy.stat().st_mtime_ns == made
+            assert read_clip(copy, SAMPLING, short_side=None).shape[1] == short_side
+
+
 def test_a_damaged_video_gives_its_reason_and_leaves_no_copy(tmp_path):
     source = media.write_numbered(tmp_path / "a.mp4", 100, options=X264)
     data = bytearray(source.read_bytes())

@@ -197,6 +197,16 @@ def test_the_colors_beside_the_weights_are_taken(tmp_path):
     assert found == pytest.approx([(0.2 - 0.5) / 0.5, (0.2 - 0.25) / 0.5, (0.2 - 0.125) / 1.0])
 
 
+def test_one_number_beside_the_weights_is_that_of_every_color(tmp_path):
+    write(tmp_path, "VideoMAEModel", "VideoMAEConfig", {**CLIPS, **SMALL})
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": 0.5, "image_std": 0.25}')
+    network, _ = opened("videomae", tmp_path)
+    assert (network.mean, network.std) == ((0.5,) * 3, (0.25,) * 3)
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": {"red": 1}}')
+    with pytest.raises(UserError, match="expected three numbers, for red, green and blue"):
+        opened("videomae", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -213,6 +223,9 @@ def test_the_colors_beside_the_weights_are_taken(tmp_path):
         ("videomae:num_hidden_layers=60000", "expected at most 1000 layers"),
         ("vivit:image_size=65536,tube_pixels=1", "expected at most 1000 layers and 268,435,456"),
         ("videomae:pooling=most", "pooling=most,tokens=0: expected spatial, none, or attention"),
+        ("videomae:tokens=-1", "expected spatial, none, or attention with its"),
+        ("videomae:std=0/0/0", "its std of colors is .*, expected three numbers for red"),
+        ("videomae:frames_per_second=-3", "its frames_per_second is -3.0, expected a number from"),
         ("videomae:tokens=3", "expected spatial, none, or attention with its"),
         ("videomae:mean=0.5", "expected three numbers"),
         ("tiny:dims=3", "tiny has no argument 'dims': expected none"),

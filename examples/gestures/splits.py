@@ -19,10 +19,21 @@ Row = dict[str, Any]
 
 
 def read(folder: Path) -> list[Row]:
-    """Rows of a folder, with whole paths of their videos."""
-    lines = (folder / MANIFEST).read_text(encoding="utf-8").splitlines()
-    rows = [{"split": "train"} | json.loads(line) for line in lines if line.strip()]
-    return [row | {"video": str((folder / row["video"]).absolute())} for row in rows]
+    """Rows of a folder, with whole paths of their videos; ends the script where there are none."""
+    path, rows = folder / MANIFEST, []
+    if not path.is_file():
+        raise SystemExit(f"error: no file {path}, one row per clip")
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = {"split": "train"} | json.loads(line)
+        except (ValueError, TypeError):  # no JSON, or no object
+            row = {}
+        if not all(isinstance(row.get(key), str) for key in ("id", "video", "split")):
+            raise SystemExit(f"error: {path} line {number}: expected an object with id and video")
+        rows.append(row | {"video": str((folder / row["video"]).absolute())})
+    return rows
 
 
 def divided(clips: Path, train: list[str], test: str) -> list[Row]:
@@ -56,9 +67,14 @@ def main() -> None:
     for number, row in enumerate(rows):
         row["video"] = os.path.relpath(row["video"], root)
         row["id"] = f"{number:04d}_{row['id']}"  # of two folders they may be equal
-    args.out.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    (args.out / MANIFEST).write_text(text, encoding="utf-8")
+    made = args.out / MANIFEST
+    if made.is_file() and made.read_text(encoding="utf-8") != text:
+        raise SystemExit(
+            f"error: {args.out} was made of other clips or splits: remove it, or name another OUT"
+        )
+    args.out.mkdir(parents=True, exist_ok=True)
+    made.write_text(text, encoding="utf-8")
     (args.out / "root").write_text(root, encoding="utf-8")
 
 

@@ -13,6 +13,7 @@
 #   SMALL    options after all others of every training, for tests
 set -euo pipefail
 CLIPS=$(realpath "${1:?expected the folder of the clips}")
+OUT=${OUT:+$(realpath -m "$OUT")} MOTIONS=${MOTIONS:+$(realpath -m "$MOTIONS")}
 [ ! -e "${TEST:-}/clips.jsonl" ] || TEST=$(realpath "$TEST")
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 shift
@@ -55,7 +56,6 @@ motions() {
 
 prepare() {
   [ ! -e "$DATA/data.json" ] || return 0
-  python examples/gestures/splits.py "$CLIPS" --train "$TRAIN" --test "$TEST" --out "$OUT"
   vt-prepare jsonl --annotations "$OUT/clips.jsonl" --videos "$(cat "$OUT/root")" --out "$DATA" \
     --vocabulary "$(dirname "$MOTIONS")/data/spiece.model"
 }
@@ -105,6 +105,15 @@ measure() {
 
 began=$(date +%s)
 [ $# -gt 0 ] || set -- motions prepare classes captions measure
+for stage in "$@"; do
+  case $stage in
+    motions | prepare | classes | captions | measure) ;;
+    *) echo "error: no stage $stage: expected motions, prepare, classes, captions or measure" >&2 && exit 2 ;;
+  esac
+done
+# First of all: a mistake in TRAIN or TEST, or another choice than OUT was made of, ends here.
+[ "$*" = motions ] ||
+  python examples/gestures/splits.py "$CLIPS" --train "$TRAIN" --test "$TEST" --out "$OUT"
 for stage in "$@"; do
   echo "== gestures: $stage"
   "$stage"

@@ -168,7 +168,9 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="topk draws from the K likeliest tokens (default: 5)",
     )
-    parser.add_argument("--seed", type=int, default=1, help="random seed of topk (default: 1)")
+    parser.add_argument(
+        "--seed", type=command.seed, default=1, help="random seed of topk (default: 1)"
+    )
     parser.add_argument(
         "--num-candidates", type=positive, default=1, help="texts per clip (default: 1)"
     )

@@ -15,6 +15,7 @@ from vt_fairseq.version import __version__
 from vt_fairseq.visible_text import drop_output, end, guard_output, say, visible
 
 DTYPES = ("fp32", "bf16", "fp16")
+MAX_SEED = 2**32 - 1
 
 
 class _Parser(argparse.ArgumentParser):
@@ -90,6 +91,14 @@ def positive(text: str) -> int:
     """A whole number from 1 on."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number from 1 on, found {text!r}")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A whole number that every generator of random numbers takes."""
+    if not text.isdecimal() or int(text) > MAX_SEED:
+        expected = f"expected a number from 0 to {MAX_SEED:,}"
+        raise argparse.ArgumentTypeError(f"{expected}, found {text!r}")
     return int(text)
 
 

@@ -22,6 +22,7 @@ from vt_fairseq.visible_text import say
 
 if TYPE_CHECKING:
     from vt_fairseq.evaluation.tasks import Evaluated
+    from vt_fairseq.metrics.measure import Measure
 
 PROG = "vt-evaluate"
 EXAMPLE = (
@@ -61,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         "them and its interval")  # fmt: skip
     add("--resamples", type=command.positive, default=1000, metavar="N",
         help="draws of --confidence, --compare and --blank (default: 1000)")  # fmt: skip
-    add("--seed", type=int, default=1, help="random seed of the draws (default: 1)")
+    add("--seed", type=command.seed, default=1, help="random seed of the draws (default: 1)")
     return made
 
 
@@ -89,8 +90,10 @@ def evaluate(args: argparse.Namespace, predictions: Path) -> "Evaluated":
     return {"vqa": tasks.vqa, "classify": tasks.classify}[args.task](pairs)
 
 
-def metrics(args: argparse.Namespace, result: "Evaluated") -> dict[str, Any]:
-    """What metrics.json holds: values, intervals, the comparison, and how each was computed."""
+def metrics(args: argparse.Namespace, result: "Evaluated") -> tuple[dict[str, Any], list[str]]:
+    """What metrics.json holds: values, intervals, comparisons, and how each was computed; and what
+    the user should know of the comparisons, one line each.
+    """
     from vt_fairseq.metrics import equal_texts, measure, variety
     from vt_fairseq.metrics.intervals import confidence_intervals, paired_gains, paired_test
 
@@ -101,13 +104,16 @@ def metrics(args: argparse.Namespace, result: "Evaluated") -> dict[str, Any]:
     values |= result.equal | varied
     signatures = measure.signatures(result.measures) | result.left_out
     signatures |= {key: (equal_texts.HOW | variety.HOW)[key] for key in result.equal | varied}
+    warnings: list[str] = []
     how = f"{args.resamples} resamples of rows|seed {args.seed}"
     if args.confidence is not None:
         values |= confidence_intervals(result.measures, args.confidence, args.resamples, args.seed)
         signatures["low, high"] = f"percentile bootstrap|level {args.confidence}|{how}"
     if args.compare:
         other = evaluate(args, args.compare)
-        values |= paired_test(result.measures, other.measures, args.resamples, args.seed)
+        ours, theirs = _shared(result, other)
+        values |= paired_test(ours, theirs, args.resamples, args.seed)
+        warnings += _not_compared(result, other, args.compare)
         values["missing_other"] = other.missing
         signatures["other, difference, p"] = (
             f"{args.compare.name}|approximate randomization, two-sided|{how}"
@@ -115,13 +121,37 @@ def metrics(args: argparse.Namespace, result: "Evaluated") -> dict[str, Any]:
     if args.blank:
         blank = evaluate(args, args.blank)
         level = args.confidence or BLANK_LEVEL
-        values |= {f"{key}_blank": value for key, value in measure.values(blank.measures).items()}
+        ours, theirs = _shared(result, blank)
+        values |= {f"{key}_blank": value for key, value in measure.values(theirs).items()}
         values["missing_blank"] = blank.missing
-        values |= paired_gains(result.measures, blank.measures, level, args.resamples, args.seed)
+        values |= paired_gains(ours, theirs, level, args.resamples, args.seed)
+        warnings += _not_compared(result, blank, args.blank)
         signatures["blank, gain"] = (
             f"{args.blank.name}|paired percentile bootstrap|level {level}|{how}"
         )
-    return values | {"signatures": signatures}
+    return values | {"signatures": signatures}, warnings
+
+
+def _shared(result: "Evaluated", other: "Evaluated") -> tuple[list["Measure"], list["Measure"]]:
+    """The measures that both have: top-5 needs rankings, which not every file has."""
+    both = [
+        (ours, theirs)
+        for ours in result.measures
+        for theirs in other.measures
+        if ours.signatures.keys() == theirs.signatures.keys()
+    ]
+    return [ours for ours, _ in both], [theirs for _, theirs in both]
+
+
+def _not_compared(result: "Evaluated", other: "Evaluated", path: Path) -> Iterator[str]:
+    keys, others = ({k for m in one.measures for k in m.signatures} for one in (result, other))
+    if alone := sorted(keys ^ others):
+        yield f"{', '.join(alone)}: not compared, as the rows of one file have no rankings"
+    if other.missing > result.missing:
+        yield (
+            f"{path}: {other.missing:,} of {other.n:,} rows have no prediction and count as wrong, "
+            "so that it looks worse than the model is"
+        )
 
 
 def not_better(values: dict[str, float]) -> list[str]:
@@ -168,6 +198,17 @@ def _beside(key: str, values: dict[str, Any]) -> str:
     return text
 
 
+def _keep_inputs(args: argparse.Namespace) -> None:
+    """Raise UserError where an output would take the place of an input or of the other output."""
+    outputs = [path for path in (args.out, args.per_class) if path]
+    inputs = [args.predictions, *args.references, args.compare, args.blank]
+    taken = {path.resolve() for path in inputs if path}
+    for path in outputs:
+        if path.resolve() in taken:
+            raise UserError(f"{path} is read and would be overwritten: write to another file")
+        taken.add(path.resolve())
+
+
 def _shown(value: float) -> str:
     return f"{value:.2f}" if isinstance(value, float) else f"{value:,}"
 
@@ -178,11 +219,14 @@ def main() -> None:
     args = build_parser().parse_args()
     if args.confidence is not None and not 0 < args.confidence < 1:
         raise UserError(f"--confidence must lie between 0 and 1, found {args.confidence}")
+    if args.per_class and args.task != "classify":
+        raise UserError(f"--per-class goes with classify, found {args.task}")
+    _keep_inputs(args)
     from vt_fairseq.files.atomic_files import write_file, write_json
     from vt_fairseq.scoring.records import as_line
 
     result = evaluate(args, args.predictions)
-    values = metrics(args, result)
+    values, warnings = metrics(args, result)
     if args.out:
         write_json(args.out, values)
     if args.per_class:
@@ -190,6 +234,8 @@ def main() -> None:
     for line in _table(values):
         say(line)
     if result.variety and (warning := result.variety.warning()):
+        say(f"{PROG}: {warning}", sys.stderr)
+    for warning in warnings:
         say(f"{PROG}: {warning}", sys.stderr)
     if args.blank and (same := not_better(values)):
         what = f"{', '.join(same)}: no better than on blank video"

@@ -56,7 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     source.add_argument("--t5-variant", help="v1_0, or v1_1 for T5 1.1 and flan-t5")
     source.add_argument("--video-network", help="34, 18, videomae, ... (default: that of --arch)")
-    source.add_argument("--seed", type=int, default=1, help="seed of the new weights (default: 1)")
+    source.add_argument(
+        "--seed", type=command.seed, default=1, help="seed of the new weights (default: 1)"
+    )
     source = made.add_argument_group("a model from a checkpoint")
     source.add_argument(
         "--from-checkpoint",

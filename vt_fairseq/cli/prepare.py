@@ -172,7 +172,12 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"{' and '.join(SUBTITLED)}: which subtitles are a row's context, those of its span "
         "(default), of the whole clip, or none",
     )
-    add("--seed", type=int, default=0, help="miniworld: seed of the world (default: %(default)s)")
+    add(
+        "--seed",
+        type=command.seed,
+        default=0,
+        help="miniworld: seed of the world (default: %(default)s)",
+    )
     add(
         "--size",
         choices=("default", "tiny"),

@@ -386,7 +386,7 @@ def _checked(
     what = "copying videos" if probing.copies else "probing videos"
     packed = None
     if probing.copies is not None and probing.tar:
-        packed = TarShards(probing.copies, probing.tar_folder, probing.tar)
+        packed = TarShards(probing.copies, probing.tar_folder, probing.tar, probing.short_side)
     with (
         packed or contextlib.nullcontext(),
         ThreadPoolExecutor(probing.workers) as pool,

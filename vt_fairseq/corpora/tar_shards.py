@@ -23,7 +23,8 @@ from vt_fairseq.visible_text import json_text
 
 
 class TarShards:
-    """Tar files below ``root``, in ``folder``, with at most ``samples`` videos each.
+    """Tar files below ``root``, in ``folder``, with at most ``samples`` videos each, copies at
+    ``short_side`` pixels.
 
     A context: at its end the last tar file is closed, or given up where there was an error.
 
@@ -31,9 +32,10 @@ class TarShards:
         places: what rows say of a video, by the name of the original.
     """
 
-    def __init__(self, root: Path, folder: str, samples: int):
+    def __init__(self, root: Path, folder: str, samples: int, short_side: int):
         self.places: dict[str, str] = {}
         self._root, self._folder, self._samples = root, root / folder, samples
+        self._short_side = short_side
         self._known: dict[str, tuple[int, float, str]] = {}
         self._copies: list[Path] = []
         self._number = 0
@@ -76,7 +78,7 @@ class TarShards:
         archive, _ = self._open
         key = f"{self._number:05}{len(self._copies):04}"
         meta = {"key": key, "status": "success", "video": video, "seconds": seconds}
-        meta["modified"] = _modified(root / video)
+        meta |= {"modified": _modified(root / video), "short_side": self._short_side}
         texts = list(itertools.chain.from_iterable(row.captions for row in rows))
         with open(copy, "rb") as file:
             offset, length = _add(archive, key + copy.suffix.lower(), file, copy.stat().st_size)
@@ -110,7 +112,10 @@ class TarShards:
         self._open, self._copies, self._number = None, [], self._number + 1
 
     def _read(self, path: Path) -> None:
-        """Remember what a tar file of an earlier run has; raise UserError for another's."""
+        """Remember what a tar file of an earlier run has, where its copies have our size.
+
+        Raises UserError for another's tar file.
+        """
         name = os.path.relpath(path, self._root)
         video = None
         try:
@@ -125,7 +130,8 @@ class TarShards:
                     assert content is not None
                     meta = parse_json(content.read(MAX_OBJECT))
                     found = int(meta["modified"]), float(meta["seconds"]), str(video)
-                    self._known[str(meta["video"])] = found
+                    if meta.get("short_side", self._short_side) == self._short_side:
+                        self._known[str(meta["video"])] = found
         except (tarfile.TarError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path} is no tar file of copies that vt-prepare wrote ({error!s:.100}): remove it"

@@ -2,8 +2,8 @@
 
 The copy is upright H.264 with a keyframe every GOP_SECONDS, and shows the same frame at the same
 time as the original, whatever the original's timestamps were. A folder of frames becomes a folder
-of smaller jpgs. Copies appear whole or not at all; one that is there and newer than its original is
-kept, so an interrupted run goes on.
+of smaller jpgs. Copies appear whole or not at all; one that is there, of the size that is asked for
+and newer than its original is kept, so an interrupted run goes on.
 """
 
 import os
@@ -21,7 +21,7 @@ from vt_fairseq.corpora.rows import COPY_SUFFIX
 from vt_fairseq.errors import UserError, VideoError, from_system, of_machine
 from vt_fairseq.files.atomic_files import partial_folder
 from vt_fairseq.video.boundary import Boundary
-from vt_fairseq.video.containers import FORMATS, local_url
+from vt_fairseq.video.containers import FORMATS, local_url, opened
 from vt_fairseq.video.decoding import FrameSource, frames_of, probe
 from vt_fairseq.video.images import Scaler, decode_image, encode_jpeg, image_files, reason
 from vt_fairseq.video.members import file_of
@@ -53,10 +53,37 @@ def transcode(
     """
     if boundary is not None:
         boundary.check(source)
-    if not target.exists() or target.stat().st_mtime < os.stat(file_of(source)).st_mtime:
+    if not _is_kept(source, target, short_side, boundary):
         with _errors(source, target):
             _make(source, target, short_side, boundary)
     return probe(target)
+
+
+def _is_kept(source: Path, target: Path, short_side: int, boundary: Boundary | None) -> bool:
+    """Whether the copy that is there is newer than the original, and of the size asked for."""
+    if not target.exists() or target.stat().st_mtime < os.stat(file_of(source)).st_mtime:
+        return False
+    try:
+        found = _short_side(target)
+        # The original is asked only where the copy has another size, which a small one's has.
+        return found == _even(short_side) or found == _even(
+            min(short_side, _short_side(source, boundary))
+        )
+    except (VideoError, av.FFmpegError, OSError):
+        return False
+
+
+def _even(pixels: int) -> int:
+    return pixels + pixels % 2
+
+
+def _short_side(path: Path, boundary: Boundary | None = None) -> int:
+    """Pixels, as the header or the first frame of a folder has them."""
+    if path.is_dir():
+        frame = decode_image(image_files(os.fspath(path))[0], boundary)
+        return min(frame.width, frame.height)
+    with opened(os.fspath(path)) as (_, stream):
+        return min(stream.width, stream.height)
 
 
 def _make(source: Path, target: Path, short_side: int, boundary: Boundary | None) -> None:
@@ -108,7 +135,7 @@ def _encode(frames: FrameSource, target: Path, short_side: int) -> int:
         for seconds, duration, frame in frames:
             if scaler is None:
                 scaler = Scaler(min(short_side, frame.width, frame.height))
-            picture = _even(scaler(frame))
+            picture = _padded(scaler(frame))
             made = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             if not durations:
                 stream.height, stream.width = picture.shape[:2]
@@ -133,7 +160,7 @@ def _mux(container: Any, packets: Iterable[av.Packet], durations: dict[int, int]
         container.mux(packet)
 
 
-def _even(picture: np.ndarray) -> np.ndarray:
+def _padded(picture: np.ndarray) -> np.ndarray:
     """(H, W, 3) with the last row and column repeated where 4:2:0 needs an even number."""
     height, width = picture.shape[:2]
     return np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -150,5 +177,5 @@ def _copy_folder(source: Path, target: Path, short_side: int, boundary: Boundary
     width = len(str(len(images)))
     for number, image in enumerate(images):
         frame = decode_image(image, boundary)
-        picture = _even(Scaler(min(short_side, frame.width, frame.height))(frame))
+        picture = _padded(Scaler(min(short_side, frame.width, frame.height))(frame))
         (target / f"{number:0{width}}.jpg").write_bytes(encode_jpeg(picture, JPEG_QUALITY))

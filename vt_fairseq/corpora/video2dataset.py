@@ -3,6 +3,7 @@
 A folder of tar files (``00000.tar``), or of folders of files, in which ``KEY.mp4``, ``KEY.txt`` and
 ``KEY.json`` belong together. Videos stay where they are: rows name members of the tar files.
 Samples in a folder ``train``, ``valid`` or ``test`` are of that split, all others for training.
+Names that begin with a dot are no samples, as for WebDataset: macOS puts one beside each file.
 """
 
 import io
@@ -26,7 +27,9 @@ SPLITS = {**{name: name for name in (DEFAULT_SPLIT, "valid", "test")}, **OTHER_N
 LONGEST_ERROR = 200  # characters of what video2dataset says of a video
 TEXT, META = ".txt", ".json"
 STATISTICS = ("_stats.json", ".parquet")
+TAR = ".tar"
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+MAX_PADDING = 1 << 20  # bytes of zeros behind the last member; GNU tar and Python write up to 10240
 
 
 class Part(NamedTuple):
@@ -36,11 +39,13 @@ class Part(NamedTuple):
         stem: of the sample: the folder or tar file, and the name up to its first dot.
         suffix: the last of the name, in lower case.
         video: what a row says: the file, or the member of a tar file, relative to the videos.
+        problem: why it cannot be read where it lies, or empty.
     """
 
     stem: str
     suffix: str
     video: str
+    problem: str = ""
 
 
 def open_corpus(annotations: Path, videos: Path, follow_links: bool = False) -> Source:
@@ -72,48 +77,75 @@ def rows(folder: Path, videos: Path, boundary: Boundary | None) -> Iterator[Entr
             reason = "link: folders behind links are not looked into; name that folder itself"
             yield Rejected(None, os.path.normpath(os.path.join(place, name)), split, reason, name)
         names = [os.path.normpath(os.path.join(place, name)) for name in sorted(files)]
-        tars = [name for name in names if name.endswith((".tar", *COMPRESSED))]
+        tars = [name for name in names if name.lower().endswith((TAR, *COMPRESSED))]
         for name in tars:
             parts = _in_tar(videos, name, split, boundary)
             yield from _samples(parts, split, videos, boundary)
-        if not tars:
-            loose = (_part(name, name) for name in names if not name.endswith(STATISTICS))
-            yield from _samples(loose, split, videos, boundary)
+        others = (name for name in names if name not in tars and not name.endswith(STATISTICS))
+        loose = [part for name in others if (part := _part(name, name))]
+        if tars:  # beside them a text alone is about the tar files
+            filmed = {part.stem for part in loose if part.suffix in VIDEO_SUFFIXES}
+            loose = [part for part in loose if part.stem in filmed]
+        yield from _samples(loose, split, videos, boundary)
 
 
-def _part(name: str, video: str) -> Part:
+def _part(name: str, video: str, problem: str = "") -> Part | None:
+    """The file of that name; None for one that begins with a dot."""
     folder, base = os.path.split(name)
+    if base.startswith("."):
+        return None
     stem = os.path.join(folder, base.partition(".")[0])
-    return Part(stem, os.path.splitext(base)[1].lower(), video)
+    return Part(stem, os.path.splitext(base)[1].lower(), video, problem)
 
 
 def _in_tar(
     videos: Path, name: str, split: str, boundary: Boundary | None
 ) -> Iterator[Part | Rejected]:
-    """The members that are plain files."""
+    """The members that are files, or links to files."""
     path = videos / name
     try:
         if name.endswith(COMPRESSED):
             raise ValueError("compressed tar: its videos cannot be read where they lie: unpack it")
+        if not name.endswith(TAR):
+            raise ValueError("name of a tar: expected one that ends in .tar: rename it")
         _check(path, boundary)
         size = path.stat().st_size
         with _Headers(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # the list of all so far
-                if member.isreg() and not member.issparse():
-                    if member.offset_data + member.size > size:
-                        raise tarfile.ReadError(f"{member.name} is cut off")
-                    stem = os.path.join(os.path.splitext(name)[0], member.name)
-                    yield _part(stem, str(Member(name, member.offset_data, member.size)))
-            file.seek(min(archive.offset, size))
-            if any(file.read(tarfile.BLOCKSIZE)):  # it ends in zeros
-                raise tarfile.ReadError("no member begins where one should")
+                stored = member.isreg() and not member.issparse()
+                if stored and member.offset_data + member.size > size:
+                    raise tarfile.ReadError(f"{member.name} is cut off")
+                if stored or member.issparse() or member.issym() or member.islnk():
+                    key = os.path.join(os.path.splitext(name)[0], member.name.lstrip("/"))
+                    problem = "" if stored else _how_stored(member)
+                    video = str(Member(name, member.offset_data, member.size))
+                    if part := _part(key, video, problem):
+                        yield part
+            _check_end(file, archive.offset, size)
     except VideoError as error:
         yield Rejected(None, name, split, str(error), name)
     except (tarfile.TarError, OSError, ValueError) as error:
         text = " ".join(str(error).split())
-        kind = "" if text.startswith("compressed tar") else "damaged tar: left out from here on: "
+        kind = "damaged tar: left out from here on: " if name.endswith(TAR) else ""
         yield Rejected(None, name, split, f"{kind}{text}", name)
+
+
+def _how_stored(member: tarfile.TarInfo) -> str:
+    kind = "sparse" if member.issparse() else f"a link to {member.linkname}"
+    return f"no plain file: {member.name} is {kind} in the tar file: make it anew from plain files"
+
+
+def _check_end(file: io.FileIO, offset: int, size: int) -> None:
+    """Raise ReadError unless the tar file has nothing but zeros from ``offset`` on."""
+    file.seek(min(offset, size))
+    block = file.read(tarfile.BLOCKSIZE)
+    if any(block):
+        raise tarfile.ReadError("no member begins where one should")
+    if len(block) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it may be cut off: it does not end in zeros, as tar files do")
+    if any(file.read(MAX_PADDING)):
+        raise tarfile.ReadError("more stands behind its end: are these tar files joined by cat?")
 
 
 class _Headers(io.FileIO):
@@ -150,6 +182,9 @@ def _samples(
             if video is None:
                 said = _said(_content(found.get(META), videos, boundary))
                 raise ValueError(f"missing video: the sample has text alone{said}")
+            used = {TEXT, META, *VIDEO_SUFFIXES}
+            if problem := next((one.problem for one in files if one.suffix in used), ""):
+                raise ValueError(problem)
             if len(found) < len(files) or sum(kind in VIDEO_SUFFIXES for kind in found) > 1:
                 raise ValueError(
                     f"several videos or texts: {len(files)} files have this key, which ends at the "
@@ -164,12 +199,16 @@ def _samples(
 
 def _row(stem: str, video: str, text: bytes, meta: dict[str, Any]) -> ClipRow:
     """The row; ValueError, as ``kind: detail``, where there is no caption."""
-    caption = text.decode().strip() or meta.get("caption")
-    if not isinstance(caption, str) or not caption.strip():
-        raise ValueError("empty text: the sample has no caption, in .txt or .json")
+    caption = text.decode("utf-8-sig").strip() or meta.get("caption") or ()
+    texts = [caption] if isinstance(caption, str) else caption
+    if not isinstance(texts, list | tuple) or not all(isinstance(one, str) for one in texts):
+        raise ValueError(f"bad caption: expected a text or a list of texts, found {caption!r:.60}")
+    captions = tuple(one.strip() for one in texts if one.strip())
+    if not captions:
+        raise ValueError("empty text: no caption stands beside the video, in .txt or .json")
     url = meta.get("url")  # clips of one video share it
     group = url if isinstance(url, str) and url.strip() else None
-    return ClipRow(stem, video, captions=(caption.strip(),), group=group)
+    return ClipRow(stem, video, captions=captions, group=group)
 
 
 def _content(video: str | None, videos: Path, boundary: Boundary | None) -> bytes:

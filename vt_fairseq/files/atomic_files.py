@@ -48,6 +48,8 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
     Its folder is made. A kill at any moment, of the machine too, leaves the old file or the new.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent.resolve())
     partial = path.with_name(partial_name(path))

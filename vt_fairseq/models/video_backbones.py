@@ -6,6 +6,8 @@ it again. Shapes: B clips, F frames, T video tokens, H and W pixels.
 
 import importlib
 import inspect
+import math
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,12 +16,13 @@ from typing import Any, Protocol
 import torch
 
 from vt_fairseq.errors import UserError
-from vt_fairseq.models.r2plus1d import R2PLUS1D_DIMS, R2Plus1D
+from vt_fairseq.models.r2plus1d import MEAN, R2PLUS1D_DIMS, STD, R2Plus1D
 
 Value = bool | int | float | str
 MAX_SIZE = 2**16  # of a number among a network's arguments
 # What a network may ask of its clips: attributes that are the task's options of these names.
 INPUT = ("num_frames", "frame_size", "frames_per_second")
+MAX_COLOR = 10  # of mean and deviation of colors in [0, 1]; those of 0 ... 255 are larger
 
 
 class VideoNetwork(Protocol):
@@ -93,8 +96,10 @@ def register_video_network(name: str) -> Callable[[MakeNetwork], MakeNetwork]:
     """Give a ``VideoNetwork`` class (or function) of one's own a name that options can use.
 
     It is called with the arguments that follow the name. Raises ValueError for a name that is
-    taken.
+    taken, or has a colon, which arguments follow.
     """
+    if ":" in name:
+        raise ValueError(f"{name!r}: expected a name without a colon, which arguments follow")
 
     def register(make: MakeNetwork) -> MakeNetwork:
         if VIDEO_NETWORKS.setdefault(name, make) is not make:
@@ -136,7 +141,8 @@ def network_maker(name: str) -> MakeNetwork:
 def make_network(text: str) -> Any:
     """The ``VideoNetwork`` that ``NAME:argument=value,...`` names, with random weights.
 
-    Raises UnknownNetwork for the name, and UserError for an argument that it does not take.
+    Raises UnknownNetwork for the name, and UserError for an argument that it does not take and for
+    a network that is not what ``VideoNetwork`` says.
     """
     name, given = split_name(text)
     make = network_maker(name)
@@ -148,11 +154,51 @@ def make_network(text: str) -> Any:
             raise UserError(f"{name} has no argument {key!r}: expected {expected}")
         arguments[key] = typed(kinds[key], value, f"{name}:{key}={value}")
     try:
-        return make(**arguments)
+        network = make(**arguments)
     except (TypeError, ValueError, KeyError, ZeroDivisionError, RuntimeError) as error:
         if not arguments:
             raise
         raise UserError(f"{text}: the network cannot be made so: {error!s:.200}") from error
+    _check_attributes(network, text)
+    return network
+
+
+def _check_attributes(network: Any, text: str) -> None:
+    """Raise UserError where an attribute of the network is not what ``VideoNetwork`` says."""
+    whole = ("width", "num_frames", "frame_size")
+    for name in (*whole, "frames_per_second"):
+        value = getattr(network, name, None)
+        kind: Any = numbers.Integral if name in whole else numbers.Real
+        if value is None and name != "width":
+            continue
+        least = 1 if name == "width" else 0
+        if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= MAX_SIZE:
+            expected = "a whole number" if name in whole else "a number"
+            raise UserError(f"{text}: its {name} is {value!r}, expected {expected} from {least} on")
+    try:
+        colors(network)
+    except ValueError as error:
+        raise UserError(f"{text}: {error}") from error
+
+
+def colors(network: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of red, green and blue in [0, 1] that the network has, or R(2+1)D's.
+
+    Raises ValueError for others.
+    """
+    found = []
+    for name, usual in (("mean", MEAN), ("std", STD)):
+        given = getattr(network, name, None)
+        try:
+            values = tuple(map(float, usual if given is None else given))
+        except (TypeError, ValueError):
+            values = ()
+        valid = all(math.isfinite(v) and abs(v) < MAX_COLOR for v in values)
+        if len(values) != 3 or not valid or (name == "std" and min(values) <= 0):
+            expected = "three numbers for red, green and blue in [0, 1]"
+            raise ValueError(f"its {name} of colors is {given!r}, expected {expected}")
+        found.append(values)
+    return found[0], found[1]
 
 
 def parameters(make: MakeNetwork) -> dict[str, type]:

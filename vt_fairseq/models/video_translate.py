@@ -12,9 +12,9 @@ from torch import nn
 from vt_fairseq.data.tokenizer import PAD
 from vt_fairseq.models.heads import ClassHeads
 from vt_fairseq.models.masked_rows import rows_at
-from vt_fairseq.models.r2plus1d import MEAN, STD, Normalize
+from vt_fairseq.models.r2plus1d import Normalize
 from vt_fairseq.models.t5 import EncoderOut, T5Decoder, T5Dims, T5Encoder
-from vt_fairseq.models.video_backbones import VideoNetwork
+from vt_fairseq.models.video_backbones import VideoNetwork, colors
 
 # New video tokens are several times as large as new word embeddings: the video counts from the
 # first update on. With a pretrained T5 vt-init makes them as large as its words.
@@ -32,9 +32,7 @@ class VideoTokens(nn.Module):
 
     def __init__(self, network: VideoNetwork, width: int, pooling: str):
         super().__init__()
-        self.normalize = Normalize(
-            getattr(network, "mean", None) or MEAN, getattr(network, "std", None) or STD
-        )
+        self.normalize = Normalize(*colors(network))
         self.network = network
         self.projection = nn.Linear(network.width, width)
         nn.init.normal_(self.projection.weight, std=VIDEO_TOKEN_SCALE * network.width**-0.5)

@@ -26,7 +26,7 @@ class TokenPooling(nn.Module):
 
     def __init__(self, width: int, mode: str = "spatial", tokens: int = 0):
         super().__init__()
-        if mode not in POOLINGS or (tokens > 0) != (mode == "attention"):
+        if mode not in POOLINGS or tokens < 0 or (tokens > 0) != (mode == "attention"):
             raise UserError(
                 f"pooling={mode},tokens={tokens}: expected spatial, none, or attention with its "
                 "number of tokens"

@@ -110,11 +110,13 @@ class TransformersNetwork(WrappedNetwork):
         if (path / PREPROCESSOR).is_file():
             colors = read_json(path / PREPROCESSOR)
             for name, default in zip(("mean", "std"), cls.COLORS, strict=True):
-                values = colors.get(f"image_{name}")
-                if values and tuple(values) != default:
-                    text = "/".join(map(str, values))
-                    color(text)
+                values = colors.get(f"image_{name}") or default
+                if isinstance(values, int | float):  # the same for all three
+                    values = [values] * 3
+                if not isinstance(values, list | tuple) or tuple(values) != default:
+                    text = "/".join(map(str, values)) if isinstance(values, list) else str(values)
                     found[name] = text
+                    color(text)
         return found
 
     def load_pretrained(self, path: Path) -> Filled:

@@ -27,6 +27,7 @@ Tensors = dict[str, torch.Tensor]
 # The first bytes of a zip file; the pickled number of ten bytes in a file of torch before 1.6.
 ZIP = b"PK\x03\x04"
 TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+GIT_LFS = b"version https://git-lfs"
 PICKLES = (b"\x80", b"(d", b"}")  # a dict in protocols 2 and newer, 0 and 1
 WEIGHT_FILES = (
     "model.safetensors",
@@ -75,10 +76,14 @@ def read_tensors(path: Path) -> Any:
     Tensors of safetensors and torch's zip files stay on disk until they are used.
     Raises UserError for a file that is missing, truncated, of no known kind, or hostile.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: expected a file of weights")
     if not path.is_file():
         raise UserError(f"no file {path}")
     with open(path, "rb") as file:
         head = file.read(32)
+    if head.startswith(GIT_LFS):
+        raise UserError(f"{path} names a file that was not downloaded: git lfs pull fetches it")
     read = _reader(head)
     if read is None:
         raise UserError(
@@ -184,6 +189,8 @@ def is_finite(tensor: torch.Tensor) -> bool:
     """Whether all values are numbers; without a copy, as ``isfinite`` would make one."""
     if not tensor.is_floating_point() or not tensor.numel():
         return True
+    if tensor.dtype.itemsize == 1:  # fp8, which torch compares no values of
+        tensor = tensor.float()
     return all(map(math.isfinite, (value.item() for value in tensor.aminmax())))
 
 

@@ -171,6 +171,11 @@ def _fresh_video(
                 "load_pretrained(path): expected one, or random weights"
             )
         filled = video.network.load_pretrained(path)
+        if not isinstance(filled, Filled | None):
+            raise UserError(
+                f"load_pretrained of the video network {config.video_network} returned a "
+                f"{type(filled).__name__}: expected a Filled, or None"
+            )
     filled = filled or Filled([], [])
     state = {VIDEO + name: tensor for name, tensor in video.state_dict().items()}
     if unknown := sorted(name for name in filled.new if NETWORK + name not in state):

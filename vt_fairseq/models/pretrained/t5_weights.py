@@ -109,6 +109,9 @@ def read_t5(path: Path) -> T5Weights:
     folder = path if path.is_dir() else path.parent
     weights = weights_in(path) if path.is_dir() else path
     files, tensors = weight_files(weights), read_weights(weights)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.dtype.itemsize == 1:  # fp8 cannot be computed with
+            tensors[name] = tensor.float()
     _merge_copies(tensors, weights)
     config, vocabulary = folder / CONFIG, folder / "spiece.model"
     if config.is_file():
@@ -154,12 +157,16 @@ def _dims_of_tensors(tensors: Tensors, origin: Path) -> T5Dims:
         num_buckets, num_heads = tensors[f"{attention}relative_attention_bias.weight"].shape
         inner = tensors[f"{attention}q.weight"].shape[0]
         d_ff = tensors[f"{dense}wi_0.weight" if gated else f"{dense}wi.weight"].shape[0]
-    except (KeyError, ValueError, AttributeError, IndexError) as error:
+        d_kv = inner // num_heads
+    except (KeyError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
         raise UserError(f"{origin} holds no T5: {' '.join(str(error).split())}") from error
+    if not tensors[TABLE].is_floating_point():
+        found = tensors[TABLE].dtype
+        raise UserError(f"{origin}: {TABLE} is {found}, expected floating point numbers")
     return T5Dims(
         vocab_size=vocab_size,
         d_model=d_model,
-        d_kv=inner // num_heads,
+        d_kv=d_kv,
         d_ff=d_ff,
         num_heads=num_heads,
         num_layers=_layers(tensors, "encoder"),
@@ -179,12 +186,12 @@ def dims_of_config(config: dict[str, Any], origin: Path) -> T5Dims:
     """Sizes as ``config.json`` has them; raises UserError where it is not T5's."""
     kind = config.get("model_type")
     if kind not in KINDS:
-        why = f": {OTHER_KINDS[kind]}" if kind in OTHER_KINDS else ""
+        why = f": {OTHER_KINDS[kind]}" if isinstance(kind, str) and kind in OTHER_KINDS else ""
         raise UserError(f"{origin}: expected model_type t5 or mt5, found {kind}{why}")
     if config.get("tokenizer_class") == "ByT5Tokenizer":
         raise UserError(f"{origin} is a ByT5, which reads bytes: expected a T5 with a spiece.model")
     activation = config.get("feed_forward_proj", "relu")
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise UserError(
             f"{origin}: feed_forward_proj {activation!r}, expected one of {list(_ACTIVATIONS)}"
         )
@@ -200,6 +207,10 @@ def dims_of_config(config: dict[str, Any], origin: Path) -> T5Dims:
     for field in fields(T5Dims):
         if field.type is int and not isinstance(sizes.get(field.name, 1), int):
             raise UserError(f"{origin}: {field.name} is {sizes[field.name]!r}, no whole number")
+        value = sizes.get(field.name, 0.5)
+        if field.type is float and not (isinstance(value, int | float) and 0 <= value < 1):
+            name = names[field.name]
+            raise UserError(f"{origin}: {name} is {value!r}, expected a number from 0 to 1")
     try:
         return T5Dims(**sizes)
     except TypeError as error:
