@@ -495,6 +495,18 @@ def test_a_median_rank_that_falls_is_a_gain(run, tmp_path):
     assert found["median_rank_gain"] < 0 < found["r1_gain_low"] and "median_rank" not in err
 
 
+def test_an_index_beyond_a_questions_candidates_is_refused_with_its_row(run):
+    """As where they are counted from 1; nothing can be said of those of rows without candidates."""
+    candidates = {"candidates": ["a", "b", "c"]}
+    right = [{"id": "x", "answer": 2} | candidates, {"id": "y", "answer": 2}]
+    code, found, _, err = run("vqa", [{"id": "x", "prediction": 3}], right)
+    assert (code, found, err.count("\n")) == (2, None, 1)
+    assert "expected 'prediction': the index of a candidate, from 0 to 2, found 3" in err
+    code, _, _, err = run("vqa", [], [{"id": "x", "answer": 3} | candidates])
+    assert code == 2 and "expected 'answer'" in err
+    assert run("vqa", [{"id": "x", "prediction": 2}, {"id": "y", "prediction": 3}], right)[0] == 0
+
+
 # --- without the toolkit -------------------------------------------------------------------------
 
 

@@ -116,15 +116,27 @@ def _signed(measure: Measure, more: str) -> Measure:
 def vqa(pairs: PairedRows) -> Evaluated:
     """Accuracy of ``prediction`` against ``answer``, both the index of a candidate.
 
-    Where references have ``candidates``, rows with equal ones are counted.
+    Where references have ``candidates``, an index beyond them is refused (was it counted from 1?),
+    and rows with equal ones are counted.
     """
     what = "the index of a candidate, from 0"
-    predictions = [predicted(row, "prediction", is_index, what) for _, row in pairs]
-    answers = [field(row, "answer", is_index, what) for row, _ in pairs]
+    predictions, answers = [], []
+    valid: Callable[[Any], bool]
+    for row, predicting in pairs:
+        valid, expected = is_index, what
+        if row.get("candidates"):
+            last = len(field(row, "candidates", is_texts, "a list of texts")) - 1
+            valid, expected = _up_to(last), f"{what} to {last}"
+        predictions.append(predicted(predicting, "prediction", valid, expected))
+        answers.append(field(row, "answer", valid, expected))
     hits = [p is not None and p == a for p, a in zip(predictions, answers, strict=True)]
     measure = mean_measure("accuracy", hits, "same candidate index|missing is wrong")
     equal = equal_candidates(_given(pairs, "candidates", is_texts, "a list of texts"))
     return Evaluated([measure], sum(p is None for p in predictions), {}, {}, equal=equal)
+
+
+def _up_to(last: int) -> Callable[[Any], bool]:
+    return lambda value: is_index(value) and value <= last
 
 
 def _given(pairs: PairedRows, key: str, valid: Callable[[Any], bool], what: str) -> Iterator[Any]:
