@@ -483,7 +483,7 @@ def test_vt_evaluate_computes_the_same_from_the_predictions(
             "vt_fairseq.cli.evaluate",
             *[kind, "--predictions", str(predictions), "--out", str(tmp_path / "evaluated.json")],
             *["--references", str(tmp_path / "references.jsonl")],
-            *["--per-class", str(tmp_path / "classes.jsonl")],
+            *(["--per-class", str(tmp_path / "classes.jsonl")] if kind == "classify" else []),
         )
         evaluated = json.loads((tmp_path / "evaluated.json").read_text())
         shared = (prefix + key for key in evaluated if key not in ("n", "missing", "signatures"))

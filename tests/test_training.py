@@ -63,6 +63,20 @@ def test_a_killed_run_goes_on_with_the_same_losses_to_the_last_digit(
     assert seen == {n: uninterrupted[n] for n in seen}
 
 
+def test_the_last_epoch_is_validated_and_saved_whatever_the_intervals(data_directory, tmp_path):
+    log = run(
+        "fairseq-train",
+        *[data_directory, *PLUGIN, *TINY, "--actions", "caption", "--save-dir", tmp_path],
+        *["--max-epoch", "3", "--save-interval", "2", "--validate-interval", "10"],
+    )
+    updates = max(train_losses(log))
+    assert re.findall(r"\| valid \| epoch (\d+) ", log) == ["003"]
+    state = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)
+    assert state["optimizer_history"][-1]["num_updates"] == updates
+    found = {path.name for path in tmp_path.glob("*.pt")}
+    assert found == {f"checkpoint{name}.pt" for name in ("2", "3", "_best", "_last")}
+
+
 def test_the_number_of_workers_does_not_change_the_losses(data_directory, tmp_path, uninterrupted):
     log = run(
         "fairseq-train",

@@ -81,11 +81,14 @@ def test_with_one_clip_in_twenty_corrupt_training_goes_to_its_end_and_counts_the
 
 
 def test_a_sample_that_only_fills_up_an_epoch_counts_no_clip(monkeypatch):
-    monkeypatch.setattr(FairseqTask, "train_step", lambda self, sample, ignore_grad: sample)
+    logged = {"loss": 2.0, "ntokens": 3}
+    monkeypatch.setattr(FairseqTask, "train_step", lambda *args, **kwargs: (None, 4, dict(logged)))
     task = object.__new__(VideoTranslateTask)
     task.unreadable = UnreadableClips(max_fraction=0)
     sample = {"unreadable": [("a", "gone")] * 11, "num_decoded": 11}
-    for fills_up in (False, True, True):
-        task.train_step(sample, ignore_grad=fills_up)
+    assert task.train_step(sample, ignore_grad=False) == (None, 4, logged)
+    for _ in range(2):
+        filled = task.train_step(sample, ignore_grad=True)
+        assert filled == (None, 0, dict.fromkeys(logged, 0))
     with pytest.raises(UserError, match="22 of 22 clips of this process"):
         task.train_step(sample, ignore_grad=False)

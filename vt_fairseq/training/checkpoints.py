@@ -46,6 +46,16 @@ SAVE_ATTEMPTS, SECONDS_BETWEEN = 3, 2.5
 SCARCE = 3  # warn when fewer than so many checkpoints still fit
 
 
+def keep_last_epoch(cfg: Any, epoch: int) -> None:
+    """Have fairseq validate and save at the end of ``epoch`` where it is that of ``--max-epoch``.
+
+    As it does at ``--max-update``; otherwise what was learned since the last multiple of
+    ``--save-interval`` would be lost.
+    """
+    if epoch == cfg.optimization.max_epoch:
+        cfg.checkpoint.save_interval = cfg.dataset.validate_interval = 1
+
+
 # --- writing -------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,7 @@ from fairseq import checkpoint_utils
 from torch.multiprocessing import ProcessExitedException
 
 from vt_fairseq.data.data_workers import is_data_worker, outlive_signals
+from vt_fairseq.training.checkpoints import keep_last_epoch
 
 logger = logging.getLogger(__name__)
 
@@ -228,6 +229,7 @@ def finish_boundary(trainer: Any) -> None:
     It validates and saves where that is due, and ends the run where it is over.
     """
     boundary = trainer.boundary
+    keep_last_epoch(trainer.cfg, boundary.epoch)
     subsets = trainer.cfg.dataset.valid_subset.split(",")
     losses, is_over = train_module().validate_and_save(
         trainer.cfg, trainer, trainer.task, boundary, subsets, boundary.at_end

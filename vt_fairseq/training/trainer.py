@@ -101,6 +101,11 @@ class VideoTranslateTrainer(Trainer):
 
     # Updates
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Calls fairseq's method; the end of the last epoch is one that is validated and saved."""
+        checkpoints.keep_last_epoch(self.cfg, epoch)
+        super().begin_epoch(epoch)
+
     def _prepare_sample(self, sample, is_dummy: bool = False):
         """Calls fairseq's method, also where the first sample after a restart fills up an epoch.
 
