@@ -282,7 +282,7 @@ def main() -> int:
     parser.add_argument("t5", type=Path, help="Hugging Face folder of a trained T5")
     parser.add_argument("sentences", type=Path, nargs="?", help="text file, one source per line")
     parser.add_argument("--rows", type=int, default=100, help="sentences, the first ones")
-    parser.add_argument("--updates", type=int, default=50)
+    parser.add_argument("--updates", type=int, default=50, help="of a training (50)")
     parser.add_argument("--seed", nargs="+", default=["1"], help="two to five have an interval")
     parser.add_argument("--in", dest="dtypes", nargs="+", choices=DTYPES, default=[*DTYPES])
     args = parser.parse_args()

@@ -38,6 +38,7 @@ def test_the_command_prints_a_table_and_the_reasons(tmp_path, videos, vt_prepare
         "train           1           2",
     ]
     assert "rejected 1: missing video" in printed
+    assert "no rows of the split valid: give it some, or train with" in printed
     tokens = len(Tokenizer.from_file(out / "spiece.model").encode(clip()["caption"]))
     assert (
         f"captions of train: median {tokens} tokens, 95th percentile {tokens}, longest {tokens}; "

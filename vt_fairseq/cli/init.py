@@ -162,10 +162,12 @@ def _joined(args: argparse.Namespace) -> dict[str, Any]:
     t5 = read_t5(args.t5)
     config, video = _with_video(args, _architecture(args, t5))
     if differing := size_differences(t5, config):
-        kind = "T5 1.1 or flan-t5 (gated gelu)" if t5.dims.gated_gelu else "T5 1.0 (relu)"
+        gated = t5.dims.gated_gelu
+        kind = "T5 1.1 or flan-t5 (gated gelu)" if gated else "T5 1.0 (relu)"
+        variant = "v1_1" if gated else "v1_0"
         raise UserError(
             f"{args.t5} is a {kind} of other sizes than the architecture: {differing}; "
-            "take the --arch and --t5-variant that fit, or --arch from-t5"
+            f"take --t5-variant {variant} and the --arch that fits, or --arch from-t5"
         )
     state = initial_checkpoint(
         config,

@@ -207,6 +207,8 @@ def _table(data: dict[str, Any], out: Path) -> Iterator[str]:
         yield f"rejected {rows:,}: {reason}"
     if reasons:
         yield f"every rejected row with its reason: {out / 'rejected.jsonl'}"
+    if splits.get("train", {}).get("rows") and not splits.get("valid", {}).get("rows"):
+        yield "no rows of the split valid: give it some, or train with --disable-validation"
     for name, counts in data.get("caption_tokens", {}).items():
         yield _lengths(name, counts)
     for note in data["notes"]:
