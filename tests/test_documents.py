@@ -262,6 +262,9 @@ ELSEWHERE = {
     "vt-init --t5 t5-small": "needs files of 0.5 GB; test_own_videos.py",
     "vt-init --t5 t5-large": "needs files of 3 GB; test_init_command.py with small ones",
     "--finetune-from-model init.pt": "test_init_command.py",
+    "vt-init --t5 T5": "needs a trained T5; test_trained_t5.py",
+    "--vocabulary T5/spiece.model": "needs a trained T5's; test_own_videos.py",
+    "--heads label --heads-on video --head-lr-scale 1": "needs labels; test_gestures.py",
     "vt-submit": "needs the corpora's files; test_submit_command.py",
 }
 
