@@ -474,7 +474,7 @@ class VideoTranslateTask(FairseqTask):
             sample, *args, ignore_grad=ignore_grad, **kwargs
         )
         if ignore_grad:
-            sample_size *= 0
+            sample_size = sample_size * 0  # not in place: it may be the batch's own tensor
             logging_output = {name: value * 0 for name, value in logging_output.items()}
         return loss, sample_size, logging_output
 
